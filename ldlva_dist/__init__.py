@@ -1,0 +1,1 @@
+"""Uncertainty-aware label distribution learning with neighbours in valence-arousal space, distributed."""

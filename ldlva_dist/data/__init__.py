@@ -1,0 +1,1 @@
+"""Data sets: storage, manifest, plan, shards, sources, drawn faces, transforms, stream."""

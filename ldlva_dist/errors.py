@@ -1,0 +1,29 @@
+"""The errors a user meets, each with the exit code its job ends with."""
+
+
+class LdlvaError(Exception):
+    """Base of all errors that a job reports as one sentence instead of a traceback."""
+
+    exit_code = 1
+
+
+class SettingError(LdlvaError, ValueError):
+    """A setting the user can correct; the message names the setting, the rule and the value."""
+
+    exit_code = 2
+
+
+class DataError(LdlvaError):
+    """Data that is missing, damaged or not what its manifest says."""
+
+    exit_code = 3
+
+
+class ClusterError(LdlvaError):
+    """A worker, actor or store that died or did not answer within its limit."""
+
+    exit_code = 4
+
+
+class NeighborServiceError(ClusterError):
+    """A shard of the neighbour service failed; the message names the shard and what it was asked."""
