@@ -1,0 +1,163 @@
+"""The plan: which rows global batch t trains on, as a pure function of (shard sizes, seed, t).
+
+The unit of reading is a *chunk*, up to ``chunk_rows`` consecutive rows of one shard. Epoch e is a permutation of all
+chunks by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd rows go round the lanes from epoch to epoch).
+Lanes run on endlessly, and global batch t takes the next ``batch_size / L`` rows of every lane. A *superstep* is the
+stretch of steps that uses up one *window* of every lane; rows are shuffled inside a window, epoch by epoch.
+Nothing here knows how many workers there are: rank r of W merely serves lanes r, r + W, ... (DESIGN.md, section 1.2).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldlva_dist.errors import SettingError
+
+MAX_LANES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Consecutive ids of one shard, to be fetched by one ranged read."""
+
+    epoch: int
+    shard: int
+    first_id: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order in which samples 0..N-1 are trained on."""
+
+    shard_rows: tuple[int, ...]
+    """Rows of each training shard, in id order."""
+    seed: int
+    batch_size: int
+    chunk_rows: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size > self.num_rows:
+            raise SettingError(
+                f"data.batch_size must be <= the rows of one epoch ({self.num_rows}), got {self.batch_size}"
+            )
+
+    @cached_property
+    def num_rows(self) -> int:
+        """N, the rows of one epoch."""
+        return sum(self.shard_rows)
+
+    @cached_property
+    def num_lanes(self) -> int:
+        """L, the largest divisor of the batch size up to 64."""
+        return max(n for n in range(1, MAX_LANES + 1) if self.batch_size % n == 0)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that one lane gives to each global batch."""
+        return self.batch_size // self.num_lanes
+
+    @cached_property
+    def steps_per_superstep(self) -> int:
+        """Steps in one window; a small set's window is about one epoch of the lane, not many."""
+        window = min(self.chunk_rows, -(-self.num_rows // self.num_lanes))
+        return max(1, window // self.rows_per_step)
+
+    @cached_property
+    def chunks(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(first id, rows, shard) of every chunk, in id order; a shard is cut into chunks of nearly equal size."""
+        rows = np.asarray(self.shard_rows, dtype=np.int64)
+        pieces = np.maximum(1, -(-rows // self.chunk_rows))
+        shard = np.repeat(np.arange(len(rows)), pieces)
+        piece = np.arange(len(shard)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        begin = piece * rows[shard] // pieces[shard]
+        end = (piece + 1) * rows[shard] // pieces[shard]
+        first = (np.cumsum(rows) - rows)[shard] + begin
+        return first, end - begin, shard
+
+    def lanes_of(self, rank: int, world_size: int) -> range:
+        """The lanes that one rank serves."""
+        return range(rank, self.num_lanes, world_size)
+
+    def positions(self, rank: int, world_size: int) -> NDArray[np.int32]:
+        """[b] places in the global batch of the rank's rows, lane by lane."""
+        lanes = np.arange(rank, self.num_lanes, world_size)[:, None]
+        return (lanes * self.rows_per_step + np.arange(self.rows_per_step)).ravel().astype(np.int32)
+
+    def epoch_of(self, step: int) -> float:
+        """Passes over the data that are done before this step."""
+        return step * self.batch_size / self.num_rows
+
+    def steps_for(self, epochs: float) -> int:
+        """Steps in so many epochs, at least one."""
+        return max(1, round(epochs * self.num_rows / self.batch_size))
+
+    def window(self, lane: int, superstep: int) -> tuple[list[Run], NDArray[np.int64]]:
+        """What one lane trains on in one superstep.
+
+        Returns:
+            The runs to fetch, and the order [steps_per_superstep * rows_per_step] in which their rows, numbered
+            through all runs, are trained on.
+        """
+        size = self.steps_per_superstep * self.rows_per_step
+        runs = list(self._runs(lane, superstep * size, size))
+        generator = np.random.default_rng((self.seed, 1, lane, superstep))
+        order, begin = [], 0
+        for epoch in sorted({run.epoch for run in runs}):
+            rows = sum(run.rows for run in runs if run.epoch == epoch)
+            order.append(begin + generator.permutation(rows))
+            begin += rows
+        return runs, np.concatenate(order)
+
+    def _runs(self, lane: int, position: int, count: int) -> Iterator[Run]:
+        """Cut rows [position, position + count) of the lane's endless stream into consecutive ids."""
+        while count > 0:
+            epoch, offset = self._locate(lane, position)
+            begin, end = self._lane_bounds(lane, epoch)
+            take = min(count, end - begin - offset)
+            yield from self._runs_in_epoch(epoch, begin + offset, take)
+            position, count = position + take, count - take
+
+    def _runs_in_epoch(self, epoch: int, begin: int, count: int) -> Iterator[Run]:
+        order, ends = _epoch_order(self, epoch)
+        first, rows, shard = self.chunks
+        slot = int(np.searchsorted(ends, begin, side="right"))
+        while count > 0:
+            chunk = order[slot]
+            skip = begin - int(ends[slot] - rows[chunk])
+            take = min(count, int(rows[chunk]) - skip)
+            yield Run(epoch=epoch, shard=int(shard[chunk]), first_id=int(first[chunk]) + skip, rows=take)
+            begin, count, slot = begin + take, count - take, slot + 1
+
+    def _lane_start(self, lane: int, epoch: int) -> int:
+        """Rows that the lane gave before this epoch: N // L an epoch, and each odd row to the next lane round."""
+        whole, odd = divmod(self.num_rows, self.num_lanes)
+        return epoch * whole + (epoch * odd + self.num_lanes - 1 - lane) // self.num_lanes
+
+    def _lane_rows(self, lane: int, epoch: int) -> int:
+        return self._lane_start(lane, epoch + 1) - self._lane_start(lane, epoch)
+
+    def _lane_bounds(self, lane: int, epoch: int) -> tuple[int, int]:
+        """The lane's part [begin, end) of the epoch's N rows."""
+        begin = sum(self._lane_rows(before, epoch) for before in range(lane))
+        return begin, begin + self._lane_rows(lane, epoch)
+
+    def _locate(self, lane: int, position: int) -> tuple[int, int]:
+        """The (epoch, row in the lane's part of it) of a position in the lane's endless stream."""
+        epoch = position * self.num_lanes // self.num_rows
+        while self._lane_start(lane, epoch) > position:
+            epoch -= 1
+        while self._lane_start(lane, epoch + 1) <= position:
+            epoch += 1
+        return epoch, position - self._lane_start(lane, epoch)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(plan: Plan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The epoch's permutation of the chunks, and the row at which each permuted chunk ends."""
+    rows = plan.chunks[1]
+    order = np.random.default_rng((plan.seed, 0, epoch)).permutation(len(rows))
+    return order, np.cumsum(rows[order])
