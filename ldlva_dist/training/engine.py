@@ -1,0 +1,200 @@
+"""DeepSpeed behind five verbs: forward, backward, step, state, restore.
+
+Optimiser state is saved per parameter under the parameter's name, whole, as plain tensors. DeepSpeed's own checkpoints
+are pickles cut for one world size; these load on any number of ranks and execute nothing.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What DeepSpeed is told; see OptimConfig and TrainingConfig for the meaning."""
+
+    zero_stage: int
+    gradient_accumulation_steps: int
+    micro_batch_size: int
+    gradient_clipping: float | None
+    bf16: bool
+    use_gpu: bool
+
+
+def build_optimizer(
+    model: nn.Module, name: str, *, lr: float, weight_decay: float, momentum: float
+) -> torch.optim.Optimizer:
+    """A torch optimiser; weight decay spares biases, norms and class centres.
+
+    The optimiser comes from torch because DeepSpeed's own would be compiled on first use.
+    """
+    decayed = [p for key, p in model.named_parameters() if p.ndim > 1 and key != "centers"]
+    spared = [p for key, p in model.named_parameters() if p.ndim <= 1 or key == "centers"]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    match name:
+        case "adam":
+            return torch.optim.Adam(groups, lr=lr)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=lr)
+        case _:
+            return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+
+class Engine:
+    """A model under DeepSpeed. Every rank makes the same calls in the same order."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
+        """Wrap the model; torch.distributed must be initialised, weights loaded."""
+        deepspeed = _import_deepspeed(settings.use_gpu)
+        self.module = model
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._stage = settings.zero_stage
+        self._engine, self._wrapper, _, _ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=_deepspeed_config(settings)
+        )
+        self._optimizer: torch.optim.Optimizer = getattr(self._wrapper, "optimizer", self._wrapper)
+        self.device = next(model.parameters()).device
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward."""
+        return self._engine(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> None:
+        """Set training or evaluation mode."""
+        self._engine.train(mode)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this micro-batch's gradient; DeepSpeed averages over ranks and micro-batches."""
+        self._engine.backward(loss)
+
+    def step(self, lr: float) -> None:
+        """Take the optimiser step if this micro-batch completes one."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+
+    def average_buffers(self) -> None:
+        """Give all ranks the mean of their floating-point buffers (running statistics). Collective."""
+        buffers = [b for b in self.module.buffers() if b.is_floating_point()]
+        if not buffers or dist.get_world_size() == 1:
+            return
+        flat = torch.cat([b.flatten() for b in buffers])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Whole weights and buffers on the CPU, contiguous. Collective under ZeRO-3."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state = dict(self.module.state_dict())
+        if self._stage == 3:
+            state |= {name: safe_get_full_fp32_param(p) for p, name in self._names.items()}
+        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Whole optimiser state, keyed ``NAME/parameter``, and the scalar ``step``, on the CPU. Collective."""
+        state: dict[str, Tensor] = {}
+        for held in self._optimizer.state.values():
+            state |= {key: value.cpu() for key, value in held.items() if _is_scalar(value)}
+        for key in self._moment_names():
+            for parameter, name in self._names.items():
+                state[f"{key}/{name}"] = self._whole_moment(parameter, key).cpu().contiguous()
+        return state
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`optimizer_state` gave, on any number of ranks. Collective."""
+        moments = sorted({key.split("/", 1)[0] for key in state if "/" in key})
+        for held in self._held_parameters():
+            entry = self._optimizer.state[held]
+            entry |= {key: value.clone() for key, value in state.items() if "/" not in key}
+            entry |= {key: torch.zeros_like(held) for key in moments if key not in entry}
+        for key in moments:
+            for parameter, name in self._names.items():
+                self._set_moment(parameter, key, state[f"{key}/{name}"])
+
+    def _held_parameters(self) -> list[Tensor]:
+        """What the torch optimiser sees: parameters (ZeRO-0) or this rank's flat partitions of them."""
+        if self._stage == 3:
+            return list(self._wrapper.fp32_partitioned_groups_flat)
+        return [held for group in self._optimizer.param_groups for held in group["params"]]
+
+    def _moment_names(self) -> list[str]:
+        held = [entry for entry in self._optimizer.state.values() if entry]
+        names = {key for entry in held for key, value in entry.items() if torch.is_tensor(value) and value.ndim > 0}
+        return sorted(names)
+
+    def _whole_moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        if self._stage == 0:
+            return self._optimizer.state[parameter][key]
+        if self._stage == 3:
+            from deepspeed.utils import safe_get_full_optimizer_state
+
+            whole = safe_get_full_optimizer_state(parameter, key)
+            assert whole is not None, f"DeepSpeed holds no {key}"
+            return whole
+        whole = torch.zeros(parameter.shape, device=parameter.device)
+        for mine, partition in self._fragments(parameter, key):
+            whole.view(-1)[mine] = partition
+        dist.all_reduce(whole)
+        return whole
+
+    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        value = value.to(parameter.device)
+        if self._stage == 0:
+            self._optimizer.state[parameter][key].copy_(value)
+        elif self._stage == 3:
+            from deepspeed.utils import safe_set_local_optimizer_state
+
+            # DeepSpeed's whole-tensor setter does not pad, and refuses padding: the last partition overruns the end.
+            world_size = dist.get_world_size()
+            padded = nn.functional.pad(value.flatten(), (0, -value.numel() % world_size))
+            safe_set_local_optimizer_state(parameter, padded.chunk(world_size)[dist.get_rank()], key)
+        else:
+            for mine, partition in self._fragments(parameter, key):
+                partition.copy_(value.view(-1)[mine])
+
+    def _fragments(self, parameter: Any, key: str) -> Iterator[tuple[slice, Tensor]]:
+        """ZeRO-1 and 2: the stretch of a parameter that this rank owns, and its place in the rank's flat moments."""
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return
+        whole, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
+        held = self._wrapper.single_partition_of_fp32_groups[mapping.param_group_index]
+        moments = self._optimizer.state[held][key]
+        yield slice(whole.start, whole.start + whole.numel), moments.narrow(0, flat.start, flat.numel)
+
+
+def _is_scalar(value: Any) -> bool:
+    return torch.is_tensor(value) and value.ndim == 0
+
+
+def _import_deepspeed(use_gpu: bool) -> Any:
+    if not use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    import deepspeed.ops
+
+    # The shared-memory extension is for inference; init_distributed would spend a minute compiling it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return deepspeed
+
+
+def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "gradient_clipping": settings.gradient_clipping or 0.0,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": settings.bf16, "dtype": "bfloat16"},
+        "steps_per_print": 1 << 62,
+    }
