@@ -1,0 +1,49 @@
+"""Judge a checkpoint: python jobs/evaluate.py --run RUN [--split test].
+
+Writes evaluation.json into the run's folder (its keys: ldlva_dist/scoring.py) and prints a summary.
+"""
+
+import json
+from dataclasses import dataclass
+
+import tyro
+
+from ldlva_dist import placement
+from ldlva_dist.data import storage
+from ldlva_dist.errors import SettingError
+from ldlva_dist.reporting.tables import print_evaluation
+from ldlva_dist.scoring import score
+from ldlva_dist.terminal import run_job
+from ldlva_dist.training.state import last_checkpoint, read_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to judge."""
+
+    run: str
+    """A run's folder, or one checkpoint in it."""
+    dataset: str | None = None
+    """Another place of the data set the run was trained on."""
+    split: str = "test"
+    num_tasks: int = 2
+    """Ray tasks that predict side by side."""
+
+
+def main() -> None:
+    """Parse, connect, score, print."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    checkpoint = last_checkpoint(arguments.run)
+    if checkpoint is None:
+        raise SettingError(f"run must be a folder with a finished checkpoint, got {arguments.run!r}")
+    dataset = arguments.dataset or read_config(checkpoint).data.dataset
+    placement.connect()
+    result = score(checkpoint, dataset, split=arguments.split, num_tasks=arguments.num_tasks)
+    uri = storage.join(arguments.run, "evaluation.json")
+    storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
+    print_evaluation(result)
+    print(f"written: {uri}", flush=True)
+
+
+if __name__ == "__main__":
+    run_job(main)

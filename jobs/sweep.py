@@ -1,0 +1,34 @@
+"""Search K, gamma and learning rates: python jobs/sweep.py PRESET --data.dataset URI [--sweep.num-samples N ...].
+
+Every trial is a distributed run; all share one neighbour graph. Prints the trials, and writes best_config.json, which
+jobs/train.py --config takes. The same command goes on with an interrupted sweep.
+"""
+
+from typing import Any
+
+from ldlva_dist import launch, placement
+from ldlva_dist.command_line import parse_run
+from ldlva_dist.reporting.tables import print_trials
+from ldlva_dist.terminal import run_job
+from ldlva_dist.tuning import sweep
+
+
+def main() -> None:
+    """Parse, connect, search, print."""
+    config = launch.absolute(parse_run(description="Search around a preset."))
+    placement.connect()
+    print(f"sweep {config.name}: {config.sweep.num_samples} trials around {config.loss.recipe}", flush=True)
+    result = sweep(config, on_result=print_result)
+    print_trials(result.trials)
+    print(f"best settings: {result.best_config_uri}", flush=True)
+
+
+def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
+    """One line for each evaluation of a trial."""
+    accuracy = metrics.get("holdout_accuracy")
+    if accuracy is not None:
+        print(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {accuracy:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    run_job(main)

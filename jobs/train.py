@@ -1,0 +1,26 @@
+"""Train one run: python jobs/train.py PRESET --data.dataset URI [--SETTING VALUE ...].
+
+The same command goes on where the run stopped. `--config FILE.json` in place of the preset takes saved settings, such as
+a sweep's best_config.json.
+"""
+
+from ldlva_dist import launch, placement
+from ldlva_dist.command_line import parse_run
+from ldlva_dist.config import RunConfig
+from ldlva_dist.reporting.follow import Follower
+from ldlva_dist.reporting.progress import format_line
+from ldlva_dist.terminal import run_job
+
+
+def main() -> None:
+    """Parse, connect, fit, print."""
+    config: RunConfig = launch.absolute(parse_run(description="Train one run."))
+    placement.connect()
+    print(f"training {config.name}: {launch.run_uri(config)}", flush=True)
+    with Follower(launch.run_uri(config), lambda metrics: print(format_line(metrics), flush=True)):
+        result = launch.fit(config)
+    print(f"done: {result.checkpoint_uri}", flush=True)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,33 @@
+"""From a job's arguments to a run's settings: a preset or a saved JSON, then overrides by name."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from ldlva_dist.config import RunConfig, from_json
+from ldlva_dist.data import storage
+from ldlva_dist.errors import SettingError
+from ldlva_dist.presets import PRESETS
+
+USAGE = "PRESET [--SETTING VALUE ...]  or  --config FILE.json [--SETTING VALUE ...]"
+
+
+def parse_run(args: Sequence[str] | None = None, *, description: str) -> RunConfig:
+    """The settings that ``args`` (the process's own by default) ask for.
+
+    Raises:
+        SettingError: for a preset that does not exist, or a value that breaks a rule.
+    """
+    first, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
+    if first == "--config":
+        if not rest:
+            raise SettingError("--config must name a JSON file of settings, got nothing")
+        default, rest = from_json(storage.read_bytes(rest[0]).decode()), rest[1:]
+    elif first in PRESETS:
+        default = PRESETS[first]()
+    elif first in ("-h", "--help"):
+        default, rest = RunConfig(), ["--help"]
+    else:
+        raise SettingError(f"the first argument must be a preset ({', '.join(PRESETS)}) or --config, got {first!r}")
+    return tyro.cli(RunConfig, default=default, args=rest, description=f"{description}\n\n{USAGE}")

@@ -1,0 +1,184 @@
+"""The stream: Ray Data carries out the plan, one pipeline per training worker.
+
+A pipeline's items are superstep numbers. One task fetches the rank's window of every lane by ranged reads, checks every
+row, and yields the finished batches of the superstep in order. The plan decides what is in them; Ray decides only where
+the work runs.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from numpy.typing import NDArray
+from ray.data import DataContext
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
+from ldlva_dist.data.plan import Plan, Run
+from ldlva_dist.data.shards import read_rows
+from ldlva_dist.data.transforms import augment, decode, resize
+from ldlva_dist.messages import Batch
+
+BLOCK_ROWS = 1 << 18
+MAX_SUPERSTEPS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """How an image becomes a training sample; see DataConfig."""
+
+    size: int
+    channels: int
+    flip: bool
+    pad: int
+    erase_probability: float
+
+
+class Manifest:
+    """The training columns of the manifest in Ray's object store: one copy a node, cut in blocks of 2^18 rows."""
+
+    def __init__(self, dataset_uri: str, info: DatasetInfo) -> None:
+        """Start reading; neither driver nor worker holds the columns."""
+        rows, shards = info.num_train, info.shards_of("train")
+        load = ray.remote(_load_block)
+        self.shard_uris = [storage.join(dataset_uri, shard.name) for shard in shards]
+        self.shard_rows = tuple(shard.rows for shard in shards)
+        self._blocks = [
+            load.remote(dataset_uri, first, min(BLOCK_ROWS, rows - first)) for first in range(0, rows, BLOCK_ROWS)
+        ]
+
+    def rows(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The columns of the rows ``ids`` [n], which lie in at most a few blocks."""
+        block_of = ids // BLOCK_ROWS
+        parts = [
+            {name: column[ids[block_of == b] - b * BLOCK_ROWS] for name, column in ray.get(self._blocks[b]).items()}
+            for b in np.unique(block_of)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _load_block(dataset_uri: str, first: int, rows: int) -> dict[str, NDArray[Any]]:
+    names = ["offset", "size", "checksum", "label"]
+    table = read_columns(dataset_uri, names, first_id=first, rows=rows)
+    return {name: table[name].to_numpy() for name in names} | {"va": read_va(dataset_uri, first, rows)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supersteps:
+    """The function of the pipeline: superstep numbers in, this rank's batches out."""
+
+    plan: Plan
+    manifest: Manifest
+    images: ImageSettings
+    rank: int
+    world_size: int
+    first_step: int
+    stop_step: int
+
+    def __call__(self, items: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the batches of the supersteps ``items["id"]``, each as columns."""
+        for superstep in items["id"].tolist():
+            yield from self._batches(superstep)
+
+    def _batches(self, superstep: int) -> Iterator[dict[str, NDArray[Any]]]:
+        lanes = self.plan.lanes_of(self.rank, self.world_size)
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            windows = list(pool.map(lambda lane: self._window(lane, superstep), lanes))
+        per = self.plan.rows_per_step
+        for slot in range(self.plan.steps_per_superstep):
+            step = superstep * self.plan.steps_per_superstep + slot
+            if self.first_step <= step < self.stop_step:
+                take = slice(slot * per, (slot + 1) * per)
+                yield self._batch(step, [window.rows(take) for window in windows])
+
+    def _window(self, lane: int, superstep: int) -> "_Window":
+        runs, order = self.plan.window(lane, superstep)
+        return _fetch(self.manifest, runs, order)
+
+    def _batch(self, step: int, parts: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
+        data = [image for part in parts for image in part.pop("data")]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        pixels = np.stack([resize(decode(d, self.images.channels), self.images.size) for d in data])
+        columns["image"] = augment(
+            pixels,
+            seed=self.plan.seed,
+            epochs_b=columns.pop("epoch"),
+            ids_b=columns["id"],
+            pad=self.images.pad,
+            flip=self.images.flip,
+            erase_probability=self.images.erase_probability,
+        )
+        return columns | {"step": np.full(len(data), step)}
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The encoded rows of one lane's window, in the order they are trained on."""
+
+    data: list[memoryview]
+    columns: dict[str, NDArray[Any]]
+
+    def rows(self, take: slice) -> dict[str, Any]:
+        return {name: column[take] for name, column in self.columns.items()} | {"data": self.data[take]}
+
+
+def _fetch(manifest: Manifest, runs: Sequence[Run], order: NDArray[np.int64]) -> _Window:
+    data: list[memoryview] = []
+    parts: list[dict[str, NDArray[Any]]] = []
+    for run in runs:
+        ids = np.arange(run.first_id, run.first_id + run.rows)
+        rows = manifest.rows(ids)
+        data += read_rows(manifest.shard_uris[run.shard], rows["offset"], rows["size"], rows["checksum"])
+        parts.append({"id": ids, "epoch": np.full(run.rows, run.epoch), "label": rows["label"], "va": rows["va"]})
+    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    return _Window([data[i] for i in order], columns)
+
+
+def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
+    """This rank's batches of the steps [first_step, stop_step), in order.
+
+    Args:
+        supersteps: What the tasks do.
+        num_cpus: CPUs the pipeline may use at once.
+    """
+    plan, positions = supersteps.plan, supersteps.plan.positions(supersteps.rank, supersteps.world_size)
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    begin = supersteps.first_step // plan.steps_per_superstep
+    end = -(-supersteps.stop_step // plan.steps_per_superstep)
+    for first in range(begin, end, MAX_SUPERSTEPS):
+        count = min(MAX_SUPERSTEPS, end - first)
+        dataset = ray.data.range(count, override_num_blocks=count).map_batches(
+            _Shifted(supersteps, first), num_cpus=min(1.0, num_cpus), concurrency=max(1, int(num_cpus))
+        )
+        for columns in dataset.iter_batches(batch_size=len(positions), batch_format="numpy", prefetch_batches=2):
+            yield _to_batch(columns, positions)
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """Supersteps counted from ``first``: Ray Data's range begins at 0."""
+
+    supersteps: Supersteps
+    first: int
+
+    def __call__(self, items: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
+        yield from self.supersteps({"id": items["id"] + self.first})
+
+
+def _to_batch(columns: dict[str, NDArray[Any]], positions: NDArray[np.int32]) -> Batch:
+    steps = np.unique(columns["step"])
+    assert len(steps) == 1, f"rows of steps {steps} in one batch"
+    return Batch(
+        step=int(steps[0]),
+        positions=positions,
+        ids=columns["id"],
+        images=columns["image"],
+        labels=columns["label"].astype(np.int64),
+        va=columns["va"],
+    )

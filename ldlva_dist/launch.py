@@ -1,0 +1,157 @@
+"""One run: check, start the services, fit, take the services away."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import CheckpointConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from ldlva_dist import placement
+from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.data import storage, stream
+from ldlva_dist.data.manifest import DatasetInfo, read_info
+from ldlva_dist.errors import ClusterError, LdlvaError, SettingError
+from ldlva_dist.neighbors.graph import require_graph
+from ldlva_dist.neighbors.service import NeighborService, start_service
+from ldlva_dist.training import build
+from ldlva_dist.training.loop import Resources, make_plan, run_uri, train_worker
+
+COLLECTIVE_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a finished run leaves behind."""
+
+    run_uri: str
+    checkpoint_uri: str
+    """The last checkpoint; the last step counts, never the best."""
+    metrics: dict[str, Any]
+    """The last report's."""
+
+
+def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
+    """Train to the end, from the last checkpoint of a run of the same name and settings.
+
+    Raises:
+        SettingError: for settings that do not fit each other, the data set or the cluster; nothing was written.
+        ClusterError: if workers or services failed more than ``placement.max_failures`` times.
+    """
+    config = absolute(config)
+    info = prepare(config)
+    manifest = stream.Manifest(config.data.dataset, info)
+    service = _start_service(config, info) if config.uses_neighbors else None
+    try:
+        resources = Resources(info=info, manifest=manifest, service=service)
+        trainer = TorchTrainer(
+            partial(train_worker, config, resources),
+            torch_config=TorchConfig(backend=placement.backend(config.placement), timeout_s=COLLECTIVE_TIMEOUT_S),
+            scaling_config=placement.scaling(config.placement),
+            run_config=ray.train.RunConfig(
+                name=config.name,
+                storage_path=config.storage_path,
+                failure_config=placement.failures(config.placement),
+                checkpoint_config=CheckpointConfig(num_to_keep=config.training.num_to_keep),
+                callbacks=list(callbacks),
+            ),
+        )
+        result = _fit(trainer)
+    finally:
+        if service:
+            service.stop()
+    assert result.checkpoint is not None, "a finished run has a checkpoint"
+    checkpoint_uri = storage.join(run_uri(config), result.checkpoint.path.rsplit("/", 1)[-1])
+    return RunResult(run_uri=run_uri(config), checkpoint_uri=checkpoint_uri, metrics=dict(result.metrics or {}))
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The same settings with paths that mean the same on every node."""
+
+    def whole(uri: str) -> str:
+        return uri if storage.is_remote(uri) else storage.resolve(uri)[1]
+
+    if not config.data.dataset:
+        raise SettingError("data.dataset must name a data set that jobs/make_shards.py wrote, got nothing")
+    return replace(
+        config,
+        storage_path=whole(config.storage_path),
+        data=replace(config.data, dataset=whole(config.data.dataset)),
+    )
+
+
+def prepare(config: RunConfig) -> DatasetInfo:
+    """Check everything that can be checked before a worker starts, and write the run's config.json."""
+    info = read_info(config.data.dataset)
+    build.check(config, info)
+    if config.uses_neighbors:
+        require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
+    plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
+    placement.max_concurrent_trials(config.placement, config.neighbors.num_shards)
+    smallest = len(plan.positions(config.placement.num_workers - 1, config.placement.num_workers))
+    if smallest < config.training.gradient_accumulation_steps:
+        raise SettingError(
+            f"data.batch_size={config.data.batch_size} gives {plan.num_lanes} lanes (its largest divisor up to 64), "
+            f"too few for placement.num_workers={config.placement.num_workers} with "
+            f"training.gradient_accumulation_steps={config.training.gradient_accumulation_steps}"
+        )
+    storage.check_writable(config.storage_path)
+    _claim(config)
+    return info
+
+
+def _claim(config: RunConfig) -> None:
+    """Write config.json, or refuse a run of this name with other settings."""
+    uri = storage.join(run_uri(config), "config.json")
+    if not storage.exists(uri):
+        storage.write_bytes(uri, to_json(config).encode())
+        return
+    there = json.loads(storage.read_bytes(uri))
+    here = json.loads(to_json(config))
+    changed = [name for name in _flat(here) if _flat(here)[name] != _flat(there).get(name)]
+    free = [name for name in changed if not name.startswith(("placement.", "sweep."))]
+    if free:
+        raise SettingError(
+            f"name must be new for other settings: run {config.name!r} in {config.storage_path} was started with "
+            f"another {', '.join(free)}; choose another --name, or remove the run"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
+    return start_service(
+        config.data.dataset,
+        num_shards=config.neighbors.num_shards,
+        k=config.neighbors.num_neighbors,
+        num_classes=len(info.class_names),
+        feature_width=build.build_model(config, len(info.class_names)).backbone.feature_width,
+        dtype=config.neighbors.dtype,
+        momentum=config.neighbors.momentum,
+        timeout_s=config.neighbors.timeout_s,
+        actor_options=placement.bank_actor(config.placement),
+    )
+
+
+def _fit(trainer: TorchTrainer) -> ray.train.Result:
+    """Fit; an error of ours on a worker comes out as itself, whatever else failed as a ClusterError."""
+    try:
+        return trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        causes = [getattr(cause, "cause", cause) for cause in error.worker_failures.values()]
+        ours = [cause for cause in causes if isinstance(cause, LdlvaError)]
+        if ours:
+            raise ours[0] from error
+        rank, cause = next(iter(error.worker_failures.items()))
+        raise ClusterError(f"worker {rank} failed: {str(cause).strip().splitlines()[-1]}") from error
+    except ray.train.ControllerError as error:
+        raise ClusterError(f"the run's controller failed: {error.controller_failure}") from error

@@ -1,0 +1,71 @@
+"""Every CPU, GPU and actor count in one place."""
+
+import logging
+import os
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, ScalingConfig
+
+from ldlva_dist.config import PlacementConfig
+from ldlva_dist.errors import SettingError
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names (a submitted job has it), or start one on this machine.
+
+    Never joins a cluster it merely finds: on a shared host that is a stranger's.
+    """
+    # Ray's own default is nice 15: beside any busy process its workers would look hung.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level=logging.ERROR)
+
+
+def scaling(placement: PlacementConfig) -> ScalingConfig:
+    """One training worker per GPU, or ``num_workers`` CPU workers."""
+    resources = {"CPU": placement.cpus_per_worker} | ({"GPU": 1.0} if placement.use_gpu else {})
+    return ScalingConfig(num_workers=placement.num_workers, use_gpu=placement.use_gpu, resources_per_worker=resources)
+
+
+def failures(placement: PlacementConfig) -> FailureConfig:
+    """Restarts of the worker group."""
+    return FailureConfig(max_failures=placement.max_failures)
+
+
+def backend(placement: PlacementConfig) -> str:
+    """The collective backend: NCCL between GPUs, gloo between CPUs; the uncertainty table always uses gloo."""
+    return "cpu:gloo,cuda:nccl" if placement.use_gpu else "gloo"
+
+
+def bank_actor(placement: PlacementConfig) -> dict[str, Any]:
+    """A bank actor: spread over the nodes; lost state is restored with the ranks, so Ray need not restart it."""
+    return {"num_cpus": placement.cpus_per_shard, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+
+
+def trial() -> dict[str, float]:
+    """A Tune trial only launches a run; its workers ask for their own resources."""
+    return {"CPU": 0.0}
+
+
+def run_resources(placement: PlacementConfig, num_shards: int) -> dict[str, float]:
+    """What one run holds or needs at once."""
+    cpus = placement.num_workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
+    gpus = placement.num_workers if placement.use_gpu else 0
+    return {"CPU": cpus + num_shards * placement.cpus_per_shard, "GPU": float(gpus)}
+
+
+def max_concurrent_trials(placement: PlacementConfig, num_shards: int) -> int:
+    """Runs that fit the cluster side by side; SettingError if not even one does.
+
+    Tune cannot see the workers of a trial, so it has to be told.
+    """
+    total, needed = ray.cluster_resources(), run_resources(placement, num_shards)
+    fits = [int(total.get(name, 0.0) / amount + 1e-6) for name, amount in needed.items() if amount]
+    if min(fits) < 1:
+        have = {name: total.get(name, 0.0) for name in needed}
+        raise SettingError(
+            f"placement needs {needed['CPU']:g} CPUs and {needed['GPU']:g} GPUs for one run, "
+            f"got a cluster with {have['CPU']:g} CPUs and {have['GPU']:g} GPUs"
+        )
+    return min(fits)

@@ -1,0 +1,56 @@
+"""Follow a run's metrics.jsonl while it is being written, wherever it lies."""
+
+import json
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from ldlva_dist.data import storage
+from ldlva_dist.errors import DataError
+
+POLL_S = 1.0
+
+
+class Follower:
+    """Calls back for every new line of a run's metrics, from a thread of its own, until the block ends."""
+
+    def __init__(self, run_uri: str, on_metrics: Callable[[dict[str, Any]], None]) -> None:
+        self._uri = storage.join(run_uri, "metrics.jsonl")
+        self._on_metrics = on_metrics
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follow-metrics", daemon=True)
+        self._last_step = self._steps_there()
+
+    def __enter__(self) -> "Follower":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join(timeout=10 * POLL_S)
+
+    def _follow(self) -> None:
+        while not self._done.wait(POLL_S):
+            self._pass_on()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        for metrics in self._lines():
+            if metrics["step"] > self._last_step:
+                self._last_step = metrics["step"]
+                self._on_metrics(metrics)
+
+    def _steps_there(self) -> int:
+        """What an earlier start of the run wrote is not news."""
+        return max((metrics["step"] for metrics in self._lines()), default=0)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        try:
+            text = storage.read_bytes(self._uri).decode() if storage.exists(self._uri) else ""
+        except DataError:  # replaced between the two calls
+            return []
+        # The last line may be half written.
+        return [json.loads(line) for line in text.split("\n")[:-1]]

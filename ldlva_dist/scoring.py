@@ -1,0 +1,169 @@
+"""Judge a checkpoint: predictions of a split by Ray tasks, then every metric that the data set's columns allow.
+
+Votes and truth are read here and nowhere in training.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data.manifest import DatasetInfo, column_names, read_columns, read_info
+from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.maths import metrics
+from ldlva_dist.neighbors.outputs import BankSpec, newest
+from ldlva_dist.training.build import build_model
+from ldlva_dist.training.evaluate import SplitReader, predict
+from ldlva_dist.training.state import read_config, read_facts, read_parts, read_weights
+
+PREDICT_TIMEOUT_S = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBeliefs:
+    """What a run came to believe of its training samples, [N] each."""
+
+    uncertainty: NDArray[np.float32]
+    """Weight of the neighbours in the sample's target."""
+    probs: NDArray[np.float32]
+    """[N, C] last stored class probabilities; zeros where the sample was never reached."""
+
+
+def score(checkpoint_uri: str, dataset_uri: str, *, split: str = "test", num_tasks: int = 1) -> dict[str, Any]:
+    """Evaluate a checkpoint on a split, and its uncertainties on the training data.
+
+    Returns:
+        One JSON-ready dict:
+        ``checkpoint``, ``dataset``, ``split``, ``samples``, ``steps``;
+        ``given``: against the given labels: accuracy, mean_class_accuracy, macro_f1, ece, confusion (rows = labels);
+        ``votes`` / ``truth``, where the data set has raters' votes / true distributions: the same against their
+        largest entry, and kl, jensen_shannon, chebyshev, clark, canberra, cosine, intersection against them;
+        ``noise``, where wrong training labels are known (flipped, or the label is not the votes' majority):
+        wrong_share, and auroc and average_precision of ``uncertainty``, ``one_minus_p_label`` and ``bayes`` (the
+        best that is possible, from the true distributions).
+
+    Raises:
+        SettingError: if checkpoint and data set do not belong together, or the split is empty.
+    """
+    info, config = read_info(dataset_uri), read_config(checkpoint_uri)
+    facts = read_facts(checkpoint_uri, info)
+    if info.splits[split].rows == 0:
+        raise SettingError(f"split must have samples, got {split!r} of {info.name!r} with none")
+    probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
+    result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
+    result |= {"steps": facts["step"]} | _against_columns(dataset_uri, info, split, probs_NC)
+    if config.uses_neighbors:
+        result |= _noise(dataset_uri, info, read_beliefs(checkpoint_uri, config, info))
+    return result
+
+
+def predict_split(checkpoint_uri: str, dataset_uri: str, *, split: str, num_tasks: int) -> NDArray[np.float32]:
+    """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks."""
+    task = ray.remote(_predict_share)
+    refs = [task.remote(checkpoint_uri, dataset_uri, split, rank, num_tasks) for rank in range(num_tasks)]
+    try:
+        shares = ray.get(refs, timeout=PREDICT_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise ClusterError(f"prediction of split {split!r} was not done in {PREDICT_TIMEOUT_S} s") from error
+    return np.concatenate(shares)
+
+
+def _predict_share(checkpoint_uri: str, dataset_uri: str, split: str, rank: int, num_tasks: int) -> NDArray[np.float32]:
+    config, info = read_config(checkpoint_uri), read_info(dataset_uri)
+    model = build_model(config, len(info.class_names), pretrained=False)
+    model.load_state_dict(read_weights(checkpoint_uri))
+    model.eval()
+    reader = SplitReader(
+        dataset_uri=dataset_uri,
+        info=info,
+        split=split,
+        size=config.data.image_size,
+        channels=config.data.channels,
+    )
+    device = torch.device("cpu")
+    return predict(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]
+
+
+def read_beliefs(checkpoint_uri: str, config: RunConfig, info: DatasetInfo) -> TrainBeliefs:
+    """Uncertainties and stored predictions out of a checkpoint's table and bank."""
+    logits = torch.empty(info.num_train)
+    for part in map(load, read_parts(checkpoint_uri, "table")):
+        first = int(part["first_id"])
+        logits[first : first + len(part["logits"])] = part["logits"]
+    feature_width = int(read_weights(checkpoint_uri)["classifier.weight"].shape[1])
+    spec = BankSpec(
+        num_classes=len(info.class_names),
+        feature_width=feature_width,
+        dtype=config.neighbors.dtype,
+        momentum=config.neighbors.momentum,
+    )
+    outputs = newest(read_parts(checkpoint_uri, "bank"), spec)
+    return TrainBeliefs(uncertainty=logits.sigmoid().numpy(), probs=outputs.probs.astype(np.float32))
+
+
+def wrong_labels(dataset_uri: str, info: DatasetInfo) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Which training labels are known to be wrong, and for which rows that is known; None if for none.
+
+    A label is wrong if it was flipped, or if another class got the most votes; rows without votes do not count.
+    """
+    columns = _columns(dataset_uri, info, "train", ["label", "votes", "flipped"])
+    if "flipped" in columns.column_names:
+        flipped = columns["flipped"].to_numpy()
+        return flipped.astype(bool), np.ones(len(flipped), dtype=bool)
+    if "votes" not in columns.column_names:
+        return None
+    votes_NC = _lists(columns["votes"])
+    return votes_NC.argmax(axis=1) != columns["label"].to_numpy(), votes_NC.sum(axis=1) > 0
+
+
+def _against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: NDArray[np.float32]) -> dict[str, Any]:
+    columns = _columns(dataset_uri, info, split, ["label", "votes", "true_distribution"])
+    num_classes = len(info.class_names)
+    result = {"given": metrics.classification(columns["label"].to_numpy(), probs_NC, num_classes=num_classes)}
+    for name, column in (("votes", "votes"), ("truth", "true_distribution")):
+        if column in columns.column_names:
+            weights_NC = _lists(columns[column])
+            known = weights_NC.sum(axis=1) > 0
+            truth_NC = weights_NC[known] / weights_NC[known].sum(axis=1, keepdims=True)
+            result[name] = {
+                "samples": int(known.sum()),
+                **metrics.classification(truth_NC.argmax(axis=1), probs_NC[known], num_classes=num_classes),
+                **metrics.label_distribution(truth_NC, probs_NC[known]),
+            }
+    return result
+
+
+def _noise(dataset_uri: str, info: DatasetInfo, beliefs: TrainBeliefs) -> dict[str, Any]:
+    found = wrong_labels(dataset_uri, info)
+    if found is None:
+        return {}
+    wrong, known = found
+    columns = _columns(dataset_uri, info, "train", ["label", "true_distribution"])
+    labels = columns["label"].to_numpy().astype(np.int64)
+    scores = {
+        "uncertainty": beliefs.uncertainty,
+        "one_minus_p_label": 1 - beliefs.probs[np.arange(len(labels)), labels],
+    }
+    if "true_distribution" in columns.column_names and info.flip_share is not None:
+        truth_NC = _lists(columns["true_distribution"])
+        scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, info.flip_share)
+    noise = {name: metrics.noise_finding(values[known], wrong[known]) for name, values in scores.items()}
+    return {"noise": {"wrong_share": float(wrong[known].mean()), **noise}}
+
+
+def _columns(dataset_uri: str, info: DatasetInfo, split: str, wanted: list[str]) -> pa.Table:
+    """Those of the wanted columns that the manifest has, of one split."""
+    there = [name for name in wanted if name in column_names(dataset_uri)]
+    place = info.splits[split]
+    return read_columns(dataset_uri, there, first_id=place.first_id, rows=place.rows)
+
+
+def _lists(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """[n, C] from a column of lists."""
+    return np.stack(column.to_numpy(zero_copy_only=False)).astype(np.float32)

@@ -1,0 +1,108 @@
+"""From settings to a state: model, optimiser, engine, table, bank; restored where there is a checkpoint."""
+
+import torch
+import torch.distributed as dist
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.errors import SettingError
+from ldlva_dist.maths.losses import balanced_class_weights
+from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained
+from ldlva_dist.models.ldlva import LDLVA
+from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
+from ldlva_dist.training.state import BankSnapshots, TrainState, read_weights
+from ldlva_dist.training.step import StepSettings
+from ldlva_dist.uncertainty import UncertaintyTable
+
+
+def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True) -> LDLVA:
+    """The network with its initial weights, the same on every rank."""
+    torch.manual_seed(config.training.seed)
+    model = config.model
+    backbone = build_backbone(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
+    if pretrained and model.pretrained:
+        print(load_pretrained(backbone, model.pretrained), flush=True)
+    ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=config.model.calibration_hidden)
+    if model.channels_last:
+        ldlva.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if model.freeze_batchnorm:
+        freeze_batchnorm(ldlva)
+    return ldlva
+
+
+def build_state(
+    config: RunConfig,
+    info: DatasetInfo,
+    bank: BankSnapshots | None,
+    *,
+    device: torch.device,
+    checkpoint_uri: str | None,
+) -> TrainState:
+    """The state of a run, from a checkpoint or from the beginning. Collective."""
+    model = build_model(config, len(info.class_names))
+    if checkpoint_uri:
+        model.load_state_dict(read_weights(checkpoint_uri))
+    model.to(device)
+    optim, training = config.optim, config.training
+    optimizer = build_optimizer(
+        model, optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum
+    )
+    settings = EngineSettings(
+        zero_stage=training.zero_stage,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        micro_batch_size=max(
+            1, config.data.batch_size // dist.get_world_size() // training.gradient_accumulation_steps
+        ),
+        gradient_clipping=optim.gradient_clipping,
+        bf16=training.precision == "bf16",
+        use_gpu=device.type == "cuda",
+    )
+    table = _build_table(config, info) if config.uses_neighbors else None
+    state = TrainState(config=config, info=info, engine=Engine(model, optimizer, settings), table=table, bank=bank)
+    state.restore(checkpoint_uri)
+    state.engine.train()
+    return state
+
+
+def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
+    group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+    uncertainty = config.uncertainty
+    return UncertaintyTable(
+        info.num_train,
+        initial_logit=uncertainty.initial_logit,
+        lr=uncertainty.lr,
+        momentum=uncertainty.momentum,
+        group=group,
+    )
+
+
+def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) -> StepSettings:
+    """What the maths of a step needs to know."""
+    loss = config.loss
+    weights = None
+    if loss.class_weights == "balanced":
+        weights = balanced_class_weights(torch.tensor(info.class_counts["train"])).float().to(device)
+    return StepSettings(
+        recipe=loss.recipe,
+        num_classes=len(info.class_names),
+        gamma=loss.gamma,
+        kernel_width=loss.kernel_width,
+        reference_k=loss.reference_k,
+        label_smoothing=loss.label_smoothing,
+        detach_uncertainty=loss.detach_uncertainty,
+        class_weights=weights,
+    )
+
+
+def check(config: RunConfig, info: DatasetInfo) -> None:
+    """SettingError for settings that do not fit the data set."""
+    if not config.uses_neighbors:
+        return
+    k, rows = config.neighbors.num_neighbors, info.num_train
+    if k >= rows:
+        raise SettingError(f"neighbors.num_neighbors must be < the number of training samples ({rows}), got {k}")
+    if not info.has_valence_arousal:
+        raise SettingError(
+            f"loss.recipe={config.loss.recipe!r} needs valence-arousal, which data set {info.name!r} does not have; "
+            "use loss.recipe=ce, or add valence-arousal"
+        )

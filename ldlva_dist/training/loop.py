@@ -1,0 +1,237 @@
+"""The loop every training worker runs: look up, step, write, measure, save."""
+
+import itertools
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data import storage, stream
+from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.data.plan import Plan
+from ldlva_dist.messages import BankUpdate, Batch, Neighbors
+from ldlva_dist.neighbors.service import NeighborClient, NeighborService
+from ldlva_dist.reporting.metrics_log import MetricsLog
+from ldlva_dist.training.build import build_state, step_settings
+from ldlva_dist.training.evaluate import SplitReader, confusion, predict, split_labels
+from ldlva_dist.training.meters import Meters
+from ldlva_dist.training.optimize import optimize
+from ldlva_dist.training.schedule import Schedule
+from ldlva_dist.training.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the launching process prepared for all workers."""
+
+    info: DatasetInfo
+    manifest: stream.Manifest
+    service: NeighborService | None
+
+
+def train_worker(config: RunConfig, resources: Resources) -> None:
+    """Train from the last checkpoint, or the beginning, to the last step."""
+    device = ray.train.torch.get_device()
+    torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
+    plan = make_plan(config, resources.manifest.shard_rows)
+    client = _connect(config, resources.service)
+    state = build_state(config, resources.info, client, device=device, checkpoint_uri=_last_checkpoint(config))
+    settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
+    total_steps = plan.steps_for(config.training.epochs)
+    meters = Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device)
+    log = MetricsLog(run_uri(config), state.step + 1) if dist.get_rank() == 0 else None
+
+    for batch, neighbors in look_ahead(_batches(config, resources.manifest, plan, state.step), client, meters):
+        lr = schedule.rate(state.step)
+        use_neighbors = plan.epoch_of(state.step) >= config.loss.warmup_epochs
+        outputs = optimize(state, batch, neighbors, settings=settings, lr=lr, use_neighbors=use_neighbors)
+        if client:
+            client.write(_bank_update(batch, outputs.probs, outputs.features))
+        state.step += 1
+        meters.add(outputs.terms, batch, neighbors)
+
+        due = due_at(config, plan, state.step)
+        if due.log:
+            metrics = meters.drain(state.step) | {"learning_rate": lr}
+            if due.evaluation:
+                metrics |= evaluate(state)
+            if log:
+                log.add(metrics)
+            if due.checkpoint:
+                save(state, metrics)
+            meters.restart_clock()
+    if log:
+        log.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """What is to be done after a step."""
+
+    log: bool
+    evaluation: bool
+    checkpoint: bool
+
+
+def due_at(config: RunConfig, plan: Plan, step: int) -> Due:
+    """What is due when ``step`` steps are done; the last step is due for everything."""
+    training = config.training
+    last = step == plan.steps_for(training.epochs)
+    evaluation = last or step % plan.steps_for(training.evaluate_every_epochs) == 0
+    every = training.checkpoint_every_steps
+    checkpoint = last or (step % every == 0 if every else evaluation)
+    return Due(
+        log=evaluation or checkpoint or step % training.log_every_steps == 0,
+        evaluation=evaluation,
+        checkpoint=checkpoint,
+    )
+
+
+def make_plan(config: RunConfig, shard_rows: tuple[int, ...]) -> Plan:
+    """The plan of a run over training shards of so many rows."""
+    return Plan(shard_rows, config.training.seed, config.data.batch_size, config.data.chunk_rows)
+
+
+def run_uri(config: RunConfig) -> str:
+    """The folder of a run."""
+    return storage.join(config.storage_path, config.name)
+
+
+def look_ahead(
+    batches: Iterable[Batch], client: NeighborClient | None, meters: Meters
+) -> Iterator[tuple[Batch, Neighbors | None]]:
+    """Pair each batch with its neighbours, which were asked for before the previous batch was trained on.
+
+    The graph is asked for batch t + 2 and the bank for batch t + 1 before batch t is handed out.
+    """
+    if client is None:
+        yield from ((batch, None) for batch in batches)
+        return
+    found: deque[tuple[Batch, Any]] = deque()
+    asked: deque[tuple[Batch, Any]] = deque()
+    for batch in itertools.chain(batches, [None, None]):
+        if batch is not None:
+            found.append((batch, client.find(batch.ids)))
+        if len(found) > (1 if batch is not None else 0):
+            ready, ids = found.popleft()
+            asked.append((ready, client.ask(ready.step, ids)))
+        if len(asked) > (1 if found else 0):
+            yield _collect(client, asked.popleft(), meters)
+    while asked:
+        yield _collect(client, asked.popleft(), meters)
+
+
+def _collect(client: NeighborClient, asked: tuple[Batch, Any], meters: Meters) -> tuple[Batch, Neighbors]:
+    began = time.monotonic()
+    neighbors = client.collect(asked[1])
+    meters.waited(time.monotonic() - began)
+    return asked[0], neighbors
+
+
+def evaluate(state: TrainState) -> dict[str, float]:
+    """Accuracy on the given labels of the holdout, over all ranks; nothing where there is no holdout. Collective."""
+    config, info = state.config, state.info
+    if info.splits["holdout"].rows == 0:
+        return {}
+    reader = SplitReader(
+        dataset_uri=config.data.dataset,
+        info=info,
+        split="holdout",
+        size=config.data.image_size,
+        channels=config.data.channels,
+    )
+    state.engine.average_buffers()
+    state.engine.train(False)
+    rows, probs = predict(
+        lambda images: state.engine(images).logits_BC,
+        reader,
+        device=state.engine.device,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+    )
+    state.engine.train(True)
+    labels = split_labels(config.data.dataset, info, "holdout")
+    counts = torch.from_numpy(confusion(labels[rows], probs.argmax(axis=1), len(info.class_names)))
+    counts = counts.to(state.engine.device)
+    dist.all_reduce(counts)
+    return {"holdout_accuracy": float(counts.diagonal().sum() / counts.sum())}
+
+
+def save(state: TrainState, metrics: dict[str, Any]) -> None:
+    """Report a checkpoint; it counts once every rank's files are in the run's folder. Collective."""
+    with tempfile.TemporaryDirectory(prefix="ldlva-") as folder:
+        state.save(Path(folder))
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"step-{state.step:08d}",
+        )
+
+
+def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClient | None:
+    """A client under a name that this start of the worker group alone uses: the service refuses leftovers of others."""
+    if service is None:
+        return None
+    token = [uuid.uuid4().hex]
+    dist.broadcast_object_list(token, src=0)
+    return NeighborClient(
+        service,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        token=token[0],
+        k=config.neighbors.num_neighbors,
+        timeout_s=config.neighbors.timeout_s,
+    )
+
+
+def _last_checkpoint(config: RunConfig) -> str | None:
+    checkpoint = ray.train.get_checkpoint()
+    return storage.join(run_uri(config), Path(checkpoint.path).name) if checkpoint else None
+
+
+def _batches(config: RunConfig, manifest: stream.Manifest, plan: Plan, first_step: int) -> Iterator[Batch]:
+    data = config.data
+    supersteps = stream.Supersteps(
+        plan=plan,
+        manifest=manifest,
+        images=stream.ImageSettings(
+            size=data.image_size,
+            channels=data.channels,
+            flip=data.flip,
+            pad=data.pad,
+            erase_probability=data.erase_probability,
+        ),
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        first_step=first_step,
+        stop_step=plan.steps_for(config.training.epochs),
+    )
+    return stream.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
+
+
+def _schedule(config: RunConfig, plan: Plan) -> Schedule:
+    optim = config.optim
+    return Schedule(
+        peak=optim.lr,
+        total_steps=plan.steps_for(config.training.epochs),
+        warmup_steps=plan.steps_for(optim.warmup_epochs) if optim.warmup_epochs else 0,
+        decay_steps=tuple(plan.steps_for(e) for e in optim.decay_epochs) if optim.schedule == "step" else (),
+        decay_factor=optim.decay_factor,
+        cosine=optim.schedule == "cosine",
+    )
+
+
+def _bank_update(batch: Batch, probs: np.ndarray, features: np.ndarray) -> BankUpdate:
+    return BankUpdate(step=batch.step, positions=batch.positions, ids=batch.ids, probs=probs, features=features)

@@ -1,0 +1,172 @@
+"""The search: a space around a preset, each trial one distributed run, the best settings as JSON."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from ldlva_dist import launch, placement
+from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.data import storage
+from ldlva_dist.errors import ClusterError, SettingError
+
+METRIC = "holdout_accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial as it ended."""
+
+    params: dict[str, float]
+    accuracy: float | None
+    """On the given labels of the holdout, at its last evaluation; None if it failed before."""
+    epochs: float
+    status: str
+    """finished, stopped early, or failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep found."""
+
+    trials: tuple[Trial, ...]
+    best: RunConfig
+    best_config_uri: str
+
+
+def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None] | None = None) -> SweepResult:
+    """Search ``config.sweep`` around ``config``; the first trial is ``config`` itself.
+
+    Trials are compared by accuracy on the given labels of the holdout, a split cut from the training data. An
+    interrupted sweep of the same name goes on.
+
+    Raises:
+        SettingError: if the data set has no holdout, or the settings do not fit it.
+        ClusterError: if every trial failed.
+    """
+    config = launch.absolute(config)
+    folder = storage.join(config.storage_path, config.name)
+    info = launch.prepare(config)
+    if info.splits["holdout"].rows == 0:
+        raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
+    tuner = _tuner(config, [_Printer(on_result)] if on_result else [])
+    results = tuner.fit()
+    trials = tuple(_trial(result, config.training.epochs) for result in results)
+    finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
+    if not finished:
+        raise ClusterError(f"all {len(trials)} trials failed; the first said: {results.errors[0]}")
+    best = apply(config, max(finished, key=lambda trial: trial.accuracy or 0.0).params)
+    uri = storage.join(folder, "best_config.json")
+    storage.write_bytes(uri, to_json(best).encode())
+    return SweepResult(trials=trials, best=best, best_config_uri=uri)
+
+
+def search_space(config: RunConfig) -> dict[str, Any]:
+    """What is searched; plain cross-entropy has only a learning rate."""
+    sweep = config.sweep
+    space: dict[str, Any] = {"lr": tune.loguniform(*sweep.lr)}
+    if config.uses_neighbors:
+        space |= {
+            "num_neighbors": tune.choice(list(sweep.num_neighbors)),
+            "gamma": tune.loguniform(*sweep.gamma),
+            "uncertainty_lr": tune.loguniform(*sweep.uncertainty_lr),
+            "kernel_width": tune.loguniform(*sweep.kernel_width),
+        }
+    return space
+
+
+def apply(config: RunConfig, params: dict[str, Any]) -> RunConfig:
+    """The settings with a trial's values in their places."""
+    config = replace(config, optim=replace(config.optim, lr=params["lr"]))
+    if not config.uses_neighbors:
+        return config
+    return replace(
+        config,
+        neighbors=replace(config.neighbors, num_neighbors=params["num_neighbors"]),
+        loss=replace(config.loss, gamma=params["gamma"], kernel_width=params["kernel_width"]),
+        uncertainty=replace(config.uncertainty, lr=params["uncertainty_lr"]),
+    )
+
+
+def _own_params(config: RunConfig) -> dict[str, Any]:
+    """The values a config has itself, in the names of the space."""
+    own = {
+        "lr": config.optim.lr,
+        "num_neighbors": config.neighbors.num_neighbors,
+        "gamma": config.loss.gamma,
+        "uncertainty_lr": config.uncertainty.lr,
+        "kernel_width": config.loss.kernel_width,
+    }
+    return {name: own[name] for name in search_space(config)}
+
+
+def _run_trial(params: dict[str, Any], config: RunConfig) -> None:
+    """One trial is one launch; its runs lie in the sweep's own folder."""
+    folder = storage.join(config.storage_path, config.name, "trials")
+    trial_config = replace(apply(config, params), name=tune.get_context().get_trial_id(), storage_path=folder)
+    launch.fit(trial_config, callbacks=[TuneReportCallback()])
+
+
+def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
+    trainable = tune.with_resources(partial(_run_trial, config=config), placement.trial())
+    folder = storage.join(config.storage_path, config.name)
+    path = storage.join(folder, "tune")
+    if tune.Tuner.can_restore(path):
+        return tune.Tuner.restore(path, trainable, resume_unfinished=True, restart_errored=True)
+    fits = placement.max_concurrent_trials(config.placement, config.neighbors.num_shards)
+    limit = min(fits, config.sweep.max_concurrent_trials or fits)
+    return tune.Tuner(
+        trainable,
+        param_space=search_space(config),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            num_samples=config.sweep.num_samples,
+            max_concurrent_trials=limit,
+            scheduler=_scheduler(config),
+            search_alg=_search(config),
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=folder, callbacks=callbacks, verbose=0),
+    )
+
+
+def _scheduler(config: RunConfig) -> TrialScheduler | None:
+    if config.sweep.scheduler == "none":
+        return None
+    return ASHAScheduler(
+        time_attr="epoch",
+        max_t=2 * config.training.epochs,  # the runs end by themselves
+        grace_period=config.sweep.grace_epochs,
+        reduction_factor=config.sweep.reduction_factor,
+    )
+
+
+def _search(config: RunConfig) -> Searcher | SearchAlgorithm:
+    own, seed = [_own_params(config)], config.training.seed
+    if config.sweep.search == "optuna":
+        return OptunaSearch(points_to_evaluate=own, seed=seed)
+    return BasicVariantGenerator(points_to_evaluate=own, random_state=seed)
+
+
+def _trial(result: tune.Result, epochs: float) -> Trial:
+    metrics = result.metrics or {}
+    done = metrics.get("epoch", 0.0)
+    ended = metrics.get("step", 0) == metrics.get("steps", -1)
+    status = "failed" if result.error else "finished" if ended else "stopped early"
+    return Trial(params=dict(result.config or {}), accuracy=metrics.get(METRIC), epochs=done, status=status)
+
+
+class _Printer(tune.Callback):
+    """Tells the caller of every evaluation of every trial."""
+
+    def __init__(self, on_result: Callable[[str, dict[str, Any]], None]) -> None:
+        self._on_result = on_result
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self._on_result(trial.trial_id, result)
