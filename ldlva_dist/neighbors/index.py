@@ -38,8 +38,9 @@ class KDTreeIndex:
         self._tree = KDTree(points_Nd)
 
     def search(self, queries_qd: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        distances, ids = self._tree.query(queries_qd, k=np.arange(1, k + 1), workers=-1)
-        return np.square(distances).astype(np.float32), np.asarray(ids, dtype=np.int64)
+        distances, rows = self._tree.query(queries_qd, k=k, workers=-1)
+        shape = len(queries_qd), k  # SciPy drops the axis of k = 1
+        return np.square(distances).astype(np.float32).reshape(shape), np.asarray(rows, dtype=np.int64).reshape(shape)
 
 
 class FaissIndex:
