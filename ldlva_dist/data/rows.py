@@ -1,0 +1,74 @@
+"""Rows as a user has them, before they are verified. n = rows of one block, C = classes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldlva_dist.errors import SettingError
+
+Part = Literal["train", "test"]
+REFERENCE_CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
+BLOCK_ROWS = 512
+_SPELLINGS = {
+    "happiness": "happy",
+    "sadness": "sad",
+    "surprised": "surprise",
+    "fearful": "fear",
+    "disgusted": "disgust",
+    "angry": "anger",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A block of up to some hundred rows; images may be bytes or the uri of a file."""
+
+    part: Part
+    numbers: NDArray[np.int64]
+    """[n] place in the user's table, from 0."""
+    keys: Sequence[str]
+    images: Sequence[bytes | str | None]
+    labels: Sequence[str | None]
+    """Class names, or indices as digits; None where the row has no label."""
+    va: NDArray[np.float32]
+    """[n, 2] valence and arousal; NaN where the row has none."""
+    votes: NDArray[np.float32] | None = None
+    """[n, C] raters per class."""
+    truth: NDArray[np.float32] | None = None
+    """[n, C] true distribution."""
+    flipped: NDArray[np.bool_] | None = None
+
+
+class Source(Protocol):
+    """What a user has; ``blocks`` gives the same rows in the same order every time."""
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, training part first."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """A few plain values for ``dataset.json``."""
+        ...
+
+
+class ClassIndex:
+    """Finds the index of a class by its name, by a common other spelling of it, or by its index as digits."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._index = {_spelling(name): i for i, name in enumerate(class_names)}
+        if len(self._index) != len(class_names) or len(class_names) < 2:
+            raise SettingError(f"classes must be at least two different names, got {list(class_names)}")
+        for i in range(len(class_names)):
+            self._index.setdefault(str(i), i)
+
+    def find(self, label: str) -> int | None:
+        """The class index, or None for an unknown class."""
+        return self._index.get(_spelling(label))
+
+
+def _spelling(name: str) -> str:
+    word = name.strip().lower()
+    return _SPELLINGS.get(word, word)

@@ -1,0 +1,104 @@
+"""The columns of a user's table: which is which, and their cells as labels and numbers. n = rows."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ldlva_dist.data import storage
+from ldlva_dist.errors import DataError, SettingError
+
+USUAL_NAMES = {"path": "subDirectory_filePath", "label": "expression", "valence": "valence", "arousal": "arousal"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of the user's columns; None takes the usual name where the table has it."""
+
+    path: str | None = None
+    label: str | None = None
+    valence: str | None = None
+    arousal: str | None = None
+
+
+def read_csv(uri: str) -> pa.Table:
+    """A CSV with every column as text; a table of no rows is a DataError."""
+    options = pa_csv.ReadOptions(use_threads=False)
+    try:
+        with storage.open_input(uri) as stream:
+            names = pa_csv.open_csv(stream, read_options=options).schema.names
+        text = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+        with storage.open_input(uri) as stream:
+            return pa_csv.read_csv(stream, read_options=options, convert_options=text)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{uri} is not a readable CSV: {error}") from error
+
+
+def parquet_schema(uri: str) -> pa.Schema:
+    """The columns of a parquet file; anything else is a DataError."""
+    try:
+        with storage.open_input(uri) as stream:
+            return pq.read_schema(stream)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{uri} is not a parquet file: {error}") from error
+
+
+def find_columns(names: Sequence[str], wanted: Columns, uri: str, need_path: bool = True) -> Columns:
+    """Settle which column is which; one that is named but absent, or needed but not found, is a SettingError."""
+    found: dict[str, str | None] = {}
+    for role, usual_name in USUAL_NAMES.items():
+        name = getattr(wanted, role)
+        if name is not None and name not in names:
+            raise SettingError(f"--{role}-column must be a column of {uri}, got {name!r}; {columns_present(names)}")
+        found[role] = name or (usual_name if usual_name in names else None)
+    for role in ("path", "label") if need_path else ("label",):
+        if found[role] is None:
+            raise SettingError(f"--{role}-column must name the {role} column of {uri}; {columns_present(names)}")
+    if (found["valence"] is None) != (found["arousal"] is None):
+        raise SettingError(f"{uri} must have valence and arousal, or neither; {columns_present(names)}")
+    return Columns(**found)
+
+
+def columns_present(names: Collection[str]) -> str:
+    """For a message: what the user could have meant."""
+    return "columns present: " + ", ".join(sorted(names) if isinstance(names, set) else names)
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column can hold encoded images: bytes, or a struct with a field ``bytes``."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def label_cells(column: pa.ChunkedArray) -> list[str | None]:
+    """Labels as text; None where the cell is empty."""
+    if pa.types.is_floating(column.type):
+        column = column.cast(pa.int64())
+    return [None if label is None or not label.strip() else label for label in column.cast(pa.string()).to_pylist()]
+
+
+def va_cells(table: pa.Table, columns: Columns) -> NDArray[np.float32]:
+    """[n, 2]; NaN where a cell is empty, infinity where it is not a number."""
+    if columns.valence is None or columns.arousal is None:
+        return np.full((len(table), 2), np.nan, dtype=np.float32)
+    return np.stack([_numbers(table[name]) for name in (columns.valence, columns.arousal)], axis=1)
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    if not pa.types.is_string(column.type):
+        return column.cast(pa.float64()).to_numpy().astype(np.float32)
+    return np.asarray([_number(text) for text in column.to_pylist()], dtype=np.float32)
+
+
+def _number(text: str | None) -> float:
+    if text is None or not text.strip():
+        return np.nan
+    try:
+        return float(text)
+    except ValueError:
+        return np.inf
