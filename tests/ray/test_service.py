@@ -1,0 +1,238 @@
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from ldlva_dist.data import manifest
+from ldlva_dist.errors import DataError, NeighborServiceError, SettingError
+from ldlva_dist.messages import BankUpdate, Neighbors
+from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors
+from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.neighbors.service import NeighborClient, NeighborService, start_service
+
+N, C, V, K, BATCH = 50, 7, 6, 4, 8
+VA = np.random.default_rng(3).uniform(-1, 1, (N, 2)).astype(np.float32)
+GRAPH = nearest_neighbors(VA, K)[0]
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("set")
+    columns = {
+        "id": np.arange(N),
+        "key": [f"k{i}" for i in range(N)],
+        "shard": np.zeros(N, np.int32),
+        "offset": np.zeros(N, np.int64),
+        "size": np.ones(N, np.int32),
+        "checksum": np.zeros(N, np.uint32),
+        "label": (np.arange(N) % C).astype(np.int16),
+        "valence": VA[:, 0],
+        "arousal": VA[:, 1],
+        "split": pa.array(["train"] * N).dictionary_encode(),
+    }
+    manifest.write_manifest(str(folder), pa.table(columns))
+    rows = {"train": N, "holdout": 0, "test": 0}
+    info = manifest.DatasetInfo(
+        name="test",
+        class_names=tuple("abcdefg"),
+        splits={name: manifest.SplitInfo(first_id=N - n, rows=n) for name, n in rows.items()},
+        shards=(),
+        has_valence_arousal=True,
+        content_hash="a",
+        class_counts={},
+    )
+    manifest.write_info(str(folder), info)
+    build_graph(str(folder), k_max=K + 2)
+    return str(folder)
+
+
+@pytest.fixture
+def start(dataset) -> Iterator:
+    services: list[NeighborService] = []
+
+    def start_one(num_shards: int, timeout_s: float = 20.0) -> NeighborService:
+        spec = BankSpec(num_classes=C, feature_width=V, timeout_s=timeout_s)
+        services.append(start_service(dataset, k=K, num_shards=num_shards, spec=spec, actor_options={"num_cpus": 0}))
+        return services[-1]
+
+    yield start_one
+    for service in services:
+        service.stop()
+
+
+def clients_of(service: NeighborService, world_size: int, token: str = "a", timeout_s: float = 20.0) -> list:
+    return [
+        NeighborClient(service, rank=rank, world_size=world_size, token=token, k=K, timeout_s=timeout_s)
+        for rank in range(world_size)
+    ]
+
+
+def batch_of(step: int, rank: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
+    positions = np.arange(rank, BATCH, world_size)
+    return np.random.default_rng((1, step)).integers(0, N, BATCH)[positions], positions
+
+
+def update_of(step: int, rank: int, world_size: int) -> BankUpdate:
+    ids, positions = batch_of(step, rank, world_size)
+    rng = np.random.default_rng((2, step))
+    return BankUpdate(
+        step=step,
+        positions=positions.astype(np.int32),
+        ids=ids,
+        probs=rng.dirichlet(np.ones(C), BATCH).astype(np.float32)[positions],
+        features=rng.normal(size=(BATCH, V)).astype(np.float32)[positions],
+    )
+
+
+def train(clients: list, first: int, stop: int, parts: list[bytes] | None = None) -> list[list[Neighbors]]:
+    """Let ranks walk through the steps side by side, each asking one step ahead."""
+    ranks, size = range(len(clients)), len(clients)
+    clients[0].begin(first, parts or [])
+    asked = [clients[r].ask(first, clients[r].find(batch_of(first, r, size)[0])) for r in ranks]
+    seen = []
+    for step in range(first, stop):
+        ready = asked
+        if step + 1 < stop:
+            found = [clients[r].find(batch_of(step + 1, r, size)[0]) for r in ranks]
+            asked = [clients[r].ask(step + 1, found[r]) for r in ranks]
+        seen.append([clients[r].collect(ready[r]) for r in ranks])
+        for r in ranks:
+            clients[r].write(update_of(step, r, size))
+    return seen
+
+
+def assert_equal(one: Neighbors, other: Neighbors) -> None:
+    for name in ("ids", "va", "labels", "probs", "features", "versions"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_one_and_three_shards_give_two_ranks_the_same_neighbours(start):
+    one, three = (train(clients_of(start(shards), 2), 0, 6) for shards in (1, 3))
+    for step in range(6):
+        for rank in range(2):
+            assert_equal(one[step][rank], three[step][rank])
+
+    written = np.full(N, -1)
+    for step in range(6):
+        if step >= 2:
+            written[batch_of(step - 2, 0, 1)[0]] = step - 2
+        for rank, seen in enumerate(three[step]):
+            ids = batch_of(step, rank, 2)[0]
+            np.testing.assert_array_equal(seen.ids, GRAPH[ids])
+            np.testing.assert_array_equal(seen.va, VA[seen.ids])
+            np.testing.assert_array_equal(seen.labels, seen.ids % C)
+            np.testing.assert_array_equal(seen.versions, written[seen.ids])
+            np.testing.assert_allclose(seen.probs.sum(-1), seen.versions >= 0, atol=2e-3)
+
+
+def test_a_run_goes_on_from_its_snapshot_with_other_ranks_and_shards(start):
+    straight = train(clients_of(start(2), 1), 0, 8)
+    clients = clients_of(start(3), 2)
+    train(clients, 0, 5)
+    parts = clients[0].snapshot(5, [0, 2]) | clients[1].snapshot(5, [1])
+    assert sorted(parts) == [
+        "ids-000000000000-000000000016.safetensors",
+        "ids-000000000016-000000000033.safetensors",
+        "ids-000000000033-000000000050.safetensors",
+    ]
+    resumed = train(clients_of(start(2), 1, token="b"), 5, 8, list(parts.values()))
+    for before, after in zip(straight[5:], resumed, strict=True):
+        assert_equal(before[0], after[0])
+
+
+@ray.remote
+def look_up(service: NeighborService) -> Neighbors:
+    [client] = clients_of(service, 1)
+    client.begin(0)
+    return client.collect(client.ask(0, client.find(np.array([7, 3]))))
+
+
+def test_the_service_travels_to_workers(start):
+    found = ray.get(look_up.remote(start(2)), timeout=60)
+    np.testing.assert_array_equal(found.ids, GRAPH[[7, 3]])
+
+
+def test_a_killed_shard_is_named(start):
+    service = start(3)
+    [client] = clients_of(service, 1)
+    client.begin(0)
+    ray.kill(service.shards[1])
+    with pytest.raises(NeighborServiceError, match=r"bank shards \[1\] died or cannot be reached"):
+        client.collect(client.ask(0, client.find(np.zeros(0, np.int64))))
+
+
+def test_a_shard_that_hangs_is_named(start):
+    service = start(3, timeout_s=1.0)
+    [client] = clients_of(service, 1, timeout_s=1.0)
+    client.begin(0)
+    found = client.find(np.arange(N))
+    client.ask(0, found)
+    client.write(update_of(0, 0, 1))
+    pid = ray.get(service.shards[2].facts.remote(), timeout=20).pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        asked = client.ask(1, found)
+        with pytest.raises(NeighborServiceError, match=r"bank shards \[2\] did not answer in 1.25 s .* for step 1"):
+            client.collect(asked)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_rank_that_is_behind_is_named(start):
+    clients = clients_of(start(2, timeout_s=0.5), 2, timeout_s=0.5)
+    clients[0].begin(0)
+    for client in clients:
+        client.collect(client.ask(0, client.find(np.arange(3))))
+    clients[0].write(update_of(0, 0, 2))
+    found = clients[0].find(np.arange(3))
+    clients[0].collect(clients[0].ask(1, found))
+    with pytest.raises(NeighborServiceError, match=r"writes of step 0 .* ranks \[1\], reads of step 1 .* ranks \[1\]"):
+        clients[0].collect(clients[0].ask(2, found))
+
+
+def test_an_error_of_a_write_comes_out_two_steps_later(start):
+    service = start(2)
+    [old] = clients_of(service, 1, token="old")
+    [new] = clients_of(service, 1, token="new")
+    new.begin(0)
+    for step in range(2):
+        old.write(update_of(step, 0, 1))
+    with pytest.raises(NeighborServiceError, match=r"asked to take a write: .* does not know attempt 'old'"):
+        old.write(update_of(2, 0, 1))
+
+
+def dies_within(shard, *, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            ray.get(shard.facts.remote(), timeout=seconds)
+        except RayActorError:
+            return True
+    return False
+
+
+def test_stop_leaves_no_actor(start):
+    service = start(2)
+    service.stop()
+    for shard in service.shards:
+        assert dies_within(shard, seconds=20)
+
+
+def test_a_service_that_cannot_be_is_refused_before_any_actor_starts(dataset, tmp_path):
+    spec = BankSpec(num_classes=C, feature_width=V)
+    with pytest.raises(SettingError, match=r"num_shards must be .* \(50\), got 51"):
+        start_service(dataset, k=K, num_shards=51, spec=spec, actor_options={})
+    with pytest.raises(SettingError, match=r"num_neighbors must be <= the K of the neighbour graph \(6\), got 7"):
+        start_service(dataset, k=7, num_shards=1, spec=spec, actor_options={})
+    for name in ("manifest.parquet", "dataset.json"):
+        (tmp_path / name).write_bytes((Path(dataset) / name).read_bytes())
+    with pytest.raises(DataError, match=r"no neighbour graph; run: python jobs/build_index\.py"):
+        start_service(str(tmp_path), k=K, num_shards=1, spec=spec, actor_options={})
