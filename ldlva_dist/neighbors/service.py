@@ -37,6 +37,8 @@ class NeighborService:
     """Actor handles."""
     bounds: tuple[int, ...]
     """[S + 1] shard i holds the ids bounds[i]..bounds[i + 1] - 1."""
+    dtype: str
+    """What outputs are sent and stored in."""
     num_bytes: int
     """Memory of all shards' arrays."""
 
@@ -71,7 +73,8 @@ def start_service(
     except LdlvaError:
         _kill(shards)
         raise
-    return NeighborService(shards=shards, bounds=bounds, num_bytes=sum(fact.num_bytes for fact in facts))
+    num_bytes = sum(fact.num_bytes for fact in facts)
+    return NeighborService(shards=shards, bounds=bounds, dtype=spec.dtype, num_bytes=num_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,7 @@ class NeighborClient:
         self, service: NeighborService, *, rank: int, world_size: int, token: str, k: int, timeout_s: float
     ) -> None:
         self.num_shards = len(service.shards)
-        self._shards, self._bounds = service.shards, np.asarray(service.bounds)
+        self._shards, self._bounds, self._dtype = service.shards, np.asarray(service.bounds), service.dtype
         self._rank, self._world_size, self._token, self._k = rank, world_size, token, k
         self._timeout_s = CLIENT_PATIENCE * timeout_s
         self._acks: deque[list[ObjectRef[Any]]] = deque()
@@ -167,7 +170,7 @@ class NeighborClient:
         cuts = np.searchsorted(update.ids[order], self._bounds[1:-1])
         self._acks.append(
             [
-                shard.write.remote(self._token, self._rank, _rows_of(update, rows))
+                shard.write.remote(self._token, self._rank, _rows_of(update, rows, self._dtype))
                 for shard, rows in zip(self._shards, np.split(order, cuts), strict=True)
             ]
         )
@@ -196,13 +199,13 @@ class NeighborClient:
         return np.split(ascending_ids, np.searchsorted(ascending_ids, self._bounds[1:-1]))
 
 
-def _rows_of(update: BankUpdate, rows: NDArray[np.int64]) -> BankUpdate:
+def _rows_of(update: BankUpdate, rows: NDArray[np.int64], dtype: str) -> BankUpdate:
     return BankUpdate(
         step=update.step,
         positions=update.positions[rows],
         ids=update.ids[rows],
-        probs=update.probs[rows],
-        features=update.features[rows],
+        probs=update.probs[rows].astype(dtype),
+        features=update.features[rows].astype(dtype),
     )
 
 

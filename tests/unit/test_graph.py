@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -117,6 +120,13 @@ def write_dataset(folder, va: NDArray, *, num_train: int, has_va: bool = True, c
     return str(folder)
 
 
+JOB = Path(__file__).parents[2] / "jobs" / "build_index.py"
+
+
+def run_job(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(JOB), *arguments], capture_output=True, text=True, timeout=120)
+
+
 VA = np.random.default_rng(3).uniform(-1, 1, (60, 2)).astype(np.float32)
 
 
@@ -189,3 +199,19 @@ def test_graph_json_says_what_it_was_built_from(tmp_path):
         "part_rows": 1_000_000,
         "format_version": 1,
     }
+
+
+def test_the_job_builds_the_graph_and_says_what_it_built(tmp_path):
+    uri = write_dataset(tmp_path / "set", VA, num_train=50)
+    done = run_job("--dataset", uri, "--k-max", "6", "--backend", "kdtree")
+    assert done.returncode == 0
+    assert "graph-K6: N 50, K 6, kdtree" in done.stdout
+    assert require_graph(uri, 6).num_neighbors == 6
+
+
+def test_the_job_refuses_a_data_set_without_valence_arousal_in_one_sentence(tmp_path):
+    uri = write_dataset(tmp_path / "set", VA, num_train=50, has_va=False)
+    done = run_job("--dataset", uri)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "must have valence-arousal" in done.stderr
