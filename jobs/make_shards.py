@@ -1,24 +1,22 @@
 """Pack faces into a data set: python jobs/make_shards.py {folder,parquet,faces} --output DATASET ..."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from tyro.conf import subcommand
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.faces import FacesSource
-from ldlva_dist.data.manifest import DATASET, SPLITS, DatasetInfo
+from ldlva_dist.data.manifest import DATASET
 from ldlva_dist.data.packing import PackSettings, pack
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Source
 from ldlva_dist.data.sources import FolderSource, ParquetSource
-from ldlva_dist.data.survey import NO_LABEL, Survey, check_budget, count_reasons, survey
+from ldlva_dist.data.survey import NO_LABEL, check_budget, count_reasons, survey
 from ldlva_dist.data.user_columns import Columns
 from ldlva_dist.errors import SettingError
-from ldlva_dist.terminal import run_job
+from ldlva_dist.terminal import print_dataset, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class Common:
     name: str | None = None
     """Name of the data set; the last part of --output if not given."""
     classes: tuple[str, ...] = REFERENCE_CLASSES
-    """Class names in the order of their indices. Labels may be these names, other spellings (angry, sadness), or indices."""
+    """Class names in index order. Labels may be these names, other spellings of them (angry, sadness), or indices."""
     max_rejected: float = 0.01
     """Share of the labelled rows that may be rejected."""
     holdout: float = 0.1
@@ -160,7 +158,8 @@ Command = (
 def main() -> None:
     """Verify everything, then write everything."""
     command = tyro.cli(Command, description=__doc__)
-    if storage.exists(command.output if not storage.is_remote(command.output) else _dataset_file(command.output)):
+    taken = storage.join(command.output, DATASET) if storage.is_remote(command.output) else command.output
+    if storage.exists(taken):
         raise SettingError(f"--output must not exist, got {command.output!r}")
     source = command.source()
     storage.check_writable(command.output)
@@ -179,32 +178,14 @@ def main() -> None:
     )
     with console.status("writing shards"):
         info = pack(source, found, command.output, settings)
-    _print_summary(console, info, found, command.output)
+    reasons = count_reasons(found.rejected)
+    del reasons[NO_LABEL]
+    print_dataset(info, command.output, rejected=reasons)
 
 
 def _check_there(setting: str, uri: str) -> None:
     if not storage.exists(uri):
         raise SettingError(f"{setting} must name what exists, got {uri!r}")
-
-
-def _dataset_file(output: str) -> str:
-    return storage.join(output, DATASET)
-
-
-def _print_summary(console: Console, info: DatasetInfo, found: Survey, output: str) -> None:
-    table = Table(title=f"{info.name}: {output}", title_justify="left")
-    for heading in ("split", "rows", *info.class_names, "shards", "MB"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for split in SPLITS:
-        shards = info.shards_of(split)
-        counts: Sequence[int] = info.class_counts[split]
-        megabytes = sum(shard.bytes for shard in shards) / 1e6
-        table.add_row(split, *map(str, (info.splits[split].rows, *counts, len(shards))), f"{megabytes:.1f}")
-    console.print(table)
-    va = "absent: recipes with neighbours cannot be trained" if not info.has_valence_arousal else "present"
-    console.print(f"valence-arousal {va}{', standardised' if info.va_transform else ''}", highlight=False)
-    reasons = ", ".join(f"{n} {reason}" for reason, n in count_reasons(found.rejected).items() if reason != NO_LABEL)
-    console.print(f"rejected {info.num_rejected}{f' ({reasons})' if reasons else ''}, unlabelled {info.num_unlabelled}")
 
 
 if __name__ == "__main__":

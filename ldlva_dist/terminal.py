@@ -1,11 +1,13 @@
 """What a job prints, and the exit code it ends with."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from rich.console import Console
+from rich.table import Table
 
+from ldlva_dist.data.manifest import SPLITS, DatasetInfo
 from ldlva_dist.errors import LdlvaError
 
 INTERRUPTED = 130
@@ -31,3 +33,23 @@ def print_error(sentence: str) -> None:
     """One sentence on stderr, red where the terminal has colours."""
     console = Console(stderr=True)
     console.print(f"error: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_dataset(info: DatasetInfo, place: str, *, rejected: Mapping[str, int]) -> None:
+    """What a packed data set holds: samples of each class in each split, shards, what was rejected and why."""
+    table = Table(title=f"{info.name}: {place}", title_justify="left")
+    for heading in ("", *SPLITS):
+        table.add_column(heading, justify="right" if heading else "left")
+    for index, name in enumerate(info.class_names):
+        table.add_row(name, *(str(info.class_counts[split][index]) for split in SPLITS))
+    table.add_section()
+    shards = [info.shards_of(split) for split in SPLITS]
+    table.add_row("rows", *(str(info.splits[split].rows) for split in SPLITS))
+    table.add_row("shards", *(str(len(part)) for part in shards))
+    table.add_row("MB", *(f"{sum(shard.bytes for shard in part) / 1e6:.1f}" for part in shards))
+    va = "present" if info.has_valence_arousal else "absent: recipes with neighbours cannot be trained on it"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"valence-arousal: {va}{', standardised' if info.va_transform else ''}")
+    console.print(f"rejected: {info.num_rejected}{f' ({reasons})' if reasons else ''}; no label: {info.num_unlabelled}")

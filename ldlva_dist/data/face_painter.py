@@ -4,64 +4,15 @@ A face lies in a square of coordinates -1..1, y downwards. Every shape is a sign
 pixel wide and laid over what is there.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from ldlva_dist.data.face_looks import Array, Looks
+
 EXPRESSION = ("curve", "open", "width", "brow_height", "brow_angle", "eye_open", "wrinkle", "lip_raise", "cheek")
 """Corners of the mouth up (+) or down; open mouth; wide mouth; brows raised; inner brows down (+) or up; open eyes;
 wrinkled nose; raised upper lip; raised cheeks. About -1..1."""
 MIN_PIXELS = 48
 _LIGHT_BROWN, _DARK = (0.62, 0.36, 0.30), (0.10, 0.06, 0.06)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Looks:
-    """Everything about n people but their expression; numbers are about normal unless said otherwise."""
-
-    skin: Array
-    """[n, 3] in 0..1."""
-    hair: Array
-    """[n, 3] in 0..1."""
-    shirt: Array
-    """[n, 3] in 0..1."""
-    wall: Array
-    """[n, 3] in 0..1."""
-    iris: Array
-    """[n, 3] in 0..1."""
-    build: Array
-    """[n, 8] face width, jaw, eye distance, eye size, nose length, mouth height, brow thickness, hair length."""
-    pose: Array
-    """[n, 5] shift x, shift y, tilt, turn, size."""
-    light: Array
-    """[n, 3] from the side, from above, brightness."""
-
-
-def random_looks(generator: np.random.Generator, n: int) -> Looks:
-    """People of all skins, in any light, turned a little."""
-    tone = generator.beta(1.3, 1.3, (n, 1))
-    skin = (1 - tone) * [0.97, 0.80, 0.69] + tone * [0.42, 0.27, 0.19] + generator.normal(0, 0.02, (n, 3))
-    hairs = np.array(
-        [[0.08, 0.06, 0.05], [0.25, 0.15, 0.09], [0.45, 0.27, 0.13], [0.78, 0.62, 0.36], [0.55, 0.54, 0.53]]
-    )
-    irises = np.array([[0.25, 0.14, 0.07], [0.20, 0.32, 0.45], [0.25, 0.36, 0.20]])
-    colors = {
-        "skin": skin,
-        "hair": hairs[generator.choice(5, n, p=[0.35, 0.3, 0.15, 0.1, 0.1])] + generator.normal(0, 0.02, (n, 3)),
-        "shirt": generator.uniform(0.1, 0.9, (n, 3)),
-        "wall": generator.uniform(0.25, 0.85, (n, 1)) + generator.normal(0, 0.06, (n, 3)),
-        "iris": irises[generator.choice(3, n, p=[0.6, 0.25, 0.15])],
-    }
-    shapes = {
-        "build": generator.normal(0, 1, (n, 8)),
-        "pose": generator.normal(0, 1, (n, 5)),
-        "light": generator.normal(0, 1, (n, 3)),
-    }
-    clipped = {name: np.clip(value, 0, 1) for name, value in colors.items()}
-    bounded = {name: np.clip(value, -2.2, 2.2) for name, value in shapes.items()}
-    return Looks(**{name: value.astype(np.float32) for name, value in (clipped | bounded).items()})
 
 
 def paint(expression_nE: Array, looks: Looks, pixels: int) -> Array:
@@ -76,7 +27,7 @@ def paint(expression_nE: Array, looks: Looks, pixels: int) -> Array:
         _paint_fold(canvas, looks, face, side)
     _paint_mouth(canvas, looks, face)
     _shade(canvas, looks)
-    return np.clip(canvas.image, 0, 1)
+    return np.clip(canvas.image, 0, 1).transpose(0, 2, 3, 1)
 
 
 class _Canvas:
@@ -95,19 +46,15 @@ class _Canvas:
         self.x, self.y = x * cos + y * sin, y * cos - x * sin
         self.u = self.x - 0.07 * turn * (1 - (self.x / 0.7) ** 2).clip(0, 1)
         self.edge = np.float32(2 / pixels)
-        self.image = np.empty((n, pixels, pixels, 3), dtype=np.float32)
+        self.image = np.empty((n, 3, pixels, pixels), dtype=np.float32)
 
     def lay(self, distance: Array, color: Array | tuple[float, float, float], strength: Array | float = 1.0) -> None:
         """Cover the pixels with distance < 0 with a colour, softly at the edge."""
-        cover = ((0.5 - distance / self.edge).clip(0, 1) * strength)[..., None]
-        color_n3 = np.asarray(color, dtype=np.float32)
-        if color_n3.ndim == 2:
-            color_n3 = color_n3[:, None, None, :]
-        self.image += cover * (color_n3 - self.image)
-
-    def blend(self, cover: Array, color: Array) -> None:
-        """Mix in a colour by a share per pixel."""
-        self.image += cover[..., None] * (color[:, None, None, :] - self.image)
+        cover = (0.5 - distance / self.edge).clip(0, 1) * np.asarray(strength, dtype=np.float32)
+        color_n3 = np.broadcast_to(np.asarray(color, dtype=np.float32), (len(self.image), 3))
+        for channel in range(3):
+            plane = self.image[:, channel]
+            plane += cover * (color_n3[:, channel, None, None] - plane)
 
 
 def _ellipse(dx: Array, dy: Array, rx: Array | float, ry: Array | float) -> Array:
@@ -127,7 +74,7 @@ def _b(looks: Looks, i: int) -> Array:
 
 def _paint_head(canvas: _Canvas, looks: Looks) -> None:
     x, y = canvas.x, canvas.y
-    canvas.image[:] = looks.wall[:, None, None, :] * (1.05 - 0.15 * canvas.screen_y[..., None])
+    canvas.image[:] = looks.wall[:, :, None, None] * (1.05 - 0.15 * canvas.screen_y[:, None])
     width = 0.60 + 0.03 * _b(looks, 0)
     long_hair = 0.35 * _b(looks, 7)
     canvas.lay(np.maximum(_ellipse(x, y + 0.10, width + 0.14, 0.95), y - 0.15 - long_hair), looks.hair)
@@ -205,7 +152,7 @@ def _paint_mouth(canvas: _Canvas, looks: Looks, face: dict[str, Array]) -> None:
     bottom = middle + 0.155 * opening * round_arch + 0.010 * raised * round_arch
     inside = np.where(np.abs(v) < 1, np.maximum(top - dy, dy - bottom), 1.0)
     lips = np.where(np.abs(v) < 1.05, np.maximum(top - 0.036 * round_arch - dy, dy - bottom - 0.048 * round_arch), 1.0)
-    lip = 0.45 * looks.skin + 0.55 * np.float32(_LIGHT_BROWN)
+    lip = 0.45 * looks.skin + 0.55 * np.asarray(_LIGHT_BROWN, dtype=np.float32)
     canvas.lay(lips, lip)
     canvas.lay(inside, (0.20, 0.06, 0.07))
     teeth = 0.035 + 0.05 * raised + 0.03 * opening
@@ -216,6 +163,6 @@ def _paint_mouth(canvas: _Canvas, looks: Looks, face: dict[str, Array]) -> None:
 
 
 def _shade(canvas: _Canvas, looks: Looks) -> None:
-    side, above, bright = (looks.light[:, i, None, None, None] for i in range(3))
-    x, y = canvas.screen_x[..., None], canvas.screen_y[..., None]
-    canvas.image *= (0.92 + 0.10 * bright) * (1 + 0.16 * side * x - 0.10 * above * y)
+    side, above, bright = (looks.light[:, i, None, None] for i in range(3))
+    light = (0.92 + 0.10 * bright) * (1 + 0.16 * side * canvas.screen_x - 0.10 * above * canvas.screen_y)
+    canvas.image *= light[:, None]

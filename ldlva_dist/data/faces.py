@@ -1,9 +1,9 @@
 """Drawn faces whose true label distributions are known: the embedded demo. n = faces, C = the seven reference classes.
 
-A person has a place in the valence-arousal plane; each class has a prototype there. The true distribution is a softmax of
-the squared distances to the prototypes and of a disposition of one's own. The expression is the mixture, by that
-distribution, of what each class looks like, so that an ambiguous face looks ambiguous. The given label is drawn from the
-distribution; a known share of the training labels is then replaced by another class.
+A person has a place in the valence-arousal plane; each class has a prototype there. The true distribution is a softmax
+of the squared distances to the prototypes and of a disposition of one's own. The expression is the mixture, by that
+distribution, of what each class looks like, so that an ambiguous face looks ambiguous. The given label is drawn from
+the distribution; a known share of the training labels is then replaced by another class.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.data.face_painter import EXPRESSION, MIN_PIXELS, paint, random_looks
+from ldlva_dist.data.face_looks import random_looks
+from ldlva_dist.data.face_painter import EXPRESSION, MIN_PIXELS, paint
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Rows
 from ldlva_dist.data.transforms import encode
 from ldlva_dist.errors import DataError, SettingError

@@ -4,9 +4,8 @@ Ids are dense, 0..N-1: training samples first, then the holdout, then the test s
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +43,6 @@ OPTIONAL = {
     "true_distribution": pa.list_(pa.float32()),  # drawn faces only; never reaches training
     "flipped": pa.bool_(),  # drawn faces only; never reaches training
 }
-_HASHED = ("key", "checksum", "label", "valence", "arousal", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +77,7 @@ class DatasetInfo:
     """In id order; the manifest's ``shard`` counts them."""
     has_valence_arousal: bool
     va_transform: Mapping[str, tuple[float, float]] | None = None
-    """{"mean", "std"} of the training samples' (valence, arousal), where distances are measured on (va - mean) / std."""
+    """{"mean", "std"} of the training samples; where set, distances are measured on (va - mean) / std."""
     content_hash: str
     """Of keys, image checksums, labels, valence-arousal and splits in id order, class names and va_transform."""
     class_counts: Mapping[str, tuple[int, ...]]
@@ -170,28 +168,6 @@ def write_manifest(dataset_uri: str, table: pa.Table) -> None:
     filesystem, path = storage.resolve(storage.join(dataset_uri, MANIFEST))
     ready = table.select(schema.names).cast(schema)
     pq.write_table(ready, path, filesystem=filesystem, row_group_size=ROW_GROUP_ROWS, compression="zstd")
-
-
-def content_hash(
-    table: pa.Table, class_names: Sequence[str], transform: Mapping[str, tuple[float, float]] | None
-) -> str:
-    """SHA-256 of what a run can depend on; the same for the same samples, whatever the shards look like."""
-    digest = hashlib.sha256(json.dumps([list(class_names), transform]).encode())
-    for block in _blocks(table.select(_HASHED)):
-        for name in _HASHED:
-            digest.update(_column_bytes(block[name]))
-    return digest.hexdigest()
-
-
-def _blocks(table: pa.Table) -> Iterator[pa.Table]:
-    for begin in range(0, table.num_rows, ROW_GROUP_ROWS):
-        yield table.slice(begin, ROW_GROUP_ROWS)
-
-
-def _column_bytes(column: pa.ChunkedArray) -> bytes:
-    if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type):
-        return "\n".join(column.cast(pa.string()).to_pylist()).encode()
-    return column.combine_chunks().to_numpy(zero_copy_only=False).tobytes()
 
 
 def _parse(raw: dict[str, Any]) -> DatasetInfo:

@@ -1,11 +1,12 @@
-"""The second pass over a user's data: verified rows become shards, a manifest and ``dataset.json``. N = accepted rows."""
+"""The second pass: verified rows become shards, a manifest and ``dataset.json``. N = accepted rows."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -13,10 +14,10 @@ from ldlva_dist.data.manifest import (
     DATASET,
     MANIFEST,
     REJECTED,
+    ROW_GROUP_ROWS,
     SPLITS,
     DatasetInfo,
     SplitInfo,
-    content_hash,
     float_column,
     write_info,
     write_manifest,
@@ -26,6 +27,8 @@ from ldlva_dist.data.shards import Placed
 from ldlva_dist.data.staging import staged, write_shards
 from ldlva_dist.data.survey import Survey
 from ldlva_dist.errors import DataError, SettingError
+
+_HASHED = ("key", "checksum", "label", "valence", "arousal", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ def _cut(accepted: pa.Table, settings: PackSettings) -> NDArray[np.int8]:
     hash_N = accepted["key_hash"].to_numpy() * np.uint64(2 * settings.seed + 0x9E3779B97F4A7C15)
     hash_N = (hash_N ^ (hash_N >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     held_N = (hash_N >> np.uint64(11)) * 2.0**-53 < settings.holdout
-    test_N = pc.equal(accepted["part"], "test").to_numpy()
+    test_N = accepted["part"].to_numpy() == "test"
     return np.where(test_N, 2, held_N).astype(np.int8)
 
 
@@ -157,3 +160,25 @@ def _manifest(table: pa.Table, placed: Sequence[Placed]) -> pa.Table:
     }
     columns |= {name: table[name] for name in table.column_names if name not in columns}
     return pa.table(columns)
+
+
+def content_hash(
+    table: pa.Table, class_names: Sequence[str], transform: Mapping[str, tuple[float, float]] | None
+) -> str:
+    """SHA-256 of what a run can depend on; the same for the same samples, whatever the shards look like."""
+    digest = hashlib.sha256(json.dumps([list(class_names), transform]).encode())
+    for block in _blocks(table.select(_HASHED)):
+        for name in _HASHED:
+            digest.update(_column_bytes(block[name]))
+    return digest.hexdigest()
+
+
+def _blocks(table: pa.Table) -> Iterator[pa.Table]:
+    for begin in range(0, table.num_rows, ROW_GROUP_ROWS):
+        yield table.slice(begin, ROW_GROUP_ROWS)
+
+
+def _column_bytes(column: pa.ChunkedArray) -> bytes:
+    if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type):
+        return "\n".join(column.cast(pa.string()).to_pylist()).encode()
+    return column.combine_chunks().to_numpy(zero_copy_only=False).tobytes()

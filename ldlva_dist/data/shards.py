@@ -1,5 +1,6 @@
 """Shards: plain WebDataset tar files of KEY.jpg (or .png ...) and KEY.json, written in order and read by byte range."""
 
+import hashlib
 import json
 import tarfile
 import zlib
@@ -10,8 +11,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import webdataset
 from numpy.typing import ArrayLike, NDArray
+from webdataset.writer import TarWriter
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import ShardInfo
@@ -19,6 +20,7 @@ from ldlva_dist.errors import DataError
 
 MAX_SHARD_BYTES = 128 << 20
 SHARDS_PER_SPLIT = 64
+MAX_KEY_BYTES = 80  # a tar header has room for 100
 _MAGIC = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"GIF8": "gif"}
 _MAGIC |= {b"II*\x00": "tif", b"MM\x00*": "tif"}
 
@@ -55,7 +57,7 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, first_id: int, plan_n: NDArray[np.int32]) -> None:
         self._folder, self._split, self._first_id, self._plan_n = folder, split, first_id, plan_n
         self._row = 0
-        self._tar: webdataset.TarWriter | None = None
+        self._tar: TarWriter | None = None
         self._shards: list[ShardInfo] = []
         self._offset_n = np.zeros(len(plan_n), dtype=np.int64)
         self._checksum_n = np.zeros(len(plan_n), dtype=np.uint32)
@@ -74,12 +76,9 @@ class ShardWriter:
         Returns:
             The shard's file when this row was its last one, else None.
         """
-        if self._tar is None:
-            self._tar = webdataset.TarWriter(
-                str(self._path()), user="ldlva", group="ldlva", mode=0o644, mtime=0, encoder=False, compress=False
-            )
+        tar = self._tar = self._tar or self._open()
         text = json.dumps(about, ensure_ascii=False).encode()
-        self._tar.write({"__key__": about["key"], image_extension(image): bytes(image), "json": text})
+        tar.write({"__key__": about["key"], image_extension(image): bytes(image), "json": text})
         self._checksum_n[self._row] = zlib.crc32(image)
         number, self._row = self._plan_n[self._row], self._row + 1
         if self._row < len(self._plan_n) and self._plan_n[self._row] == number:
@@ -92,6 +91,11 @@ class ShardWriter:
 
     def _path(self) -> Path:
         return self._folder / f"{self._split}-{len(self._shards):06d}.tar"
+
+    def _open(self) -> TarWriter:
+        return TarWriter(
+            str(self._path()), user="ldlva", group="ldlva", mode=0o644, mtime=0, encoder=False, compress=False
+        )
 
     def _finish(self, number: int) -> Path:
         path = self._path()
@@ -135,12 +139,16 @@ def read_rows(shard_uri: str, offsets_n: ArrayLike, sizes_n: ArrayLike, checksum
 def sanitise_key(name: str) -> str:
     """A sample key from a file name or path: image extension off; dots, slashes and blanks become underscores.
 
-    A tar member's extension begins at its FIRST dot, so a key has none.
+    A tar member's extension begins at its FIRST dot, so a key has none. A long name ends in a hash of all of it.
     """
     stem, dot, extension = name.rpartition(".")
     if dot and extension.isalpha() and len(extension) <= 4:
         name = stem
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name.strip("./ "))
+    key = "".join(c if c.isalnum() or c in "-_" else "_" for c in name.strip("./ "))
+    if len(key.encode()) <= MAX_KEY_BYTES:
+        return key
+    kept = key.encode()[: MAX_KEY_BYTES - 17].decode(errors="ignore")
+    return f"{kept}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
 
 
 def image_extension(image: bytes | memoryview) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -57,7 +56,8 @@ class FolderSource:
                 yield self._rows(part, prefix, table.take(numbers), columns, numbers)
 
     def _rows(self, part: Part, prefix: str, table: pa.Table, columns: Columns, numbers: NDArray[np.int64]) -> Rows:
-        assert columns.path is not None and columns.label is not None, "found by _find_columns"
+        assert columns.path, "found by find_columns"
+        assert columns.label, "found by find_columns"
         paths = [path or "" for path in table[columns.path].to_pylist()]
         return Rows(
             part=part,
@@ -131,12 +131,12 @@ class ParquetSource:
     def _rows(self, part: Part, batch: pa.RecordBatch, first: int, uri: str) -> Rows:
         table = pa.Table.from_batches([batch])
         found = find_columns(table.column_names, self.columns, uri, need_path=False)
-        assert found.label is not None, "found by _find_columns"
+        assert found.label, "found by find_columns"
         chosen = np.flatnonzero(self._mask(table))
         table = table.take(chosen)
         image = table[self._image_column(table.schema, uri)]
         if pa.types.is_struct(image.type):
-            image = pc.struct_field(image, "bytes")
+            image = image.combine_chunks().field("bytes")
         numbers = first + chosen
         names = [f"{part}-{n:09d}" for n in numbers] if self.key is None else table[self.key].to_pylist()
         votes = [table[name].fill_null(0).to_numpy().astype(np.float32) for name in self.votes]

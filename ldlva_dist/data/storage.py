@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
@@ -47,14 +47,13 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         return _s3(os.getpid(), endpoint, region), path
     if "://" in uri or not uri:
         raise SettingError(f"a storage address must be a local path or s3://bucket/key, got {uri!r}")
-    return _local(), os.path.abspath(os.path.expanduser(uri))
+    return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
 
 
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, path = resolve(uri)
-    kind = _attempt(uri, lambda: filesystem.get_file_info(path).type)
-    return kind != fs.FileType.NotFound
+    return _attempt(uri, lambda: filesystem.get_file_info(path).type) != fs.FileType.NotFound
 
 
 def list_folder(uri: str) -> list[str]:
@@ -86,8 +85,9 @@ def open_input(uri: str) -> pa.NativeFile:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file; it appears complete or not at all. Missing local folders are made."""
 
+    filesystem, path = resolve(uri)
+
     def write() -> None:
-        filesystem, path = resolve(uri)
         if is_remote(uri):
             with filesystem.open_output_stream(path) as stream:
                 stream.write(data)
@@ -99,11 +99,11 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 def upload(local: str, uri: str) -> None:
     """Copy a local file to a uri."""
+    filesystem, path = resolve(uri)
 
     def copy() -> None:
-        filesystem, path = resolve(uri)
         with open(local, "rb") as source, filesystem.open_output_stream(path) as stream:
-            _copy(source, stream)
+            shutil.copyfileobj(source, stream, COPY_BYTES)
 
     _attempt(uri, copy)
 
@@ -117,22 +117,19 @@ def make_folder(uri: str) -> None:
 def delete_folder(uri: str) -> None:
     """Delete a folder and everything in it; nothing happens where there is none."""
     filesystem, path = resolve(uri)
-    if is_remote(uri):
-        with suppress(FileNotFoundError):
-            filesystem.delete_dir(path)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
+    with suppress(DataError):
+        _attempt(uri, lambda: filesystem.delete_dir(path))
 
 
 def delete_file(uri: str) -> None:
     """Delete one file; nothing happens where there is none."""
     filesystem, path = resolve(uri)
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(path)
+    with suppress(DataError):
+        _attempt(uri, lambda: filesystem.delete_file(path))
 
 
 def check_writable(uri: str) -> None:
-    """SettingError unless a file can be written into the folder ``uri``; folders made for the test are removed."""
+    """SettingError unless a file can be written into the folder ``uri``; no folder is made."""
     filesystem, path = resolve(uri)
     probe = f".write-test-{os.getpid()}"
     try:
@@ -141,7 +138,8 @@ def check_writable(uri: str) -> None:
                 stream.write(b"")
             filesystem.delete_file(f"{path}/{probe}")
         else:
-            _probe_local(Path(path))
+            folder = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise SettingError(f"the storage path must be writable, got {uri!r}: {_reason(error)}") from error
 
@@ -156,11 +154,6 @@ def _s3(pid: int, endpoint: str | None, region: str | None) -> fs.FileSystem:
         region=region or "us-east-1",
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=10),
     )
-
-
-@lru_cache(maxsize=1)
-def _local() -> fs.FileSystem:
-    return fs.LocalFileSystem()
 
 
 def _attempt(uri: str, action: Callable[[], T]) -> T:
@@ -205,16 +198,3 @@ def _write_local(path: Path, data: bytes) -> None:
     except OSError:
         os.unlink(temporary)
         raise
-
-
-def _copy(source: BinaryIO, target: pa.NativeFile) -> None:
-    while block := source.read(COPY_BYTES):
-        target.write(block)
-
-
-def _probe_local(path: Path) -> None:
-    """Write and remove a file in the nearest folder that exists on the way to ``path``."""
-    while not path.exists():
-        path = path.parent
-    with tempfile.TemporaryFile(dir=path):
-        pass

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
@@ -65,8 +64,8 @@ def survey(source: Source, class_names: Sequence[str], size: int | None) -> Surv
     if not blocks or not (total := sum(len(block) for block in blocks)):
         raise DataError("the data set is empty: its tables hold no rows")
     table = _reject_missing_va(_reject_duplicates(pa.concat_tables(blocks)))
-    accepted = table.filter(pc.is_null(table["reason"]))
-    rejected = table.filter(pc.is_valid(table["reason"])).select(["part", "number", "key", "reason"])
+    accepted = table.filter(table["reason"].is_null())
+    rejected = table.filter(table["reason"].is_valid()).select(["part", "number", "key", "reason"])
     counts = count_reasons(rejected)
     labelled = total - counts[NO_LABEL]
     if not labelled:
@@ -77,7 +76,7 @@ def survey(source: Source, class_names: Sequence[str], size: int | None) -> Surv
     return Survey(
         accepted=accepted.drop(["reason", "given"]),
         rejected=rejected,
-        has_valence_arousal=bool(pc.any(pc.is_valid(accepted["valence"])).as_py()),
+        has_valence_arousal=accepted["valence"].null_count < len(accepted),
         num_unlabelled=counts[NO_LABEL],
     )
 
@@ -89,7 +88,7 @@ def check_budget(found: Survey, max_rejected: float) -> None:
         counts = count_reasons(found.rejected)
         del counts[NO_LABEL]
         reasons = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common(3))
-        labelled = found.rejected.filter(pc.not_equal(found.rejected["reason"], NO_LABEL))
+        labelled = found.rejected.filter(found.rejected["reason"].to_numpy() != NO_LABEL)
         raise DataError(
             f"{found.num_rejected} of {total} rows were rejected, --max-rejected allows {max_rejected:.2%}: {reasons}; "
             f"the first is {labelled['key'][0].as_py()!r} in row {labelled['number'][0].as_py()}"
@@ -98,7 +97,7 @@ def check_budget(found: Survey, max_rejected: float) -> None:
 
 def count_reasons(rejected: pa.Table) -> Counter[str]:
     """How often each reason stands in a table of rejected rows."""
-    counts = pc.value_counts(rejected["reason"].combine_chunks())
+    counts = rejected["reason"].value_counts()
     return Counter({pair["values"]: pair["counts"] for pair in counts.to_pylist()})
 
 
@@ -138,8 +137,8 @@ def _array(values: NDArray) -> pa.Array:
 
 def _cheap_reasons(rows: Rows, indices: Sequence[int | None]) -> Iterator[str | None]:
     missing_n2 = np.isnan(rows.va)
-    half_n = missing_n2[:, 0] != missing_n2[:, 1]
-    outside_n = (~missing_n2 & ~(np.abs(rows.va) <= 1)).any(axis=1)
+    half_n = np.not_equal(missing_n2[:, 0], missing_n2[:, 1])
+    outside_n = np.any(~missing_n2 & ~(np.abs(rows.va) <= 1), axis=1)
     for i, (label, index, key) in enumerate(zip(rows.labels, indices, rows.keys, strict=True)):
         if label is None:
             yield NO_LABEL
@@ -169,7 +168,7 @@ def _image_size(image: bytes | str | None, size: int | None) -> int | str:
 def _reject_duplicates(table: pa.Table) -> pa.Table:
     """Every row whose key stood before, by a 64-bit hash; the hash stays in the table."""
     hash_N = np.fromiter((_hash(key) for key in table["key"].to_pylist()), np.uint64, count=len(table))
-    fine_N = pc.is_null(table["reason"]).to_numpy()
+    fine_N = table["reason"].is_null().to_numpy()
     _, first = np.unique(hash_N[fine_N], return_index=True)
     repeated_N = fine_N.copy()
     repeated_N[np.flatnonzero(fine_N)[first]] = False
@@ -178,15 +177,15 @@ def _reject_duplicates(table: pa.Table) -> pa.Table:
 
 def _reject_missing_va(table: pa.Table) -> pa.Table:
     """Rows without valence-arousal, where other rows have it."""
-    missing = pc.is_null(table["valence"])
-    if pc.all(missing).as_py():
+    missing_N = table["valence"].is_null().to_numpy()
+    if missing_N.all():
         return table
-    return _reject(table, pc.and_(missing, pc.is_null(table["reason"])).to_numpy(), NO_VA)
+    return _reject(table, missing_N & table["reason"].is_null().to_numpy(), NO_VA)
 
 
 def _reject(table: pa.Table, mask_N: NDArray[np.bool_], reason: str) -> pa.Table:
-    reasons = pc.if_else(pa.array(mask_N), reason, table["reason"])
-    return table.set_column(table.column_names.index("reason"), "reason", reasons)
+    reasons = np.where(mask_N, reason, table["reason"].to_numpy())
+    return table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
 def _hash(key: str) -> int:

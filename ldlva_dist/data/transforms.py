@@ -24,7 +24,7 @@ def decode(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
     if bytes(data[:2]) == b"\xff\xd8":
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if height * width <= MAX_PIXELS:
+            if int(height) * int(width) <= MAX_PIXELS:
                 return simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
         except ValueError:
             pass  # odd JPEGs, CMYK among them: Pillow knows more of them
@@ -132,7 +132,7 @@ def _uniform(seed: int, epochs_b: NDArray[np.int64], ids_b: NDArray[np.int64], d
     state_b = _mix(state_b ^ np.asarray(epochs_b, dtype=np.int64).astype(np.uint64))
     state_b = _mix(state_b ^ np.asarray(ids_b, dtype=np.int64).astype(np.uint64))
     bits_bd = _mix(state_b[:, None] + np.arange(1, draws + 1, dtype=np.uint64))
-    return (bits_bd >> np.uint64(11)) * 2.0**-53
+    return (bits_bd >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
