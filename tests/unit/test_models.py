@@ -1,0 +1,208 @@
+"""Backbones: torchvision's names and shapes, and weights from files that fit well, badly or not at all."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ldlva_dist.errors import SettingError
+from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained, set_channels_last
+from ldlva_dist.models.resnet import BLOCKS, ResNet
+
+
+def tiny(channels: int = 3) -> ResNet:
+    return ResNet(10, width=4, channels=channels, stem="small")
+
+
+def torchvision_shapes(depth: int) -> dict[str, tuple[int, ...]]:
+    """Parameter and buffer shapes of torchvision's resnet{depth}, without fc, from the published architecture."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def convolution(name: str, out: int, inputs: int, side: int) -> None:
+        shapes[f"{name}.weight"] = (out, inputs, side, side)
+
+    def norm(name: str, width: int) -> None:
+        shapes.update({f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")})
+        shapes[f"{name}.num_batches_tracked"] = ()
+
+    convolution("conv1", 64, 3, 7)
+    norm("bn1", 64)
+    inputs = 64
+    for stage, count in enumerate(BLOCKS[depth], start=1):
+        width = 32 << stage
+        out = 4 * width if depth == 50 else width
+        sides = (1, 3, 1) if depth == 50 else (3, 3)
+        for block in range(count):
+            name = f"layer{stage}.{block}"
+            ins = inputs
+            for index, side in enumerate(sides, start=1):
+                outs = out if index == len(sides) else width
+                convolution(f"{name}.conv{index}", outs, ins, side)
+                norm(f"{name}.bn{index}", outs)
+                ins = outs
+            if block == 0 and (stage > 1 or inputs != out):
+                convolution(f"{name}.downsample.0", out, inputs, 1)
+                norm(f"{name}.downsample.1", out)
+            inputs = out
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "width"), [(18, 11_176_512, 512), (34, 21_284_672, 512), (50, 23_508_032, 2048)]
+)
+def test_resnet_has_the_names_and_shapes_of_torchvision(depth: int, count: int, width: int) -> None:
+    backbone = build_backbone(f"resnet{depth}", width=64, channels=3, stem="imagenet")
+    assert {name: tuple(value.shape) for name, value in backbone.state_dict().items()} == torchvision_shapes(depth)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == count
+    assert backbone.feature_width == width
+
+
+def test_known_names_and_strides_of_resnet50() -> None:
+    state = build_backbone("resnet50", width=64, channels=3, stem="imagenet")
+    shapes = {name: tuple(value.shape) for name, value in state.state_dict().items()}
+    assert shapes["layer1.0.downsample.0.weight"] == (256, 64, 1, 1)
+    assert shapes["layer2.0.conv2.weight"] == (128, 128, 3, 3)
+    assert shapes["layer4.2.bn3.running_var"] == (2048,)
+    assert dict(state.named_modules())["layer2.0.conv2"].stride == (2, 2)  # torchvision's place, not the paper's
+
+
+@pytest.mark.parametrize("depth", [10, 50])
+def test_features_have_the_feature_width(depth: int) -> None:
+    backbone = ResNet(depth, width=8, channels=1, stem="imagenet").eval()
+    features = backbone(torch.randn(2, 1, 64, 64))
+    assert features.shape == (2, backbone.feature_width)
+    assert backbone.feature_width == 8 * 8 * (4 if depth == 50 else 1)
+
+
+def test_the_small_stem_keeps_a_3x3_map_of_48_pixels_where_the_imagenet_stem_has_2x2() -> None:
+    sides = {}
+    for stem in ("small", "imagenet"):
+        backbone = ResNet(10, width=4, channels=1, stem=stem)
+        backbone.layer4.register_forward_hook(lambda _m, _i, y, stem=stem: sides.update({stem: y.shape[2:]}))
+        backbone.eval()(torch.randn(1, 1, 48, 48))
+    assert sides == {"small": (3, 3), "imagenet": (2, 2)}
+
+
+def test_twice_the_width_has_about_four_times_the_weights() -> None:
+    small, large = (sum(p.numel() for p in ResNet(18, width=width).parameters()) for width in (16, 32))
+    assert 3.8 < large / small < 4.0
+
+
+def test_channels_last_gives_the_same_features() -> None:
+    backbone, images = tiny().eval(), torch.randn(2, 3, 48, 48)
+    plain = backbone(images)
+    set_channels_last(backbone)
+    assert backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(backbone(images.to(memory_format=torch.channels_last)), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_unknown_model_names_those_there_are() -> None:
+    with pytest.raises(SettingError, match=r"resnet10, resnet18, resnet34, resnet50 or timm:NAME, got 'resnet19'"):
+        build_backbone("resnet19", width=64, channels=3, stem="imagenet")
+    with pytest.raises(SettingError, match=r"model\.stem must be one of imagenet, small, got 'big'"):
+        build_backbone("resnet18", width=64, channels=3, stem="big")
+
+
+def test_timm_model_without_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(SettingError, match=r"install the extra: pip install '\.\[timm\]'"):
+        build_backbone("timm:convnext_tiny", width=64, channels=3, stem="imagenet")
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module.", "module.backbone.", "safetensors", "bytes"])
+def test_weights_load_however_they_are_wrapped(wrap: str, tmp_path: Path) -> None:
+    given, backbone = tiny(), tiny()
+    state = given.state_dict() | {"fc.weight": torch.zeros(7, 32)}
+    prefix = wrap if wrap.endswith(".") else ""
+    state = {prefix + name: value for name, value in state.items()}
+    path = tmp_path / ("weights.safetensors" if wrap == "safetensors" else "weights.pth")
+    if wrap == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if wrap == "state_dict" else state, path)
+
+    report = load_pretrained(backbone, path.read_bytes() if wrap == "bytes" else str(path))
+
+    assert len(report.loaded) == len(given.state_dict())
+    assert report.missing == report.misshapen == ()
+    assert report.unexpected == ("fc.weight",)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, given.state_dict()[name])
+
+
+def test_a_whole_model_of_ours_gives_its_backbone(tmp_path: Path) -> None:
+    given, backbone = tiny(), tiny()
+    state = {f"backbone.{name}": value for name, value in given.state_dict().items()}
+    save_file(state | {"classifier.weight": torch.zeros(7, 32)}, tmp_path / "model.safetensors")
+    report = load_pretrained(backbone, str(tmp_path / "model.safetensors"))
+    assert torch.equal(backbone.conv1.weight, given.conv1.weight)
+    assert report.unexpected == ("classifier.weight",)
+
+
+def test_the_report_says_in_one_paragraph_what_did_not_fit(tmp_path: Path) -> None:
+    state = tiny(channels=3).state_dict() | {"fc.weight": torch.zeros(7, 32), "fc.bias": torch.zeros(7)}
+    del state["bn1.bias"]
+    torch.save(state, tmp_path / "rgb.pth")
+    grey = tiny(channels=1)
+    before = grey.conv1.weight.clone()
+
+    report = str(load_pretrained(grey, str(tmp_path / "rgb.pth")))
+
+    total = len(grey.state_dict())
+    assert report == (
+        f"{tmp_path}/rgb.pth: loaded {total - 2} of {total} tensors; "
+        "of another shape: conv1.weight [4, 3, 3, 3] for [4, 1, 3, 3]; "
+        "not in the file: bn1.bias; not in the network: fc.weight, fc.bias."
+    )
+    assert torch.equal(grey.conv1.weight, before)
+
+
+def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path) -> None:
+    torch.save({f"encoder.{index}": torch.zeros(1) for index in range(9)}, tmp_path / "other.pth")
+    with pytest.raises(SettingError, match=r"model\.pretrained must hold weights of this network.* and 5 more"):
+        load_pretrained(tiny(), str(tmp_path / "other.pth"))
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": Malicious(tmp_path / "executed")}, tmp_path / "weights.pth")
+    with pytest.raises(SettingError, match="must be a file of tensors only"):
+        load_pretrained(tiny(), str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_damaged_or_missing_file_is_one_sentence(name: str, tmp_path: Path) -> None:
+    path = str(tmp_path / name)
+    with pytest.raises(SettingError, match=r"model\.pretrained must be a file, got"):
+        load_pretrained(tiny(), path)
+    Path(path).write_bytes(b"not weights at all")
+    with pytest.raises(SettingError, match="must be a file of tensors only") as caught:
+        load_pretrained(tiny(), path)
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_scale() -> None:
+    backbone = copy.deepcopy(tiny())
+    freeze_batchnorm(backbone)
+    backbone = copy.deepcopy(backbone)
+    backbone.train()
+    assert backbone.training
+    assert not any(part.training for part in backbone.modules() if isinstance(part, nn.BatchNorm2d))
+
+    backbone(torch.randn(4, 3, 48, 48)).square().mean().backward()
+
+    assert torch.equal(backbone.bn1.running_mean, torch.zeros(4))
+    assert backbone.bn1.weight.grad is not None
+    assert backbone.bn1.weight.grad.abs().sum() > 0
