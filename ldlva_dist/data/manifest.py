@@ -180,3 +180,9 @@ def _parse(raw: dict[str, Any]) -> DatasetInfo:
         "class_counts": {name: tuple(counts) for name, counts in raw["class_counts"].items()},
     }
     return DatasetInfo(**{**raw, **parsed})
+
+
+def column_names(dataset_uri: str) -> tuple[str, ...]:
+    """The columns that the manifest of a data set has."""
+    with storage.open_input(storage.join(dataset_uri, MANIFEST)) as stream:
+        return tuple(pq.read_schema(stream).names)

@@ -8,15 +8,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from webdataset.writer import TarWriter
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import ShardInfo
 from ldlva_dist.errors import DataError
+
+if TYPE_CHECKING:
+    from webdataset.writer import TarWriter
 
 MAX_SHARD_BYTES = 128 << 20
 SHARDS_PER_SPLIT = 64
@@ -57,7 +59,7 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, first_id: int, plan_n: NDArray[np.int32]) -> None:
         self._folder, self._split, self._first_id, self._plan_n = folder, split, first_id, plan_n
         self._row = 0
-        self._tar: TarWriter | None = None
+        self._tar: "TarWriter | None" = None
         self._shards: list[ShardInfo] = []
         self._offset_n = np.zeros(len(plan_n), dtype=np.int64)
         self._checksum_n = np.zeros(len(plan_n), dtype=np.uint32)
@@ -92,7 +94,9 @@ class ShardWriter:
     def _path(self) -> Path:
         return self._folder / f"{self._split}-{len(self._shards):06d}.tar"
 
-    def _open(self) -> TarWriter:
+    def _open(self) -> "TarWriter":
+        from webdataset.writer import TarWriter  # imports torch, which those who only read shards do without
+
         return TarWriter(
             str(self._path()), user="ldlva", group="ldlva", mode=0o644, mtime=0, encoder=False, compress=False
         )

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 
@@ -84,7 +84,6 @@ def open_input(uri: str) -> pa.NativeFile:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file; it appears complete or not at all. Missing local folders are made."""
-
     filesystem, path = resolve(uri)
 
     def write() -> None:
@@ -160,7 +159,7 @@ def _attempt(uri: str, action: Callable[[], T]) -> T:
     """Run an action; a store's errors are retried, then named. A missing file is never retried."""
     attempts = Retrying(
         stop=stop_after_attempt(ATTEMPTS if is_remote(uri) else 1),
-        wait=wait_exponential_jitter(initial=0.5, max=8),
+        wait=wait_random_exponential(multiplier=0.5, max=8),
         retry=retry_if_exception(lambda error: isinstance(error, OSError) and not _is_final(error)),
         reraise=True,
     )

@@ -1,0 +1,63 @@
+"""Storage: one door for local paths; the store's side is tested in tests/s3."""
+
+from pathlib import Path
+
+import pytest
+
+from ldlva_dist.data import storage
+from ldlva_dist.errors import DataError, SettingError
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    uri = storage.join(str(tmp_path), "folder", "file.bin")
+    storage.write_bytes(uri, b"0123456789")
+    assert storage.read_bytes(uri) == b"0123456789"
+    assert storage.read_range(uri, 3, 4) == b"3456"
+    assert storage.exists(uri)
+    assert storage.list_folder(storage.join(str(tmp_path), "folder")) == ["file.bin"]
+
+
+def test_a_range_beyond_the_end_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    uri = storage.join(str(tmp_path), "short.bin")
+    storage.write_bytes(uri, b"0123")
+    with pytest.raises(DataError, match=r"short\.bin ends early: wanted 4 bytes at 2, got 2"):
+        storage.read_range(uri, 2, 4)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file .*missing\.bin"):
+        storage.read_bytes(storage.join(str(tmp_path), "missing.bin"))
+
+
+def test_writing_again_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    uri = storage.join(str(tmp_path), "file.bin")
+    storage.write_bytes(uri, b"old")
+    storage.write_bytes(uri, b"new")
+    assert storage.read_bytes(uri) == b"new"
+    assert storage.list_folder(str(tmp_path)) == ["file.bin"]
+
+
+def test_deleting_what_is_not_there_does_nothing(tmp_path: Path) -> None:
+    storage.delete_folder(storage.join(str(tmp_path), "none"))
+    storage.delete_file(storage.join(str(tmp_path), "none"))
+    assert storage.list_folder(storage.join(str(tmp_path), "none")) == []
+
+
+def test_a_folder_is_deleted_with_everything_in_it(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "folder" / "deep" / "file"), b"x")
+    storage.delete_folder(str(tmp_path / "folder"))
+    assert not storage.exists(str(tmp_path / "folder"))
+
+
+def test_a_path_that_cannot_be_written_is_a_setting_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SettingError, match="storage path must be writable"):
+        storage.check_writable(str(tmp_path / "file" / "folder"))
+    storage.check_writable(str(tmp_path / "new" / "folder"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/key", "s3://", ""])
+def test_an_address_of_another_kind_is_a_setting_error(uri: str) -> None:
+    with pytest.raises(SettingError, match="storage address"):
+        storage.resolve(uri)
