@@ -59,7 +59,7 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, first_id: int, plan_n: NDArray[np.int32]) -> None:
         self._folder, self._split, self._first_id, self._plan_n = folder, split, first_id, plan_n
         self._row = 0
-        self._tar: "TarWriter | None" = None
+        self._tar: TarWriter | None = None
         self._shards: list[ShardInfo] = []
         self._offset_n = np.zeros(len(plan_n), dtype=np.int64)
         self._checksum_n = np.zeros(len(plan_n), dtype=np.uint32)
