@@ -1,14 +1,15 @@
 """Train one run: python jobs/train.py PRESET --data.dataset URI [--SETTING VALUE ...].
 
-The same command goes on where the run stopped. `--config FILE.json` in place of the preset takes saved settings, such as
-a sweep's best_config.json.
+The same command goes on where the run stopped. `--config FILE.json` in place of the preset takes saved settings, such
+as a sweep's best_config.json.
 """
+
+from ldlva_dist.reporting.progress import format_line
 
 from ldlva_dist import launch, placement
 from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
 from ldlva_dist.reporting.follow import Follower
-from ldlva_dist.reporting.progress import format_line
 from ldlva_dist.terminal import run_job
 
 

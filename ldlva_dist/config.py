@@ -65,8 +65,6 @@ class ModelConfig:
     """A .pth or .safetensors file of backbone weights."""
     calibration_hidden: tuple[int, int] = (512, 256)
     """Widths of the calibration network's two hidden layers."""
-    channels_last: bool = True
-    """Memory layout of the convolutions."""
     freeze_batchnorm: bool = False
     """Use the stored statistics of every BatchNorm and leave them as they are."""
 

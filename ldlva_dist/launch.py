@@ -133,11 +133,7 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
         config.data.dataset,
         num_shards=config.neighbors.num_shards,
         k=config.neighbors.num_neighbors,
-        num_classes=len(info.class_names),
-        feature_width=build.build_model(config, len(info.class_names)).backbone.feature_width,
-        dtype=config.neighbors.dtype,
-        momentum=config.neighbors.momentum,
-        timeout_s=config.neighbors.timeout_s,
+        spec=build.bank_spec(config, info),
         actor_options=placement.bank_actor(config.placement),
     )
 

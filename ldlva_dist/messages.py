@@ -1,4 +1,7 @@
-"""What crosses a process boundary: frozen numpy arrays. b = rows of one rank, K = neighbours, C = classes, V = feature width."""
+"""What crosses a process boundary: frozen numpy arrays.
+
+b = rows of one rank, K = neighbours, C = classes, V = feature width.
+"""
 
 from dataclasses import dataclass
 

@@ -3,7 +3,6 @@
 Votes and truth are read here and nowhere in training.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,28 +10,17 @@ import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
+from ray.exceptions import GetTimeoutError
 
-from ldlva_dist.config import RunConfig
 from ldlva_dist.data.manifest import DatasetInfo, column_names, read_columns, read_info
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.maths import metrics
-from ldlva_dist.neighbors.outputs import BankSpec, newest
 from ldlva_dist.training.build import build_model
 from ldlva_dist.training.evaluate import SplitReader, predict
-from ldlva_dist.training.state import read_config, read_facts, read_parts, read_weights
+from ldlva_dist.training.evidence import Beliefs, read_beliefs
+from ldlva_dist.training.state import read_config, read_facts, read_weights
 
 PREDICT_TIMEOUT_S = 3600
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainBeliefs:
-    """What a run came to believe of its training samples, [N] each."""
-
-    uncertainty: NDArray[np.float32]
-    """Weight of the neighbours in the sample's target."""
-    probs: NDArray[np.float32]
-    """[N, C] last stored class probabilities; zeros where the sample was never reached."""
 
 
 def score(checkpoint_uri: str, dataset_uri: str, *, split: str = "test", num_tasks: int = 1) -> dict[str, Any]:
@@ -69,7 +57,7 @@ def predict_split(checkpoint_uri: str, dataset_uri: str, *, split: str, num_task
     refs = [task.remote(checkpoint_uri, dataset_uri, split, rank, num_tasks) for rank in range(num_tasks)]
     try:
         shares = ray.get(refs, timeout=PREDICT_TIMEOUT_S)
-    except ray.exceptions.GetTimeoutError as error:
+    except GetTimeoutError as error:
         raise ClusterError(f"prediction of split {split!r} was not done in {PREDICT_TIMEOUT_S} s") from error
     return np.concatenate(shares)
 
@@ -88,23 +76,6 @@ def _predict_share(checkpoint_uri: str, dataset_uri: str, split: str, rank: int,
     )
     device = torch.device("cpu")
     return predict(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]
-
-
-def read_beliefs(checkpoint_uri: str, config: RunConfig, info: DatasetInfo) -> TrainBeliefs:
-    """Uncertainties and stored predictions out of a checkpoint's table and bank."""
-    logits = torch.empty(info.num_train)
-    for part in map(load, read_parts(checkpoint_uri, "table")):
-        first = int(part["first_id"])
-        logits[first : first + len(part["logits"])] = part["logits"]
-    feature_width = int(read_weights(checkpoint_uri)["classifier.weight"].shape[1])
-    spec = BankSpec(
-        num_classes=len(info.class_names),
-        feature_width=feature_width,
-        dtype=config.neighbors.dtype,
-        momentum=config.neighbors.momentum,
-    )
-    outputs = newest(read_parts(checkpoint_uri, "bank"), spec)
-    return TrainBeliefs(uncertainty=logits.sigmoid().numpy(), probs=outputs.probs.astype(np.float32))
 
 
 def wrong_labels(dataset_uri: str, info: DatasetInfo) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
@@ -139,7 +110,7 @@ def _against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: 
     return result
 
 
-def _noise(dataset_uri: str, info: DatasetInfo, beliefs: TrainBeliefs) -> dict[str, Any]:
+def _noise(dataset_uri: str, info: DatasetInfo, beliefs: Beliefs) -> dict[str, Any]:
     found = wrong_labels(dataset_uri, info)
     if found is None:
         return {}

@@ -1,5 +1,6 @@
 """The search: a space around a preset, each trial one distributed run, the best settings as JSON."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,8 @@ class Trial:
     epochs: float
     status: str
     """finished, stopped early, or failed."""
+    run_uri: str
+    """The trial's run; one that finished is a whole run like any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class SweepResult:
     trials: tuple[Trial, ...]
     best: RunConfig
     best_config_uri: str
+    best_run_uri: str
 
 
 def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None] | None = None) -> SweepResult:
@@ -57,14 +61,14 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
         raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
     tuner = _tuner(config, [_Printer(on_result)] if on_result else [])
     results = tuner.fit()
-    trials = tuple(_trial(result, config.training.epochs) for result in results)
+    trials = tuple(_trial(result, folder) for result in results)
     finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
     if not finished:
         raise ClusterError(f"all {len(trials)} trials failed; the first said: {results.errors[0]}")
-    best = apply(config, max(finished, key=lambda trial: trial.accuracy or 0.0).params)
-    uri = storage.join(folder, "best_config.json")
+    winner = max(finished, key=lambda trial: trial.accuracy or 0.0)
+    best, uri = apply(config, winner.params), storage.join(folder, "best_config.json")
     storage.write_bytes(uri, to_json(best).encode())
-    return SweepResult(trials=trials, best=best, best_config_uri=uri)
+    return SweepResult(trials=trials, best=best, best_config_uri=uri, best_run_uri=winner.run_uri)
 
 
 def search_space(config: RunConfig) -> dict[str, Any]:
@@ -141,8 +145,8 @@ def _scheduler(config: RunConfig) -> TrialScheduler | None:
         return None
     return ASHAScheduler(
         time_attr="epoch",
-        max_t=2 * config.training.epochs,  # the runs end by themselves
-        grace_period=config.sweep.grace_epochs,
+        max_t=math.ceil(2 * config.training.epochs),  # the runs end by themselves
+        grace_period=math.ceil(config.sweep.grace_epochs),
         reduction_factor=config.sweep.reduction_factor,
     )
 
@@ -154,12 +158,18 @@ def _search(config: RunConfig) -> Searcher | SearchAlgorithm:
     return BasicVariantGenerator(points_to_evaluate=own, random_state=seed)
 
 
-def _trial(result: tune.Result, epochs: float) -> Trial:
+def _trial(result: tune.Result, folder: str) -> Trial:
     metrics = result.metrics or {}
     done = metrics.get("epoch", 0.0)
     ended = metrics.get("step", 0) == metrics.get("steps", -1)
     status = "failed" if result.error else "finished" if ended else "stopped early"
-    return Trial(params=dict(result.config or {}), accuracy=metrics.get(METRIC), epochs=done, status=status)
+    return Trial(
+        params=dict(result.config or {}),
+        accuracy=metrics.get(METRIC),
+        epochs=done,
+        status=status,
+        run_uri=storage.join(folder, "trials", metrics.get("trial_id", "")),
+    )
 
 
 class _Printer(tune.Callback):

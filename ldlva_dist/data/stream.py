@@ -8,7 +8,7 @@ the work runs.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -23,8 +23,11 @@ from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import augment, decode, resize
 from ldlva_dist.messages import Batch
 
+Columns = dict[str, NDArray[Any]]
 BLOCK_ROWS = 1 << 18
-MAX_SUPERSTEPS = 4096
+SUPERSTEPS_PER_PIPELINE = 512
+# Ray Data hands blocks on when they are this large: small enough that the first batch need not wait for a whole task.
+BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +54,20 @@ class Manifest:
             load.remote(dataset_uri, first, min(BLOCK_ROWS, rows - first)) for first in range(0, rows, BLOCK_ROWS)
         ]
 
-    def rows(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def rows(self, ids: NDArray[np.int64]) -> Columns:
         """The columns of the rows ``ids`` [n], which lie in at most a few blocks."""
         block_of = ids // BLOCK_ROWS
         parts = [
-            {name: column[ids[block_of == b] - b * BLOCK_ROWS] for name, column in ray.get(self._blocks[b]).items()}
+            {
+                name: column[ids[block_of == b] - b * BLOCK_ROWS]
+                for name, column in cast(Columns, ray.get(self._blocks[b])).items()
+            }
             for b in np.unique(block_of)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _load_block(dataset_uri: str, first: int, rows: int) -> dict[str, NDArray[Any]]:
+def _load_block(dataset_uri: str, first: int, rows: int) -> Columns:
     names = ["offset", "size", "checksum", "label"]
     table = read_columns(dataset_uri, names, first_id=first, rows=rows)
     return {name: table[name].to_numpy() for name in names} | {"va": read_va(dataset_uri, first, rows)}
@@ -79,12 +85,12 @@ class Supersteps:
     first_step: int
     stop_step: int
 
-    def __call__(self, items: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield the batches of the supersteps ``items["id"]``, each as columns."""
-        for superstep in items["id"].tolist():
+    def __call__(self, items: Any) -> Iterator[Any]:
+        """Yield the batches of the supersteps ``items["superstep"]``, each as columns."""
+        for superstep in items["superstep"].tolist():
             yield from self._batches(superstep)
 
-    def _batches(self, superstep: int) -> Iterator[dict[str, NDArray[Any]]]:
+    def _batches(self, superstep: int) -> Iterator[Columns]:
         lanes = self.plan.lanes_of(self.rank, self.world_size)
         with ThreadPoolExecutor(max_workers=8) as pool:
             windows = list(pool.map(lambda lane: self._window(lane, superstep), lanes))
@@ -99,7 +105,7 @@ class Supersteps:
         runs, order = self.plan.window(lane, superstep)
         return _fetch(self.manifest, runs, order)
 
-    def _batch(self, step: int, parts: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
+    def _batch(self, step: int, parts: list[dict[str, Any]]) -> Columns:
         data = [image for part in parts for image in part.pop("data")]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         pixels = np.stack([resize(decode(d, self.images.channels), self.images.size) for d in data])
@@ -120,7 +126,7 @@ class _Window:
     """The encoded rows of one lane's window, in the order they are trained on."""
 
     data: list[memoryview]
-    columns: dict[str, NDArray[Any]]
+    columns: Columns
 
     def rows(self, take: slice) -> dict[str, Any]:
         return {name: column[take] for name, column in self.columns.items()} | {"data": self.data[take]}
@@ -128,7 +134,7 @@ class _Window:
 
 def _fetch(manifest: Manifest, runs: Sequence[Run], order: NDArray[np.int64]) -> _Window:
     data: list[memoryview] = []
-    parts: list[dict[str, NDArray[Any]]] = []
+    parts: list[Columns] = []
     for run in runs:
         ids = np.arange(run.first_id, run.first_id + run.rows)
         rows = manifest.rows(ids)
@@ -151,27 +157,17 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
     context.enable_progress_bars = False
     begin = supersteps.first_step // plan.steps_per_superstep
     end = -(-supersteps.stop_step // plan.steps_per_superstep)
-    for first in range(begin, end, MAX_SUPERSTEPS):
-        count = min(MAX_SUPERSTEPS, end - first)
-        dataset = ray.data.range(count, override_num_blocks=count).map_batches(
-            _Shifted(supersteps, first), num_cpus=min(1.0, num_cpus), concurrency=max(1, int(num_cpus))
+    context.target_max_block_size = BLOCK_BYTES
+    for first in range(begin, end, SUPERSTEPS_PER_PIPELINE):
+        items = [{"superstep": superstep} for superstep in range(first, min(end, first + SUPERSTEPS_PER_PIPELINE))]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), concurrency=max(1, int(num_cpus))
         )
         for columns in dataset.iter_batches(batch_size=len(positions), batch_format="numpy", prefetch_batches=2):
-            yield _to_batch(columns, positions)
+            yield _to_batch(cast(Columns, columns), positions)
 
 
-@dataclass(frozen=True)
-class _Shifted:
-    """Supersteps counted from ``first``: Ray Data's range begins at 0."""
-
-    supersteps: Supersteps
-    first: int
-
-    def __call__(self, items: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
-        yield from self.supersteps({"id": items["id"] + self.first})
-
-
-def _to_batch(columns: dict[str, NDArray[Any]], positions: NDArray[np.int32]) -> Batch:
+def _to_batch(columns: Columns, positions: NDArray[np.int32]) -> Batch:
     steps = np.unique(columns["step"])
     assert len(steps) == 1, f"rows of steps {steps} in one batch"
     return Batch(

@@ -1,5 +1,7 @@
 """From settings to a state: model, optimiser, engine, table, bank; restored where there is a checkpoint."""
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 
@@ -9,6 +11,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.maths.losses import balanced_class_weights
 from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained
 from ldlva_dist.models.ldlva import LDLVA
+from ldlva_dist.neighbors.outputs import BankSpec
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.state import BankSnapshots, TrainState, read_weights
 from ldlva_dist.training.step import StepSettings
@@ -23,8 +26,6 @@ def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True)
     if pretrained and model.pretrained:
         print(load_pretrained(backbone, model.pretrained), flush=True)
     ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=config.model.calibration_hidden)
-    if model.channels_last:
-        ldlva.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if model.freeze_batchnorm:
         freeze_batchnorm(ldlva)
     return ldlva
@@ -65,7 +66,7 @@ def build_state(
 
 
 def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
-    group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+    group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if dist.get_world_size() > 1 else None
     uncertainty = config.uncertainty
     return UncertaintyTable(
         info.num_train,
@@ -73,6 +74,18 @@ def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
         lr=uncertainty.lr,
         momentum=uncertainty.momentum,
         group=group,
+    )
+
+
+def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
+    """What the run's bank stores."""
+    num_classes = len(info.class_names)
+    return BankSpec(
+        num_classes=num_classes,
+        feature_width=build_model(config, num_classes, pretrained=False).feature_width,
+        dtype=config.neighbors.dtype,
+        momentum=config.neighbors.momentum,
+        timeout_s=config.neighbors.timeout_s,
     )
 
 

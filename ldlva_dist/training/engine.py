@@ -52,7 +52,7 @@ class Engine:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
         """Wrap the model; torch.distributed must be initialised, weights loaded."""
         deepspeed = _import_deepspeed(settings.use_gpu)
-        self.module = model
+        self.module: Any = model
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._stage = settings.zero_stage
         self._engine, self._wrapper, _, _ = deepspeed.initialize(
@@ -97,7 +97,7 @@ class Engine:
         state = dict(self.module.state_dict())
         if self._stage == 3:
             state |= {name: safe_get_full_fp32_param(p) for p, name in self._names.items()}
-        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+        return {name: _plain(value) for name, value in state.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Whole optimiser state, keyed ``NAME/parameter``, and the scalar ``step``, on the CPU. Collective."""
@@ -106,7 +106,7 @@ class Engine:
             state |= {key: value.cpu() for key, value in held.items() if _is_scalar(value)}
         for key in self._moment_names():
             for parameter, name in self._names.items():
-                state[f"{key}/{name}"] = self._whole_moment(parameter, key).cpu().contiguous()
+                state[f"{key}/{name}"] = _plain(self._whole_moment(parameter, key))
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
@@ -174,6 +174,11 @@ class Engine:
 
 def _is_scalar(value: Any) -> bool:
     return torch.is_tensor(value) and value.ndim == 0
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A copy on the CPU in row-major memory, which is all that safetensors takes."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _import_deepspeed(use_gpu: bool) -> Any:

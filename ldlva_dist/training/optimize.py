@@ -8,6 +8,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldlva_dist.maths.centers import update_centers
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.step import (
@@ -16,7 +17,6 @@ from ldlva_dist.training.step import (
     TensorBatch,
     TensorNeighbors,
     step,
-    update_centers,
 )
 
 
@@ -113,8 +113,8 @@ def _tensor(array: NDArray, device: torch.device) -> Tensor:
 
 def _move_centers(state: TrainState, results: list[StepResult]) -> None:
     """The official recipe's centres: one update per step, from sums over all ranks and micro-batches."""
-    sums_CV = torch.stack([result.center_sums_CV for result in results]).sum(dim=0)
-    counts_C = torch.stack([result.center_counts_C for result in results]).sum(dim=0)
+    sums_CV = torch.stack([result.center_sums_CV for result in results if result.center_sums_CV is not None]).sum(dim=0)
+    counts_C = torch.stack([r.center_counts_C for r in results if r.center_counts_C is not None]).sum(dim=0)
     if dist.get_world_size() > 1:
         dist.all_reduce(sums_CV)
         dist.all_reduce(counts_C)

@@ -1,0 +1,129 @@
+"""How good predictions are, and how well a score finds wrong labels. N = samples, C = classes.
+
+Numpy in, JSON-ready dicts out. None stands for a number that is not defined, never for a bad one.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import rel_entr
+from scipy.stats import mannwhitneyu
+from torchmetrics.functional.classification import binary_average_precision, multiclass_calibration_error
+
+ECE_BINS = 15
+PROBABILITY_FLOOR = 1e-10
+"""Predicted probabilities count as at least this in KL: a single 0 would make it infinite."""
+
+
+def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classes: int) -> dict[str, Any]:
+    """Agreement of predictions with class indices.
+
+    Args:
+        labels_N: Class indices, 0..C-1.
+        probs_NC: Class probabilities; the first of equal largest is the prediction.
+        num_classes: C.
+
+    Returns:
+        ``accuracy`` in [0, 1]; ``mean_class_accuracy``: mean recall of the classes among the labels; ``macro_f1``:
+        mean of F1 over the classes among labels or predictions; ``ece``: expected calibration error of the largest
+        probability, 15 equal bins; ``confusion``: [C][C] counts, rows = labels. All but the last are None for N = 0.
+    """
+    predicted_N = probs_NC.argmax(axis=1)
+    confusion_CC = confusion_matrix(labels_N, predicted_N, num_classes)
+    if len(labels_N) == 0:
+        names = ("accuracy", "mean_class_accuracy", "macro_f1", "ece")
+        return {**dict.fromkeys(names), "confusion": confusion_CC.tolist()}
+    hits_C, given_C, predicted_C = confusion_CC.diagonal(), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
+    present, either = given_C > 0, given_C + predicted_C > 0
+    ece = multiclass_calibration_error(
+        torch.from_numpy(np.ascontiguousarray(probs_NC, dtype=np.float64)),
+        torch.from_numpy(np.ascontiguousarray(labels_N, dtype=np.int64)),
+        num_classes=num_classes,
+        n_bins=ECE_BINS,
+    )
+    return {
+        "accuracy": float(hits_C.sum() / len(labels_N)),
+        "mean_class_accuracy": float((hits_C[present] / given_C[present]).mean()),
+        "macro_f1": float((2 * hits_C[either] / (given_C + predicted_C)[either]).mean()),
+        "ece": float(ece),
+        "confusion": confusion_CC.tolist(),
+    }
+
+
+def confusion_matrix(labels_N: NDArray[Any], predicted_N: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+    """[C, C] counts; rows = labels, columns = predictions."""
+    cells_N = labels_N.astype(np.int64) * num_classes + predicted_N.astype(np.int64)
+    return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def label_distribution(truth_NC: NDArray[Any], probs_NC: NDArray[Any]) -> dict[str, float | None]:
+    """Nearness of predicted to true distributions, means over the samples.
+
+    Args:
+        truth_NC: True distributions; rows sum to 1.
+        probs_NC: Predicted ones; rows sum to 1.
+
+    Returns:
+        Distances, 0 for equal rows: ``kl`` (of the truth from the prediction) and ``jensen_shannon`` (the
+        divergence, at most log 2), in nats; ``chebyshev``; ``clark``; ``canberra``; both count a class that is 0 in
+        truth and prediction as equal. Similarities, 1 for equal rows: ``cosine``; ``intersection``. None for N = 0.
+    """
+    truth, probs = truth_NC.astype(np.float64), probs_NC.astype(np.float64)
+    gap, total = np.abs(truth - probs), truth + probs
+    middle = total / 2
+    ratio = np.divide(gap, total, out=np.zeros_like(gap), where=total > 0)
+    lengths = np.linalg.norm(truth, axis=1) * np.linalg.norm(probs, axis=1)
+    rows = {
+        "kl": rel_entr(truth, np.maximum(probs, PROBABILITY_FLOOR)).sum(axis=1),
+        "jensen_shannon": (rel_entr(truth, middle) + rel_entr(probs, middle)).sum(axis=1) / 2,
+        "chebyshev": gap.max(axis=1),
+        "clark": np.sqrt(np.square(ratio).sum(axis=1)),
+        "canberra": ratio.sum(axis=1),
+        "cosine": (truth * probs).sum(axis=1) / lengths,
+        "intersection": np.minimum(truth, probs).sum(axis=1),
+    }
+    return {name: float(values.mean()) if len(values) else None for name, values in rows.items()}
+
+
+def noise_finding(scores_N: NDArray[Any], wrong_N: NDArray[np.bool_]) -> dict[str, float | None]:
+    """How well a score, high = suspicious, finds the samples with wrong labels.
+
+    Returns:
+        ``auroc``: chance that a wrong label scores above a right one, ties count half; ``average_precision``: equal
+        scores enter together, so their order does not matter. Both are None unless there are wrong and right labels.
+    """
+    wrong_N = wrong_N.astype(bool)
+    num_wrong, num_right = int(wrong_N.sum()), int((~wrong_N).sum())
+    if num_wrong == 0 or num_right == 0:
+        return {"auroc": None, "average_precision": None}
+    above = mannwhitneyu(scores_N[wrong_N], scores_N[~wrong_N], method="asymptotic").statistic
+    # torchmetrics squashes scores outside [0, 1], which could tie some; ranks keep their order and their ties.
+    _, rank_N = np.unique(scores_N, return_inverse=True)
+    precision = binary_average_precision(
+        torch.from_numpy(rank_N / max(1, rank_N.max())), torch.from_numpy(wrong_N.astype(np.int64))
+    )
+    return {"auroc": float(above / (num_wrong * num_right)), "average_precision": float(precision)}
+
+
+def bayes_flip_probability(
+    true_distribution_NC: NDArray[Any], labels_N: NDArray[Any], flip_share: float
+) -> NDArray[np.float64]:
+    """The best score there is for finding flipped labels: the probability that one was flipped, given what it is.
+
+    Labels are drawn from the true distribution p; then a share s of them is flipped, uniformly over the C - 1 other
+    classes. With l the given label, the posterior is s (1 - p_l) / (C - 1) / ((1 - s) p_l + s (1 - p_l) / (C - 1)).
+
+    Args:
+        true_distribution_NC: p; rows sum to 1, C >= 2.
+        labels_N: Given class indices, after the flips.
+        flip_share: s in [0, 1].
+
+    Returns:
+        [N] in [0, 1]; 0 for a label that could not have come about.
+    """
+    p_N = true_distribution_NC[np.arange(len(labels_N)), labels_N.astype(np.int64)].astype(np.float64)
+    flipped_N = flip_share * (1 - p_N) / (true_distribution_NC.shape[1] - 1)
+    total_N = (1 - flip_share) * p_N + flipped_N
+    return np.divide(flipped_N, total_N, out=np.zeros_like(p_N), where=total_N > 0)

@@ -1,0 +1,87 @@
+"""The whole trained network: backbone, classifier, calibration network and class centres.
+
+B = batch, K = neighbours, C = classes, V = feature width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ldlva_dist.models.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What one forward gives, in float32."""
+
+    features_BV: Tensor
+    logits_BC: Tensor
+    calibration_BK: Tensor | None
+    """Raw logits of the calibration network; 0 for neighbours that are not usable; None if no neighbours were given."""
+
+
+class LDLVA(nn.Module):
+    """One forward for everything that has parameters, so that a sharding engine sees every use of them."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        recipe: str,
+        calibration_hidden: tuple[int, int] = (512, 256),
+    ) -> None:
+        """Build the network; recipe ``ce`` has neither calibration nor centres.
+
+        ``official`` centres are a buffer with its own update rule, ``paper`` centres are a parameter.
+        """
+        super().__init__()
+        self.centers: Tensor | nn.Parameter
+        self.backbone = backbone
+        self.feature_width = int(backbone.feature_width)  # pyright: ignore[reportArgumentType]
+        self.classifier = nn.Linear(self.feature_width, num_classes)
+        self.calibration = None if recipe == "ce" else Calibration(self.feature_width, calibration_hidden)
+        zeros_CV = torch.zeros(num_classes, self.feature_width)
+        if recipe == "official":
+            self.register_buffer("centers", zeros_CV)
+        elif recipe == "paper":
+            self.centers = nn.Parameter(zeros_CV + 0.01 * torch.randn_like(zeros_CV))
+
+    def forward(
+        self, images: Tensor, neighbor_features_BKV: Tensor | None = None, usable_BK: Tensor | None = None
+    ) -> ModelOutput:
+        """Features, logits, and calibration logits for the neighbours.
+
+        Args:
+            images: uint8 [B, H, W, channels] in 0..255, or floats [B, channels, H, W] as the backbone takes them.
+            neighbor_features_BKV: Stored features; constants.
+            usable_BK: Which of them were ever written; the others stay out of the network and its statistics.
+        """
+        features_BV = self.backbone(normalize(images) if images.dtype == torch.uint8 else images)
+        logits_BC = self.classifier(features_BV).float()
+        if neighbor_features_BKV is None:
+            return ModelOutput(features_BV.float(), logits_BC, None)
+        assert usable_BK is not None, "neighbour features come with their usable mask"
+        calibration_BK = self._calibrate(features_BV, neighbor_features_BKV, usable_BK)
+        return ModelOutput(features_BV.float(), logits_BC, calibration_BK)
+
+    def _calibrate(self, features_BV: Tensor, neighbor_features_BKV: Tensor, usable_BK: Tensor) -> Tensor:
+        assert self.calibration is not None, "recipe ce takes no neighbours"
+        own_BKV = features_BV[:, None].expand_as(neighbor_features_BKV)
+        pairs_M2V = torch.cat([own_BKV[usable_BK], neighbor_features_BKV[usable_BK].to(features_BV.dtype)], dim=-1)
+        if len(pairs_M2V) < 2 and self.calibration.training:
+            # Too few for BatchNorm. Every parameter still takes part in the backward: ranks must not diverge.
+            nothing = 0 * torch.stack([parameter.sum() for parameter in self.calibration.parameters()]).sum()
+            return torch.zeros(usable_BK.shape, device=usable_BK.device) + nothing
+        logits_M = self.calibration(pairs_M2V).float()
+        return torch.zeros(usable_BK.shape, device=logits_M.device).masked_scatter(usable_BK, logits_M)
+
+
+def normalize(images_BHWc: Tensor) -> Tensor:
+    """uint8 [B, H, W, channels] to floats [B, channels, H, W] in [-1, 1]: (x - 127.5) / 127.5.
+
+    The result's memory is channels-last without a copy, and so is every feature map after it. The weights stay
+    row-major: DeepSpeed flattens them, and the convolutions reorder them on the way for next to nothing.
+    """
+    return images_BHWc.permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)

@@ -1,0 +1,65 @@
+"""What a run believes of its training samples, out of a checkpoint's table and bank. N = samples, C = classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data import storage
+from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
+from ldlva_dist.data.shards import read_rows
+from ldlva_dist.data.transforms import decode
+from ldlva_dist.maths.similarity import log_similarity
+from ldlva_dist.neighbors.graph import read_graph
+from ldlva_dist.neighbors.outputs import newest
+from ldlva_dist.training.build import bank_spec
+from ldlva_dist.training.state import read_parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beliefs:
+    """Of every training sample, by id."""
+
+    uncertainty: NDArray[np.float32]
+    """[N] weight of the neighbours in the sample's target; high = the label is not to be trusted."""
+    probs: NDArray[np.float32]
+    """[N, C] last stored class probabilities; zeros where the sample was never reached."""
+
+
+def read_beliefs(checkpoint_uri: str, config: RunConfig, info: DatasetInfo) -> Beliefs:
+    """The beliefs at a checkpoint of a run with neighbours."""
+    logits_N = torch.empty(info.num_train)
+    for part in map(load, read_parts(checkpoint_uri, "table")):
+        first = int(part["first_id"])
+        logits_N[first : first + len(part["logits"])] = part["logits"]
+    outputs = newest(read_parts(checkpoint_uri, "bank"), bank_spec(config, info))
+    return Beliefs(uncertainty=logits_N.sigmoid().numpy(), probs=outputs.probs.astype(np.float32))
+
+
+def neighbors_opinion(beliefs: Beliefs, config: RunConfig, ids_n: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[n, C] what the neighbours of some samples say: their stored probabilities, weighted by similarity alone."""
+    k, dataset = config.neighbors.num_neighbors, config.data.dataset
+    graph_nK = np.concatenate([read_graph(dataset, int(i), 1, k)[0] for i in ids_n]).astype(np.int64)
+    va_n2 = np.concatenate([read_va(dataset, int(i), 1) for i in ids_n])
+    va_nK2 = np.concatenate([read_va(dataset, int(i), 1) for i in graph_nK.ravel()]).reshape(*graph_nK.shape, 2)
+    weights_nK = log_similarity(
+        torch.from_numpy(va_n2),
+        torch.from_numpy(va_nK2),
+        width=config.loss.kernel_width,
+        recipe=config.loss.recipe,
+    ).softmax(dim=1)
+    return (weights_nK.numpy()[..., None] * beliefs.probs[graph_nK]).sum(axis=1)
+
+
+def read_images(dataset_uri: str, info: DatasetInfo, ids_n: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """The stored images of some samples, RGB, in their own sizes."""
+    images = []
+    for sample in ids_n.tolist():
+        row = read_columns(dataset_uri, ["shard", "offset", "size", "checksum"], first_id=sample, rows=1)
+        shard, *place = (column.to_numpy() for column in row.columns)
+        uri = storage.join(dataset_uri, info.shards[int(shard[0])].name)
+        images.append(decode(read_rows(uri, *place)[0], 3))
+    return images

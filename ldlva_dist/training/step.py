@@ -1,0 +1,227 @@
+"""One step of the method: rows and their neighbours in, loss and everything else that moves out.
+
+Pure torch, no collectives: losses, sums and counts of micro-batches and ranks add up to the global batch's.
+B = rows of one micro-batch, K = neighbours, C = classes, V = feature width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ldlva_dist.maths import centers, distribution, losses
+from ldlva_dist.maths.similarity import log_similarity
+from ldlva_dist.models.ldlva import LDLVA, ModelOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """The method's settings; see LossConfig."""
+
+    recipe: str
+    num_classes: int
+    gamma: float = 0.01
+    kernel_width: float = 0.5
+    reference_k: int = 8
+    label_smoothing: float = 0.0
+    detach_uncertainty: bool = True
+    class_weights: Tensor | None = None
+    """[C]"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBatch:
+    """Rows to train on."""
+
+    images: Tensor
+    """uint8 [B, H, W, channels]"""
+    labels_B: Tensor
+    va_B2: Tensor
+    logit_B: Tensor
+    """Uncertainty logits; their sigmoid is the weight of the neighbours."""
+
+    def __getitem__(self, rows: slice) -> "TensorBatch":
+        return TensorBatch(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorNeighbors:
+    """Their neighbours; constants all."""
+
+    va_BK2: Tensor
+    labels_BK: Tensor
+    probs_BKC: Tensor
+    features_BKV: Tensor
+    usable_BK: Tensor
+    """False where nothing was ever written."""
+    logit_BK: Tensor
+    """Uncertainty logits of the neighbours' own labels."""
+
+    def __getitem__(self, rows: slice) -> "TensorNeighbors":
+        return TensorNeighbors(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step gives."""
+
+    loss: Tensor
+    """These rows' share of the global batch's loss."""
+    logit_grad_B: Tensor
+    """d(weighted cross-entropy of the row) / d(its uncertainty logit); of the row's own loss, not of a mean."""
+    probs_BC: Tensor
+    features_BV: Tensor
+    center_sums_CV: Tensor | None
+    """official: what rows and neighbours ask of the centres, from before the step."""
+    center_counts_C: Tensor | None
+    terms: dict[str, Tensor]
+    """Shares of the global batch's means, for the log."""
+
+
+def step(
+    model: Callable[..., ModelOutput],
+    batch: TensorBatch,
+    neighbors: TensorNeighbors | None,
+    *,
+    settings: StepSettings,
+    global_batch_size: int,
+    use_neighbors: bool = True,
+) -> StepResult:
+    """Compute the loss of some rows of a global batch.
+
+    Args:
+        model: An :class:`LDLVA`, or an engine that has one as ``module``.
+        batch: The rows.
+        neighbors: Their neighbours; None for recipe ``ce``.
+        settings: The method's settings.
+        global_batch_size: Rows of the whole step, over all micro-batches and ranks.
+        use_neighbors: False trains on the given labels alone and leaves the uncertainty as it is (warm-up).
+    """
+    if neighbors is not None and not use_neighbors:
+        neighbors = replace(neighbors, usable_BK=torch.zeros_like(neighbors.usable_BK))
+    output = (
+        model(batch.images) if neighbors is None else model(batch.images, neighbors.features_BKV, neighbors.usable_BK)
+    )
+    uncertainty_B = batch.logit_B.sigmoid()
+    ce_B, logit_grad_B = _classification(output, batch, neighbors, uncertainty_B, settings)
+    cross_entropy = ce_B.sum() / global_batch_size
+    terms = {"cross_entropy": cross_entropy, "uncertainty_mean": uncertainty_B.sum() / global_batch_size}
+    loss, sums_CV, counts_C = cross_entropy, None, None
+    if settings.recipe != "ce":
+        centers_CV = _module(model).centers
+        intra = _intra(output.features_BV, batch, neighbors, centers_CV, settings) / global_batch_size
+        terms["intra"] = intra
+        loss = loss + settings.gamma * intra
+        if settings.recipe == "paper":
+            inter = centers.inter_paper(centers_CV) * len(batch.labels_B) / global_batch_size
+            terms["inter"] = inter
+            loss = loss + settings.gamma * inter
+        else:
+            sums_CV, counts_C = _center_sums(output.features_BV.detach(), batch, neighbors, centers_CV)
+    return StepResult(
+        loss=loss,
+        logit_grad_B=_with_intra(logit_grad_B, output, batch, model, settings),
+        probs_BC=output.logits_BC.detach().softmax(dim=1),
+        features_BV=output.features_BV.detach(),
+        center_sums_CV=sums_CV,
+        center_counts_C=counts_C,
+        terms={"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()},
+    )
+
+
+@torch.no_grad()
+def forward_neighbors(model: Callable[..., ModelOutput], images: Tensor) -> tuple[Tensor, Tensor]:
+    """The exact source: a fresh forward of the neighbours' images [n, ...], in the model's mode, without gradient.
+
+    To be called before the batch's own step. Returns probabilities [n, C] and features [n, V].
+    """
+    output = model(images)
+    return output.logits_BC.softmax(dim=1), output.features_BV
+
+
+def _classification(
+    output: ModelOutput,
+    batch: TensorBatch,
+    neighbors: TensorNeighbors | None,
+    uncertainty_B: Tensor,
+    settings: StepSettings,
+) -> tuple[Tensor, Tensor]:
+    """[B] weighted cross-entropies against the targets, and their gradients in the uncertainty logits.
+
+    The target is not detached: its gradient flows into the calibration network, and through that into the backbone.
+    """
+    log_probs_BC = losses.log_probabilities(output.logits_BC, recipe=settings.recipe)
+    label_BC = losses.smoothed_labels(batch.labels_B, settings.num_classes, settings.label_smoothing)
+    weight_B = 1.0 if settings.class_weights is None else settings.class_weights[batch.labels_B]
+    if neighbors is None or output.calibration_BK is None:
+        return weight_B * losses.cross_entropy(label_BC, log_probs_BC), torch.zeros_like(uncertainty_B)
+    shares_BK = distribution.contribution_shares(
+        log_similarity(batch.va_B2, neighbors.va_BK2, width=settings.kernel_width, recipe=settings.recipe),
+        output.calibration_BK,
+        neighbors.usable_BK,
+        recipe=settings.recipe,
+    )
+    aggregated_BC = distribution.aggregate(shares_BK, neighbors.probs_BKC)
+    has_neighbor_B = neighbors.usable_BK.any(dim=1)
+    target_BC = distribution.target_distribution(label_BC, aggregated_BC, uncertainty_B, has_neighbor_B)
+    gradient_B = losses.uncertainty_gradient(
+        label_BC, aggregated_BC, log_probs_BC, uncertainty_B=uncertainty_B, has_neighbor_B=has_neighbor_B
+    )
+    return weight_B * losses.cross_entropy(target_BC, log_probs_BC), weight_B * gradient_B
+
+
+def _intra(
+    features_BV: Tensor,
+    batch: TensorBatch,
+    neighbors: TensorNeighbors | None,
+    centers_CV: Tensor,
+    settings: StepSettings,
+) -> Tensor:
+    """Half the sum of (1 - lambda) x squared distance to the own class's centre.
+
+    official: over rows and usable neighbours, divided by 1 + reference_k; paper: over the rows.
+    """
+    distance_B = centers.intra_distances(features_BV, batch.labels_B, centers_CV)
+    intra = 0.5 * ((1 - batch.logit_B.sigmoid()) * distance_B).sum()
+    if settings.recipe == "paper":
+        return intra
+    if neighbors is not None:
+        usable_BK = neighbors.usable_BK
+        distance_M = centers.intra_distances(
+            neighbors.features_BKV[usable_BK], neighbors.labels_BK[usable_BK], centers_CV
+        )
+        intra = intra + 0.5 * ((1 - neighbors.logit_BK[usable_BK].sigmoid()) * distance_M).sum()
+    return intra / (1 + settings.reference_k)
+
+
+def _with_intra(
+    logit_grad_B: Tensor,
+    output: ModelOutput,
+    batch: TensorBatch,
+    model: Callable[..., ModelOutput],
+    settings: StepSettings,
+) -> Tensor:
+    """Add the discriminative loss's gradient where it is asked for; it drives every uncertainty to 1."""
+    if settings.detach_uncertainty or settings.recipe == "ce":
+        return logit_grad_B
+    uncertainty_B = batch.logit_B.sigmoid()
+    distance_B = centers.intra_distances(output.features_BV, batch.labels_B, _module(model).centers).detach()
+    divisor = 1 if settings.recipe == "paper" else 1 + settings.reference_k
+    return logit_grad_B - settings.gamma * 0.5 / divisor * uncertainty_B * (1 - uncertainty_B) * distance_B
+
+
+def _center_sums(
+    features_BV: Tensor, batch: TensorBatch, neighbors: TensorNeighbors | None, centers_CV: Tensor
+) -> tuple[Tensor, Tensor]:
+    features_nV, labels_n, logit_n = features_BV, batch.labels_B, batch.logit_B
+    if neighbors is not None:
+        usable_BK = neighbors.usable_BK
+        features_nV = torch.cat([features_nV, neighbors.features_BKV[usable_BK]])
+        labels_n = torch.cat([labels_n, neighbors.labels_BK[usable_BK]])
+        logit_n = torch.cat([logit_n, neighbors.logit_BK[usable_BK]])
+    return centers.center_sums(features_nV, labels_n, logit_n.sigmoid(), centers_CV)
+
+
+def _module(model: Callable[..., ModelOutput]) -> LDLVA:
+    return getattr(model, "module", model)  # pyright: ignore[reportReturnType]
