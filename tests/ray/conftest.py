@@ -1,8 +1,15 @@
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
+
+from ldlva_dist.data.faces import FacesSource
+from ldlva_dist.data.packing import PackSettings, pack
+from ldlva_dist.data.rows import REFERENCE_CLASSES
+from ldlva_dist.data.survey import survey
+from ldlva_dist.neighbors.graph import build_graph
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
 
@@ -19,3 +26,28 @@ def cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A packed data set of drawn faces (about 270 train, 30 holdout, 60 test) with its graph."""
+    output = str(tmp_path_factory.mktemp("data") / "faces")
+    source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
+    settings = PackSettings(
+        name="faces",
+        class_names=REFERENCE_CLASSES,
+        size=None,
+        holdout=0.1,
+        seed=0,
+        standardize_va=False,
+        shuffle_va=None,
+    )
+    pack(source, survey(source, REFERENCE_CLASSES, None), output, settings)
+    build_graph(output, 16)
+    return output
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).parents[2]
