@@ -1,0 +1,96 @@
+"""A run's metrics.jsonl, and its TensorBoard events where the run's folder is local."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Any
+
+from ldlva_dist.data import storage
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+REMOTE_FLUSH_S = 20.0
+PROGRESS_KEYS = ("step", "steps", "seconds_left")
+
+
+class MetricsLog:
+    """One JSON object a line, in step order; a run that resumes goes on in the same file.
+
+    A local file has every line at once. An object store cannot append: there the object is written anew by
+    :meth:`flush`, which :meth:`add` calls at most every 20 seconds.
+    """
+
+    def __init__(self, folder_uri: str, keep_until_step: int) -> None:
+        """Open the log of a run that goes on at ``keep_until_step``: earlier lines stay, the others are dropped."""
+        self._uri = storage.join(folder_uri, FILE)
+        self._lines = _kept_lines(self._uri, keep_until_step)
+        storage.write_bytes(self._uri, _joined(self._lines))
+        self._flushed_at = time.monotonic()
+        self._file: IO[str] | None = None
+        self._writer: SummaryWriter | None = None
+        if not storage.is_remote(folder_uri):
+            self._lines = []  # they are in the file
+            self._file = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115
+            self._writer = _tensorboard(folder_uri, keep_until_step)
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line; its ``step`` must be there."""
+        line = json.dumps(dict(metrics))
+        if self._file is None:
+            self._lines.append(line)
+            if time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S:
+                self.flush()
+            return
+        self._file.write(line + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            _write_scalars(self._writer, metrics)
+
+    def flush(self) -> None:
+        """Make every line added so far visible to others; before a checkpoint, or a resumed run lacks lines."""
+        if self._file is None:
+            storage.write_bytes(self._uri, _joined(self._lines))
+            self._flushed_at = time.monotonic()
+        elif self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(folder_uri: str) -> list[dict[str, Any]]:
+    """The lines of a run's log; empty where there is none."""
+    uri = storage.join(folder_uri, FILE)
+    text = storage.read_bytes(uri).decode() if storage.exists(uri) else ""
+    # A process that was killed may have left half a line at the end.
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def _kept_lines(uri: str, keep_until_step: int) -> list[str]:
+    metrics = read_metrics(uri.removesuffix(f"/{FILE}"))
+    return [json.dumps(line) for line in metrics if line["step"] < keep_until_step]
+
+
+def _joined(lines: list[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def _tensorboard(folder_uri: str, purge_step: int) -> "SummaryWriter":
+    # Takes two seconds to import, and only one process of a run needs it.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(storage.resolve(storage.join(folder_uri, TENSORBOARD))[1], purge_step=purge_step)
+
+
+def _write_scalars(writer: "SummaryWriter", metrics: Mapping[str, Any]) -> None:
+    for name, value in metrics.items():
+        if name not in PROGRESS_KEYS and isinstance(value, int | float):
+            writer.add_scalar(name, value, metrics["step"])
