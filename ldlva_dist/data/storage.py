@@ -22,7 +22,6 @@ from ldlva_dist.errors import ClusterError, DataError, SettingError
 S3 = "s3://"
 ATTEMPTS = 5
 COPY_BYTES = 8 << 20
-
 T = TypeVar("T")
 
 
@@ -145,12 +144,13 @@ def check_writable(uri: str) -> None:
 
 @lru_cache(maxsize=8)
 def _s3(pid: int, endpoint: str | None, region: str | None) -> fs.FileSystem:
-    """One client per process and address; ``pid`` only keys the cache, a forked client must not be used."""
+    """One client per process and address: a forked client must not be used."""
     scheme, _, host = (endpoint or "https://").rstrip("/").partition("://")
     return fs.S3FileSystem(
         scheme=scheme,
         endpoint_override=host or None,
         region=region or "us-east-1",
+        allow_delayed_open=True,  # a small file is one request, not three
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=10),
     )
 
@@ -183,7 +183,8 @@ def _reason(error: OSError) -> str:
 def _read(uri: str, offset: int, size: int | None) -> bytes:
     filesystem, path = resolve(uri)
     with filesystem.open_input_file(path) as stream:
-        return stream.read_at(stream.size() if size is None else size, offset)
+        begin, end = min(offset, stream.size()), stream.size()
+        return stream.read_at(end - begin if size is None else min(size, end - begin), begin)
 
 
 def _write_local(path: Path, data: bytes) -> None:
