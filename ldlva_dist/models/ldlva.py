@@ -3,7 +3,7 @@
 B = batch, K = neighbours, C = classes, V = feature width.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from ldlva_dist.models.calibration import Calibration
 
 
-@dataclass(frozen=True)
-class ModelOutput:
-    """What one forward gives, in float32."""
+class ModelOutput(NamedTuple):
+    """What one forward gives, in float32. A tuple, because DeepSpeed puts its ZeRO-3 hooks only on tensors in one."""
 
     features_BV: Tensor
     logits_BC: Tensor
     calibration_BK: Tensor | None
     """Raw logits of the calibration network; 0 for neighbours that are not usable; None if no neighbours were given."""
+    centers_CV: Tensor | None = None
+    """A copy of the class centres: under ZeRO-3 the parameter itself is empty outside the forward. None for ``ce``."""
 
 
 class LDLVA(nn.Module):
@@ -61,21 +62,30 @@ class LDLVA(nn.Module):
         features_BV = self.backbone(normalize(images) if images.dtype == torch.uint8 else images)
         logits_BC = self.classifier(features_BV).float()
         if neighbor_features_BKV is None:
-            return ModelOutput(features_BV.float(), logits_BC, None)
+            return ModelOutput(features_BV.float(), logits_BC, None, self._copy_of_centers())
         assert usable_BK is not None, "neighbour features come with their usable mask"
         calibration_BK = self._calibrate(features_BV, neighbor_features_BKV, usable_BK)
-        return ModelOutput(features_BV.float(), logits_BC, calibration_BK)
+        return ModelOutput(features_BV.float(), logits_BC, calibration_BK, self._copy_of_centers())
+
+    def _copy_of_centers(self) -> Tensor | None:
+        return None if self.calibration is None else self.centers.clone()
 
     def _calibrate(self, features_BV: Tensor, neighbor_features_BKV: Tensor, usable_BK: Tensor) -> Tensor:
         assert self.calibration is not None, "recipe ce takes no neighbours"
         own_BKV = features_BV[:, None].expand_as(neighbor_features_BKV)
         pairs_M2V = torch.cat([own_BKV[usable_BK], neighbor_features_BKV[usable_BK].to(features_BV.dtype)], dim=-1)
-        if len(pairs_M2V) < 2 and self.calibration.training:
-            # Too few for BatchNorm. Every parameter still takes part in the backward: ranks must not diverge.
-            nothing = 0 * torch.stack([parameter.sum() for parameter in self.calibration.parameters()]).sum()
-            return torch.zeros(usable_BK.shape, device=usable_BK.device) + nothing
-        logits_M = self.calibration(pairs_M2V).float()
-        return torch.zeros(usable_BK.shape, device=logits_M.device).masked_scatter(usable_BK, logits_M)
+        zeros_BK = torch.zeros(usable_BK.shape, device=usable_BK.device)
+        counting = [norm for norm in self.calibration if isinstance(norm, nn.BatchNorm1d) and norm.training]
+        if len(pairs_M2V) >= (2 if counting else 1):
+            return zeros_BK.masked_scatter(usable_BK, self.calibration(pairs_M2V).float())
+        # Too few for batch statistics. The network runs all the same, on nothing, so that every parameter takes part
+        # in the backward and the ranks' collectives (ZeRO-3 gathers weights module by module) do not diverge.
+        for norm in counting:
+            norm.eval()
+        nothing = 0 * self.calibration(pairs_M2V.new_zeros(1, pairs_M2V.shape[1])).float().sum()
+        for norm in counting:
+            norm.train()
+        return zeros_BK + nothing
 
 
 def normalize(images_BHWc: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldlva_dist.maths import centers, distribution, losses
 from ldlva_dist.maths.similarity import log_similarity
-from ldlva_dist.models.ldlva import LDLVA, ModelOutput
+from ldlva_dist.models.ldlva import ModelOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def step(
     """Compute the loss of some rows of a global batch.
 
     Args:
-        model: An :class:`LDLVA`, or an engine that has one as ``module``.
+        model: An ``LDLVA``, or an engine around one.
         batch: The rows.
         neighbors: Their neighbours; None for recipe ``ce``.
         settings: The method's settings.
@@ -105,23 +105,32 @@ def step(
     )
     uncertainty_B = batch.logit_B.sigmoid()
     ce_B, logit_grad_B = _classification(output, batch, neighbors, uncertainty_B, settings)
-    cross_entropy = ce_B.sum() / global_batch_size
-    terms = {"cross_entropy": cross_entropy, "uncertainty_mean": uncertainty_B.sum() / global_batch_size}
-    loss, sums_CV, counts_C = cross_entropy, None, None
+    terms = {
+        "cross_entropy": ce_B.sum() / global_batch_size,
+        "uncertainty_mean": uncertainty_B.sum() / global_batch_size,
+    }
+    loss, sums_CV, counts_C = terms["cross_entropy"], None, None
     if settings.recipe != "ce":
-        centers_CV = _module(model).centers
-        intra = _intra(output.features_BV, batch, neighbors, centers_CV, settings) / global_batch_size
-        terms["intra"] = intra
-        loss = loss + settings.gamma * intra
-        if settings.recipe == "paper":
-            inter = centers.inter_paper(centers_CV) * len(batch.labels_B) / global_batch_size
-            terms["inter"] = inter
-            loss = loss + settings.gamma * inter
+        centers_CV = output.centers_CV
+        assert centers_CV is not None, f"the model has no centres for recipe {settings.recipe!r}"
+        official = settings.recipe == "official"
+        features_nV, labels_n, uncertainty_n = _members(output.features_BV, batch, neighbors if official else None)
+        distance_n = centers.intra_distances(features_nV, labels_n, centers_CV)
+        divisor = 1 + settings.reference_k if official else 1
+        terms["intra"] = 0.5 * ((1 - uncertainty_n) * distance_n).sum() / divisor / global_batch_size
+        if neighbors is not None and not settings.detach_uncertainty:  # drives every uncertainty to 1
+            slope_B = uncertainty_B * (1 - uncertainty_B) * neighbors.usable_BK.any(dim=1)
+            own_B = distance_n[: len(slope_B)].detach()
+            logit_grad_B = logit_grad_B - settings.gamma * 0.5 / divisor * slope_B * own_B
+        if official:
+            sums_CV, counts_C = centers.center_sums(features_nV.detach(), labels_n, uncertainty_n, centers_CV)
+            loss = loss + settings.gamma * terms["intra"]
         else:
-            sums_CV, counts_C = _center_sums(output.features_BV.detach(), batch, neighbors, centers_CV)
+            terms["inter"] = centers.inter_paper(centers_CV) * len(batch.labels_B) / global_batch_size
+            loss = loss + settings.gamma * (terms["intra"] + terms["inter"])
     return StepResult(
         loss=loss,
-        logit_grad_B=_with_intra(logit_grad_B, output, batch, model, settings),
+        logit_grad_B=logit_grad_B,
         probs_BC=output.logits_BC.detach().softmax(dim=1),
         features_BV=output.features_BV.detach(),
         center_sums_CV=sums_CV,
@@ -171,57 +180,16 @@ def _classification(
     return weight_B * losses.cross_entropy(target_BC, log_probs_BC), weight_B * gradient_B
 
 
-def _intra(
-    features_BV: Tensor,
-    batch: TensorBatch,
-    neighbors: TensorNeighbors | None,
-    centers_CV: Tensor,
-    settings: StepSettings,
-) -> Tensor:
-    """Half the sum of (1 - lambda) x squared distance to the own class's centre.
-
-    official: over rows and usable neighbours, divided by 1 + reference_k; paper: over the rows.
-    """
-    distance_B = centers.intra_distances(features_BV, batch.labels_B, centers_CV)
-    intra = 0.5 * ((1 - batch.logit_B.sigmoid()) * distance_B).sum()
-    if settings.recipe == "paper":
-        return intra
-    if neighbors is not None:
-        usable_BK = neighbors.usable_BK
-        distance_M = centers.intra_distances(
-            neighbors.features_BKV[usable_BK], neighbors.labels_BK[usable_BK], centers_CV
-        )
-        intra = intra + 0.5 * ((1 - neighbors.logit_BK[usable_BK].sigmoid()) * distance_M).sum()
-    return intra / (1 + settings.reference_k)
-
-
-def _with_intra(
-    logit_grad_B: Tensor,
-    output: ModelOutput,
-    batch: TensorBatch,
-    model: Callable[..., ModelOutput],
-    settings: StepSettings,
-) -> Tensor:
-    """Add the discriminative loss's gradient where it is asked for; it drives every uncertainty to 1."""
-    if settings.detach_uncertainty or settings.recipe == "ce":
-        return logit_grad_B
-    uncertainty_B = batch.logit_B.sigmoid()
-    distance_B = centers.intra_distances(output.features_BV, batch.labels_B, _module(model).centers).detach()
-    divisor = 1 if settings.recipe == "paper" else 1 + settings.reference_k
-    return logit_grad_B - settings.gamma * 0.5 / divisor * uncertainty_B * (1 - uncertainty_B) * distance_B
-
-
-def _center_sums(
-    features_BV: Tensor, batch: TensorBatch, neighbors: TensorNeighbors | None, centers_CV: Tensor
-) -> tuple[Tensor, Tensor]:
-    features_nV, labels_n, logit_n = features_BV, batch.labels_B, batch.logit_B
-    if neighbors is not None:
-        usable_BK = neighbors.usable_BK
-        features_nV = torch.cat([features_nV, neighbors.features_BKV[usable_BK]])
-        labels_n = torch.cat([labels_n, neighbors.labels_BK[usable_BK]])
-        logit_n = torch.cat([logit_n, neighbors.logit_BK[usable_BK]])
-    return centers.center_sums(features_nV, labels_n, logit_n.sigmoid(), centers_CV)
-
-
-def _module(model: Callable[..., ModelOutput]) -> LDLVA:
-    return getattr(model, "module", model)  # pyright: ignore[reportReturnType]
+def _members(
+    features_BV: Tensor, batch: TensorBatch, neighbors: TensorNeighbors | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [n, V], labels [n] and uncertainties [n] of the rows, and of their usable neighbours where given."""
+    if neighbors is None:
+        return features_BV, batch.labels_B, batch.logit_B.sigmoid()
+    usable_BK = neighbors.usable_BK
+    logit_n = torch.cat([batch.logit_B, neighbors.logit_BK[usable_BK]])
+    return (
+        torch.cat([features_BV, neighbors.features_BKV[usable_BK]]),
+        torch.cat([batch.labels_B, neighbors.labels_BK[usable_BK]]),
+        logit_n.sigmoid(),
+    )
