@@ -1,0 +1,64 @@
+# One command each: `make help` lists them. Everything is installed into .venv, nothing anywhere else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BENCHES := $(filter-out bench/gpu.py bench/_%,$(wildcard bench/*.py))
+
+export DS_BUILD_OPS := 0
+export RAY_worker_niceness ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix bench bench-gpu
+
+help: ## list the commands
+	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install everything into .venv (once; again when pyproject.toml or constraints.txt change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make setup PYTHON=python3.11"; exit 2; }
+	@echo "setup 1/4: virtual environment in $(VENV), with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -q -c constraints.txt setuptools wheel
+	@echo "setup 2/4: torch"
+	@$(PIP) install -q -c constraints.txt torch numpy
+	@echo "setup 3/4: Ray, FAISS, DeepSpeed (no operators are compiled), tools"
+	@$(PIP) install -q -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
+	@echo "setup 4/4: this project, editable"
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "setup done: $$($(BIN)/python -c 'import torch, ray; print("torch", torch.__version__, "ray", ray.__version__)')"
+
+# What pyproject.toml names. DeepSpeed is a source distribution that imports torch, hence torch before it.
+define REQUIREMENTS
+import tomllib
+project = tomllib.load(open('pyproject.toml', 'rb'))['project']
+extras = project['optional-dependencies']
+print(*project['dependencies'], *extras['cpu'], *extras['dev'])
+endef
+export REQUIREMENTS
+
+demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA and its baseline, show what was found
+	@$(BIN)/python jobs/demo.py
+
+test: setup ## every test that needs no GPU
+	@$(BIN)/python -m pytest tests/unit tests/ray -q
+
+check: setup ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fix: setup ## let ruff repair and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## every benchmark that needs no GPU, one JSON line each
+	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+bench-gpu: setup ## on a machine with a GPU, under 10 minutes
+	@$(BIN)/python bench/gpu.py
