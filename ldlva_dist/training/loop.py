@@ -89,7 +89,8 @@ def due_at(config: RunConfig, plan: Plan, step: int) -> Due:
     """What is due when ``step`` steps are done; the last step is due for everything."""
     training = config.training
     last = step == plan.steps_for(training.epochs)
-    evaluation = last or step % plan.steps_for(training.evaluate_every_epochs) == 0
+    nth = max(1, round(plan.epoch_of(step) / training.evaluate_every_epochs))
+    evaluation = last or step == plan.steps_for(nth * training.evaluate_every_epochs)
     every = training.checkpoint_every_steps
     checkpoint = last or (step % every == 0 if every else evaluation)
     return Due(

@@ -77,7 +77,7 @@ def optimize(
     return Outputs(
         probs=torch.cat([result.probs_BC for result in results]).cpu().numpy(),
         features=torch.cat([result.features_BV for result in results]).cpu().numpy(),
-        terms={key: torch.stack([r.terms[key] for r in results]).sum() for key in results[0].terms},
+        terms={key: torch.stack([result.terms[key] for result in results]).sum() for key in results[0].terms},
     )
 
 

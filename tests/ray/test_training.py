@@ -49,7 +49,7 @@ def _config(faces: str, runs: Path, name: str) -> RunConfig:
 
 def _table(checkpoint_uri: str) -> np.ndarray:
     parts = [load_file(path) for path in sorted(Path(checkpoint_uri, "table").iterdir())]
-    return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: int(part["first_id"]))])
+    return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
 
 
 def _losses(run_uri: str) -> list[float]:

@@ -1,0 +1,188 @@
+"""The main job on a laptop: draw faces, flip 30 % of their labels, and search LDLVA and plain cross-entropy alike.
+
+Both get the same number of trials of the same sweep, chosen by accuracy on the given labels of a holdout; truth is read
+only at the end. Leaves OUTPUT/: summary.json, curves.png, uncertain.png, and every run.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tyro
+
+from ldlva_dist import launch, placement
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data import storage
+from ldlva_dist.data.faces import FacesSource
+from ldlva_dist.data.manifest import DATASET, DatasetInfo, read_columns, read_info
+from ldlva_dist.data.packing import PackSettings, pack
+from ldlva_dist.data.rows import REFERENCE_CLASSES
+from ldlva_dist.data.survey import survey
+from ldlva_dist.neighbors.graph import build_graph
+from ldlva_dist.presets import demo
+from ldlva_dist.reporting.contact_sheet import DoubtfulFace, draw_contact_sheet
+from ldlva_dist.reporting.curves import draw_curves
+from ldlva_dist.reporting.metrics_log import read_metrics
+from ldlva_dist.reporting.tables import print_comparison, print_trials
+from ldlva_dist.scoring import score
+from ldlva_dist.terminal import run_job
+from ldlva_dist.training.evidence import neighbors_opinion, read_beliefs, read_images
+from ldlva_dist.training.state import last_checkpoint, read_config
+from ldlva_dist.tuning import SweepResult, sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What the demo draws, and where it leaves everything."""
+
+    output: str = "runs/demo"
+    dataset: str = "datasets/demo"
+    """Drawn on the first call, kept for the next."""
+    seed: int = 0
+    train: int = 3000
+    """Faces drawn for training and holdout."""
+    test: int = 1000
+    flip_share: float = 0.3
+    """Share of the training labels that are replaced by another class."""
+    trials: int = 4
+    """Of each of the two sweeps."""
+    sheet: int = 32
+    """Faces on the sheet of the most uncertain."""
+
+
+def main(arguments: Arguments) -> None:
+    """Draw, search twice, judge, show."""
+    began = time.monotonic()
+    placement.connect()
+    info = prepare_faces(arguments)
+    base = demo()
+    base = replace(
+        base,
+        storage_path=arguments.output,
+        data=replace(base.data, dataset=arguments.dataset),
+        training=replace(base.training, seed=arguments.seed),
+        sweep=replace(base.sweep, num_samples=arguments.trials),
+    )
+    ldlva = search(replace(base, name="ldlva"))
+    ce = search(replace(base, name="ce", loss=replace(base.loss, recipe="ce")))
+    scores = {name: judge(found, info) for name, found in (("ldlva", ldlva), ("ce", ce))}
+    show(arguments, info, ldlva, ce)
+    print_comparison(scores["ldlva"], scores["ce"])
+    summary = summarize(scores, ldlva.best) | {"seconds": round(time.monotonic() - began, 1)}
+    uri = storage.join(arguments.output, "summary.json")
+    storage.write_bytes(uri, (json.dumps(summary, indent=2) + "\n").encode())
+    print(f"look at {arguments.output}/uncertain.png and {arguments.output}/curves.png", flush=True)
+    print(f"demo finished in {summary['seconds']:.0f} s: {uri}", flush=True)
+
+
+def prepare_faces(arguments: Arguments) -> DatasetInfo:
+    """Draw and pack the faces and build their neighbour graph, unless an earlier demo did."""
+    if not storage.exists(storage.join(arguments.dataset, DATASET)):
+        say(f"drawing {arguments.train + arguments.test} faces, {arguments.flip_share:.0%} of the labels flipped")
+        source = FacesSource(
+            train=arguments.train,
+            test=arguments.test,
+            pixels=demo().data.image_size,
+            flip_share=arguments.flip_share,
+            seed=arguments.seed,
+        )
+        settings = PackSettings(
+            name="demo",
+            class_names=REFERENCE_CLASSES,
+            size=None,
+            holdout=0.1,
+            seed=arguments.seed,
+            standardize_va=False,
+            shuffle_va=None,
+        )
+        pack(source, survey(source, REFERENCE_CLASSES, None), arguments.dataset, settings)
+    build_graph(arguments.dataset)
+    info = read_info(arguments.dataset)
+    rows = ", ".join(f"{split.rows} {name}" for name, split in info.splits.items())
+    say(f"data set {arguments.dataset}: {rows}; neighbour graph built once for all trials")
+    return info
+
+
+def search(config: RunConfig) -> SweepResult:
+    """One sweep; its best trial that ran to the end is a whole run, judged as it is."""
+    say(f"sweep {config.name}: {config.sweep.num_samples} trials, {config.placement.num_workers} workers each")
+    result = sweep(config, on_result=print_result)
+    print_trials(result.trials)
+    return result
+
+
+def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
+    """One line for each evaluation of a trial."""
+    if "holdout_accuracy" in metrics:
+        say(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {metrics['holdout_accuracy']:.3f}")
+
+
+def judge(found: SweepResult, info: DatasetInfo) -> dict[str, Any]:
+    """Score the best trial's last checkpoint on the test split, against the truth."""
+    checkpoint = last_checkpoint(found.best_run_uri)
+    assert checkpoint is not None, "a finished trial has a checkpoint"
+    result = score(checkpoint, read_config(checkpoint).data.dataset)
+    storage.write_bytes(storage.join(found.best_run_uri, "evaluation.json"), json.dumps(result, indent=2).encode())
+    return result
+
+
+def show(arguments: Arguments, info: DatasetInfo, ldlva: SweepResult, ce: SweepResult) -> None:
+    """Draw the curves of both best runs, and the faces whose labels LDLVA trusts least."""
+    curves = {"LDLVA": read_metrics(ldlva.best_run_uri), "cross-entropy": read_metrics(ce.best_run_uri)}
+    draw_curves(curves, storage.join(arguments.output, "curves.png"), title="The two best runs")
+    checkpoint = last_checkpoint(ldlva.best_run_uri)
+    assert checkpoint is not None, "a finished trial has a checkpoint"
+    draw_contact_sheet(
+        most_uncertain(checkpoint, info, arguments.sheet),
+        info.class_names,
+        storage.join(arguments.output, "uncertain.png"),
+        title=f"The {arguments.sheet} faces whose labels are trusted least",
+    )
+
+
+def most_uncertain(checkpoint_uri: str, info: DatasetInfo, count: int) -> Sequence[DoubtfulFace]:
+    """The training samples of the highest uncertainty, with what is known of them."""
+    config = read_config(checkpoint_uri)
+    beliefs = read_beliefs(checkpoint_uri, config, info)
+    ids_n = np.argsort(-beliefs.uncertainty, kind="stable")[:count]
+    opinions = neighbors_opinion(beliefs, config, ids_n)
+    images = read_images(config.data.dataset, info, ids_n)
+    rows: pa.Table = read_columns(config.data.dataset, ["label", "true_distribution"], rows=info.num_train)
+    return [
+        DoubtfulFace(
+            sample=int(sample),
+            image=image,
+            given=rows["label"][int(sample)].as_py(),
+            opinion=opinion,
+            uncertainty=float(beliefs.uncertainty[sample]),
+            truth=np.asarray(rows["true_distribution"][int(sample)].as_py()),
+        )
+        for sample, opinion, image in zip(ids_n, opinions, images, strict=True)
+    ]
+
+
+def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, Any]:
+    """The keys of summary.json."""
+    figures = {
+        name: {"accuracy": result["truth"]["accuracy"], "kl": result["truth"]["kl"]} for name, result in scores.items()
+    }
+    noise = scores["ldlva"]["noise"]
+    return figures | {
+        "noise_auroc": noise["uncertainty"]["auroc"],
+        "noise_auroc_bayes": noise["bayes"]["auroc"],
+        "best_config": asdict(launch.absolute(best)),
+    }
+
+
+def say(line: str) -> None:
+    """Print at once, also where stdout is a file."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Arguments, description=__doc__)
+    run_job(lambda: main(arguments))
