@@ -1,0 +1,44 @@
+"""What the benchmarks share: a drawn data set, and the one JSON line each prints last."""
+
+import json
+import os
+import platform
+from typing import Any
+
+from ldlva_dist.data.faces import FacesSource
+from ldlva_dist.data.packing import PackSettings, pack
+from ldlva_dist.data.rows import REFERENCE_CLASSES
+from ldlva_dist.data.survey import survey
+from ldlva_dist.neighbors.graph import build_graph
+
+
+def drawn_faces(folder: str, *, train: int, pixels: int, test: int = 0, flip_share: float = 0.3, seed: int = 0) -> str:
+    """Pack drawn faces, all of ``train`` for training, and build their graph; the data set's folder."""
+    output = f"{folder}/faces"
+    source = FacesSource(train=train, test=test, pixels=pixels, flip_share=flip_share, seed=seed)
+    settings = PackSettings(
+        name="bench",
+        class_names=REFERENCE_CLASSES,
+        size=None,
+        holdout=0.0,
+        seed=seed,
+        standardize_va=False,
+        shuffle_va=None,
+    )
+    pack(source, survey(source, REFERENCE_CLASSES, None), output, settings)
+    build_graph(output)
+    return output
+
+
+def report(name: str, *, ok: bool, **figures: Any) -> None:
+    """Print the result: the last line of every benchmark."""
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps({"name": name, "ok": ok, **_rounded(figures), "machine": machine}), flush=True)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,170 @@
+"""Settings that do not fit: one clear sentence before a worker starts, the right exit code, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ldlva_dist import launch
+from ldlva_dist.config import DataConfig, ModelConfig, NeighborConfig, PlacementConfig, RunConfig, TrainingConfig
+from ldlva_dist.data.manifest import read_info, write_info
+from ldlva_dist.errors import DataError, LdlvaError, SettingError
+from ldlva_dist.training.state import read_facts
+
+pytestmark = pytest.mark.usefixtures("cluster")
+Change = Callable[[RunConfig, Path], RunConfig]
+
+
+@pytest.fixture
+def config(faces: str, tmp_path: Path) -> RunConfig:
+    return RunConfig(
+        name="run",
+        storage_path=str(tmp_path / "runs"),
+        data=DataConfig(dataset=faces, batch_size=16, image_size=48),
+        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(8, 4)),
+        training=TrainingConfig(epochs=1),
+        neighbors=NeighborConfig(num_neighbors=4),
+        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5),
+    )
+
+
+def _k_of_the_whole_set(config: RunConfig, _: Path) -> RunConfig:
+    return replace(config, neighbors=NeighborConfig(num_neighbors=read_info(config.data.dataset).num_train))
+
+
+def _k_above_the_graph(config: RunConfig, _: Path) -> RunConfig:
+    return replace(config, neighbors=NeighborConfig(num_neighbors=20))
+
+
+def _batch_above_an_epoch(config: RunConfig, _: Path) -> RunConfig:
+    return replace(config, data=replace(config.data, batch_size=640))
+
+
+def _too_many_workers_for_the_lanes(config: RunConfig, _: Path) -> RunConfig:
+    config = replace(config, data=replace(config.data, batch_size=67))  # no divisor up to 64: one lane
+    return replace(config, placement=PlacementConfig(num_workers=2, cpus_per_worker=0.5, data_cpus_per_worker=0.5))
+
+
+def _too_many_cpus(config: RunConfig, _: Path) -> RunConfig:
+    return replace(config, placement=PlacementConfig(num_workers=16))
+
+
+def _gpus_where_none_are(config: RunConfig, _: Path) -> RunConfig:
+    return replace(config, placement=replace(config.placement, use_gpu=True))
+
+
+def _storage_below_a_file(config: RunConfig, folder: Path) -> RunConfig:
+    (folder / "file").touch()
+    return replace(config, storage_path=str(folder / "file" / "runs"))
+
+
+def _no_dataset(config: RunConfig, folder: Path) -> RunConfig:
+    return replace(config, data=replace(config.data, dataset=str(folder / "nowhere")))
+
+
+def _unnamed_dataset(config: RunConfig, _: Path) -> RunConfig:
+    return replace(config, data=replace(config.data, dataset=""))
+
+
+def _dataset_without_plane(config: RunConfig, folder: Path) -> RunConfig:
+    copy = _copy(config.data.dataset, folder)
+    write_info(copy, replace(read_info(copy), has_valence_arousal=False))
+    return replace(config, data=replace(config.data, dataset=copy))
+
+
+def _dataset_without_graph(config: RunConfig, folder: Path) -> RunConfig:
+    copy = _copy(config.data.dataset, folder)
+    (Path(copy) / "graph-K16" / "graph.json").unlink()
+    return replace(config, data=replace(config.data, dataset=copy))
+
+
+def _unknown_model(config: RunConfig, _: Path) -> RunConfig:
+    return replace(config, model=replace(config.model, name="resnet19"))
+
+
+def _copy(dataset: str, folder: Path) -> str:
+    import shutil
+
+    return shutil.copytree(dataset, str(folder / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "sentence"),
+    [
+        (_k_of_the_whole_set, SettingError, r"neighbors\.num_neighbors must be < the number of training samples"),
+        (_k_above_the_graph, SettingError, r"num_neighbors.*20"),
+        (_batch_above_an_epoch, SettingError, r"data\.batch_size must be <= the rows of one epoch \(\d+\), got 640"),
+        (_too_many_workers_for_the_lanes, SettingError, r"data\.batch_size=67 gives 1 lanes.*num_workers=2"),
+        (_too_many_cpus, SettingError, r"placement needs 32 CPUs .* got a cluster with 4 CPUs"),
+        (_gpus_where_none_are, SettingError, r"placement needs .* 1 GPUs .* 0 GPUs"),
+        (_storage_below_a_file, SettingError, r"storage path must be writable.*file/runs"),
+        (_no_dataset, DataError, r"nowhere is not a data set"),
+        (_unnamed_dataset, SettingError, r"data\.dataset must name a data set"),
+        (_dataset_without_plane, SettingError, r"loss\.recipe='official' needs valence-arousal"),
+        (_dataset_without_graph, DataError, r"build_index"),
+        (_unknown_model, SettingError, r"model\.name must be one of resnet10.* got 'resnet19'"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_before_it_starts(
+    config: RunConfig, tmp_path: Path, change: Change, kind: type[LdlvaError], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        launch.fit(change(config, tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_name_is_not_used_for_other_settings(config: RunConfig) -> None:
+    launch.prepare(config)
+    launch.prepare(replace(config, placement=replace(config.placement, data_cpus_per_worker=0.25)))
+    with pytest.raises(SettingError, match=r"name must be new.*another loss\.gamma"):
+        launch.prepare(replace(config, loss=replace(config.loss, gamma=0.5)))
+
+
+def test_a_checkpoint_of_another_data_set_or_class_order_is_refused(
+    config: RunConfig, faces: str, tmp_path: Path
+) -> None:
+    info = read_info(faces)
+    facts = {"format_version": 1, "class_names": list(info.class_names), "content_hash": info.content_hash, "step": 3}
+    (tmp_path / "state.json").write_text(json.dumps(facts))
+    assert read_facts(str(tmp_path), info)["step"] == 3
+    with pytest.raises(SettingError, match=r"version the checkpoint was trained on"):
+        read_facts(str(tmp_path), replace(info, content_hash="0" * 64))
+    swapped = replace(info, class_names=(*info.class_names[1:], info.class_names[0]))
+    with pytest.raises(SettingError, match=r"checkpoint's classes in its order"):
+        read_facts(str(tmp_path), swapped)
+    facts["format_version"] = 99
+    (tmp_path / "state.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="format_version 99"):
+        read_facts(str(tmp_path), info)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["nonsense"], 2, "the first argument must be a preset"),
+        (["demo", "--data.batch-size", "0"], 2, "data.batch_size must be >= 1, got 0"),
+        (["demo", "--data.dataset", "nowhere"], 3, "nowhere is not a data set"),
+        (["--config", "nowhere.json"], 3, "nowhere.json"),
+    ],
+)
+def test_a_job_says_one_sentence_and_ends_with_its_exit_code(
+    root: Path, tmp_path: Path, arguments: list[str], code: int, sentence: str
+) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, str(root / "jobs" / "train.py"), *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
