@@ -1,0 +1,139 @@
+"""`ray job submit` against a head that cluster/local.sh starts: with its token it works, without one it is refused."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+RAY = Path(sys.executable).with_name("ray")
+READY_LIMIT_S, JOB_LIMIT_S, END_LIMIT_S = 240, 240, 60
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that runs."""
+
+    address: str
+    token: Path
+    process: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """cluster/local.sh with ports and a state folder of its own; ended by its own id."""
+    # Sockets lie under the folder and their paths must be short: not pytest's.
+    with tempfile.TemporaryDirectory(prefix="ldlva-", ignore_cleanup_errors=True) as folder:
+        ports = free_ports(4)
+        names = ("LDLVA_PORT", "LDLVA_DASHBOARD_PORT", "LDLVA_AGENT_PORT", "LDLVA_CLIENT_PORT")
+        settings = {"LDLVA_STATE": f"{folder}/state", "LDLVA_RAY_TEMP": f"{folder}/ray", "LDLVA_NUM_CPUS": "2"}
+        settings |= dict(zip(names, map(str, ports), strict=True))
+        log = Path(folder) / "local.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [str(PROJECT / "cluster" / "local.sh")],
+                env=without_token() | settings,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        try:
+            wait_until_ready(process, log)
+            yield Head(f"http://127.0.0.1:{ports[1]}", Path(folder) / "state" / "token", process)
+        finally:
+            end(process)
+
+
+def submit(head: Head, command: Sequence[str], *, token: Path | None, limit_s: float) -> tuple[int, str]:
+    """Submit a job from a copy of the project and wait for its end; exit code and output of `ray job submit`."""
+    environment = without_token()
+    if token:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    done = subprocess.run(
+        [str(RAY), "job", "submit", "--address", head.address, "--working-dir", str(PROJECT), "--", *command],
+        env=environment,
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_a_job_submitted_with_the_token_succeeds_and_its_output_comes_back(head: Head) -> None:
+    code, output = submit(head, ["python", "jobs/train.py", "--help"], token=head.token, limit_s=JOB_LIMIT_S)
+    assert code == 0, output
+    assert re.search(r"Job 'raysubmit_\w+' succeeded", output)
+    assert "Train one run." in output
+
+
+def test_a_job_that_fails_ends_the_submission_with_an_error(head: Head) -> None:
+    code, output = submit(head, ["python", "jobs/train.py", "nonsense"], token=head.token, limit_s=JOB_LIMIT_S)
+    assert code == 1
+    assert "the first argument must be a preset" in output
+
+
+def test_a_job_submitted_without_the_token_is_refused(head: Head) -> None:
+    code, output = submit(head, ["python", "--version"], token=None, limit_s=JOB_LIMIT_S)
+    assert code != 0
+    assert "Missing authentication token" in output
+    assert "submitted successfully" not in output
+
+
+def test_a_job_submitted_with_another_token_is_refused(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0" * 64)
+    code, output = submit(head, ["python", "--version"], token=tmp_path / "token", limit_s=JOB_LIMIT_S)
+    assert code != 0
+    assert "Invalid authentication token" in output
+    assert "submitted successfully" not in output
+
+
+def test_the_token_can_be_read_by_its_owner_alone(head: Head) -> None:
+    assert head.token.stat().st_mode & 0o777 == 0o600
+    assert len(head.token.read_text()) == 64
+
+
+def without_token() -> dict[str, str]:
+    """The environment without any cluster or token of whoever runs the tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LDLVA_"))}
+    return environment | {"HOME": "/nonexistent"}  # no ~/.ray/auth_token
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def wait_until_ready(process: subprocess.Popen[str], log: Path) -> None:
+    deadline = time.monotonic() + READY_LIMIT_S
+    while "The head is ready" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End the script, which ends its head; whatever hangs is killed, but nothing else."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=END_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=END_LIMIT_S)
