@@ -119,7 +119,7 @@ def step(
         divisor = 1 + settings.reference_k if official else 1
         terms["intra"] = 0.5 * ((1 - uncertainty_n) * distance_n).sum() / divisor / global_batch_size
         if neighbors is not None and not settings.detach_uncertainty:  # drives every uncertainty to 1
-            slope_B = uncertainty_B * (1 - uncertainty_B) * neighbors.usable_BK.any(dim=1)
+            slope_B = (uncertainty_B * (1 - uncertainty_B)).detach() * neighbors.usable_BK.any(dim=1)
             own_B = distance_n[: len(slope_B)].detach()
             logit_grad_B = logit_grad_B - settings.gamma * 0.5 / divisor * slope_B * own_B
         if official:
