@@ -109,7 +109,7 @@ def noise_finding(scores_N: NDArray[Any], wrong_N: NDArray[np.bool_]) -> dict[st
 
 def bayes_flip_probability(
     true_distribution_NC: NDArray[Any], labels_N: NDArray[Any], flip_share: float
-) -> NDArray[np.float64]:
+) -> NDArray[Any]:
     """The best score there is for finding flipped labels: the probability that one was flipped, given what it is.
 
     Labels are drawn from the true distribution p; then a share s of them is flipped, uniformly over the C - 1 other
@@ -121,7 +121,7 @@ def bayes_flip_probability(
         flip_share: s in [0, 1].
 
     Returns:
-        [N] in [0, 1]; 0 for a label that could not have come about.
+        [N] float64 in [0, 1]; 0 for a label that could not have come about.
     """
     p_N = true_distribution_NC[np.arange(len(labels_N)), labels_N.astype(np.int64)].astype(np.float64)
     flipped_N = flip_share * (1 - p_N) / (true_distribution_NC.shape[1] - 1)
