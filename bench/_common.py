@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from ldlva_dist.data.faces import FacesSource
@@ -34,6 +36,12 @@ def report(name: str, *, ok: bool, **figures: Any) -> None:
     """Print the result: the last line of every benchmark."""
     machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
     print(json.dumps({"name": name, "ok": ok, **_rounded(figures), "machine": machine}), flush=True)
+
+
+def mean_and_error(values: Sequence[float]) -> list[float]:
+    """Mean, and the standard error of it; 0 for a single value."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return [statistics.mean(values), error]
 
 
 def _rounded(value: Any) -> Any:
