@@ -22,13 +22,13 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make setup PYTHON=python3.11"; exit 2; }
 	@echo "setup 1/4: virtual environment in $(VENV), with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -q -c constraints.txt setuptools wheel
+	@$(PIP) install -qq -c constraints.txt setuptools wheel
 	@echo "setup 2/4: torch"
-	@$(PIP) install -q -c constraints.txt torch numpy
+	@$(PIP) install -qq -c constraints.txt torch numpy
 	@echo "setup 3/4: Ray, FAISS, DeepSpeed (no operators are compiled), tools"
-	@$(PIP) install -q -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
 	@echo "setup 4/4: this project, editable"
-	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "setup done: $$($(BIN)/python -c 'import torch, ray; print("torch", torch.__version__, "ray", ray.__version__)')"
 
