@@ -6,6 +6,7 @@ before and after each of ours. Goals: K = 8 at least 0.90 of the bare loop; K = 
 """
 
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -41,7 +42,7 @@ def main(arguments: Arguments) -> None:
     """Measure side by side and print one JSON line."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = drawn_faces(folder, train=2048, pixels=PIXELS)
-        ray.init(address="local", num_cpus=arguments.threads + 1, log_to_driver=False, logging_level="ERROR")
+        ray.init(address="local", num_cpus=arguments.threads + 1, log_to_driver=False, logging_level=logging.ERROR)
         bare = [bare_speed(arguments)]
         ours = {}
         for k in (8, 4, 32):
@@ -68,6 +69,7 @@ def bare_speed(arguments: Arguments) -> float:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     images = torch.randint(0, 256, (BATCH, PIXELS, PIXELS, 3), dtype=torch.uint8)
     labels = torch.randint(0, 7, (BATCH,))
+    began = time.monotonic()
     for step in range(arguments.bare_steps):
         if step == 5:
             began = time.monotonic()

@@ -4,6 +4,7 @@ The same shards, decode and augmentation (112 px JPEG, flip, crop, erase) on bot
 are counted, Ray's own too. Goal: at least 1.0 x ``wds.WebLoader(num_workers=0)``.
 """
 
+import logging
 import os
 import tempfile
 import time
@@ -13,8 +14,8 @@ import numpy as np
 import psutil
 import ray
 import tyro
-import webdataset as wds
 from _common import drawn_faces, report
+from webdataset.compat import WebDataset, WebLoader
 
 from ldlva_dist.data import stream
 from ldlva_dist.data.manifest import read_info
@@ -38,7 +39,7 @@ def main(arguments: Arguments) -> None:
     """Measure side by side and print one JSON line."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = drawn_faces(folder, train=arguments.train, pixels=PIXELS)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         ours_per_cpu, ours_per_wall, loader_per_cpu = [], [], []
         for repeat in range(arguments.repeats + 1):
             ours = our_stream(dataset, arguments.epochs if repeat else 1)
@@ -80,10 +81,10 @@ def our_stream(dataset: str, epochs: int) -> tuple[float, float]:
 def web_loader(dataset: str, epochs: int) -> float:
     """Samples per CPU second of the same work in webdataset's loader."""
     urls = [f"{dataset}/{shard.name}" for shard in read_info(dataset).shards_of("train")]
-    pipeline = wds.WebDataset(urls, shardshuffle=len(urls), seed=0).shuffle(1000).map(_decoded).batched(BATCH)
+    pipeline = WebDataset(urls, shardshuffle=len(urls), seed=0).shuffle(1000).map(_decoded).batched(BATCH)
     cpu, rows = cpu_seconds(), 0
     for epoch in range(epochs):
-        for images, ids in wds.WebLoader(pipeline, num_workers=0, batch_size=None):
+        for images, ids in WebLoader(pipeline, num_workers=0, batch_size=None):
             rows += len(
                 augment(
                     np.asarray(images),

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,12 +81,6 @@ def predict(
     rows = np.arange(begin, begin + share)
     mine = rows >= rank * share
     return rows[mine], np.concatenate(probs)[mine]
-
-
-def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
-    """[C, C] counts, rows = labels, columns = predictions."""
-    counts = np.bincount(labels.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
 
 
 def split_labels(dataset_uri: str, info: DatasetInfo, split: str) -> NDArray[np.int64]:

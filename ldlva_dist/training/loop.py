@@ -21,11 +21,12 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage, stream
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import Plan
+from ldlva_dist.maths.metrics import confusion_matrix
 from ldlva_dist.messages import BankUpdate, Batch, Neighbors
 from ldlva_dist.neighbors.service import NeighborClient, NeighborService
 from ldlva_dist.reporting.metrics_log import MetricsLog
 from ldlva_dist.training.build import build_state, step_settings
-from ldlva_dist.training.evaluate import SplitReader, confusion, predict, split_labels
+from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.optimize import optimize
 from ldlva_dist.training.schedule import Schedule
@@ -164,7 +165,7 @@ def evaluate(state: TrainState) -> dict[str, float]:
     )
     state.engine.train(True)
     labels = split_labels(config.data.dataset, info, "holdout")
-    counts = torch.from_numpy(confusion(labels[rows], probs.argmax(axis=1), len(info.class_names)))
+    counts = torch.from_numpy(confusion_matrix(labels[rows], probs.argmax(axis=1), len(info.class_names)))
     counts = counts.to(state.engine.device)
     dist.all_reduce(counts)
     return {"holdout_accuracy": float(counts.diagonal().sum() / counts.sum())}
