@@ -2,6 +2,8 @@
 
 import copy
 import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,13 +80,17 @@ def test_features_have_the_feature_width(depth: int) -> None:
     assert backbone.feature_width == 8 * 8 * (4 if depth == 50 else 1)
 
 
-def test_the_small_stem_keeps_a_3x3_map_of_48_pixels_where_the_imagenet_stem_has_2x2() -> None:
-    sides = {}
-    for stem in ("small", "imagenet"):
-        backbone = ResNet(10, width=4, channels=1, stem=stem)
-        backbone.layer4.register_forward_hook(lambda _m, _i, y, stem=stem: sides.update({stem: y.shape[2:]}))
-        backbone.eval()(torch.randn(1, 1, 48, 48))
-    assert sides == {"small": (3, 3), "imagenet": (2, 2)}
+@pytest.mark.parametrize(("stem", "side"), [("small", 3), ("imagenet", 2)])
+def test_the_small_stem_keeps_a_3x3_map_of_48_pixels_where_the_imagenet_stem_has_2x2(stem: str, side: int) -> None:
+    shapes: list[torch.Size] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        shapes.append(output.shape)
+
+    backbone = ResNet(10, width=4, channels=1, stem=stem).eval()
+    backbone.layer4.register_forward_hook(keep)
+    backbone(torch.randn(1, 1, 48, 48))
+    assert shapes == [(1, 32, side, side)]
 
 
 def test_twice_the_width_has_about_four_times_the_weights() -> None:
@@ -96,7 +102,7 @@ def test_channels_last_gives_the_same_features() -> None:
     backbone, images = tiny().eval(), torch.randn(2, 3, 48, 48)
     plain = backbone(images)
     set_channels_last(backbone)
-    assert backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert backbone.get_parameter("layer1.0.conv1.weight").is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(backbone(images.to(memory_format=torch.channels_last)), plain, atol=1e-5, rtol=1e-5)
 
 
@@ -193,16 +199,24 @@ def test_a_damaged_or_missing_file_is_one_sentence(name: str, tmp_path: Path) ->
     assert "\n" not in str(caught.value)
 
 
-def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_scale() -> None:
-    backbone = copy.deepcopy(tiny())
-    freeze_batchnorm(backbone)
-    backbone = copy.deepcopy(backbone)
+def pickled(module: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(module))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_scale_also_in_a_copy(
+    copied: Callable[[ResNet], ResNet],
+) -> None:
+    original = tiny()
+    freeze_batchnorm(original)
+    backbone = copied(original)
+    assert backbone.bn1.train() is backbone.bn1
     backbone.train()
     assert backbone.training
     assert not any(part.training for part in backbone.modules() if isinstance(part, nn.BatchNorm2d))
 
     backbone(torch.randn(4, 3, 48, 48)).square().mean().backward()
 
-    assert torch.equal(backbone.bn1.running_mean, torch.zeros(4))
+    assert torch.equal(backbone.get_buffer("bn1.running_mean"), torch.zeros(4))
     assert backbone.bn1.weight.grad is not None
     assert backbone.bn1.weight.grad.abs().sum() > 0
