@@ -73,6 +73,15 @@ def test_kuberay_cluster_has_an_idle_head_cpu_banks_and_gpu_trainers(name: str) 
     assert "nvidia.com/gpu" not in limits["bank"]
 
 
+@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob-sweep.yaml"])
+def test_every_kuberay_pod_has_shared_memory_for_the_object_store(name: str) -> None:
+    spec = ray_cluster(name)
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["containers"][0]["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm"}]
+        assert [(volume["name"], volume["emptyDir"]["medium"]) for volume in pod["volumes"]] == [("shm", "Memory")]
+
+
 def test_the_sweep_job_runs_a_script_that_exists_with_settings_that_it_takes() -> None:
     spec = load("rayjob-sweep.yaml")["spec"]
     interpreter, script, *arguments = shlex.split(spec["entrypoint"])
@@ -133,6 +142,10 @@ def test_image_installs_exact_versions_and_runs_as_a_user() -> None:
     copied = re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)
     for name in " ".join(copied).split():
         assert (ROOT / name).exists(), name
+
+
+def test_image_has_what_the_launcher_runs_inside_its_container() -> None:
+    assert {"openssh-client", "rsync"} <= set(commands("Dockerfile").split())
 
 
 def test_all_kubernetes_files_use_one_image() -> None:
