@@ -155,6 +155,14 @@ def test_center_sums_of_parts_add_up(seed: int, first: int, second: int, c: int)
     assert torch.equal(parts[0][1] + parts[1][1], whole[1])
 
 
+def test_the_official_recipe_lets_no_neighbor_fall_below_its_floor() -> None:
+    far_apart_BK, usable_BK = torch.tensor([[-60.0, -1.3]]), torch.ones(1, 2, dtype=torch.bool)
+    official = distribution.contribution_shares(torch.zeros(1, 2), far_apart_BK, usable_BK, recipe="official")
+    paper = distribution.contribution_shares(torch.zeros(1, 2), far_apart_BK, usable_BK, recipe="paper")
+    np.testing.assert_allclose(official, [[0.5, 0.5]])
+    np.testing.assert_allclose(paper, [[0, 1]], atol=1e-20)
+
+
 def test_similarity_takes_sides_by_recipe() -> None:
     va_B2, neighbor_BK2 = torch.zeros(1, 2), torch.tensor([[[0.3, -0.4], [0.0, 0.0]]])
     official = log_similarity(va_B2, neighbor_BK2, width=0.5, recipe="official")
