@@ -143,11 +143,6 @@ def _without_prefix(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[st
     return max(candidates, key=lambda names: len(names.keys() & own.keys()))
 
 
-def set_channels_last(module: nn.Module) -> None:
-    """Lay the weights of every convolution out as NHWC; numbers stay the same, convolutions get faster."""
-    module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
 def freeze_batchnorm(module: nn.Module) -> None:
     """Make every BatchNorm use its stored statistics and leave them as they are, also after ``train()``.
 

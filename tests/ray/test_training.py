@@ -35,9 +35,7 @@ def _config(faces: str, runs: Path, name: str) -> RunConfig:
         name=name,
         storage_path=str(runs),
         data=DataConfig(dataset=faces, batch_size=27, chunk_rows=16, image_size=48),
-        model=ModelConfig(
-            name="resnet10", width=4, stem="small", calibration_hidden=(16, 8), freeze_batchnorm=True
-        ),
+        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8), freeze_batchnorm=True),
         loss=LossConfig(recipe="official", gamma=0.05),
         neighbors=NeighborConfig(num_neighbors=4, num_shards=2, dtype="float32", timeout_s=60),
         uncertainty=UncertaintyConfig(lr=0.3125, momentum=0.9),
