@@ -14,7 +14,7 @@ set -euo pipefail
 
 state=${LDLVA_STATE:-$HOME/.ldlva}
 dashboard=http://127.0.0.1:${LDLVA_DASHBOARD_PORT:-8265}
-ready_limit_s=180
+ready_limit_s=300
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # First on the PATH, so that `python` in a job is the project's own.
@@ -48,9 +48,12 @@ options=(
 )
 [[ -n ${LDLVA_NUM_CPUS:-} ]] && options+=(--num-cpus "$LDLVA_NUM_CPUS")
 
-: >"$state/head.log" # not the one before: it is read below
-ray start "${options[@]}" >>"$state/head.log" 2>&1 &
-head=$!
+start_head() {
+    : >"$state/head.log" # not the one before: it is read below
+    ray start "${options[@]}" >>"$state/head.log" 2>&1 &
+    head=$!
+}
+start_head
 end_head() {
     trap '' INT TERM
     if kill -TERM "$head" 2>/dev/null; then wait "$head" || true; fi # Ray ends its own processes
@@ -59,7 +62,15 @@ trap end_head EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+attempts=1
 until grep -q "Ray runtime started" "$state/head.log"; do
+    # Ray gives the agent of a node 15 s to start and no setting for it; on a busy machine that can be too little.
+    if ! kill -0 "$head" 2>/dev/null && grep -q "timed out during startup" "$state/head.log" && ((attempts < 3)); then
+        attempts=$((attempts + 1))
+        echo "the head was too slow to start; attempt $attempts of 3" >&2
+        sleep 5 # until what is left of the last attempt has let go of its ports
+        start_head
+    fi
     if ! kill -0 "$head" 2>/dev/null || ((SECONDS > ready_limit_s)); then
         echo "error: the head did not start; the end of $state/head.log:" >&2
         tail -n 15 "$state/head.log" >&2

@@ -5,6 +5,7 @@ row, and yields the finished batches of the superstep in order. The plan decides
 the work runs.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data import DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
@@ -28,6 +31,7 @@ BLOCK_ROWS = 1 << 18
 SUPERSTEPS_PER_PIPELINE = 512
 # Ray Data hands blocks on when they are this large: small enough that the first batch need not wait for a whole task.
 BLOCK_BYTES = 4 << 20
+LOOP_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +162,7 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
     begin = supersteps.first_step // plan.steps_per_superstep
     end = -(-supersteps.stop_step // plan.steps_per_superstep)
     context.target_max_block_size = BLOCK_BYTES
+    context.custom_execution_callback_classes = [_Breather]
     for first in range(begin, end, SUPERSTEPS_PER_PIPELINE):
         items = [{"superstep": superstep} for superstep in range(first, min(end, first + SUPERSTEPS_PER_PIPELINE))]
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -165,6 +170,17 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
         )
         for columns in dataset.iter_batches(batch_size=len(positions), batch_format="numpy", prefetch_batches=2):
             yield _to_batch(cast(Columns, columns), positions)
+
+
+class _Breather(ExecutionCallback):
+    """Pauses Ray Data's scheduling loop, which runs in a thread of the training process.
+
+    While finished batches wait to be trained on, the loop finds its tasks ready, may not read them, and starts over
+    without a pause: it would take a core, and the interpreter, from the training (measured in DECISIONS.md).
+    """
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        time.sleep(LOOP_PAUSE_S)
 
 
 def _to_batch(columns: Columns, positions: NDArray[np.int32]) -> Batch:
