@@ -24,7 +24,7 @@ class Arguments:
     """How much to run."""
 
     seeds: int = 3
-    trials: int = 4
+    trials: int = 3
 
 
 def main(arguments: Arguments) -> None:

@@ -48,7 +48,7 @@ class Arguments:
     test: int = 1000
     flip_share: float = 0.3
     """Share of the training labels that are replaced by another class."""
-    trials: int = 4
+    trials: int = 3
     """Of each of the two sweeps."""
     sheet: int = 32
     """Faces on the sheet of the most uncertain."""

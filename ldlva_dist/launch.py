@@ -44,7 +44,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
     """
     config = absolute(config)
     info = prepare(config)
-    manifest = stream.Manifest(config.data.dataset, info)
+    manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
     service = _start_service(config, info) if config.uses_neighbors else None
     try:
         resources = Resources(info=info, manifest=manifest, service=service)

@@ -18,7 +18,9 @@ def connect() -> None:
     """
     # Ray's own default is nice 15: beside any busy process its workers would look hung.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Tune's own tables and tracebacks: the jobs print one line for each evaluation and a table at the end.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level=logging.ERROR)
 
 
@@ -43,14 +45,20 @@ def bank_actor(placement: PlacementConfig) -> dict[str, Any]:
     return {"num_cpus": placement.cpus_per_shard, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
 
 
+def manifest_task() -> dict[str, Any]:
+    """A task that loads a block of the manifest: short, and never inside the resources of a trial."""
+    return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+
+
 def trial() -> dict[str, float]:
-    """A Tune trial only launches a run; its workers ask for their own resources."""
-    return {"CPU": 0.0}
+    """A Tune trial only launches a run; its workers ask for their own resources. Tune refuses a trial of nothing."""
+    return {"CPU": 0.05}
 
 
 def run_resources(placement: PlacementConfig, num_shards: int) -> dict[str, float]:
-    """What one run holds or needs at once."""
-    cpus = placement.num_workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
+    """What one run, launched by a trial, holds or needs at once."""
+    per_worker = placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker)
+    cpus = trial()["CPU"] + placement.num_workers * per_worker
     gpus = placement.num_workers if placement.use_gpu else 0
     return {"CPU": cpus + num_shards * placement.cpus_per_shard, "GPU": float(gpus)}
 

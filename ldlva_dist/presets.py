@@ -20,15 +20,19 @@ def demo() -> RunConfig:
     """Drawn faces on a laptop: two workers, a network of 0.2 M parameters, a minute a run."""
     return RunConfig(
         name="demo",
-        data=DataConfig(dataset="datasets/demo", batch_size=64, image_size=48, pad=4, erase_probability=0.0),
+        data=DataConfig(
+            dataset="datasets/demo", batch_size=32, image_size=48, channels=1, pad=1, erase_probability=0.0
+        ),
         model=ModelConfig(name="resnet10", width=12, stem="small", calibration_hidden=(64, 32)),
         loss=LossConfig(recipe="official", warmup_epochs=2.0),
-        neighbors=NeighborConfig(num_neighbors=16, num_shards=2),
-        uncertainty=UncertaintyConfig(lr=0.3125),
-        optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=1e-2, schedule="cosine", warmup_epochs=0.5),
-        training=TrainingConfig(epochs=16.0, evaluate_every_epochs=4.0),
+        neighbors=NeighborConfig(num_neighbors=32, num_shards=2),
+        uncertainty=UncertaintyConfig(lr=1.0),
+        optim=OptimConfig(name="adamw", lr=5e-3, weight_decay=1e-2, schedule="cosine", warmup_epochs=0.5),
+        training=TrainingConfig(epochs=12.0, evaluate_every_epochs=3.0),
         placement=_laptop(),
-        sweep=SweepConfig(num_samples=4, grace_epochs=4.0),
+        sweep=SweepConfig(
+            num_samples=3, num_neighbors=(8, 16, 32), lr=(2e-3, 8e-3), uncertainty_lr=(0.5, 1.5), grace_epochs=3.0
+        ),
     )
 
 
@@ -99,5 +103,5 @@ def _reference() -> RunConfig:
 
 
 def _laptop() -> PlacementConfig:
-    """Two workers on two cores; the pipelines share them."""
-    return PlacementConfig(num_workers=2, cpus_per_worker=0.5, data_cpus_per_worker=0.5)
+    """Two workers on two cores; their pipelines, and a trial, share them."""
+    return PlacementConfig(num_workers=2, cpus_per_worker=0.5, data_cpus_per_worker=0.45)

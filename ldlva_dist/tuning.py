@@ -32,6 +32,8 @@ class Trial:
     """finished, stopped early, or failed."""
     run_uri: str
     """The trial's run; one that finished is a whole run like any other."""
+    error: str | None
+    """Why it failed, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     trials = tuple(_trial(result, folder) for result in results)
     finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
     if not finished:
-        raise ClusterError(f"all {len(trials)} trials failed; the first said: {results.errors[0]}")
+        raise ClusterError(f"all {len(trials)} trials failed; the first said: {trials[0].error}")
     winner = max(finished, key=lambda trial: trial.accuracy or 0.0)
     best, uri = apply(config, winner.params), storage.join(folder, "best_config.json")
     storage.write_bytes(uri, to_json(best).encode())
@@ -134,7 +136,7 @@ def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
             num_samples=config.sweep.num_samples,
             max_concurrent_trials=limit,
             scheduler=_scheduler(config),
-            search_alg=_search(config),
+            search_alg=_search(config, limit),
         ),
         run_config=tune.RunConfig(name="tune", storage_path=folder, callbacks=callbacks, verbose=0),
     )
@@ -151,11 +153,12 @@ def _scheduler(config: RunConfig) -> TrialScheduler | None:
     )
 
 
-def _search(config: RunConfig) -> Searcher | SearchAlgorithm:
+def _search(config: RunConfig, max_concurrent: int) -> Searcher | SearchAlgorithm:
     own, seed = [_own_params(config)], config.training.seed
     if config.sweep.search == "optuna":
         return OptunaSearch(points_to_evaluate=own, seed=seed)
-    return BasicVariantGenerator(points_to_evaluate=own, random_state=seed)
+    # Tune's own max_concurrent_trials does not reach a generator that is passed in.
+    return BasicVariantGenerator(points_to_evaluate=own, random_state=seed, max_concurrent=max_concurrent)
 
 
 def _trial(result: tune.Result, folder: str) -> Trial:
@@ -169,6 +172,7 @@ def _trial(result: tune.Result, folder: str) -> Trial:
         epochs=done,
         status=status,
         run_uri=storage.join(folder, "trials", metrics.get("trial_id", "")),
+        error=str(result.error).strip().splitlines()[-1] if result.error else None,
     )
 
 

@@ -6,7 +6,7 @@ the work runs.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -48,10 +48,10 @@ class ImageSettings:
 class Manifest:
     """The training columns of the manifest in Ray's object store: one copy a node, cut in blocks of 2^18 rows."""
 
-    def __init__(self, dataset_uri: str, info: DatasetInfo) -> None:
-        """Start reading; neither driver nor worker holds the columns."""
+    def __init__(self, dataset_uri: str, info: DatasetInfo, task_options: Mapping[str, Any] | None = None) -> None:
+        """Start reading, by tasks with Ray's ``task_options``; neither driver nor worker holds the columns."""
         rows, shards = info.num_train, info.shards_of("train")
-        load = ray.remote(_load_block)
+        load = ray.remote(_load_block).options(**(task_options or {}))
         self.shard_uris = [storage.join(dataset_uri, shard.name) for shard in shards]
         self.shard_rows = tuple(shard.rows for shard in shards)
         self._blocks = [

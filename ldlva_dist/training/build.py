@@ -108,7 +108,11 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
 
 
 def check(config: RunConfig, info: DatasetInfo) -> None:
-    """SettingError for settings that do not fit the data set."""
+    """SettingError for settings that do not fit the data set, or name a model that does not exist."""
+    with torch.device("meta"):
+        build_backbone(
+            config.model.name, width=config.model.width, channels=config.data.channels, stem=config.model.stem
+        )
     if not config.uses_neighbors:
         return
     k, rows = config.neighbors.num_neighbors, info.num_train

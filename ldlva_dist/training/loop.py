@@ -70,6 +70,7 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
                 metrics |= evaluate(state)
             if log:
                 log.add(metrics)
+                log.flush()  # a resumed run must find the lines of its checkpoint
             if due.checkpoint:
                 save(state, metrics)
             meters.restart_clock()
