@@ -14,9 +14,30 @@ from pathlib import Path
 
 import pytest
 
+from ldlva_dist.command_line import parse_run
+from ldlva_dist.config import (
+    DataConfig,
+    ModelConfig,
+    NeighborConfig,
+    OptimConfig,
+    PlacementConfig,
+    RunConfig,
+    SweepConfig,
+    TrainingConfig,
+    to_json,
+)
+
 PROJECT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
-READY_LIMIT_S, JOB_LIMIT_S, END_LIMIT_S = 240, 240, 60
+READY_LIMIT_S, JOB_LIMIT_S, END_LIMIT_S, SWEEP_LIMIT_S = 240, 240, 60, 590
+ALL_CPUS_ARE_FREE = """
+import time, ray
+ray.init()
+end = time.monotonic() + 60
+while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+    assert time.monotonic() < end, ray.available_resources()
+    time.sleep(0.5)
+"""
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,34 @@ def test_a_job_submitted_with_another_token_is_refused(head: Head, tmp_path: Pat
 def test_the_token_can_be_read_by_its_owner_alone(head: Head) -> None:
     assert head.token.stat().st_mode & 0o777 == 0o600
     assert len(head.token.read_text()) == 64
+
+
+def test_a_submitted_sweep_stops_losers_and_gives_their_cpus_back(head: Head, faces: str, tmp_path: Path) -> None:
+    """The head has CPUs for one trial at a time: each later trial starts only if the one before gave its CPUs back."""
+    config = RunConfig(
+        name="search",
+        storage_path=str(tmp_path),
+        data=DataConfig(dataset=faces, batch_size=27, image_size=48, channels=1, pad=0, erase_probability=0.0),
+        model=ModelConfig(name="resnet10", width=8, stem="small", calibration_hidden=(16, 8)),
+        neighbors=NeighborConfig(num_neighbors=4),
+        optim=OptimConfig(name="adamw", lr=5e-3),
+        training=TrainingConfig(epochs=6.0, evaluate_every_epochs=3.0),
+        placement=PlacementConfig(num_workers=2, cpus_per_worker=0.5, data_cpus_per_worker=0.45),
+        sweep=SweepConfig(num_samples=3, num_neighbors=(2, 4), lr=(1e-9, 2e-9), grace_epochs=3.0),
+    )
+    (tmp_path / "config.json").write_text(to_json(config))
+    command = ["python", "jobs/sweep.py", "--config", str(tmp_path / "config.json")]
+    code, output = submit(head, command, token=head.token, limit_s=SWEEP_LIMIT_S)
+
+    assert code == 0, output
+    assert output.count("stopped early") >= 1, output
+    best = parse_run(["--config", str(tmp_path / "search" / "best_config.json")], description="")
+    assert best.optim.lr == config.optim.lr  # the others learnt nothing
+    assert len(list((tmp_path / "search" / "trials").iterdir())) == 3
+    graphs = list(Path(faces).rglob("graph.json"))
+    assert len(graphs) == 1, "one graph serves all trials"
+    code, output = submit(head, ["python", "-c", ALL_CPUS_ARE_FREE], token=head.token, limit_s=JOB_LIMIT_S)
+    assert code == 0, output
 
 
 def without_token() -> dict[str, str]:
