@@ -91,7 +91,7 @@ def prepare(config: RunConfig) -> DatasetInfo:
     if config.uses_neighbors:
         require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    placement.max_concurrent_trials(config.placement, config.neighbors.num_shards)
+    placement.check_fits(config.placement, config.neighbors.num_shards)
     smallest = len(plan.positions(config.placement.num_workers - 1, config.placement.num_workers))
     if smallest < config.training.gradient_accumulation_steps:
         raise SettingError(

@@ -55,20 +55,29 @@ def trial() -> dict[str, float]:
     return {"CPU": 0.05}
 
 
-def run_resources(placement: PlacementConfig, num_shards: int) -> dict[str, float]:
-    """What one run, launched by a trial, holds or needs at once."""
-    per_worker = placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker)
-    cpus = trial()["CPU"] + placement.num_workers * per_worker
+def check_fits(placement: PlacementConfig, num_shards: int) -> None:
+    """SettingError if the cluster does not hold one run."""
+    _count_fitting(_run_resources(placement, num_shards))
+
+
+def max_concurrent_trials(placement: PlacementConfig, num_shards: int) -> int:
+    """Trials that fit the cluster side by side; SettingError if not even one does.
+
+    Tune cannot see the workers of a trial, so it has to be told.
+    """
+    needed = _run_resources(placement, num_shards)
+    return _count_fitting(needed | {"CPU": needed["CPU"] + trial()["CPU"]})
+
+
+def _run_resources(placement: PlacementConfig, num_shards: int) -> dict[str, float]:
+    """What one run needs at once, so that neither its workers nor their pipelines wait for each other."""
+    cpus = placement.num_workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
     gpus = placement.num_workers if placement.use_gpu else 0
     return {"CPU": cpus + num_shards * placement.cpus_per_shard, "GPU": float(gpus)}
 
 
-def max_concurrent_trials(placement: PlacementConfig, num_shards: int) -> int:
-    """Runs that fit the cluster side by side; SettingError if not even one does.
-
-    Tune cannot see the workers of a trial, so it has to be told.
-    """
-    total, needed = ray.cluster_resources(), run_resources(placement, num_shards)
+def _count_fitting(needed: dict[str, float]) -> int:
+    total = ray.cluster_resources()
     fits = [int(total.get(name, 0.0) / amount + 1e-6) for name, amount in needed.items() if amount]
     if min(fits) < 1:
         have = {name: total.get(name, 0.0) for name in needed}

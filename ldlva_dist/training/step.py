@@ -105,10 +105,7 @@ def step(
     )
     uncertainty_B = batch.logit_B.sigmoid()
     ce_B, logit_grad_B = _classification(output, batch, neighbors, uncertainty_B, settings)
-    terms = {
-        "cross_entropy": ce_B.sum() / global_batch_size,
-        "uncertainty_mean": uncertainty_B.sum() / global_batch_size,
-    }
+    terms = {"cross_entropy": ce_B.sum() / global_batch_size}
     loss, sums_CV, counts_C = terms["cross_entropy"], None, None
     if settings.recipe != "ce":
         centers_CV = output.centers_CV
@@ -117,6 +114,7 @@ def step(
         features_nV, labels_n, uncertainty_n = _members(output.features_BV, batch, neighbors if official else None)
         distance_n = centers.intra_distances(features_nV, labels_n, centers_CV)
         divisor = 1 + settings.reference_k if official else 1
+        terms["uncertainty_mean"] = uncertainty_B.sum() / global_batch_size
         terms["intra"] = 0.5 * ((1 - uncertainty_n) * distance_n).sum() / divisor / global_batch_size
         if neighbors is not None and not settings.detach_uncertainty:  # drives every uncertainty to 1
             slope_B = (uncertainty_B * (1 - uncertainty_B)).detach() * neighbors.usable_BK.any(dim=1)

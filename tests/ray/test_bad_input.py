@@ -100,7 +100,7 @@ def _copy(dataset: str, folder: Path) -> str:
         (_k_above_the_graph, SettingError, r"num_neighbors.*20"),
         (_batch_above_an_epoch, SettingError, r"data\.batch_size must be <= the rows of one epoch \(\d+\), got 640"),
         (_too_many_workers_for_the_lanes, SettingError, r"data\.batch_size=67 gives 1 lanes.*num_workers=2"),
-        (_too_many_cpus, SettingError, r"placement needs 32\.05 CPUs .* got a cluster with 4 CPUs"),
+        (_too_many_cpus, SettingError, r"placement needs 32 CPUs .* got a cluster with 4 CPUs"),
         (_gpus_where_none_are, SettingError, r"placement needs .* 1 GPUs .* 0 GPUs"),
         (_storage_below_a_file, SettingError, r"storage path must be writable.*file/runs"),
         (_no_dataset, DataError, r"nowhere is not a data set"),
