@@ -25,6 +25,8 @@ from ldlva_dist.config import (
     TrainingConfig,
     UncertaintyConfig,
 )
+from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.scoring import score
 
 STEPS, EPOCHS = 20, 2.0
 
@@ -68,6 +70,19 @@ def test_a_run_moves_the_table_and_writes_what_a_user_meets(alone: launch.RunRes
     assert 0 <= alone.metrics["holdout_accuracy"] <= 1
     assert len(_losses(alone.run_uri)) == STEPS
     assert {"config.json", "metrics.jsonl", "tensorboard"} <= set(os.listdir(alone.run_uri))
+
+
+def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(alone: launch.RunResult, faces: str) -> None:
+    by_one, by_three = (score(alone.checkpoint_uri, faces, num_tasks=tasks) for tasks in (1, 3))
+    assert by_one["samples"] == 60
+    assert by_one["given"]["confusion"] == by_three["given"]["confusion"]
+    assert by_one["truth"]["kl"] == pytest.approx(by_three["truth"]["kl"], rel=1e-5)
+    flipped = read_columns(faces, ["flipped"], rows=read_info(faces).num_train)["flipped"].to_numpy().astype(bool)
+    table = _table(alone.checkpoint_uri)
+    above = np.sign(table[flipped][:, None] - table[~flipped]).mean() / 2 + 0.5
+    assert by_one["noise"]["wrong_share"] == pytest.approx(flipped.mean())
+    assert by_one["noise"]["uncertainty"]["auroc"] == pytest.approx(above, abs=1e-3)
+    assert by_one["noise"]["bayes"]["auroc"] > 0.9
 
 
 @pytest.mark.parametrize(("world_size", "num_shards"), [(2, 1), (3, 3), (4, 2)])
