@@ -177,7 +177,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 by autocast; weights, statistics and the maths of the losses stay fp32."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage."""
+    """DeepSpeed ZeRO stage; a single worker has nothing to share out and runs as stage 0."""
     gradient_accumulation_steps: int = 1
     """Micro-batches that make up one step on each worker."""
     evaluate_every_epochs: float = 1.0

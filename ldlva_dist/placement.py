@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from typing import Any
 
 import ray
@@ -21,7 +22,24 @@ def connect() -> None:
     # Tune's own tables and tracebacks: the jobs print one line for each evaluation and a table at the end.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level=logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS") or _reserve_address()
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS", "local"),
+        # Ray Train's cleaner, which frees the workers of a stopped trial, looks for its cluster by itself: on a host
+        # with a second cluster it finds both, gives up, and the next trial waits for ever.
+        runtime_env={"env_vars": {"RAY_ADDRESS": address}},
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _reserve_address() -> str:
+    """Choose where the local cluster will listen, so that its workers can be told before it exists."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    os.environ["RAY_GCS_SERVER_PORT"] = str(port)
+    return f"{ray.util.get_node_ip_address()}:{port}"
 
 
 def scaling(placement: PlacementConfig) -> ScalingConfig:

@@ -49,7 +49,8 @@ def build_state(
         model, optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum
     )
     settings = EngineSettings(
-        zero_stage=training.zero_stage,
+        # A single rank has nothing to share out, and the flat copies of ZeRO cost it time; checkpoints are the same.
+        zero_stage=training.zero_stage if dist.get_world_size() > 1 else 0,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         micro_batch_size=max(
             1, config.data.batch_size // dist.get_world_size() // training.gradient_accumulation_steps

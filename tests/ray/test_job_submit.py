@@ -134,9 +134,9 @@ def test_a_submitted_sweep_stops_losers_and_gives_their_cpus_back(head: Head, fa
         model=ModelConfig(name="resnet10", width=8, stem="small", calibration_hidden=(16, 8)),
         neighbors=NeighborConfig(num_neighbors=4),
         optim=OptimConfig(name="adamw", lr=5e-3),
-        training=TrainingConfig(epochs=6.0, evaluate_every_epochs=3.0),
+        training=TrainingConfig(epochs=24.0, evaluate_every_epochs=6.0),
         placement=PlacementConfig(num_workers=2, cpus_per_worker=0.5, data_cpus_per_worker=0.45),
-        sweep=SweepConfig(num_samples=3, num_neighbors=(2, 4), lr=(1e-9, 2e-9), grace_epochs=3.0),
+        sweep=SweepConfig(num_samples=3, num_neighbors=(2, 4), lr=(1e-9, 2e-9), grace_epochs=18.0),
     )
     (tmp_path / "config.json").write_text(to_json(config))
     command = ["python", "jobs/sweep.py", "--config", str(tmp_path / "config.json")]

@@ -326,7 +326,7 @@ def test_plain_cross_entropy_has_neither_centers_nor_calibration() -> None:
     assert case.model.calibration is None
     assert not hasattr(case.model, "centers")
     assert not result.logit_grad_B.any()
-    assert set(result.terms) == {"loss", "cross_entropy", "uncertainty_mean"}
+    assert set(result.terms) == {"loss", "cross_entropy"}  # nothing of uncertainty: there is none
 
 
 def test_the_official_divisor_stays_when_neighbors_are_missing_or_swept() -> None:

@@ -1,0 +1,46 @@
+"""Settings: what is refused, and that the saved JSON gives the same settings back."""
+
+from dataclasses import replace
+
+import pytest
+
+from ldlva_dist.command_line import parse_run
+from ldlva_dist.config import RunConfig, SweepConfig, TrainingConfig, from_json, to_json
+from ldlva_dist.errors import SettingError
+from ldlva_dist.presets import PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_survives_its_json(preset: str) -> None:
+    config = PRESETS[preset]()
+    assert from_json(to_json(config)) == config
+
+
+def test_settings_that_this_version_does_not_know_are_named() -> None:
+    text = to_json(RunConfig()).replace('"gamma"', '"gama"', 1)
+    with pytest.raises(SettingError, match=r"config\.loss has settings this version does not know: gama"):
+        from_json(text)
+
+
+def test_overrides_change_what_they_name_and_nothing_else() -> None:
+    config = parse_run(["demo", "--loss.gamma", "0.5", "--sweep.num-neighbors", "2", "4"], description="")
+    demo = PRESETS["demo"]()
+    expected = replace(demo, loss=replace(demo.loss, gamma=0.5), sweep=replace(demo.sweep, num_neighbors=(2, 4)))
+    assert config == expected
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: RunConfig(name="a/b"), r"name must be a plain folder name, got 'a/b'"),
+        (lambda: SweepConfig(lr=(1.0, 0.1)), r"sweep\.lr must be LOW HIGH with 0 < LOW <= HIGH, got 1\.0 0\.1"),
+        (lambda: TrainingConfig(epochs=0), r"training\.epochs must be > 0, got 0"),
+        (
+            lambda: RunConfig(training=TrainingConfig(gradient_accumulation_steps=64)),
+            r"data\.batch_size must be >= .* \(64\), got 32",
+        ),
+    ],
+)
+def test_a_value_that_breaks_a_rule_is_named_with_the_rule(build, sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        build()
