@@ -10,7 +10,7 @@ import logging
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ray
 import torch
@@ -93,7 +93,7 @@ def our_speed(arguments: Arguments, folder: str, dataset: str, k: int) -> float:
         ),
         placement=PlacementConfig(cpus_per_worker=arguments.threads, max_failures=0),
     )
-    result = launch.fit(replace(config))
+    result = launch.fit(config)
     lines = [line for line in read_metrics(result.run_uri) if line["step"] > arguments.warmup]
     waits = [line["lookup_wait_share"] for line in lines]
     print(json.dumps({"k": k, "lookup_wait_share": statistics.mean(waits)}), flush=True)

@@ -103,7 +103,7 @@ def read_facts(checkpoint_uri: str, info: DatasetInfo | None = None) -> dict[str
     """
     facts = json.loads(storage.read_bytes(storage.join(checkpoint_uri, "state.json")))
     if facts["format_version"] != FORMAT_VERSION:
-        raise DataError(f"{checkpoint_uri} has format_version {facts['format_version']}, this version reads 1")
+        raise DataError(f"{checkpoint_uri} has format_version {facts['format_version']}, this reads {FORMAT_VERSION}")
     if info is None:
         return facts
     if facts["class_names"] != list(info.class_names):
