@@ -72,17 +72,18 @@ class LDLVA(nn.Module):
 
     def _calibrate(self, features_BV: Tensor, neighbor_features_BKV: Tensor, usable_BK: Tensor) -> Tensor:
         assert self.calibration is not None, "recipe ce takes no neighbours"
-        own_BKV = features_BV[:, None].expand_as(neighbor_features_BKV)
-        pairs_M2V = torch.cat([own_BKV[usable_BK], neighbor_features_BKV[usable_BK].to(features_BV.dtype)], dim=-1)
+        row_M = usable_BK.nonzero()[:, 0]
+        other_MV = neighbor_features_BKV[usable_BK].to(features_BV.dtype)
         zeros_BK = torch.zeros(usable_BK.shape, device=usable_BK.device)
         counting = [norm for norm in self.calibration if isinstance(norm, nn.BatchNorm1d) and norm.training]
-        if len(pairs_M2V) >= (2 if counting else 1):
-            return zeros_BK.masked_scatter(usable_BK, self.calibration(pairs_M2V).float())
+        if len(row_M) >= (2 if counting else 1):
+            return zeros_BK.masked_scatter(usable_BK, self.calibration(features_BV, other_MV, row_M).float())
         # Too few for batch statistics. The network runs all the same, on nothing, so that every parameter takes part
         # in the backward and the ranks' collectives (ZeRO-3 gathers weights module by module) do not diverge.
         for norm in counting:
             norm.eval()
-        nothing = 0 * self.calibration(pairs_M2V.new_zeros(1, pairs_M2V.shape[1])).float().sum()
+        nobody_1V = torch.zeros_like(features_BV[:1])
+        nothing = 0 * self.calibration(nobody_1V, nobody_1V, row_M.new_zeros(1)).float().sum()
         for norm in counting:
             norm.train()
         return zeros_BK + nothing

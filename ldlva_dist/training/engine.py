@@ -58,6 +58,9 @@ class Engine:
         self._engine, self._wrapper, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(settings)
         )
+        if dist.get_world_size() == 1 and self._stage == 0:
+            # DeepSpeed would copy all gradients together and apart again to reduce them over one rank.
+            self._engine.enable_backward_allreduce = False
         self._optimizer: torch.optim.Optimizer = getattr(self._wrapper, "optimizer", self._wrapper)
         self.device = next(model.parameters()).device
 

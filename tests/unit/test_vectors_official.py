@@ -167,13 +167,13 @@ SIM_NAMES += ["sim_W2", "sim_b2"] + [f"sim_bn2_{part}" for part in ("gamma", "be
 SIM_NAMES += ["sim_W3", "sim_b3"]
 
 
-def sim_network() -> tuple[Calibration, Tensor]:
+def sim_network() -> tuple[Calibration, tuple[Tensor, Tensor, Tensor]]:
     network = Calibration(6)
     missing = network.load_state_dict(keras_weights(SIM_NAMES), strict=False).missing_keys
     assert all(name.endswith("num_batches_tracked") for name in missing)
     features_BV, auxiliary_BKV = vector("sim_feat"), vector("sim_feat_aux")
-    own_BKV = features_BV[:, None].expand_as(auxiliary_BKV)
-    return network, torch.cat([own_BKV, auxiliary_BKV], dim=-1).flatten(0, 1)
+    row_M = torch.arange(len(features_BV)).repeat_interleave(auxiliary_BKV.shape[1])
+    return network, (features_BV, auxiliary_BKV.flatten(0, 1), row_M)
 
 
 def clamped(logits: Tensor) -> Tensor:
@@ -182,9 +182,9 @@ def clamped(logits: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_calibration_network_equals_the_reference(mode: str) -> None:
-    network, pairs = sim_network()
+    network, (own, others, row_M) = sim_network()
     # In float64: what is left of the tolerance is the reference's own rounding, not a machine's order of additions.
-    logits = network.double().train(mode == "train")(pairs.double()).detach().view(4, 3)
+    logits = network.double().train(mode == "train")(own.double(), others.double(), row_M).detach().view(4, 3)
     assert_equal(logits, f"sim_logit_{mode}")
     assert_equal(clamped(logits), f"sim_out_{mode}")
 
@@ -192,7 +192,7 @@ def test_calibration_network_equals_the_reference(mode: str) -> None:
 def test_running_statistics_equal_the_reference_but_for_its_biased_variance() -> None:
     network, pairs = sim_network()
     biased_variance(network)
-    network.train()(pairs)
+    network.train()(*pairs)
     for index, layer in ((1, network[1]), (2, network[4])):
         assert isinstance(layer, nn.BatchNorm1d)
         assert layer.running_mean is not None
@@ -204,7 +204,7 @@ def test_running_statistics_equal_the_reference_but_for_its_biased_variance() ->
 def test_pytorch_alone_averages_the_unbiased_variance() -> None:
     network, pairs = sim_network()
     before = vector("sim_bn1_var")
-    network.train()(pairs)
+    network.train()(*pairs)
     update = (network.state_dict()["1.running_var"] - 0.99 * before) / 0.01
     reference = (vector("sim_bn1_var_after") - 0.99 * before) / 0.01
     np.testing.assert_allclose(update, reference * 12 / 11, rtol=1e-3, atol=1e-3)
