@@ -42,12 +42,12 @@ def ferplus() -> RunConfig:
         name="ferplus",
         data=DataConfig(batch_size=128, image_size=48, channels=1, pad=4, erase_probability=0.0),
         model=ModelConfig(name="resnet10", width=16, stem="small", calibration_hidden=(128, 64)),
-        loss=LossConfig(recipe="official", warmup_epochs=2.0),
+        loss=LossConfig(recipe="official", gamma=1e-3, warmup_epochs=2.0),
         neighbors=NeighborConfig(num_neighbors=8),
         optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=1e-2, schedule="cosine", warmup_epochs=0.5),
-        training=TrainingConfig(epochs=10.0, evaluate_every_epochs=2.0),
+        training=TrainingConfig(epochs=10.0, precision="bf16", evaluate_every_epochs=2.0),
         placement=_laptop(),
-        sweep=SweepConfig(num_samples=4, grace_epochs=2.0),
+        sweep=SweepConfig(num_samples=4, num_neighbors=(8, 16, 32), lr=(1e-3, 6e-3), grace_epochs=4.0),
     )
 
 

@@ -43,11 +43,10 @@ def neighbors_opinion(beliefs: Beliefs, config: RunConfig, ids_n: NDArray[np.int
     """[n, C] what the neighbours of some samples say: their stored probabilities, weighted by similarity alone."""
     k, dataset = config.neighbors.num_neighbors, config.data.dataset
     graph_nK = np.concatenate([read_graph(dataset, int(i), 1, k)[0] for i in ids_n]).astype(np.int64)
-    va_n2 = np.concatenate([read_va(dataset, int(i), 1) for i in ids_n])
-    va_nK2 = np.concatenate([read_va(dataset, int(i), 1) for i in graph_nK.ravel()]).reshape(*graph_nK.shape, 2)
+    va_N2 = torch.from_numpy(read_va(dataset, 0, len(beliefs.uncertainty)))
     weights_nK = log_similarity(
-        torch.from_numpy(va_n2),
-        torch.from_numpy(va_nK2),
+        va_N2[ids_n],
+        va_N2[graph_nK],
         width=config.loss.kernel_width,
         recipe=config.loss.recipe,
     ).softmax(dim=1)
