@@ -1,5 +1,11 @@
-"""The search: a space around a preset, each trial one distributed run, the best settings as JSON."""
+"""The search: a space around a preset, each trial one distributed run, the best settings as JSON.
 
+A trial's run is named after its values. A sweep that is started again draws the same values, tells Tune what each run
+told before, and goes on with the runs that were not at their end; Tune's own state, a pickle, is never read.
+"""
+
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,8 +22,12 @@ from ldlva_dist import launch, placement
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.reporting.metrics_log import read_metrics
+from ldlva_dist.training.loop import run_uri
 
 METRIC = "holdout_accuracy"
+TUNE = "tune"
+"""Tune's own records of the sweep; written anew at each start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +71,9 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     info = launch.prepare(config)
     if info.splits["holdout"].rows == 0:
         raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
-    tuner = _tuner(config, [_Printer(on_result)] if on_result else [])
+    tuner = _tuner(config, [_Printer(config, on_result)] if on_result else [])
     results = tuner.fit()
-    trials = tuple(_trial(result, folder) for result in results)
+    trials = tuple(_trial(result, config) for result in results)
     finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
     if not finished:
         raise ClusterError(f"all {len(trials)} trials failed; the first said: {trials[0].error}")
@@ -113,18 +123,30 @@ def _own_params(config: RunConfig) -> dict[str, Any]:
 
 
 def _run_trial(params: dict[str, Any], config: RunConfig) -> None:
-    """One trial is one launch; its runs lie in the sweep's own folder."""
-    folder = storage.join(config.storage_path, config.name, "trials")
-    trial_config = replace(apply(config, params), name=tune.get_context().get_trial_id(), storage_path=folder)
-    launch.fit(trial_config, callbacks=[TuneReportCallback()])
+    """One trial is one launch. What its run told before an interruption is told first: ASHA then stands where it was."""
+    run = _run_of(config, params)
+    for line in read_metrics(run_uri(run)):
+        if METRIC in line:
+            tune.report(line)
+    launch.fit(run, callbacks=[TuneReportCallback()])
+
+
+def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:
+    """A trial's run, in the sweep's own folder; it saves when it evaluates, as reports go with checkpoints."""
+    values = json.dumps(params, sort_keys=True).encode()
+    trial = apply(config, params)
+    return replace(
+        trial,
+        name=hashlib.blake2b(values, digest_size=4).hexdigest(),
+        storage_path=storage.join(config.storage_path, config.name, "trials"),
+        training=replace(trial.training, checkpoint_every_steps=None),
+    )
 
 
 def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
     trainable = tune.with_resources(partial(_run_trial, config=config), placement.trial())
     folder = storage.join(config.storage_path, config.name)
-    path = storage.join(folder, "tune")
-    if tune.Tuner.can_restore(path):
-        return tune.Tuner.restore(path, trainable, resume_unfinished=True, restart_errored=True)
+    storage.delete_folder(storage.join(folder, TUNE))
     fits = placement.max_concurrent_trials(config.placement, config.neighbors.num_shards)
     limit = min(fits, config.sweep.max_concurrent_trials or fits)
     return tune.Tuner(
@@ -138,7 +160,7 @@ def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
             scheduler=_scheduler(config),
             search_alg=_search(config, limit),
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=folder, callbacks=callbacks, verbose=0),
+        run_config=tune.RunConfig(name=TUNE, storage_path=folder, callbacks=callbacks, verbose=0),
     )
 
 
@@ -161,26 +183,26 @@ def _search(config: RunConfig, max_concurrent: int) -> Searcher | SearchAlgorith
     return BasicVariantGenerator(points_to_evaluate=own, random_state=seed, max_concurrent=max_concurrent)
 
 
-def _trial(result: tune.Result, folder: str) -> Trial:
-    metrics = result.metrics or {}
+def _trial(result: tune.Result, config: RunConfig) -> Trial:
+    metrics, params = result.metrics or {}, dict(result.config or {})
     done = metrics.get("epoch", 0.0)
     ended = metrics.get("step", 0) == metrics.get("steps", -1)
     status = "failed" if result.error else "finished" if ended else "stopped early"
     return Trial(
-        params=dict(result.config or {}),
+        params=params,
         accuracy=metrics.get(METRIC),
         epochs=done,
         status=status,
-        run_uri=storage.join(folder, "trials", metrics.get("trial_id", "")),
+        run_uri=run_uri(_run_of(config, params)),
         error=str(result.error).strip().splitlines()[-1] if result.error else None,
     )
 
 
 class _Printer(tune.Callback):
-    """Tells the caller of every evaluation of every trial."""
+    """Tells the caller of every evaluation of every trial, by the name of its run."""
 
-    def __init__(self, on_result: Callable[[str, dict[str, Any]], None]) -> None:
-        self._on_result = on_result
+    def __init__(self, config: RunConfig, on_result: Callable[[str, dict[str, Any]], None]) -> None:
+        self._config, self._on_result = config, on_result
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self._on_result(trial.trial_id, result)
+        self._on_result(_run_of(self._config, trial.config).name, result)

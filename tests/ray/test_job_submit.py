@@ -1,5 +1,6 @@
 """`ray job submit` against a head that cluster/local.sh starts: with its token it works, without one it is refused."""
 
+import json
 import os
 import re
 import signal
@@ -74,13 +75,20 @@ def head() -> Iterator[Head]:
             end(process)
 
 
-def submit(head: Head, command: Sequence[str], *, token: Path | None, limit_s: float) -> tuple[int, str]:
+def submit(
+    head: Head, command: Sequence[str], *, token: Path | None, limit_s: float, options: Sequence[str] = ()
+) -> tuple[int, str]:
     """Submit a job from a copy of the project and wait for its end; exit code and output of `ray job submit`."""
+    return ray_job(head, ["submit", "--working-dir", str(PROJECT), *options, "--", *command], token, limit_s)
+
+
+def ray_job(head: Head, arguments: Sequence[str], token: Path | None, limit_s: float) -> tuple[int, str]:
+    """Exit code and output of a `ray job` command."""
     environment = without_token()
     if token:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     done = subprocess.run(
-        [str(RAY), "job", "submit", "--address", head.address, "--working-dir", str(PROJECT), "--", *command],
+        [str(RAY), "job", arguments[0], "--address", head.address, *arguments[1:]],
         env=environment,
         cwd=PROJECT,
         stdout=subprocess.PIPE,
@@ -125,7 +133,9 @@ def test_the_token_can_be_read_by_its_owner_alone(head: Head) -> None:
     assert len(head.token.read_text()) == 64
 
 
-def test_a_submitted_sweep_stops_losers_and_gives_their_cpus_back(head: Head, faces: str, tmp_path: Path) -> None:
+def test_a_submitted_sweep_goes_on_after_a_stop_and_gives_losers_cpus_back(
+    head: Head, faces: str, tmp_path: Path
+) -> None:
     """The head has CPUs for one trial at a time: each later trial starts only if the one before gave its CPUs back."""
     config = RunConfig(
         name="search",
@@ -140,9 +150,19 @@ def test_a_submitted_sweep_stops_losers_and_gives_their_cpus_back(head: Head, fa
     )
     (tmp_path / "config.json").write_text(to_json(config))
     command = ["python", "jobs/sweep.py", "--config", str(tmp_path / "config.json")]
+    stopped = ["--no-wait", "--submission-id", "to-be-stopped"]
+    code, output = submit(head, command, token=head.token, limit_s=JOB_LIMIT_S, options=stopped)
+    assert code == 0, output
+    first = wait_for_one(tmp_path / "search" / "trials", "*/step-00000060/state.json").parents[1]
+    code, output = ray_job(head, ["stop", "to-be-stopped"], head.token, JOB_LIMIT_S)
+    assert code == 0, output
+    assert not (first / "step-00000240").exists(), "the stop came too late to prove anything"
+    before = [line for line in lines_of(first) if json.loads(line)["step"] <= 60]
     code, output = submit(head, command, token=head.token, limit_s=SWEEP_LIMIT_S)
 
     assert code == 0, output
+    assert lines_of(first)[: len(before)] == before, "the first trial goes on from its checkpoint, speeds and all"
+    assert (first / "step-00000240").exists()
     assert output.count("stopped early") >= 1, output
     best = parse_run(["--config", str(tmp_path / "search" / "best_config.json")], description="")
     assert best.optim.lr == config.optim.lr  # the others learnt nothing
@@ -176,6 +196,18 @@ def wait_until_ready(process: subprocess.Popen[str], log: Path) -> None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
+
+
+def lines_of(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text().splitlines()
+
+
+def wait_for_one(folder: Path, pattern: str) -> Path:
+    deadline = time.monotonic() + JOB_LIMIT_S
+    while not (found := list(folder.glob(pattern))):
+        assert time.monotonic() < deadline, f"{folder} has no {pattern} after {JOB_LIMIT_S} s"
+        time.sleep(0.1)
+    return found[0]
 
 
 def end(process: subprocess.Popen[str]) -> None:
