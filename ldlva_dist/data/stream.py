@@ -22,16 +22,17 @@ from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
 from ldlva_dist.data.plan import Plan, Run
-from ldlva_dist.data.shards import read_rows
+from ldlva_dist.data.shards import cut_rows, read_span
 from ldlva_dist.data.transforms import augment, decode, resize
 from ldlva_dist.messages import Batch
 
 Columns = dict[str, NDArray[Any]]
 BLOCK_ROWS = 1 << 18
 SUPERSTEPS_PER_PIPELINE = 512
-# Ray Data hands blocks on when they are this large: small enough that the first batch need not wait for a whole task.
+# A block is as many whole batches as fit, at least one: few objects, and the first batch does not wait for a whole task.
 BLOCK_BYTES = 4 << 20
-LOOP_PAUSE_S = 0.02
+LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
+READ_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +60,15 @@ class Manifest:
         ]
 
     def rows(self, ids: NDArray[np.int64]) -> Columns:
-        """The columns of the rows ``ids`` [n], which lie in at most a few blocks."""
+        """The columns of the rows ``ids`` [n], in their order."""
         block_of = ids // BLOCK_ROWS
-        parts = [
-            {
-                name: column[ids[block_of == b] - b * BLOCK_ROWS]
-                for name, column in cast(Columns, ray.get(self._blocks[b])).items()
-            }
-            for b in np.unique(block_of)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts, places = [], []
+        for b in np.unique(block_of):
+            places.append(np.flatnonzero(block_of == b))
+            block = cast(Columns, ray.get(self._blocks[b]))
+            parts.append({name: column[ids[places[-1]] - b * BLOCK_ROWS] for name, column in block.items()})
+        back = np.argsort(np.concatenate(places))
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
 
 
 def _load_block(dataset_uri: str, first: int, rows: int) -> Columns:
@@ -89,63 +89,88 @@ class Supersteps:
     first_step: int
     stop_step: int
 
-    def __call__(self, items: Any) -> Iterator[Any]:
-        """Yield the batches of the supersteps ``items["superstep"]``, each as columns."""
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one of this rank's batches."""
+        return len(self.plan.lanes_of(self.rank, self.world_size)) * self.plan.rows_per_step
+
+    @property
+    def steps_per_block(self) -> int:
+        """Batches that are handed on together."""
+        return max(1, BLOCK_BYTES // self._image_bytes)
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Of a block's images; its other columns come on top."""
+        return self.steps_per_block * self._image_bytes
+
+    def __call__(self, items: Any) -> Iterator[Columns]:
+        """Yield the batches of the supersteps ``items["superstep"]`` as columns, some whole ones at a time."""
+        per_superstep, b = self.plan.steps_per_superstep, self.rows_per_step
         for superstep in items["superstep"].tolist():
-            yield from self._batches(superstep)
+            first = superstep * per_superstep
+            begin, end = max(first, self.first_step), min(first + per_superstep, self.stop_step)
+            window = self._window(superstep)
+            for step in range(begin, end, self.steps_per_block):
+                steps = np.arange(step, min(end, step + self.steps_per_block))
+                rows = window.rows(slice((step - first) * b, (step - first + len(steps)) * b))
+                yield self._finish(rows) | {"step": np.repeat(steps, b)}
 
-    def _batches(self, superstep: int) -> Iterator[Columns]:
-        lanes = self.plan.lanes_of(self.rank, self.world_size)
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            windows = list(pool.map(lambda lane: self._window(lane, superstep), lanes))
-        per = self.plan.rows_per_step
-        for slot in range(self.plan.steps_per_superstep):
-            step = superstep * self.plan.steps_per_superstep + slot
-            if self.first_step <= step < self.stop_step:
-                take = slice(slot * per, (slot + 1) * per)
-                yield self._batch(step, [window.rows(take) for window in windows])
+    @property
+    def _image_bytes(self) -> int:
+        return self.rows_per_step * self.images.size**2 * self.images.channels
 
-    def _window(self, lane: int, superstep: int) -> "_Window":
-        runs, order = self.plan.window(lane, superstep)
-        return _fetch(self.manifest, runs, order)
+    def _window(self, superstep: int) -> "_Window":
+        """The encoded rows of the rank's lanes: step by step, and in a step lane by lane."""
+        lanes = [self.plan.window(lane, superstep) for lane in self.plan.lanes_of(self.rank, self.world_size)]
+        order = np.stack([order for _, order in lanes]) + len(lanes[0][1]) * np.arange(len(lanes))[:, None]
+        order = order.reshape(len(lanes), -1, self.plan.rows_per_step).swapaxes(0, 1).ravel()
+        return _fetch(self.manifest, [run for runs, _ in lanes for run in runs]).rows(order)
 
-    def _batch(self, step: int, parts: list[dict[str, Any]]) -> Columns:
-        data = [image for part in parts for image in part.pop("data")]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        pixels = np.stack([resize(decode(d, self.images.channels), self.images.size) for d in data])
+    def _finish(self, window: "_Window") -> Columns:
+        columns, images = dict(window.columns), self.images
+        pixels = np.empty((len(window.data), images.size, images.size, images.channels), dtype=np.uint8)
+        for row, data in enumerate(window.data):
+            pixels[row] = resize(decode(data, images.channels), images.size)
         columns["image"] = augment(
             pixels,
             seed=self.plan.seed,
             epochs_b=columns.pop("epoch"),
             ids_b=columns["id"],
-            pad=self.images.pad,
-            flip=self.images.flip,
-            erase_probability=self.images.erase_probability,
+            pad=images.pad,
+            flip=images.flip,
+            erase_probability=images.erase_probability,
         )
-        return columns | {"step": np.full(len(data), step)}
+        return columns
 
 
 @dataclass(frozen=True)
 class _Window:
-    """The encoded rows of one lane's window, in the order they are trained on."""
+    """Encoded rows, in the order they are trained on."""
 
     data: list[memoryview]
     columns: Columns
 
-    def rows(self, take: slice) -> dict[str, Any]:
-        return {name: column[take] for name, column in self.columns.items()} | {"data": self.data[take]}
+    def rows(self, take: slice | NDArray[np.int64]) -> "_Window":
+        data = self.data[take] if isinstance(take, slice) else [self.data[row] for row in take.tolist()]
+        return _Window(data, {name: column[take] for name, column in self.columns.items()})
 
 
-def _fetch(manifest: Manifest, runs: Sequence[Run], order: NDArray[np.int64]) -> _Window:
-    data: list[memoryview] = []
-    parts: list[Columns] = []
-    for run in runs:
-        ids = np.arange(run.first_id, run.first_id + run.rows)
-        rows = manifest.rows(ids)
-        data += read_rows(manifest.shard_uris[run.shard], rows["offset"], rows["size"], rows["checksum"])
-        parts.append({"id": ids, "epoch": np.full(run.rows, run.epoch), "label": rows["label"], "va": rows["va"]})
-    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-    return _Window([data[i] for i in order], columns)
+def _fetch(manifest: Manifest, runs: Sequence[Run]) -> _Window:
+    """The rows of all runs, one ranged read each."""
+    ids = [np.arange(run.first_id, run.first_id + run.rows) for run in runs]
+    columns = manifest.rows(np.concatenate(ids)) | {
+        "id": np.concatenate(ids),
+        "epoch": np.repeat([run.epoch for run in runs], [run.rows for run in runs]),
+    }
+    ends = np.cumsum([run.rows for run in runs])[:-1]
+    shards = [manifest.shard_uris[run.shard] for run in runs]
+    offsets, sizes, checksums = (np.split(columns.pop(name), ends) for name in ("offset", "size", "checksum"))
+    with ThreadPoolExecutor(max_workers=READ_THREADS) as pool:
+        spans = pool.map(read_span, shards, offsets, sizes)
+        # Checked here, not in the threads: they would only take the interpreter from each other.
+        parts = map(cut_rows, shards, spans, offsets, sizes, checksums)
+        return _Window([image for part in parts for image in part], columns)
 
 
 def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
@@ -161,26 +186,33 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
     context.enable_progress_bars = False
     begin = supersteps.first_step // plan.steps_per_superstep
     end = -(-supersteps.stop_step // plan.steps_per_superstep)
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = supersteps.bytes_per_block
     context.custom_execution_callback_classes = [_Breather]
     for first in range(begin, end, SUPERSTEPS_PER_PIPELINE):
         items = [{"superstep": superstep} for superstep in range(first, min(end, first + SUPERSTEPS_PER_PIPELINE))]
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), concurrency=max(1, int(num_cpus))
         )
-        for columns in dataset.iter_batches(batch_size=len(positions), batch_format="numpy", prefetch_batches=2):
-            yield _to_batch(cast(Columns, columns), positions)
+        # Whole blocks, because cutting batches anew would copy them.
+        for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+            columns = cast(Columns, block)
+            for begin in range(0, len(columns["step"]), len(positions)):
+                rows = slice(begin, begin + len(positions))
+                yield _to_batch({name: column[rows] for name, column in columns.items()}, positions)
 
 
 class _Breather(ExecutionCallback):
-    """Pauses Ray Data's scheduling loop, which runs in a thread of the training process.
+    """Pauses Ray Data's scheduling loop, which runs in a thread of the training process, while batches wait for it.
 
-    While finished batches wait to be trained on, the loop finds its tasks ready, may not read them, and starts over
-    without a pause: it would take a core, and the interpreter, from the training (measured in DECISIONS.md).
+    With finished blocks waiting to be trained on, the loop finds its tasks ready, may not read them, and starts over
+    without a pause: it would take a core, and the interpreter, from the training (bench/RESULTS.md). Where the training
+    waits for data the loop has nothing ready and sleeps by itself.
     """
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
-        time.sleep(LOOP_PAUSE_S)
+        _, output = executor._output_node
+        if output.output_queue.num_blocks >= BLOCKS_WAITING:
+            time.sleep(LOOP_PAUSE_S)
 
 
 def _to_batch(columns: Columns, positions: NDArray[np.int32]) -> Batch:
