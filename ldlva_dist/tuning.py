@@ -123,7 +123,7 @@ def _own_params(config: RunConfig) -> dict[str, Any]:
 
 
 def _run_trial(params: dict[str, Any], config: RunConfig) -> None:
-    """One trial is one launch. What its run told before an interruption is told first: ASHA then stands where it was."""
+    """One trial is one launch. What its run told before an interruption comes first: ASHA then stands where it was."""
     run = _run_of(config, params)
     for line in read_metrics(run_uri(run)):
         if METRIC in line:

@@ -29,7 +29,7 @@ from ldlva_dist.messages import Batch
 Columns = dict[str, NDArray[Any]]
 BLOCK_ROWS = 1 << 18
 SUPERSTEPS_PER_PIPELINE = 512
-# A block is as many whole batches as fit, at least one: few objects, and the first batch does not wait for a whole task.
+# A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
 BLOCK_BYTES = 4 << 20
 LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
 READ_THREADS = 8
