@@ -1,5 +1,6 @@
 """Where a data set is written before it is complete, and the writing of its shards. N = accepted rows."""
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from ldlva_dist.data.manifest import SPLITS
 from ldlva_dist.data.rows import Source
 from ldlva_dist.data.shards import Placed, ShardWriter, plan_shards
 from ldlva_dist.data.survey import load_image
+from ldlva_dist.errors import ClusterError
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,11 @@ class Stage:
 
 @contextmanager
 def staged(output: str) -> Iterator[Stage]:
-    """A stage whose files become the folder ``output`` when all goes well, and vanish otherwise."""
+    """A stage whose files become the folder ``output`` when all goes well, and vanish otherwise.
+
+    Raises:
+        ClusterError: where the disk has no room for them.
+    """
     remote = storage.is_remote(output)
     target = None if remote else Path(storage.resolve(output)[1])
     if target is not None:
@@ -50,9 +58,11 @@ def staged(output: str) -> Iterator[Stage]:
         if target is not None:
             folder.chmod(0o755)
             folder.rename(target)
-    except BaseException:
+    except BaseException as error:
         for uri in stage.sent:
             storage.delete_file(uri)
+        if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+            raise ClusterError(f"the disk of {folder.parent} is full; nothing was written to {output}") from error
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
