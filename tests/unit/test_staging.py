@@ -7,11 +7,15 @@ from ldlva_dist.errors import ClusterError
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
-    output = tmp_path / "set"
-    with pytest.raises(ClusterError, match=f"the disk of {tmp_path} is full"), staged(str(output)) as stage:
+    with pytest.raises(ClusterError, match=f"the disk of {tmp_path} is full"):
+        _pack_without_room(tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _pack_without_room(output: Path) -> None:
+    with staged(str(output)) as stage:
         (stage.folder / "train-000000.tar").symlink_to("/dev/full")
         (stage.folder / "train-000000.tar").write_bytes(b"face")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stage_appears_whole(tmp_path: Path) -> None:
