@@ -45,7 +45,7 @@ demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA a
 	@$(BIN)/python jobs/demo.py
 
 test: setup ## every test that needs no GPU
-	@$(BIN)/python -m pytest tests/unit tests/ray tests/gpu -q
+	@$(BIN)/python -m pytest tests -n 2 --dist loadfile -q
 
 check: setup ## lint, format, types, import contracts
 	$(BIN)/ruff check .
