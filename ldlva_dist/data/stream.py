@@ -196,8 +196,8 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
         # Whole blocks, because cutting batches anew would copy them.
         for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
             columns = cast(Columns, block)
-            for begin in range(0, len(columns["step"]), len(positions)):
-                rows = slice(begin, begin + len(positions))
+            for row in range(0, len(columns["step"]), len(positions)):
+                rows = slice(row, row + len(positions))
                 yield _to_batch({name: column[rows] for name, column in columns.items()}, positions)
 
 
