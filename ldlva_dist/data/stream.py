@@ -210,8 +210,8 @@ class _Breather(ExecutionCallback):
     """
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
-        _, output = executor._output_node
-        if output.output_queue.num_blocks >= BLOCKS_WAITING:
+        output = executor._output_node
+        if output and output[1].output_queue.num_blocks >= BLOCKS_WAITING:
             time.sleep(LOOP_PAUSE_S)
 
 
