@@ -42,8 +42,33 @@ class Rows:
     flipped: NDArray[np.bool_] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A stretch of a source that one task reads: plain values, the same ones every time."""
+
+    part: Part
+    first: int
+    """Place of its first row in the order its part is packed in, from 0."""
+    rows: int
+    """Rows before filters."""
+    place: str = ""
+    """The file or table they stand in; for the source that made it, and for messages."""
+
+
 class Source(Protocol):
-    """What a user has; ``blocks`` gives the same rows in the same order every time."""
+    """What a user has, and how to read it anywhere: a source is sent to the tasks, so it holds plain values only."""
+
+    def partitions(self) -> Sequence[Partition]:
+        """All stretches in packing order, training part first; cheap, no image is read.
+
+        Raises:
+            SettingError: for a table, column or folder that is not as the settings say.
+        """
+        ...
+
+    def read(self, partition: Partition) -> Iterator[Rows]:
+        """The rows of one stretch, some hundred at a time, the same rows in the same order every time."""
+        ...
 
     def blocks(self) -> Iterator[Rows]:
         """All rows, training part first."""

@@ -155,16 +155,18 @@ def _s3(pid: int, endpoint: str | None, region: str | None) -> fs.FileSystem:
     )
 
 
+_RETRYING = Retrying(
+    stop=stop_after_attempt(ATTEMPTS),
+    wait=wait_random_exponential(multiplier=0.5, max=8),
+    retry=retry_if_exception(lambda error: isinstance(error, OSError) and not _is_final(error)),
+    reraise=True,
+)
+
+
 def _attempt(uri: str, action: Callable[[], T]) -> T:
     """Run an action; a store's errors are retried, then named. A missing file is never retried."""
-    attempts = Retrying(
-        stop=stop_after_attempt(ATTEMPTS if is_remote(uri) else 1),
-        wait=wait_random_exponential(multiplier=0.5, max=8),
-        retry=retry_if_exception(lambda error: isinstance(error, OSError) and not _is_final(error)),
-        reraise=True,
-    )
     try:
-        return attempts(action)
+        return _RETRYING(action) if is_remote(uri) else action()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DataError(f"there is no file {uri}") from error
     except OSError as error:

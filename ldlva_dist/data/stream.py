@@ -15,7 +15,7 @@ import numpy as np
 import ray
 import ray.data
 from numpy.typing import NDArray
-from ray.data import DataContext
+from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
@@ -30,7 +30,7 @@ Columns = dict[str, NDArray[Any]]
 BLOCK_ROWS = 1 << 18
 SUPERSTEPS_PER_PIPELINE = 512
 # A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 32 << 20
 LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
 READ_THREADS = 8
 
@@ -129,11 +129,8 @@ class Supersteps:
 
     def _finish(self, window: "_Window") -> Columns:
         columns, images = dict(window.columns), self.images
-        pixels = np.empty((len(window.data), images.size, images.size, images.channels), dtype=np.uint8)
-        for row, data in enumerate(window.data):
-            pixels[row] = resize(decode(data, images.channels), images.size)
         columns["image"] = augment(
-            pixels,
+            (resize(decode(data, images.channels), images.size) for data in window.data),
             seed=self.plan.seed,
             epochs_b=columns.pop("epoch"),
             ids_b=columns["id"],
@@ -191,7 +188,7 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
     for first in range(begin, end, SUPERSTEPS_PER_PIPELINE):
         items = [{"superstep": superstep} for superstep in range(first, min(end, first + SUPERSTEPS_PER_PIPELINE))]
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), concurrency=max(1, int(num_cpus))
+            supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), compute=TaskPoolStrategy(max(1, int(num_cpus)))
         )
         # Whole blocks, because cutting batches anew would copy them.
         for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -60,7 +61,7 @@ def resize(image_HWc: NDArray, size: int) -> NDArray:
 
 
 def augment(  # noqa: PLR0913 - what identifies a draw, and the three settings of it
-    images_bHWc: NDArray[np.uint8],
+    images: Iterable[NDArray[np.uint8]],
     *,
     seed: int,
     epochs_b: NDArray[np.int64],
@@ -72,7 +73,7 @@ def augment(  # noqa: PLR0913 - what identifies a draw, and the three settings o
     """Varied copies; each is a pure function of its image and (seed, epoch, id), whatever batch it is in.
 
     Args:
-        images_bHWc: Pixels.
+        images: b times [H, W, c] pixels, all of one shape; taken one at a time, so that they may be decoded on the way.
         seed: Of the run, >= 0.
         epochs_b: Epoch of each row, from 0.
         ids_b: Sample id of each row.
@@ -84,20 +85,22 @@ def augment(  # noqa: PLR0913 - what identifies a draw, and the three settings o
     Returns:
         [b, H, W, c] new pixels.
     """
-    _, height, width, channels = images_bHWc.shape
     u_b8 = _uniform(seed, epochs_b, ids_b, draws=8)
     mirrored_b = (u_b8[:, 0] < 0.5) & flip
     shift_b2 = (u_b8[:, 1:3] * (2 * pad + 1)).astype(np.int64) - pad
     erased_b = u_b8[:, 3] < erase_probability
-    boxes_b4 = _erase_boxes(u_b8[:, 4:], height, width)
-    out = np.empty_like(images_bHWc)
-    for row, (mirrored, (dy, dx)) in enumerate(zip(mirrored_b.tolist(), shift_b2.tolist(), strict=True)):
-        image, target = images_bHWc[row], out[row]
+    out = np.empty(0, dtype=np.uint8)
+    draws = zip(images, mirrored_b.tolist(), shift_b2.tolist(), strict=True)
+    for row, (image, mirrored, (dy, dx)) in enumerate(draws):
+        if row == 0:
+            out = np.empty((len(ids_b), *image.shape), dtype=np.uint8)
         if mirrored:
-            for c in range(channels):  # three strided copies cost a third of one copy of reversed pixels
-                _crop(image[:, ::-1, c], target[:, :, c], dy, dx)
+            for c in range(image.shape[2]):  # three strided copies cost a third of one copy of reversed pixels
+                _crop(image[:, ::-1, c], out[row, :, :, c], dy, dx)
         else:
-            _crop(image, target, dy, dx)
+            _crop(image, out[row], dy, dx)
+    _, height, width, channels = out.shape
+    boxes_b4 = _erase_boxes(u_b8[:, 4:], height, width)
     for row in np.flatnonzero(erased_b).tolist():
         y, x, h, w = boxes_b4[row].tolist()
         noise = np.random.default_rng((seed, int(epochs_b[row]), int(ids_b[row])))
