@@ -8,7 +8,7 @@ the distribution; a known share of the training labels is then replaced by anoth
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.face_looks import random_looks
 from ldlva_dist.data.face_painter import EXPRESSION, MIN_PIXELS, paint
-from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Rows
+from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Partition, Rows, all_rows
+from ldlva_dist.data.sources.tables import cut
 from ldlva_dist.data.transforms import encode
 from ldlva_dist.errors import DataError, SettingError
 
@@ -109,20 +110,23 @@ class FacesSource:
         """The settings."""
         return {"kind": "faces", "pixels": self.pixels, "flip_share": self.flip_share, "seed": self.seed}
 
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first; drawn once and kept, encoded, for the second pass."""
-        yield from self._drawn
+    def partitions(self) -> list[Partition]:
+        """Stretches of each part."""
+        return [*cut("train", self.train), *cut("test", self.test)]
 
-    @cached_property
-    def _drawn(self) -> list[Rows]:
-        parts: tuple[tuple[Part, int, float], ...] = (("train", self.train, self.flip_share), ("test", self.test, 0.0))
-        blocks = []
-        for number, (part, rows, flip_share) in enumerate(parts):
-            people = draw_people(rows, np.random.default_rng((self.seed, number, 0)), flip_share)
-            for begin in range(0, rows, PAINT_ROWS):
-                generator = np.random.default_rng((self.seed, number, 1, begin))
-                blocks.append(self._block(part, people, slice(begin, begin + PAINT_ROWS), generator))
-        return blocks
+    def read(self, partition: Partition) -> Iterator[Rows]:
+        """Draw a stretch; a face is the same in every stretch, because it is painted with its whole block."""
+        train = partition.part == "train"
+        number, rows, flip_share = (0, self.train, self.flip_share) if train else (1, self.test, 0.0)
+        people = _people(rows, (self.seed, number, 0), flip_share)
+        stop = partition.first + partition.rows
+        for begin in range(partition.first, stop, PAINT_ROWS):
+            generator = np.random.default_rng((self.seed, number, 1, begin))
+            yield self._block(partition.part, people, slice(begin, min(begin + PAINT_ROWS, stop)), generator)
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, training part first."""
+        return all_rows(self)
 
     def _block(self, part: Part, people: People, take: slice, generator: np.random.Generator) -> Rows:
         images = draw_faces(people.distribution[take], generator, self.pixels)
@@ -137,3 +141,8 @@ class FacesSource:
             truth=people.distribution[take],
             flipped=people.flipped[take],
         )
+
+
+@lru_cache(maxsize=4)
+def _people(n: int, seed: tuple[int, ...], flip_share: float) -> People:
+    return draw_people(n, np.random.default_rng(seed), flip_share)

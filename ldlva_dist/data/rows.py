@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 
 from ldlva_dist.errors import SettingError
 
-Part = Literal["train", "test"]
+Part = Literal["train", "holdout", "test"]
+"""What the user's split says; a source that brings its own validation part calls it holdout, and none is cut then."""
 REFERENCE_CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 BLOCK_ROWS = 512
+PARTITION_ROWS = 2048
+LEFT_OUT = "left out: "
+"""How the reason begins of a row that a protocol leaves out: listed like a rejected row, outside the budget."""
 _SPELLINGS = {
     "happiness": "happy",
     "sadness": "sad",
@@ -40,6 +44,8 @@ class Rows:
     truth: NDArray[np.float32] | None = None
     """[n, C] true distribution."""
     flipped: NDArray[np.bool_] | None = None
+    reasons: Sequence[str | None] | None = None
+    """[n] why the source itself rejects a row (nothing more of it is checked), or leaves it out (``LEFT_OUT``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,8 @@ class Partition:
     """Rows before filters."""
     place: str = ""
     """The file or table they stand in; for the source that made it, and for messages."""
+    begin: int = 0
+    """Its first row within ``place``, where that differs from ``first``."""
 
 
 class Source(Protocol):
@@ -77,6 +85,12 @@ class Source(Protocol):
     def describe(self) -> dict[str, Any]:
         """A few plain values for ``dataset.json``."""
         ...
+
+
+def all_rows(source: Source) -> Iterator[Rows]:
+    """Every row of a source in one process, training part first."""
+    for partition in source.partitions():
+        yield from source.read(partition)
 
 
 class ClassIndex:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ldlva_dist.data.rows import REFERENCE_CLASSES, ClassIndex, Rows, Source
-from ldlva_dist.data.sources import FolderSource, ParquetSource
+from ldlva_dist.data.sources.folder import FolderSource
+from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.user_columns import Columns
 from ldlva_dist.errors import DataError, SettingError
 

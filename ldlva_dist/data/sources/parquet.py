@@ -1,4 +1,4 @@
-"""What a user has: a folder of images with a table, or parquet files with images in them. Read block by block."""
+"""Parquet files with encoded images in a column. n = rows of a block, C = classes."""
 
 import posixpath
 from collections.abc import Iterator
@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
-from ldlva_dist.data.rows import BLOCK_ROWS, Part, Rows
+from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
 from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.row_groups import group_rows, read_stretch, stretches
 from ldlva_dist.data.user_columns import (
     Columns,
     columns_present,
@@ -20,53 +19,9 @@ from ldlva_dist.data.user_columns import (
     holds_images,
     label_cells,
     parquet_schema,
-    read_csv,
     va_cells,
 )
 from ldlva_dist.errors import SettingError
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderSource:
-    """Image files named by a CSV. The reference's layout (subDirectory_filePath, expression, ...) needs no names.
-
-    Rows come in an order shuffled by ``seed``: tables are often sorted by class.
-    """
-
-    tables: dict[Part, str]
-    images: dict[Part, str]
-    """Folder that the paths in each part's table start from."""
-    columns: Columns = field(default_factory=Columns)
-    seed: int = 0
-
-    def describe(self) -> dict[str, Any]:
-        """Kind and table names."""
-        return {"kind": "folder", **{part: posixpath.basename(uri) for part, uri in self.tables.items()}}
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        several_roots = len(set(self.images.values())) > 1
-        for part, uri in self.tables.items():
-            prefix = posixpath.basename(self.images[part].rstrip("/")) + "/" if several_roots else ""
-            table = read_csv(uri)
-            columns = find_columns(table.column_names, self.columns, uri)
-            order = np.random.default_rng((self.seed, len(table))).permutation(len(table))
-            for begin in range(0, len(order), BLOCK_ROWS):
-                numbers = order[begin : begin + BLOCK_ROWS]
-                yield self._rows(part, prefix, table.take(numbers), columns, numbers)
-
-    def _rows(self, part: Part, prefix: str, table: pa.Table, columns: Columns, numbers: NDArray[np.int64]) -> Rows:
-        assert columns.path, "found by find_columns"
-        assert columns.label, "found by find_columns"
-        paths = [path or "" for path in table[columns.path].to_pylist()]
-        return Rows(
-            part=part,
-            numbers=numbers,
-            keys=[sanitise_key(prefix + path) for path in paths],
-            images=[storage.join(self.images[part], path) if path else None for path in paths],
-            labels=label_cells(table[columns.label]),
-            va=va_cells(table, columns),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +46,32 @@ class ParquetSource:
         files = {part: [posixpath.basename(uri) for uri in uris] for part, uris in self.files.items()}
         return {"kind": "parquet", **files, "keep": list(self.keep), "drop": list(self.drop)}
 
+    def partitions(self) -> list[Partition]:
+        """Stretches of at most ``PARTITION_ROWS`` rows of one file, by its row groups."""
+        self._check_filters()
+        found: list[Partition] = []
+        for part, uris in self.files.items():
+            first = 0
+            for uri in uris:
+                self._columns_of(parquet_schema(uri), uri)
+                rows = group_rows(uri)
+                found += (
+                    Partition(part=part, first=first + begin, rows=end - begin, place=uri, begin=begin)
+                    for begin, end in stretches(rows)
+                )
+                first += sum(rows)
+        return found
+
+    def read(self, partition: Partition) -> Iterator[Rows]:
+        """The rows that the filters leave; a number counts the rows of all files of its part."""
+        uri, begin = partition.place, partition.begin
+        wanted = self._columns_of(parquet_schema(uri), uri)
+        for row, table in read_stretch(uri, wanted, begin, begin + partition.rows):
+            yield self._rows(partition.part, table, partition.first + row - begin, uri)
+
     def blocks(self) -> Iterator[Rows]:
         """All rows that the filters leave, training part first."""
-        self._check_filters()
-        for part, uris in self.files.items():
-            number = 0
-            for uri in uris:
-                for batch in self._batches(uri):
-                    yield self._rows(part, batch, number, uri)
-                    number += batch.num_rows
+        return all_rows(self)
 
     def _check_filters(self) -> None:
         present = {name for uris in self.files.values() for uri in uris for name in parquet_schema(uri).names}
@@ -109,16 +81,14 @@ class ParquetSource:
                     f"--keep and --drop must name a column of the files, got {name!r}; {columns_present(present)}"
                 )
 
-    def _batches(self, uri: str) -> Iterator[pa.RecordBatch]:
-        schema = parquet_schema(uri)
+    def _columns_of(self, schema: pa.Schema, uri: str) -> list[str]:
         found = find_columns(schema.names, self.columns, uri, need_path=False)
         wanted = [self._image_column(schema, uri), self.key, found.label, found.valence, found.arousal, *self.votes]
         wanted += [name for name in (*self.keep, *self.drop) if name in schema.names]
         missing = [name for name in wanted if name is not None and name not in schema.names]
         if missing:
             raise SettingError(f"{uri} has no column {missing[0]!r}; {columns_present(schema.names)}")
-        with storage.open_input(uri) as stream, pq.ParquetFile(stream) as file:
-            yield from file.iter_batches(BLOCK_ROWS, columns=list(dict.fromkeys(c for c in wanted if c is not None)))
+        return list(dict.fromkeys(name for name in wanted if name is not None))
 
     def _image_column(self, schema: pa.Schema, uri: str) -> str:
         candidates = [field.name for field in schema if holds_images(field.type)]
@@ -128,8 +98,7 @@ class ParquetSource:
             return candidates[0]
         raise SettingError(f"--image-column must name a column of encoded images in {uri}, one of {candidates}")
 
-    def _rows(self, part: Part, batch: pa.RecordBatch, first: int, uri: str) -> Rows:
-        table = pa.Table.from_batches([batch])
+    def _rows(self, part: Part, table: pa.Table, first: int, uri: str) -> Rows:
         found = find_columns(table.column_names, self.columns, uri, need_path=False)
         assert found.label, "found by find_columns"
         chosen = np.flatnonzero(self._mask(table))

@@ -1,0 +1,1 @@
+"""What people have, one layout a file; each reads any stretch of its rows anywhere (``rows.Source``)."""

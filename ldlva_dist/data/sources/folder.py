@@ -1,0 +1,71 @@
+"""A folder of images with a table that names them. n = rows of a block."""
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
+from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.tables import csv_table, cut, order_of, spans
+from ldlva_dist.data.user_columns import Columns, find_columns, label_cells, va_cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """Image files named by a CSV. The reference's layout (subDirectory_filePath, expression, ...) needs no names.
+
+    Rows come in an order shuffled by ``seed``: tables are often sorted by class.
+    """
+
+    tables: dict[Part, str]
+    images: dict[Part, str]
+    """Folder that the paths in each part's table start from."""
+    columns: Columns = field(default_factory=Columns)
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Kind and table names."""
+        return {"kind": "folder", **{part: posixpath.basename(uri) for part, uri in self.tables.items()}}
+
+    def partitions(self) -> list[Partition]:
+        """Stretches of each table's shuffled order."""
+        found: list[Partition] = []
+        for part, uri in self.tables.items():
+            table = csv_table(uri)
+            find_columns(table.column_names, self.columns, uri)
+            found += cut(part, len(table), uri)
+        return found
+
+    def read(self, partition: Partition) -> Iterator[Rows]:
+        """Rows with the uris of their images."""
+        table = csv_table(partition.place)
+        columns = find_columns(table.column_names, self.columns, partition.place)
+        order = order_of(len(table), self.seed)
+        for span in spans(partition):
+            yield self._rows(partition.part, table, columns, order[span.start : span.stop])
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, training part first."""
+        return all_rows(self)
+
+    def _rows(self, part: Part, table: pa.Table, columns: Columns, numbers: NDArray[np.int64]) -> Rows:
+        assert columns.path, "found by find_columns"
+        assert columns.label, "found by find_columns"
+        several_roots = len(set(self.images.values())) > 1
+        prefix = posixpath.basename(self.images[part].rstrip("/")) + "/" if several_roots else ""
+        table = table.take(numbers)
+        paths = [path or "" for path in table[columns.path].to_pylist()]
+        return Rows(
+            part=part,
+            numbers=numbers,
+            keys=[sanitise_key(prefix + path) for path in paths],
+            images=[storage.join(self.images[part], path) if path else None for path in paths],
+            labels=label_cells(table[columns.label]),
+            va=va_cells(table, columns),
+        )

@@ -1,0 +1,45 @@
+"""Any stretch of the rows of a parquet file, reading no row group that it does not touch."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.rows import BLOCK_ROWS, PARTITION_ROWS
+
+
+def group_rows(uri: str) -> list[int]:
+    """Rows of each row group."""
+    with storage.open_input(uri) as stream:
+        metadata = pq.read_metadata(stream)
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def stretches(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows: whole row groups up to ``PARTITION_ROWS`` together, pieces of a group that is larger."""
+    begin = end = 0
+    for count in rows:
+        if begin < end and end + count - begin > PARTITION_ROWS:
+            yield begin, end
+            begin = end
+        end += count
+        while end - begin > PARTITION_ROWS:
+            yield begin, begin + PARTITION_ROWS
+            begin += PARTITION_ROWS
+    if begin < end:
+        yield begin, end
+
+
+def read_stretch(uri: str, columns: Sequence[str], begin: int, end: int) -> Iterator[tuple[int, pa.Table]]:
+    """Rows [begin, end) of a file, some hundred at a time, each table with the row it starts at."""
+    ends = np.cumsum(group_rows(uri))
+    first, last = (int(np.searchsorted(ends, row, side="right")) for row in (begin, end - 1))
+    at = int(ends[first - 1]) if first else 0
+    with storage.open_input(uri) as stream, pq.ParquetFile(stream) as file:
+        for batch in file.iter_batches(BLOCK_ROWS, row_groups=list(range(first, last + 1)), columns=list(columns)):
+            low, high = max(begin, at), min(end, at + batch.num_rows)
+            if low < high:
+                yield low, pa.Table.from_batches([batch.slice(low - at, high - low)])
+            at += batch.num_rows

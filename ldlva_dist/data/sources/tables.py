@@ -1,0 +1,43 @@
+"""Tables that a source reads in pieces: counted in the driver, parsed once per process, cut into partitions."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.rows import BLOCK_ROWS, PARTITION_ROWS, Part, Partition
+from ldlva_dist.data.user_columns import read_csv
+
+
+def cut(part: Part, rows: int, place: str = "", *, first: int = 0) -> Iterator[Partition]:
+    """Partitions of ``PARTITION_ROWS`` rows from row ``first`` of the part on."""
+    for begin in range(0, rows, PARTITION_ROWS):
+        yield Partition(part=part, first=first + begin, rows=min(PARTITION_ROWS, rows - begin), place=place)
+
+
+def spans(partition: Partition) -> Iterator[range]:
+    """The places of a partition's rows in its part, a block of rows at a time."""
+    for begin in range(partition.first, partition.first + partition.rows, BLOCK_ROWS):
+        yield range(begin, min(begin + BLOCK_ROWS, partition.first + partition.rows))
+
+
+def csv_table(uri: str) -> pa.Table:
+    """A CSV with every column as text, parsed once per process for each size that it has had."""
+    with storage.open_input(uri) as stream:
+        size = stream.size()
+    return _parsed(uri, size)
+
+
+@lru_cache(maxsize=4)
+def _parsed(uri: str, size: int) -> pa.Table:
+    del size
+    return read_csv(uri)
+
+
+@lru_cache(maxsize=4)
+def order_of(rows: int, seed: int) -> NDArray[np.int64]:
+    """[rows] the numbers 0..rows-1 as ``seed`` shuffles them; shared, never to be written to."""
+    return np.random.default_rng((seed, rows)).permutation(rows)
