@@ -2,6 +2,8 @@
 
 The unit of reading is a *chunk*, up to ``chunk_rows`` consecutive rows of one shard. Epoch e is a permutation of all
 chunks by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd rows go round the lanes from epoch to epoch).
+With class balance (balance.py) a chunk gives each row as often as the epoch wants it: what it gives is cut into parts
+of at most ``chunk_rows``, which are permuted in the chunks' place; an epoch still has N rows.
 Lanes run on endlessly, and global batch t takes the next ``batch_size / L`` rows of every lane. A *superstep* is the
 stretch of steps that uses up one *window* of every lane; rows are shuffled inside a window, epoch by epoch.
 Nothing here knows how many workers there are: rank r of W merely serves lanes r, r + W, ... (DESIGN.md, section 1.2).
@@ -14,6 +16,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ldlva_dist.data.balance import Balance
 from ldlva_dist.errors import SettingError
 
 MAX_LANES = 64
@@ -27,9 +30,17 @@ class Run:
     shard: int
     first_id: int
     rows: int
+    """Ids it spans; without class balance it gives each of them once."""
+    part: tuple[int, int, int] | None = None
+    """With class balance: the chunk, and the part [begin, end) of the rows that it gives to the epoch."""
+
+    @property
+    def count(self) -> int:
+        """Rows that it gives."""
+        return self.part[2] - self.part[1] if self.part else self.rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The order in which samples 0..N-1 are trained on."""
 
@@ -38,6 +49,7 @@ class Plan:
     seed: int
     batch_size: int
     chunk_rows: int
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size > self.num_rows:
@@ -70,13 +82,8 @@ class Plan:
     def chunks(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """(first id, rows, shard) of every chunk, in id order; a shard is cut into chunks of nearly equal size."""
         rows = np.asarray(self.shard_rows, dtype=np.int64)
-        pieces = np.maximum(1, -(-rows // self.chunk_rows))
-        shard = np.repeat(np.arange(len(rows)), pieces)
-        piece = np.arange(len(shard)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        begin = piece * rows[shard] // pieces[shard]
-        end = (piece + 1) * rows[shard] // pieces[shard]
-        first = (np.cumsum(rows) - rows)[shard] + begin
-        return first, end - begin, shard
+        shard, begin, end = _cut(rows, self.chunk_rows)
+        return (np.cumsum(rows) - rows)[shard] + begin, end - begin, shard
 
     def lanes_of(self, rank: int, world_size: int) -> range:
         """The lanes that one rank serves."""
@@ -99,18 +106,26 @@ class Plan:
         """What one lane trains on in one superstep.
 
         Returns:
-            The runs to fetch, and the order [steps_per_superstep * rows_per_step] in which their rows, numbered
-            through all runs, are trained on.
+            The runs to fetch, and the order [steps_per_superstep * rows_per_step] in which the rows that they give
+            (:meth:`rows_of`), numbered through all runs, are trained on.
         """
         size = self.steps_per_superstep * self.rows_per_step
         runs = list(self._runs(lane, superstep * size, size))
         generator = np.random.default_rng((self.seed, 1, lane, superstep))
         order, begin = [], 0
         for epoch in sorted({run.epoch for run in runs}):
-            rows = sum(run.rows for run in runs if run.epoch == epoch)
+            rows = sum(run.count for run in runs if run.epoch == epoch)
             order.append(begin + generator.permutation(rows))
             begin += rows
         return runs, np.concatenate(order)
+
+    def rows_of(self, run: Run, labels_n: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The ids that a run gives, and how often each came before; ``labels_n`` are those of the ids it spans."""
+        if run.part is None or self.balance is None:
+            return run.first_id + np.arange(run.rows), np.full(run.rows, run.epoch)
+        chunk, begin, end = run.part
+        rows, visits = self.balance.rows_of_chunk(chunk, run.epoch, labels_n)
+        return run.first_id + rows[begin:end], visits[begin:end]
 
     def _runs(self, lane: int, position: int, count: int) -> Iterator[Run]:
         """Cut rows [position, position + count) of the lane's endless stream into consecutive ids."""
@@ -122,15 +137,18 @@ class Plan:
             position, count = position + take, count - take
 
     def _runs_in_epoch(self, epoch: int, begin: int, count: int) -> Iterator[Run]:
-        order, ends = _epoch_order(self, epoch)
-        first, rows, shard = self.chunks
-        slot = int(np.searchsorted(ends, begin, side="right"))
+        chunk_u, begin_u, ends_u = _epoch_order(self, epoch)
+        first_k, rows_k, shard_k = self.chunks
+        u = int(np.searchsorted(ends_u, begin, side="right"))
         while count > 0:
-            chunk = order[slot]
-            skip = begin - int(ends[slot] - rows[chunk])
-            take = min(count, int(rows[chunk]) - skip)
-            yield Run(epoch=epoch, shard=int(shard[chunk]), first_id=int(first[chunk]) + skip, rows=take)
-            begin, count, slot = begin + take, count - take, slot + 1
+            chunk, left = int(chunk_u[u]), int(ends_u[u]) - begin
+            size = int(ends_u[u] - (ends_u[u - 1] if u else 0))
+            skip, take = int(begin_u[u]) + size - left, min(count, left)
+            first, rows, part = int(first_k[chunk]) + skip, take, None
+            if self.balance:
+                first, rows, part = int(first_k[chunk]), int(rows_k[chunk]), (chunk, skip, skip + take)
+            yield Run(epoch=epoch, shard=int(shard_k[chunk]), first_id=first, rows=rows, part=part)
+            begin, count, u = begin + take, count - take, u + 1
 
     def _lane_start(self, lane: int, epoch: int) -> int:
         """Rows that the lane gave before this epoch: N // L an epoch, and each odd row to the next lane round."""
@@ -156,8 +174,17 @@ class Plan:
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(plan: Plan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The epoch's permutation of the chunks, and the row at which each permuted chunk ends."""
-    rows = plan.chunks[1]
-    order = np.random.default_rng((plan.seed, 0, epoch)).permutation(len(rows))
-    return order, np.cumsum(rows[order])
+def _epoch_order(plan: Plan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The epoch's units in their order: chunk, first of the chunk's rows, and the row of the epoch where each ends."""
+    given_k = plan.balance.rows_of_chunks(epoch) if plan.balance else plan.chunks[1]
+    chunk_u, begin_u, end_u = _cut(given_k, plan.chunk_rows)
+    order_u = np.random.default_rng((plan.seed, 0, epoch)).permutation(len(chunk_u))
+    return chunk_u[order_u], begin_u[order_u], np.cumsum((end_u - begin_u)[order_u])
+
+
+def _cut(rows: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(whose, begin, end) of the nearly equal pieces, of at most ``most``, that each number of rows is cut into."""
+    pieces = -(-rows // most)
+    whose = np.repeat(np.arange(len(rows)), pieces)
+    piece = np.arange(len(whose)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    return whose, piece * rows[whose] // pieces[whose], (piece + 1) * rows[whose] // pieces[whose]
