@@ -1,0 +1,107 @@
+"""Settings of the kinds of source that fit anybody's data."""
+
+from dataclasses import dataclass
+
+from ldlva_dist.data.faces import FacesSource
+from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Source
+from ldlva_dist.data.sources.common import Common, check_there
+from ldlva_dist.data.sources.folder import FolderSource
+from ldlva_dist.data.sources.parquet import ParquetSource
+from ldlva_dist.data.user_columns import Columns
+from ldlva_dist.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Common):
+    """A folder of images and a CSV that names them; the reference's layout is recognised by its header."""
+
+    table: str
+    """CSV of the training rows."""
+    images: str
+    """Folder that the paths in the CSV start from."""
+    test_table: str | None = None
+    """CSV of the test rows."""
+    test_images: str | None = None
+    """Folder of the test images; --images if not given."""
+    path_column: str | None = None
+    label_column: str | None = None
+    valence_column: str | None = None
+    arousal_column: str | None = None
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        tables: dict[Part, str] = {"train": self.table}
+        images: dict[Part, str] = {"train": self.images}
+        if self.test_table is not None:
+            tables["test"], images["test"] = self.test_table, self.test_images or self.images
+        for uri in (*tables.values(), *images.values()):
+            check_there("--table and --images", uri)
+        columns = Columns(
+            path=self.path_column, label=self.label_column, valence=self.valence_column, arousal=self.arousal_column
+        )
+        return FolderSource(tables=tables, images=images, columns=columns, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(Common):
+    """Parquet files with encoded images in a column; rows keep the files' order."""
+
+    train: tuple[str, ...]
+    """Files of the training rows."""
+    test: tuple[str, ...] = ()
+    """Files of the test rows."""
+    image_column: str | None = None
+    """Column of image bytes; found by its type if not given."""
+    key_column: str | None = None
+    """Column of unique names; rows are numbered if not given."""
+    label_column: str | None = None
+    valence_column: str | None = None
+    arousal_column: str | None = None
+    votes: tuple[str, ...] = ()
+    """Columns with the number of raters for each class, in the order of --classes."""
+    keep: tuple[str, ...] = ()
+    """Boolean columns, used in the files that have them: keep only rows where they are true."""
+    drop: tuple[str, ...] = ()
+    """Boolean columns, used in the files that have them: leave out rows where they are true."""
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        if self.votes and len(self.votes) != len(self.classes):
+            raise SettingError(
+                f"--votes must name one column for each of the {len(self.classes)} classes, got {len(self.votes)}"
+            )
+        files: dict[Part, tuple[str, ...]] = {"train": self.train, "test": self.test}
+        for uri in (*self.train, *self.test):
+            check_there("--train and --test", uri)
+        columns = Columns(label=self.label_column, valence=self.valence_column, arousal=self.arousal_column)
+        return ParquetSource(
+            files=files,
+            columns=columns,
+            image=self.image_column,
+            key=self.key_column,
+            votes=self.votes,
+            keep=self.keep,
+            drop=self.drop,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces(Common):
+    """Drawn faces of the seven reference classes whose true label distributions and flipped labels are known."""
+
+    train: int = 3000
+    """Faces of the training part."""
+    test: int = 1000
+    """Faces of the test part; their labels are never flipped."""
+    pixels: int = 48
+    """Side of the drawn images, at least 48."""
+    flip_share: float = 0.3
+    """Share of the training labels that are replaced by another class."""
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        if len(self.classes) != len(REFERENCE_CLASSES):
+            raise SettingError(f"--classes must be {len(REFERENCE_CLASSES)} names for drawn faces, got {self.classes}")
+        return FacesSource(
+            train=self.train, test=self.test, pixels=self.pixels, flip_share=self.flip_share, seed=self.seed
+        )
