@@ -5,7 +5,7 @@ Ids are dense, 0..N-1: training samples first, then the holdout, then the test s
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,11 +88,24 @@ class DatasetInfo:
     """Drawn faces: share of the train and holdout labels that were flipped."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """What it was made from, for people."""
+    base: str | None = None
+    """A version's way (``../..``) to the data set whose shards it uses; None where they lie in the same folder."""
+    root: str | None = None
+    """A version's: content hash of the data set in ``base``; all versions with one root have the same rows."""
+    parent: str | None = None
+    """A version's: content hash of what it was made from, the data set itself or another version."""
+    change: str | None = None
+    """A version's: what is new in it, in one line for people."""
 
     @property
     def num_train(self) -> int:
         """N of the method: samples 0..N-1 are trained on."""
         return self.splits["train"].rows
+
+    @property
+    def rows_hash(self) -> str:
+        """The same for all versions of a data set: a sample has the same id in each of them."""
+        return self.root or self.content_hash
 
     def shards_of(self, split: str) -> tuple[ShardInfo, ...]:
         """The shards of one split, in id order."""
@@ -163,11 +176,15 @@ def float_column(table: pa.Table, name: str) -> NDArray[np.float32]:
 
 def write_manifest(dataset_uri: str, table: pa.Table) -> None:
     """Write ``manifest.parquet`` from a table in id order with the columns of SCHEMA and any of OPTIONAL."""
-    optional = [pa.field(name, kind) for name, kind in OPTIONAL.items() if name in table.column_names]
-    schema = pa.schema([*SCHEMA, *optional])
+    schema = schema_of(table.column_names)
     filesystem, path = storage.resolve(storage.join(dataset_uri, MANIFEST))
     ready = table.select(schema.names).cast(schema)
     pq.write_table(ready, path, filesystem=filesystem, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+
+
+def schema_of(names: Collection[str]) -> pa.Schema:
+    """A manifest's schema: the columns of SCHEMA, and those of OPTIONAL that are among ``names``."""
+    return pa.schema([*SCHEMA, *(pa.field(name, kind) for name, kind in OPTIONAL.items() if name in names)])
 
 
 def _parse(raw: dict[str, Any]) -> DatasetInfo:

@@ -19,11 +19,11 @@ from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
 from ldlva_dist.data.plan import Plan, Run
 from ldlva_dist.data.shards import cut_rows, read_span
 from ldlva_dist.data.transforms import augment, decode, resize
+from ldlva_dist.data.versions import shard_uri
 from ldlva_dist.messages import Batch
 
 Columns = dict[str, NDArray[Any]]
@@ -53,7 +53,7 @@ class Manifest:
         """Start reading, by tasks with Ray's ``task_options``; neither driver nor worker holds the columns."""
         rows, shards = info.num_train, info.shards_of("train")
         load = ray.remote(_load_block).options(**(task_options or {}))
-        self.shard_uris = [storage.join(dataset_uri, shard.name) for shard in shards]
+        self.shard_uris = [shard_uri(dataset_uri, info, shard) for shard in shards]
         self.shard_rows = tuple(shard.rows for shard in shards)
         self._blocks = [
             load.remote(dataset_uri, first, min(BLOCK_ROWS, rows - first)) for first in range(0, rows, BLOCK_ROWS)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_columns
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import decode, resize
+from ldlva_dist.data.versions import shard_uri
 
 BATCH_ROWS = 256
 
@@ -49,7 +49,7 @@ class SplitReader:
         images = []
         for shard in np.unique(columns["shard"]):
             rows = columns["shard"] == shard
-            uri = storage.join(self.dataset_uri, self.info.shards[shard].name)
+            uri = shard_uri(self.dataset_uri, self.info, self.info.shards[shard])
             for data in read_rows(uri, *(columns[name][rows] for name in names[1:])):
                 images.append(resize(decode(data, self.channels), self.size))
         return np.stack(images)

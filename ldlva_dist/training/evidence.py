@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import decode
+from ldlva_dist.data.versions import shard_uri
 from ldlva_dist.maths.similarity import log_similarity
 from ldlva_dist.neighbors.graph import read_graph
 from ldlva_dist.neighbors.outputs import newest
@@ -59,6 +59,6 @@ def read_images(dataset_uri: str, info: DatasetInfo, ids_n: NDArray[np.int64]) -
     for sample in ids_n.tolist():
         row = read_columns(dataset_uri, ["shard", "offset", "size", "checksum"], first_id=sample, rows=1)
         shard, *place = (column.to_numpy() for column in row.columns)
-        uri = storage.join(dataset_uri, info.shards[int(shard[0])].name)
+        uri = shard_uri(dataset_uri, info, info.shards[int(shard[0])])
         images.append(decode(read_rows(uri, *place)[0], 3))
     return images
