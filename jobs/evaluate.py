@@ -24,7 +24,10 @@ class Arguments:
     run: str
     """A run's folder, or one checkpoint in it."""
     dataset: str | None = None
-    """Another place of the data set the run was trained on."""
+    """Another place of the data set the run was trained on, or with --allow-other-version a version of it."""
+    allow_other_version: bool = False
+    """Judge on another data set, or another version of one, than was trained on; its classes must be the same. Without
+    the rows that were trained on (another data set) the uncertainties are not judged."""
     split: str = "test"
     num_tasks: int = 2
     """Ray tasks that predict side by side."""
@@ -38,7 +41,13 @@ def main() -> None:
         raise SettingError(f"run must be a folder with a finished checkpoint, got {arguments.run!r}")
     dataset = arguments.dataset or read_config(checkpoint).data.dataset
     placement.connect()
-    result = score(checkpoint, dataset, split=arguments.split, num_tasks=arguments.num_tasks)
+    result = score(
+        checkpoint,
+        dataset,
+        split=arguments.split,
+        num_tasks=arguments.num_tasks,
+        allow_other_version=arguments.allow_other_version,
+    )
     uri = storage.join(arguments.run, "evaluation.json")
     storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
     print_evaluation(result)

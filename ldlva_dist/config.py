@@ -28,7 +28,7 @@ class DataConfig:
     """What is read, and in which order."""
 
     dataset: str = ""
-    """Folder or s3:// prefix that jobs/make_shards.py wrote."""
+    """Folder or s3:// prefix that jobs/make_shards.py wrote, or a version in it (DATASET/versions/NAME)."""
     batch_size: int = 32
     """Samples in one optimiser step, over all workers."""
     chunk_rows: int = 256

@@ -20,6 +20,7 @@ from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.service import NeighborService, start_service
 from ldlva_dist.training import build
 from ldlva_dist.training.loop import Resources, make_plan, run_uri, train_worker
+from ldlva_dist.training.state import last_checkpoint, read_facts
 
 COLLECTIVE_TIMEOUT_S = 600
 
@@ -88,6 +89,9 @@ def prepare(config: RunConfig) -> DatasetInfo:
     """Check everything that can be checked before a worker starts, and write the run's config.json."""
     info = read_info(config.data.dataset)
     build.check(config, info)
+    checkpoint = last_checkpoint(run_uri(config))
+    if checkpoint:
+        read_facts(checkpoint, info)
     if config.uses_neighbors:
         require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))

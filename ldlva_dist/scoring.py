@@ -18,17 +18,28 @@ from ldlva_dist.maths import metrics
 from ldlva_dist.training.build import build_model
 from ldlva_dist.training.evaluate import SplitReader, predict
 from ldlva_dist.training.evidence import Beliefs, read_beliefs
-from ldlva_dist.training.state import read_config, read_facts, read_weights
+from ldlva_dist.training.state import has_rows_of, read_config, read_facts, read_weights
 
 PREDICT_TIMEOUT_S = 3600
 
 
-def score(checkpoint_uri: str, dataset_uri: str, *, split: str = "test", num_tasks: int = 1) -> dict[str, Any]:
+def score(
+    checkpoint_uri: str,
+    dataset_uri: str,
+    *,
+    split: str = "test",
+    num_tasks: int = 1,
+    allow_other_version: bool = False,
+) -> dict[str, Any]:
     """Evaluate a checkpoint on a split, and its uncertainties on the training data.
+
+    With ``allow_other_version`` the data set may be any with the same classes in the same order; the uncertainties are
+    judged only where it has the rows that were trained on, that is on versions of one data set, by the labels there.
 
     Returns:
         One JSON-ready dict:
         ``checkpoint``, ``dataset``, ``split``, ``samples``, ``steps``;
+        ``version`` and ``trained_version``: content hashes of the data judged on and trained on;
         ``given``: against the given labels: accuracy, mean_class_accuracy, macro_f1, ece, confusion (rows = labels);
         ``votes`` / ``truth``, where the data set has raters' votes / true distributions: the same against their
         largest entry, and kl, jensen_shannon, chebyshev, clark, canberra, cosine, intersection against them;
@@ -40,13 +51,14 @@ def score(checkpoint_uri: str, dataset_uri: str, *, split: str = "test", num_tas
         SettingError: if checkpoint and data set do not belong together, or the split is empty.
     """
     info, config = read_info(dataset_uri), read_config(checkpoint_uri)
-    facts = read_facts(checkpoint_uri, info)
+    facts = read_facts(checkpoint_uri, info, allow_other_version=allow_other_version)
     if info.splits[split].rows == 0:
         raise SettingError(f"split must have samples, got {split!r} of {info.name!r} with none")
     probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
     result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
+    result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
     result |= {"steps": facts["step"]} | _against_columns(dataset_uri, info, split, probs_NC)
-    if config.uses_neighbors:
+    if config.uses_neighbors and has_rows_of(facts, info):
         result |= _noise(dataset_uri, info, read_beliefs(checkpoint_uri, config, info))
     return result
 

@@ -5,6 +5,7 @@ A checkpoint is plain files: ``model.safetensors`` (whole), ``optimizer.safetens
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,15 +91,18 @@ class TrainState:
             "world_size": dist.get_world_size(),
             "class_names": list(self.info.class_names),
             "content_hash": self.info.content_hash,
+            "rows_hash": self.info.rows_hash,
             "num_train": self.info.num_train,
         }
 
 
-def read_facts(checkpoint_uri: str, info: DatasetInfo | None = None) -> dict[str, Any]:
+def read_facts(
+    checkpoint_uri: str, info: DatasetInfo | None = None, *, allow_other_version: bool = False
+) -> dict[str, Any]:
     """``state.json`` of a checkpoint, checked against the data set it is to be used with.
 
     Raises:
-        SettingError: for a checkpoint of other classes or another data set.
+        SettingError: for a checkpoint of other classes, or of another data set or version unless that is allowed.
         DataError: for a checkpoint of a format this version does not know.
     """
     facts = json.loads(storage.read_bytes(storage.join(checkpoint_uri, "state.json")))
@@ -111,12 +115,18 @@ def read_facts(checkpoint_uri: str, info: DatasetInfo | None = None) -> dict[str
             f"data.dataset must have the checkpoint's classes in its order ({', '.join(facts['class_names'])}), "
             f"got {', '.join(info.class_names)}"
         )
-    if facts["content_hash"] != info.content_hash:
+    if facts["content_hash"] != info.content_hash and not allow_other_version:
         raise SettingError(
             f"data.dataset must be the version the checkpoint was trained on ({facts['content_hash'][:12]}), "
-            f"got {info.content_hash[:12]}"
+            f"got {info.content_hash[:12]}; training on another version begins anew, under another name; "
+            "jobs/evaluate.py judges on another version with --allow-other-version"
         )
     return facts
+
+
+def has_rows_of(facts: Mapping[str, Any], info: DatasetInfo) -> bool:
+    """Whether a sample's id means the same to the checkpoint with these facts and to a data set or version."""
+    return facts.get("rows_hash", facts["content_hash"]) == info.rows_hash
 
 
 def last_checkpoint(run_uri: str) -> str | None:

@@ -1,5 +1,6 @@
 """Versions: other columns over the same shards, row group by row group, complete or not at all."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from ldlva_dist.data.manifest import DatasetInfo, ShardInfo, SplitInfo, read_col
 from ldlva_dist.data.packing import content_hash
 from ldlva_dist.data.versions import Change, new_version, root_uri, shard_uri
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.training.state import has_rows_of, read_facts
 
 ROWS, TRAIN = 11, 7
 NOTHING = Change(line="nothing", columns=lambda block: {})
@@ -208,3 +210,27 @@ def test_a_relative_path_of_a_version_finds_its_data_set(dataset: str, monkeypat
     info = new_version(dataset, "v1", NOTHING)
     monkeypatch.chdir(_version(dataset, "v1"))
     assert root_uri(".", info) == dataset
+
+
+@pytest.fixture
+def checkpoint(dataset: str, tmp_path: Path) -> str:
+    """The facts of a checkpoint that was trained on the data set itself."""
+    info, folder = read_info(dataset), tmp_path / "checkpoint"
+    facts = {"class_names": list(info.class_names), "content_hash": info.content_hash, "rows_hash": info.rows_hash}
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps({"format_version": 1, "step": 3, **facts}))
+    return str(folder)
+
+
+def test_a_checkpoint_is_used_with_another_version_only_where_that_is_allowed(dataset: str, checkpoint: str) -> None:
+    version = new_version(dataset, "v1", _va(0.5))
+    with pytest.raises(SettingError, match=r"must be the version the checkpoint was trained on.*--allow-other-version"):
+        read_facts(checkpoint, version)
+    facts = read_facts(checkpoint, version, allow_other_version=True)
+    assert has_rows_of(facts, version)
+    assert has_rows_of(facts, read_info(dataset))
+    assert not has_rows_of(facts, replace(version, root="0" * 64))
+    assert has_rows_of({"content_hash": version.rows_hash}, version)  # written before there were versions
+    other_order = replace(version, class_names=("b", "a"))
+    with pytest.raises(SettingError, match="checkpoint's classes in its order"):
+        read_facts(checkpoint, other_order, allow_other_version=True)
