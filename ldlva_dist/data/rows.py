@@ -56,7 +56,7 @@ class Partition:
     first: int
     """Place of its first row in the order its part is packed in, from 0."""
     rows: int
-    """Rows before filters."""
+    """Rows before filters; 0 where only reading tells."""
     place: str = ""
     """The file or table they stand in; for the source that made it, and for messages."""
     begin: int = 0

@@ -25,15 +25,16 @@ class Columns:
     arousal: str | None = None
 
 
-def read_csv(uri: str) -> pa.Table:
-    """A CSV with every column as text; a table of no rows is a DataError."""
-    options = pa_csv.ReadOptions(use_threads=False)
+def read_csv(uri: str, names: Sequence[str] | None = None, delimiter: str = ",") -> pa.Table:
+    """A CSV with every column as text; what is none is a DataError. ``names`` are for a file without a header."""
+    options = pa_csv.ReadOptions(use_threads=False, column_names=None if names is None else list(names))
+    parse = pa_csv.ParseOptions(delimiter=delimiter)
     try:
         with storage.open_input(uri) as stream:
-            names = pa_csv.open_csv(stream, read_options=options).schema.names
-        text = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+            found: list[str] = pa_csv.open_csv(stream, read_options=options, parse_options=parse).schema.names
+        text = pa_csv.ConvertOptions(column_types=dict.fromkeys(found, pa.string()))
         with storage.open_input(uri) as stream:
-            return pa_csv.read_csv(stream, read_options=options, convert_options=text)
+            return pa_csv.read_csv(stream, read_options=options, parse_options=parse, convert_options=text)
     except pa.ArrowInvalid as error:
         raise DataError(f"{uri} is not a readable CSV: {error}") from error
 
@@ -86,10 +87,11 @@ def va_cells(table: pa.Table, columns: Columns) -> NDArray[np.float32]:
     """[n, 2]; NaN where a cell is empty, infinity where it is not a number."""
     if columns.valence is None or columns.arousal is None:
         return np.full((len(table), 2), np.nan, dtype=np.float32)
-    return np.stack([_numbers(table[name]) for name in (columns.valence, columns.arousal)], axis=1)
+    return np.stack([numbers_of(table[name]) for name in (columns.valence, columns.arousal)], axis=1)
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.float32]:
+def numbers_of(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """[n]; NaN where a cell is empty, infinity where it is not a number."""
     if not pa.types.is_string(column.type):
         return column.cast(pa.float64()).to_numpy().astype(np.float32)
     return np.asarray([_number(text) for text in column.to_pylist()], dtype=np.float32)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Source
+from ldlva_dist.data.sources.class_folders import ClassFoldersSource
 from ldlva_dist.data.sources.common import Common, check_there
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.parquet import ParquetSource
@@ -83,6 +84,26 @@ class Parquet(Common):
             keep=self.keep,
             drop=self.drop,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders(Common):
+    """One folder of images per class, such as SFEW's Train/Angry; a class is found by its folder's name."""
+
+    train: str
+    """Folder that holds the class folders of the training part."""
+    test: str | None = None
+    """Folder that holds the class folders of the test part."""
+    validation: str | None = None
+    """Folder that holds the class folders of the holdout; --holdout cuts it from the training part if not given."""
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        given: dict[Part, str | None] = {"train": self.train, "holdout": self.validation, "test": self.test}
+        folders: dict[Part, str] = {part: uri.rstrip("/") for part, uri in given.items() if uri is not None}
+        for uri in folders.values():
+            check_there("--train, --validation and --test", uri)
+        return ClassFoldersSource(folders=folders, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

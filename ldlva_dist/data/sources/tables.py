@@ -1,6 +1,6 @@
 """Tables that a source reads in pieces: counted in the driver, parsed once per process, cut into partitions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, PARTITION_ROWS, Part, Partition
-from ldlva_dist.data.user_columns import read_csv
+from ldlva_dist.data.user_columns import columns_present, read_csv
+from ldlva_dist.errors import DataError
 
 
 def cut(part: Part, rows: int, place: str = "", *, first: int = 0) -> Iterator[Partition]:
@@ -24,17 +25,30 @@ def spans(partition: Partition) -> Iterator[range]:
         yield range(begin, min(begin + BLOCK_ROWS, partition.first + partition.rows))
 
 
-def csv_table(uri: str) -> pa.Table:
-    """A CSV with every column as text, parsed once per process for each size that it has had."""
+def csv_table(uri: str, names: tuple[str, ...] | None = None, delimiter: str = ",") -> pa.Table:
+    """A table with every column as text, parsed once per process for each size that it has had.
+
+    ``names`` are those of the columns where the file has no header. An empty cell is "".
+    """
     with storage.open_input(uri) as stream:
         size = stream.size()
-    return _parsed(uri, size)
+    return _parsed(uri, size, names, delimiter)
+
+
+def need_columns(table: pa.Table, names: Sequence[str], uri: str) -> pa.Table:
+    """The table itself; DataError where a column of a fixed layout is not in it."""
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{uri} has no column {missing[0]!r}, which its layout has; {columns_present(table.column_names)}"
+        )
+    return table
 
 
 @lru_cache(maxsize=4)
-def _parsed(uri: str, size: int) -> pa.Table:
+def _parsed(uri: str, size: int, names: tuple[str, ...] | None, delimiter: str) -> pa.Table:
     del size
-    return read_csv(uri)
+    return read_csv(uri, names, delimiter)
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,116 @@
+"""AffectNet by its manual lists ``training.csv`` and ``validation.csv``. n = rows of a block.
+
+Columns: subDirectory_filePath, face_x, face_y, face_width, face_height, facial_landmarks, expression, valence, arousal;
+``validation.csv`` is published without a header. Expressions: 0 Neutral, 1 Happy, 2 Sad, 3 Surprise, 4 Fear, 5 Disgust,
+6 Anger, 7 Contempt, 8 None, 9 Uncertain, 10 No-Face; the order of the classes is the same. Valence and arousal lie in
+[-1, 1]; -2 says that there are none.
+
+Protocol: train on the training list and test on the validation list (the test set was never published). 8 classes leave
+out 8, 9 and 10; 7 classes (the reference's) leave out Contempt too. Left-out rows are listed as such, not rejected.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.rows import LEFT_OUT, REFERENCE_CLASSES, Part, Partition, Rows, all_rows
+from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, spans
+from ldlva_dist.data.transforms import decode, encode
+from ldlva_dist.data.user_columns import Columns, va_cells
+from ldlva_dist.errors import DataError
+
+EXPRESSIONS = (*REFERENCE_CLASSES, "Contempt", "None", "Uncertain", "No-Face")
+BOX = ("face_x", "face_y", "face_width", "face_height")
+COLUMNS = ("subDirectory_filePath", *BOX, "facial_landmarks", "expression", "valence", "arousal")
+NEEDED = ("subDirectory_filePath", "expression", "valence", "arousal")
+ABSENT = -2.0
+BAD_BOX = "the face's box lies outside of the image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffectNetSource:
+    """The manual lists and the folder of images, in an order shuffled by ``seed``."""
+
+    tables: dict[Part, str]
+    images: str
+    """Folder that subDirectory_filePath starts from."""
+    num_classes: int = 7
+    crop: bool = False
+    """Cut out the face's box (a JPEG of quality 95); images are packed as they are otherwise."""
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Kind and protocol."""
+        return {"kind": "affectnet", "protocol": f"{self.num_classes} classes, tested on validation", "crop": self.crop}
+
+    def partitions(self) -> list[Partition]:
+        """Stretches of each list's shuffled order."""
+        return [piece for part, uri in self.tables.items() for piece in cut(part, len(_table(uri, self.crop)), uri)]
+
+    def read(self, partition: Partition) -> Iterator[Rows]:
+        """Rows with the uris of their images, or with the faces cut out of them."""
+        table = _table(partition.place, self.crop)
+        order = order_of(len(table), self.seed)
+        with ThreadPoolExecutor() as pool:
+            for span in spans(partition):
+                numbers = order[span.start : span.stop]
+                rows = table.take(numbers)
+                paths = rows["subDirectory_filePath"].to_pylist()
+                labels, reasons = settle(rows["expression"].to_pylist(), self.num_classes)
+                images: list[bytes | str] = [storage.join(self.images, path) for path in paths]
+                if self.crop:
+                    boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
+                    cuts = list(pool.map(_face, images, boxes, reasons))
+                    images, reasons = [image for image, _ in cuts], [reason for _, reason in cuts]
+                va_n2 = va_cells(rows, Columns(valence="valence", arousal="arousal"))
+                va_n2[va_n2 == ABSENT] = np.nan
+                yield Rows(
+                    part=partition.part,
+                    numbers=numbers,
+                    keys=[sanitise_key(path) for path in paths],
+                    images=images,
+                    labels=labels,
+                    va=va_n2,
+                    reasons=reasons,
+                )
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, training part first."""
+        return all_rows(self)
+
+
+def settle(expressions: list[str], num_classes: int) -> tuple[list[str | None], list[str | None]]:
+    """[n] class names, and why the protocol leaves a row out; a number that means nothing stays as it is."""
+    names = {str(number): name for number, name in enumerate(EXPRESSIONS)}
+    labels = [names.get(text, text or None) for text in expressions]
+    reasons = [f"{LEFT_OUT}{name}" if name in EXPRESSIONS[num_classes:] else None for name in labels]
+    return labels, reasons
+
+
+def _table(uri: str, crop: bool) -> pa.Table:
+    table = csv_table(uri)
+    if "subDirectory_filePath" not in table.column_names and len(table.column_names) == len(COLUMNS):
+        table = csv_table(uri, COLUMNS)
+    return need_columns(table, COLUMNS if crop else NEEDED, uri)
+
+
+def _face(image: bytes | str, box: tuple[str, ...], reason: str | None) -> tuple[bytes | str, str | None]:
+    """The face cut out of an image, or why it cannot be; an image that cannot be read is left to who checks it."""
+    if reason is not None:
+        return image, reason
+    assert isinstance(image, str), "the table holds paths"
+    try:
+        pixels = decode(storage.read_bytes(image), 3)
+        x, y, width, height = (round(float(cell)) for cell in box)
+    except DataError:
+        return image, None
+    except ValueError:
+        return image, BAD_BOX
+    face = pixels[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+    return (encode(face), None) if face.size else (image, BAD_BOX)

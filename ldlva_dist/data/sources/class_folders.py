@@ -1,0 +1,62 @@
+"""One folder per class: ``Train/Angry/x.png``. n = rows of a block.
+
+SFEW 2.0 comes so: folders Train, Val and Test, in them Angry, Disgust, Fear, Happy, Neutral, Sad, Surprise. Its test
+labels are not public, so results are reported on Val: ``--train Train --test Val``. A class is found by the name of its
+folder, in any spelling that ``rows.ClassIndex`` knows, so the folders' order says nothing; files deeper inside belong
+to the class too.
+"""
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
+from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.listing import image_files
+from ldlva_dist.data.sources.tables import cut, order_of, spans
+
+NO_CLASS = "the image stands in no class folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFoldersSource:
+    """Images in folders named by their class, in an order shuffled by ``seed``. No valence-arousal."""
+
+    folders: dict[Part, str]
+    """The folder that holds the class folders of each part."""
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Kind and folder names."""
+        return {"kind": "class-folders", **{part: posixpath.basename(uri) for part, uri in self.folders.items()}}
+
+    def partitions(self) -> list[Partition]:
+        """Stretches of each part's shuffled order."""
+        return [piece for part, uri in self.folders.items() for piece in cut(part, len(image_files(uri)), uri)]
+
+    def read(self, partition: Partition) -> Iterator[Rows]:
+        """Rows with the uris of their images."""
+        root, files = partition.place, image_files(partition.place)
+        order = order_of(len(files), self.seed)
+        prefix = posixpath.basename(root) + "/" if len(self.folders) > 1 else ""
+        for span in spans(partition):
+            numbers = order[span.start : span.stop]
+            paths = files.take(numbers).to_pylist()
+            parts = [path.partition("/") for path in paths]
+            yield Rows(
+                part=partition.part,
+                numbers=numbers,
+                keys=[sanitise_key(prefix + path) for path in paths],
+                images=[storage.join(root, path) for path in paths],
+                labels=[folder if slash else None for folder, slash, _ in parts],
+                va=np.full((len(paths), 2), np.nan, dtype=np.float32),
+                reasons=[None if slash else NO_CLASS for _, slash, _ in parts],
+            )
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, training part first."""
+        return all_rows(self)
