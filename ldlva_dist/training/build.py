@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from ldlva_dist.config import RunConfig
+from ldlva_dist.data.balance import class_quotas
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.maths.losses import balanced_class_weights
@@ -24,7 +25,8 @@ def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True)
     model = config.model
     backbone = build_backbone(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
     if pretrained and model.pretrained:
-        print(load_pretrained(backbone, model.pretrained), flush=True)
+        remote = storage.is_remote(model.pretrained)
+        print(load_pretrained(backbone, storage.read_bytes(model.pretrained) if remote else model.pretrained), flush=True)
     ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=config.model.calibration_hidden)
     if model.freeze_batchnorm:
         freeze_batchnorm(ldlva)
@@ -95,7 +97,8 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
     loss = config.loss
     weights = None
     if loss.class_weights == "balanced":
-        weights = balanced_class_weights(torch.tensor(info.class_counts["train"])).float().to(device)
+        counts = class_quotas(info.class_counts["train"], config.data.balance)  # of an epoch as it is streamed
+        weights = balanced_class_weights(torch.tensor(counts)).float().to(device)
     return StepSettings(
         recipe=loss.recipe,
         num_classes=len(info.class_names),
