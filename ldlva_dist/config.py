@@ -33,6 +33,13 @@ class DataConfig:
     """Samples in one optimiser step, over all workers."""
     chunk_rows: int = 256
     """Rows that one lane fetches at a time: larger reads less often and mixes less."""
+    balance: float = 0.0
+    """Rows of a class in an epoch grow with its count to the power of 1 - balance: 0 as packed, 1 all classes alike."""
+    on_bad_data: Literal["fail", "skip", "quarantine"] = "fail"
+    """A damaged or undecodable row stops the run, or another row of its window takes its place; quarantine also lists
+    it in RUN/quarantine.parquet."""
+    max_bad_share: float = 0.001
+    """skip, quarantine: more bad rows than this share of the training split stop the run."""
     image_size: int = 112
     """Side of the square the images are resized to, in pixels."""
     channels: Literal[1, 3] = 3
@@ -48,7 +55,7 @@ class DataConfig:
         _at_least("data", 1, batch_size=self.batch_size, chunk_rows=self.chunk_rows)
         _at_least("data", 16, image_size=self.image_size)
         _at_least("data", 0, pad=self.pad)
-        _share("data", erase_probability=self.erase_probability)
+        _share("data", erase_probability=self.erase_probability, balance=self.balance, max_bad_share=self.max_bad_share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,7 @@ class ModelConfig:
     stem: Literal["imagenet", "small"] = "imagenet"
     """small: for faces of about 48 pixels."""
     pretrained: str | None = None
-    """A .pth or .safetensors file of backbone weights."""
+    """A .pth or .safetensors file of backbone weights, local or s3://."""
     calibration_hidden: tuple[int, int] = (512, 256)
     """Widths of the calibration network's two hidden layers."""
     freeze_batchnorm: bool = False
@@ -187,6 +194,8 @@ class TrainingConfig:
     num_to_keep: int = 2
     """Checkpoints kept."""
     log_every_steps: int = 20
+    log_ids: bool = False
+    """Keep the ids of every step in RUN/ids: 16 bytes a sample and epoch, before compression."""
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"training.epochs must be > 0, got {self.epochs}")

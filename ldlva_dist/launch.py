@@ -12,8 +12,8 @@ from ray.train import CheckpointConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ldlva_dist import placement
-from ldlva_dist.config import RunConfig, to_json
-from ldlva_dist.data import storage, stream
+from ldlva_dist.config import RunConfig, from_json, to_json
+from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import ClusterError, LdlvaError, SettingError
 from ldlva_dist.neighbors.graph import require_graph
@@ -23,6 +23,8 @@ from ldlva_dist.training.loop import Resources, make_plan, run_uri, train_worker
 from ldlva_dist.training.state import last_checkpoint, read_facts
 
 COLLECTIVE_TIMEOUT_S = 600
+CHANGEABLE = ("placement.", "sweep.", "data.on_bad_data", "data.max_bad_share")
+"""Settings that may change when a run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
     manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
     service = _start_service(config, info) if config.uses_neighbors else None
     try:
-        resources = Resources(info=info, manifest=manifest, service=service)
+        resources = Resources(info=info, manifest=manifest, service=service, quarantine=_start_quarantine(config, info))
         trainer = TorchTrainer(
             partial(train_worker, config, resources),
             torch_config=TorchConfig(backend=placement.backend(config.placement), timeout_s=COLLECTIVE_TIMEOUT_S),
@@ -114,10 +116,9 @@ def _claim(config: RunConfig) -> None:
     if not storage.exists(uri):
         storage.write_bytes(uri, to_json(config).encode())
         return
-    there = json.loads(storage.read_bytes(uri))
-    here = json.loads(to_json(config))
-    changed = [name for name in _flat(here) if _flat(here)[name] != _flat(there).get(name)]
-    free = [name for name in changed if not name.startswith(("placement.", "sweep."))]
+    # Read back as settings, so that a run of a version without some setting has its default.
+    there, here = (_flat(json.loads(to_json(c))) for c in (from_json(storage.read_bytes(uri).decode()), config))
+    free = [name for name in here if here[name] != there[name] and not name.startswith(CHANGEABLE)]
     if free:
         raise SettingError(
             f"name must be new for other settings: run {config.name!r} in {config.storage_path} was started with "
@@ -139,6 +140,18 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
         k=config.neighbors.num_neighbors,
         spec=build.bank_spec(config, info),
         actor_options=placement.bank_actor(config.placement),
+    )
+
+
+def _start_quarantine(config: RunConfig, info: DatasetInfo) -> Any:
+    data = config.data
+    if data.on_bad_data == "fail":
+        return None
+    return stream.start_quarantine(
+        num_rows=info.num_train,
+        max_share=data.max_bad_share,
+        uri=storage.join(run_uri(config), bad_rows.FILE) if data.on_bad_data == "quarantine" else None,
+        actor_options=placement.quarantine_actor(),
     )
 
 

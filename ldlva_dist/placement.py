@@ -15,8 +15,10 @@ from ldlva_dist.errors import SettingError
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it), or start one on this machine.
 
-    Never joins a cluster it merely finds: on a shared host that is a stranger's.
+    Never joins a cluster it merely finds: on a shared host that is a stranger's. A process that is connected stays so.
     """
+    if ray.is_initialized():
+        return
     # Ray's own default is nice 15: beside any busy process its workers would look hung.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Tune's own tables and tracebacks: the jobs print one line for each evaluation and a table at the end.
@@ -66,6 +68,31 @@ def bank_actor(placement: PlacementConfig) -> dict[str, Any]:
 def manifest_task() -> dict[str, Any]:
     """A task that loads a block of the manifest: short, and never inside the resources of a trial."""
     return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+
+
+def quarantine_actor() -> dict[str, Any]:
+    """The count of bad rows, asked only when there are some; it reads its list again."""
+    return {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
+
+
+def annotator(num_actors: int, *, cpus: float, gpus: float) -> dict[str, float]:
+    """What one of several actors asks for that call a user's regressor; SettingError if the cluster does not hold all.
+
+    A share of a GPU lets several actors use one.
+    """
+    total, needed = ray.cluster_resources(), {"CPU": cpus * num_actors, "GPU": gpus * num_actors}
+    for name, amount in needed.items():
+        if amount > total.get(name, 0.0) + 1e-6:
+            raise SettingError(
+                f"--num-actors, --cpus-per-actor and --gpus-per-actor need {amount:g} {name}s, "
+                f"got a cluster with {total.get(name, 0.0):g}"
+            )
+    return {"num_cpus": cpus, "num_gpus": gpus}
+
+
+def version_task() -> dict[str, Any]:
+    """A task that writes a version's manifest, row group by row group."""
+    return {"num_cpus": 1, "max_retries": 0}
 
 
 def trial() -> dict[str, float]:

@@ -3,11 +3,14 @@
 A pipeline's items are superstep numbers. One task fetches the rank's window of every lane by ranged reads, checks every
 row, and yields the finished batches of the superstep in order. The plan decides what is in them; Ray decides only where
 the work runs.
+
+A task holds one superstep at a time: ``chunk_rows`` x the rank's lanes x the bytes of an encoded image (64 x 64 x 20 kB
+= 82 MB), and a block of 32 MB that it is finishing. ``num_cpus`` tasks run at once, and their finished blocks wait in
+Ray's object store. The manifest's blocks (26 bytes a row) lie there once a node and are read in place.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,63 +21,23 @@ from numpy.typing import NDArray
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.exceptions import GetTimeoutError
 
-from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
-from ldlva_dist.data.plan import Plan, Run
-from ldlva_dist.data.shards import cut_rows, read_span
-from ldlva_dist.data.transforms import augment, decode, resize
-from ldlva_dist.data.versions import shard_uri
+from ldlva_dist.data.bad_rows import BadRow, Quarantine
+from ldlva_dist.data.columns import Manifest
+from ldlva_dist.data.plan import Plan
+from ldlva_dist.data.windows import Columns, ImageSettings, Window, fetch, finish
+from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.messages import Batch
 
-Columns = dict[str, NDArray[Any]]
-BLOCK_ROWS = 1 << 18
 SUPERSTEPS_PER_PIPELINE = 512
 # A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
 BLOCK_BYTES = 32 << 20
 LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
-READ_THREADS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSettings:
-    """How an image becomes a training sample; see DataConfig."""
-
-    size: int
-    channels: int
-    flip: bool
-    pad: int
-    erase_probability: float
-
-
-class Manifest:
-    """The training columns of the manifest in Ray's object store: one copy a node, cut in blocks of 2^18 rows."""
-
-    def __init__(self, dataset_uri: str, info: DatasetInfo, task_options: Mapping[str, Any] | None = None) -> None:
-        """Start reading, by tasks with Ray's ``task_options``; neither driver nor worker holds the columns."""
-        rows, shards = info.num_train, info.shards_of("train")
-        load = ray.remote(_load_block).options(**(task_options or {}))
-        self.shard_uris = [shard_uri(dataset_uri, info, shard) for shard in shards]
-        self.shard_rows = tuple(shard.rows for shard in shards)
-        self._blocks = [
-            load.remote(dataset_uri, first, min(BLOCK_ROWS, rows - first)) for first in range(0, rows, BLOCK_ROWS)
-        ]
-
-    def rows(self, ids: NDArray[np.int64]) -> Columns:
-        """The columns of the rows ``ids`` [n], in their order."""
-        block_of = ids // BLOCK_ROWS
-        parts, places = [], []
-        for b in np.unique(block_of):
-            places.append(np.flatnonzero(block_of == b))
-            block = cast(Columns, ray.get(self._blocks[b]))
-            parts.append({name: column[ids[places[-1]] - b * BLOCK_ROWS] for name, column in block.items()})
-        back = np.argsort(np.concatenate(places))
-        return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
-
-
-def _load_block(dataset_uri: str, first: int, rows: int) -> Columns:
-    names = ["offset", "size", "checksum", "label"]
-    table = read_columns(dataset_uri, names, first_id=first, rows=rows)
-    return {name: table[name].to_numpy() for name in names} | {"va": read_va(dataset_uri, first, rows)}
+# A task of fewer rows would cost Ray more than it is worth; it goes through several supersteps, one after the other.
+TASK_ROWS = 4096
+TIMEOUT_S = 120.0
+LOST_WINDOWS = 8  # tolerated one after the other in one lane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +51,8 @@ class Supersteps:
     world_size: int
     first_step: int
     stop_step: int
+    quarantine: Any = None
+    """Handle of a :func:`start_quarantine` actor, which counts bad rows; None: the first one stops the run."""
 
     @property
     def rows_per_step(self) -> int:
@@ -110,64 +75,57 @@ class Supersteps:
         for superstep in items["superstep"].tolist():
             first = superstep * per_superstep
             begin, end = max(first, self.first_step), min(first + per_superstep, self.stop_step)
-            window = self._window(superstep)
+            window, order = self._window(superstep)
             for step in range(begin, end, self.steps_per_block):
                 steps = np.arange(step, min(end, step + self.steps_per_block))
-                rows = window.rows(slice((step - first) * b, (step - first + len(steps)) * b))
-                yield self._finish(rows) | {"step": np.repeat(steps, b)}
+                rows = order[(step - first) * b : (step - first + len(steps)) * b]
+                yield self._finish(window, rows) | {"step": np.repeat(steps, b)}
 
     @property
     def _image_bytes(self) -> int:
         return self.rows_per_step * self.images.size**2 * self.images.channels
 
-    def _window(self, superstep: int) -> "_Window":
-        """The encoded rows of the rank's lanes: step by step, and in a step lane by lane."""
-        lanes = [self.plan.window(lane, superstep) for lane in self.plan.lanes_of(self.rank, self.world_size)]
-        order = np.stack([order for _, order in lanes]) + len(lanes[0][1]) * np.arange(len(lanes))[:, None]
-        order = order.reshape(len(lanes), -1, self.plan.rows_per_step).swapaxes(0, 1).ravel()
-        return _fetch(self.manifest, [run for runs, _ in lanes for run in runs]).rows(order)
+    def _window(self, superstep: int) -> tuple[Window, NDArray[np.int64]]:
+        """The rank's lanes, and the order in which their rows are trained on: step by step, and in a step by lane."""
+        lanes = self.plan.lanes_of(self.rank, self.world_size)
+        supersteps = np.full(len(lanes), superstep)
+        for _ in range(LOST_WINDOWS):
+            windows = [self.plan.window(*place) for place in zip(lanes, supersteps.tolist(), strict=True)]
+            size = len(windows[0][1])
+            runs = [run for runs, _ in windows for run in runs]
+            window = fetch(self.plan, runs, size, self.manifest.shard_uris, self.manifest.rows)
+            if window.bad:
+                self._tolerate([window.describe(row) for row in window.bad])
+            lost = window.lost_lanes()
+            if not len(lost):
+                order = np.stack([order for _, order in windows]) + size * np.arange(len(lanes))[:, None]
+                return window, order.reshape(len(lanes), -1, self.plan.rows_per_step).swapaxes(0, 1).ravel()
+            supersteps[lost] += 1  # the lane's next window has as many rows
+        raise DataError(f"{LOST_WINDOWS} windows of one lane, one after the other, have no row that can be read")
 
-    def _finish(self, window: "_Window") -> Columns:
-        columns, images = dict(window.columns), self.images
-        columns["image"] = augment(
-            (resize(decode(data, images.channels), images.size) for data in window.data),
-            seed=self.plan.seed,
-            epochs_b=columns.pop("epoch"),
-            ids_b=columns["id"],
-            pad=images.pad,
-            flip=images.flip,
-            erase_probability=images.erase_probability,
-        )
-        return columns
+    def _finish(self, window: Window, rows: NDArray[np.int64]) -> Columns:
+        try:
+            return finish(window, window.good(rows), self.images, self.plan.seed)
+        except DataError:
+            bad = window.find_undecodable(window.good(rows), self.images.channels)
+            if not bad:
+                raise
+            self._tolerate(bad)
+            return self._finish(window, rows)
+
+    def _tolerate(self, rows: list[BadRow]) -> None:
+        """Raise a DataError unless bad rows are tolerated and the budget allows these."""
+        if self.quarantine is None:
+            raise DataError(f"{rows[0]} (data.on_bad_data says what is done with such rows)")
+        try:
+            ray.get(self.quarantine.add.remote(rows), timeout=TIMEOUT_S)
+        except GetTimeoutError as error:
+            raise ClusterError(f"the count of bad rows did not answer in {TIMEOUT_S:g} s") from error
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Encoded rows, in the order they are trained on."""
-
-    data: list[memoryview]
-    columns: Columns
-
-    def rows(self, take: slice | NDArray[np.int64]) -> "_Window":
-        data = self.data[take] if isinstance(take, slice) else [self.data[row] for row in take.tolist()]
-        return _Window(data, {name: column[take] for name, column in self.columns.items()})
-
-
-def _fetch(manifest: Manifest, runs: Sequence[Run]) -> _Window:
-    """The rows of all runs, one ranged read each."""
-    ids = [np.arange(run.first_id, run.first_id + run.rows) for run in runs]
-    columns = manifest.rows(np.concatenate(ids)) | {
-        "id": np.concatenate(ids),
-        "epoch": np.repeat([run.epoch for run in runs], [run.rows for run in runs]),
-    }
-    ends = np.cumsum([run.rows for run in runs])[:-1]
-    shards = [manifest.shard_uris[run.shard] for run in runs]
-    offsets, sizes, checksums = (np.split(columns.pop(name), ends) for name in ("offset", "size", "checksum"))
-    with ThreadPoolExecutor(max_workers=READ_THREADS) as pool:
-        spans = pool.map(read_span, shards, offsets, sizes)
-        # Checked here, not in the threads: they would only take the interpreter from each other.
-        parts = map(cut_rows, shards, spans, offsets, sizes, checksums)
-        return _Window([image for part in parts for image in part], columns)
+def start_quarantine(*, num_rows: int, max_share: float, uri: str | None, actor_options: Mapping[str, Any]) -> Any:
+    """Handle of an actor that counts the bad rows of all workers; it goes when the last handle goes."""
+    return ray.remote(Quarantine).options(**actor_options).remote(num_rows=num_rows, max_share=max_share, uri=uri)
 
 
 def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
@@ -185,9 +143,10 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
     end = -(-supersteps.stop_step // plan.steps_per_superstep)
     context.target_max_block_size = supersteps.bytes_per_block
     context.custom_execution_callback_classes = [_Breather]
+    per_task = max(1, TASK_ROWS // (plan.steps_per_superstep * len(positions)))
     for first in range(begin, end, SUPERSTEPS_PER_PIPELINE):
         items = [{"superstep": superstep} for superstep in range(first, min(end, first + SUPERSTEPS_PER_PIPELINE))]
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task)).map_batches(
             supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), compute=TaskPoolStrategy(max(1, int(num_cpus)))
         )
         # Whole blocks, because cutting batches anew would copy them.

@@ -19,10 +19,12 @@ from ray.train import Checkpoint
 
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage, stream
+from ldlva_dist.data.balance import Balance
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import Plan
 from ldlva_dist.messages import BankUpdate, Batch, Neighbors
 from ldlva_dist.neighbors.service import NeighborClient, NeighborService
+from ldlva_dist.reporting.ids_log import IdsLog
 from ldlva_dist.reporting.metrics_log import MetricsLog
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
@@ -39,21 +41,24 @@ class Resources:
     info: DatasetInfo
     manifest: stream.Manifest
     service: NeighborService | None
+    quarantine: Any
+    """The actor that counts bad rows; None where the first one stops the run."""
 
 
 def train_worker(config: RunConfig, resources: Resources) -> None:
     """Train from the last checkpoint, or the beginning, to the last step."""
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
-    plan = make_plan(config, resources.manifest.shard_rows)
+    plan = _balanced_plan(config, resources)
     client = _connect(config, resources.service)
     state = build_state(config, resources.info, client, device=device, checkpoint_uri=_last_checkpoint(config))
     settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
     total_steps = plan.steps_for(config.training.epochs)
     meters = Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device)
     log = MetricsLog(run_uri(config), state.step + 1) if dist.get_rank() == 0 else None
+    ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
-    for batch, neighbors in look_ahead(_batches(config, resources.manifest, plan, state.step), client, meters):
+    for batch, neighbors in look_ahead(_batches(config, resources, plan, state.step), client, meters):
         lr = schedule.rate(state.step)
         use_neighbors = plan.epoch_of(state.step) >= config.loss.warmup_epochs
         outputs = optimize(state, batch, neighbors, settings=settings, lr=lr, use_neighbors=use_neighbors)
@@ -61,6 +66,8 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
             client.write(_bank_update(batch, outputs.probs, outputs.features))
         state.step += 1
         meters.add(outputs.terms, batch, neighbors)
+        if ids:
+            ids.add(batch)
 
         due = due_at(config, plan, state.step)
         if due.log:
@@ -71,6 +78,8 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
                 log.add(metrics)
                 log.flush()  # a resumed run must find the lines of its checkpoint
             if due.checkpoint:
+                if ids:
+                    ids.flush()
                 save(state, metrics)
             meters.restart_clock()
     if log:
@@ -101,9 +110,9 @@ def due_at(config: RunConfig, plan: Plan, step: int) -> Due:
     )
 
 
-def make_plan(config: RunConfig, shard_rows: tuple[int, ...]) -> Plan:
-    """The plan of a run over training shards of so many rows."""
-    return Plan(shard_rows, config.training.seed, config.data.batch_size, config.data.chunk_rows)
+def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:
+    """The plan of a run over training shards of so many rows; its numbers do not depend on the class balance."""
+    return Plan(shard_rows, config.training.seed, config.data.batch_size, config.data.chunk_rows, balance)
 
 
 def run_uri(config: RunConfig) -> str:
@@ -202,11 +211,19 @@ def _last_checkpoint(config: RunConfig) -> str | None:
     return storage.join(run_uri(config), Path(checkpoint.path).name) if checkpoint else None
 
 
-def _batches(config: RunConfig, manifest: stream.Manifest, plan: Plan, first_step: int) -> Iterator[Batch]:
+def _balanced_plan(config: RunConfig, resources: Resources) -> Plan:
+    plan = make_plan(config, resources.manifest.shard_rows)
+    if config.data.balance == 0:
+        return plan
+    counts_kC = resources.manifest.chunk_classes(plan, len(resources.info.class_names))
+    return make_plan(config, plan.shard_rows, Balance(counts_kC, config.data.balance, config.training.seed))
+
+
+def _batches(config: RunConfig, resources: Resources, plan: Plan, first_step: int) -> Iterator[Batch]:
     data = config.data
     supersteps = stream.Supersteps(
         plan=plan,
-        manifest=manifest,
+        manifest=resources.manifest,
         images=stream.ImageSettings(
             size=data.image_size,
             channels=data.channels,
@@ -218,6 +235,7 @@ def _batches(config: RunConfig, manifest: stream.Manifest, plan: Plan, first_ste
         world_size=dist.get_world_size(),
         first_step=first_step,
         stop_step=plan.steps_for(config.training.epochs),
+        quarantine=resources.quarantine,
     )
     return stream.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
 

@@ -1,11 +1,19 @@
 """The stream against the plan: every rank's ids, images that depend on nobody, resumed equals uninterrupted."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ldlva_dist.data import stream
+from ldlva_dist.data.bad_rows import read_quarantine
+from ldlva_dist.data.balance import Balance, class_quotas
 from ldlva_dist.data.manifest import read_columns, read_info
 from ldlva_dist.data.plan import Plan
+from ldlva_dist.data.rows import REFERENCE_CLASSES
 from ldlva_dist.errors import DataError
 from ldlva_dist.messages import Batch
 
@@ -19,13 +27,18 @@ def manifest(faces: str) -> stream.Manifest:
     return stream.Manifest(faces, read_info(faces))
 
 
-def _plan(manifest: stream.Manifest) -> Plan:
-    return Plan(manifest.shard_rows, seed=5, batch_size=24, chunk_rows=8)
+def _plan(manifest: stream.Manifest, balance: float = 0.0) -> Plan:
+    plan = Plan(manifest.shard_rows, seed=5, batch_size=24, chunk_rows=8)
+    if not balance:
+        return plan
+    return replace(plan, balance=Balance(manifest.chunk_classes(plan, len(REFERENCE_CLASSES)), balance, plan.seed))
 
 
-def _batches(manifest: stream.Manifest, rank: int, world_size: int, first_step: int = 0) -> list[Batch]:
+def _batches(
+    manifest: stream.Manifest, rank: int, world_size: int, first_step: int = 0, **settings: Any
+) -> list[Batch]:
     supersteps = stream.Supersteps(
-        plan=_plan(manifest),
+        **{"plan": _plan(manifest)} | settings,
         manifest=manifest,
         images=IMAGES,
         rank=rank,
@@ -36,11 +49,11 @@ def _batches(manifest: stream.Manifest, rank: int, world_size: int, first_step: 
     return list(stream.batches(supersteps, num_cpus=1))
 
 
-def _global(manifest: stream.Manifest, world_size: int) -> list[dict[int, tuple[int, bytes]]]:
+def _global(manifest: stream.Manifest, world_size: int, **settings: Any) -> list[dict[int, tuple[int, bytes]]]:
     """Per step: position -> (id, pixels)."""
     steps: list[dict[int, tuple[int, bytes]]] = [{} for _ in range(STEPS)]
     for rank in range(world_size):
-        for batch in _batches(manifest, rank, world_size):
+        for batch in _batches(manifest, rank, world_size, **settings):
             for position, sample, image in zip(batch.positions, batch.ids, batch.images, strict=True):
                 assert int(position) not in steps[batch.step]
                 steps[batch.step][int(position)] = (int(sample), image.tobytes())
@@ -80,17 +93,80 @@ def test_a_stream_resumed_in_mid_superstep_equals_the_uninterrupted_one(manifest
         np.testing.assert_array_equal(batch.images, expected.images)
 
 
-def test_a_damaged_byte_stops_the_stream_and_names_the_shard(faces: str, tmp_path) -> None:
-    import shutil
+def test_a_balanced_epoch_has_the_quotas_and_the_same_batches_on_1_2_and_3_ranks(
+    manifest: stream.Manifest, faces: str
+) -> None:
+    plan, info = _plan(manifest, balance=1.0), read_info(faces)
+    alone = _global(manifest, 1, plan=plan)
+    for world_size in (2, 3):
+        assert _global(manifest, world_size, plan=plan) == alone
+    labels = read_columns(faces, ["label"], rows=info.num_train)["label"].to_numpy()
+    assert plan.balance is not None
+    np.testing.assert_array_equal(plan.balance.counts_C, np.bincount(labels, minlength=len(REFERENCE_CLASSES)))
+    np.testing.assert_array_equal(plan.balance.quotas_C, class_quotas(info.class_counts["train"], 1.0))
+    streamed = np.bincount([labels[sample] for step in alone for sample, _ in step.values()])
+    assert streamed.max() - streamed.min() <= 24, "as many of each class, but for the rows of the epoch begun"
+    pixels = {image for step in alone for _, image in step.values()}
+    assert len(pixels) == STEPS * 24, "a row that comes again is augmented anew"
 
-    copy = tmp_path / "faces"
-    shutil.copytree(faces, copy)
-    row = read_columns(str(copy), ["offset", "size"], rows=1).to_pylist()[0]
-    shard = copy / read_info(str(copy)).shards[0].name
-    data = bytearray(shard.read_bytes())
-    data[row["offset"] + row["size"] // 2] ^= 1
-    shard.write_bytes(data)
-    with pytest.raises(Exception, match=shard.name) as caught:  # Ray wraps the error of the task
-        _batches(stream.Manifest(str(copy), read_info(str(copy))), 0, 1)
-    causes = [caught.value, getattr(caught.value, "cause", None), caught.value.__cause__]
+
+@pytest.fixture
+def spoiled(faces: str, tmp_path: Path) -> tuple[str, list[int]]:
+    """A copy of the faces with two damaged rows and all later ones of the last shard cut off; and the bad ids."""
+    copy = shutil.copytree(faces, tmp_path / "faces")
+    info = read_info(faces)
+    table = read_columns(faces, ["offset", "shard"], rows=info.num_train).to_pandas()
+    for sample in (3, 100):
+        _flip_a_byte(copy / info.shards[table["shard"][sample]].name, int(table["offset"][sample]) + 99)
+    last = info.shards_of("train")[-1]
+    with open(copy / last.name, "r+b") as shard:
+        shard.truncate(int(table["offset"][last.first_id + 2]) + 7)
+    return str(copy), [3, 100, *range(last.first_id + 2, last.first_id + last.rows)]
+
+
+def _flip_a_byte(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_bad_rows_are_replaced_alike_on_any_ranks_and_listed_with_their_reasons(
+    spoiled: tuple[str, list[int]], tmp_path: Path
+) -> None:
+    dataset, bad = spoiled
+    manifest = stream.Manifest(dataset, read_info(dataset))
+    steps = {}
+    for world_size in (1, 3):
+        uri = str(tmp_path / f"{world_size}.parquet")
+        quarantine = stream.start_quarantine(num_rows=270, max_share=0.1, uri=uri, actor_options={"num_cpus": 0})
+        steps[world_size] = _global(manifest, world_size, quarantine=quarantine)
+        listed = {row.id: row.reason for row in read_quarantine(uri)}
+        assert sorted(listed) == bad
+        assert "checksum" in listed[3]
+        assert "ends early" in listed[bad[-1]]
+    assert steps[1] == steps[3]
+    assert all(len(step) == 24 for step in steps[1])
+    assert not {sample for step in steps[1] for sample, _ in step.values()} & set(bad)
+
+
+def test_over_the_budget_the_stream_stops_and_says_where_the_list_is(
+    spoiled: tuple[str, list[int]], tmp_path: Path
+) -> None:
+    manifest, uri = stream.Manifest(spoiled[0], read_info(spoiled[0])), str(tmp_path / "quarantine.parquet")
+    quarantine = stream.start_quarantine(num_rows=270, max_share=0.001, uri=uri, actor_options={"num_cpus": 0})
+    with pytest.raises(Exception, match=r"bad rows of 270 are more than data\.max_bad_share=0\.001") as caught:
+        _batches(manifest, 0, 1, quarantine=quarantine)
+    _assert_data_error(caught.value)
+    assert read_quarantine(uri)
+
+
+def test_a_damaged_byte_stops_the_stream_and_names_row_and_shard(spoiled: tuple[str, list[int]]) -> None:
+    with pytest.raises(Exception, match=r"row \d+, at byte \d+ of .*train-\d{6}\.tar") as caught:
+        _batches(stream.Manifest(spoiled[0], read_info(spoiled[0])), 0, 1)
+    _assert_data_error(caught.value)
+
+
+def _assert_data_error(error: BaseException) -> None:
+    """Ray wraps the error of the task."""
+    causes = [error, getattr(error, "cause", None), error.__cause__]
     assert any(isinstance(cause, DataError) for cause in causes)

@@ -1,0 +1,175 @@
+"""The rows of one superstep: fetched by ranged reads, checked, decoded and augmented; bad ones replaced.
+
+A bad row's place is taken by the next good row of its lane's window, in the order of fetching and round and round. A
+lane's window is the same on any number of ranks, and so is what takes a bad row's place. n = rows of a window.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldlva_dist.data.bad_rows import BadRow
+from ldlva_dist.data.plan import Plan, Run
+from ldlva_dist.data.shards import cut_rows, read_rows, read_span
+from ldlva_dist.data.transforms import augment, decode, resize
+from ldlva_dist.errors import DataError
+
+Columns = dict[str, NDArray[Any]]
+READ_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """How an image becomes a training sample; see DataConfig."""
+
+    size: int
+    channels: int
+    flip: bool
+    pad: int
+    erase_probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Encoded rows of some lanes, in the order of fetching."""
+
+    data: list[memoryview]
+    columns: Columns
+    """[n] each: id, visit (how often the row came before), label, va, shard (its number), offset."""
+    shard_uris: Sequence[str]
+    lane_rows: int
+    """Rows of each lane; lanes follow each other."""
+    bad: dict[int, str] = field(default_factory=dict)
+    """What is wrong with a row."""
+
+    def good(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same rows, every bad one replaced; a lane without any good row is a DataError."""
+        if not self.bad:
+            return rows
+        taken = np.arange(len(self.data))
+        for row in self.bad:
+            first = row - row % self.lane_rows
+            lane = [first + (row + n) % self.lane_rows for n in range(self.lane_rows)]
+            replacement = next((other for other in lane if other not in self.bad), None)
+            if replacement is None:
+                raise DataError(f"no row of a window of {self.lane_rows} can be read; one is {self.describe(row)}")
+            taken[row] = replacement
+        return taken[rows]
+
+    def lost_lanes(self) -> NDArray[np.int64]:
+        """The lanes without any good row."""
+        bad_per_lane = np.bincount(np.fromiter(self.bad, dtype=np.int64) // self.lane_rows)
+        return np.flatnonzero(bad_per_lane == self.lane_rows)
+
+    def describe(self, row: int) -> BadRow:
+        """A bad row, for people."""
+        return BadRow(
+            id=int(self.columns["id"][row]),
+            shard=self.shard_uris[int(self.columns["shard"][row])],
+            offset=int(self.columns["offset"][row]),
+            reason=self.bad[row],
+        )
+
+    def find_undecodable(self, rows: NDArray[np.int64], channels: int) -> list[BadRow]:
+        """Mark those of some rows that are no images, and return them."""
+        found = []
+        for row in np.unique(rows).tolist():
+            try:
+                decode(self.data[row], channels)
+            except DataError as error:
+                self.bad[row] = str(error)
+                found.append(self.describe(row))
+        return found
+
+
+def fetch(
+    plan: Plan,
+    runs: Sequence[Run],
+    lane_rows: int,
+    shard_uris: Sequence[str],
+    columns_of: Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]],
+) -> Window:
+    """Read the rows that some runs give, by one ranged read each.
+
+    Args:
+        plan: Where the runs are from.
+        runs: Of all lanes, lane by lane.
+        lane_rows: Rows that each lane's runs give in all.
+        shard_uris: Of all training shards.
+        columns_of: Columns (offset, size, checksum, label, va) of given ids.
+    """
+    spanned = [run.first_id + np.arange(run.rows) for run in runs]
+    columns = dict(columns_of(np.concatenate(spanned)))
+    begins = np.cumsum([0, *(run.rows for run in runs)], dtype=np.int64)[:-1]
+    labels = np.split(columns["label"], begins[1:])
+    given = [plan.rows_of(run, labels_n) for run, labels_n in zip(runs, labels, strict=True)]
+    take = np.concatenate(
+        [ids - run.first_id + begin for run, begin, (ids, _) in zip(runs, begins, given, strict=True)]
+    )
+    columns = {name: column[take] for name, column in columns.items()}
+    columns["id"] = np.concatenate([ids for ids, _ in given])
+    columns["visit"] = np.concatenate([visits for _, visits in given])
+    columns["shard"] = np.repeat([run.shard for run in runs], [run.count for run in runs])
+    ends = np.cumsum([run.count for run in runs], dtype=np.int64)[:-1]
+    offsets, sizes, checksums = (np.split(columns[name], ends) for name in ("offset", "size", "checksum"))
+    shards = [shard_uris[run.shard] for run in runs]
+    window = Window(data=[], columns=columns, shard_uris=shard_uris, lane_rows=lane_rows)
+    with ThreadPoolExecutor(max_workers=READ_THREADS) as pool:
+        spans = pool.map(_read_span, shards, offsets, sizes)
+        # Checked here, not in the threads: they would only take the interpreter from each other.
+        for place in zip(shards, spans, offsets, sizes, checksums, strict=True):
+            window.data.extend(_cut(*place, window))
+    del columns["size"], columns["checksum"]
+    return window
+
+
+def finish(window: Window, rows: NDArray[np.int64], images: ImageSettings, seed: int) -> Columns:
+    """id, label, va and image of some rows; one that cannot be decoded is a DataError."""
+    columns = {name: window.columns[name][rows] for name in ("id", "label", "va")}
+    columns["image"] = augment(
+        (resize(decode(window.data[row], images.channels), images.size) for row in rows.tolist()),
+        seed=seed,
+        epochs_b=window.columns["visit"][rows],
+        ids_b=columns["id"],
+        pad=images.pad,
+        flip=images.flip,
+        erase_probability=images.erase_probability,
+    )
+    return columns
+
+
+def _read_span(shard_uri: str, offsets_n: NDArray[np.int64], sizes_n: NDArray[np.int64]) -> bytes | None:
+    """None where the shard is missing or ends early."""
+    try:
+        return read_span(shard_uri, offsets_n, sizes_n)
+    except DataError:
+        return None
+
+
+def _cut(
+    shard_uri: str,
+    span: bytes | None,
+    offsets_n: NDArray[np.int64],
+    sizes_n: NDArray[np.int64],
+    checksums_n: NDArray[np.int64],
+    window: Window,
+) -> list[memoryview]:
+    """The images of a run; where any of them is damaged each is read by itself, and the bad ones are marked."""
+    if span is not None:
+        try:
+            return cut_rows(shard_uri, span, offsets_n, sizes_n, checksums_n)
+        except DataError:
+            pass
+    images = []
+    for n in range(len(offsets_n)):
+        one = slice(n, n + 1)
+        try:
+            images += read_rows(shard_uri, offsets_n[one], sizes_n[one], checksums_n[one])
+        except DataError as error:
+            window.bad[len(window.data) + n] = str(error)
+            images.append(memoryview(b""))
+    return images
