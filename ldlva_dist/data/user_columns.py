@@ -1,5 +1,6 @@
 """The columns of a user's table: which is which, and their cells as labels and numbers. n = rows."""
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,24 @@ def holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def class_label_names(schema: pa.Schema, column: str, uri: str) -> tuple[str, ...] | None:
+    """What the integers of a column mean, where Hugging Face's ``datasets`` wrote that down (a ``ClassLabel``)."""
+    written = (schema.metadata or {}).get(b"huggingface")
+    if written is None:
+        return None
+    try:
+        feature = json.loads(written)["info"]["features"].get(column) or {}
+        return tuple(feature["names"]) if feature.get("_type") == "ClassLabel" else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the huggingface metadata of {uri} are not as datasets writes them: {error!r}") from error
+
+
+def named_labels(labels: Sequence[str | None], names: Sequence[str]) -> list[str | None]:
+    """Class names for indices; None for -1, which says "no label", and a text that is no class for other numbers."""
+    meaning = {None: None, "-1": None, **{str(i): name for i, name in enumerate(names)}}
+    return [meaning.get(label, f"ClassLabel {label}") for label in labels]
 
 
 def label_cells(column: pa.ChunkedArray) -> list[str | None]:

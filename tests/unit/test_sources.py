@@ -1,6 +1,7 @@
 """What users have: tables, layouts, label spellings, filters."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,49 @@ def test_images_in_a_struct_as_hugging_face_writes_them_are_found(tmp_path: Path
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "p"}], "label": [2]}), tmp_path / "hf.parquet")
     source = ParquetSource(files={"train": (str(tmp_path / "hf.parquet"),)}, columns=Columns(label="label"))
     assert list(_only(source).images) == [b"x"]
+
+
+def _hugging_face(path: Path, labels: list[int], metadata: str) -> ParquetSource:
+    table = pa.table({"image": [{"bytes": b"x", "path": None}] * len(labels), "label": labels})
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
+    return ParquetSource(files={"train": (str(path),)}, columns=Columns(label="label"))
+
+
+def test_class_labels_of_hugging_face_are_named_by_the_files_own_metadata(tmp_path: Path) -> None:
+    names = {"info": {"features": {"label": {"names": ["sadness", "happiness"], "_type": "ClassLabel"}}}}
+    source = _hugging_face(tmp_path / "hf.parquet", [1, 0, -1, 7], json.dumps(names))
+    assert list(_only(source).labels) == ["happiness", "sadness", None, "ClassLabel 7"]
+
+
+def test_integers_without_names_stay_indices(tmp_path: Path) -> None:
+    plain = {"info": {"features": {"label": {"dtype": "int64", "_type": "Value"}}}}
+    assert list(_only(_hugging_face(tmp_path / "hf.parquet", [1, 0], json.dumps(plain))).labels) == ["1", "0"]
+
+
+def test_broken_metadata_of_hugging_face_are_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="huggingface metadata"):
+        _only(_hugging_face(tmp_path / "hf.parquet", [1], "[]"))
+
+
+def test_a_stretch_of_parquet_is_read_from_its_row_groups_only(tmp_path: Path) -> None:
+    rows = 5000
+    table = pa.table(
+        {"image": [b"x"] * rows, "label": [i % 7 for i in range(rows)], "name": [f"k{i}" for i in range(rows)]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1000)
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=5000)
+    files = (str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"))
+    source = ParquetSource(files={"train": files}, columns=Columns(label="label"), key="name")
+    pieces = source.partitions()
+    assert [(piece.first, piece.rows, piece.begin) for piece in pieces] == [
+        (0, 2000, 0), (2000, 2000, 2000), (4000, 1000, 4000),
+        (5000, 2048, 0), (7048, 2048, 2048), (9096, 904, 4096),
+    ]  # fmt: skip
+    for piece in pieces:
+        found = [
+            (n, key) for rows in source.read(piece) for n, key in zip(rows.numbers.tolist(), rows.keys, strict=True)
+        ]
+        assert found == [(n, f"k{n % rows}") for n in range(piece.first, piece.first + piece.rows)]
 
 
 def test_an_image_column_must_hold_bytes(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from ldlva_dist.data.sources.generic import ClassFolders, Faces, Folder, Parquet
+from ldlva_dist.data.sources.generic import ClassFolders, Faces, Folder, Parquet, WebDataset
 from ldlva_dist.data.sources.known import AffectNet, AffectNetFolders, FerPlus, RafDb
 
 Command = (
     Annotated[Folder, subcommand("folder")]
     | Annotated[ClassFolders, subcommand("class-folders")]
     | Annotated[Parquet, subcommand("parquet")]
+    | Annotated[WebDataset, subcommand("webdataset")]
     | Annotated[AffectNet, subcommand("affectnet")]
     | Annotated[AffectNetFolders, subcommand("affectnet-folders")]
     | Annotated[RafDb, subcommand("rafdb")]

@@ -1,6 +1,7 @@
 """What every kind of source is told on the command line."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import REFERENCE_CLASSES
@@ -19,6 +20,8 @@ class Common:
     """Class names in index order. Labels may be these names, other spellings of them (angry, sadness), or indices."""
     max_rejected: float = 0.01
     """Share of the labelled rows that may be rejected."""
+    on_bad_data: Literal["quarantine", "skip", "fail"] = "quarantine"
+    """List bad rows in rejected.parquet, only count them, or end at the first one."""
     holdout: float = 0.1
     """Share of the training rows cut off for model selection, by a hash of the key."""
     size: int | None = None
@@ -27,6 +30,8 @@ class Common:
     """Measure distances on valence-arousal of mean 0 and standard deviation 1 over the training rows."""
     shuffle_va: int | None = None
     """Control experiment: permute valence-arousal among the training rows by this seed."""
+    noise: str | None = None
+    """Train on wrong labels, the given ones kept beside them: symmetric:SHARE, or list:FILE of lines "name label"."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,6 +8,8 @@ from ldlva_dist.data.sources.class_folders import ClassFoldersSource
 from ldlva_dist.data.sources.common import Common, check_there
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.parquet import ParquetSource
+from ldlva_dist.data.sources.samples import IMAGES, Fields
+from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tars_of
 from ldlva_dist.data.user_columns import Columns
 from ldlva_dist.errors import SettingError
 
@@ -104,6 +106,46 @@ class ClassFolders(Common):
         for uri in folders.values():
             check_there("--train, --validation and --test", uri)
         return ClassFoldersSource(folders=folders, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDataset(Common):
+    """WebDataset tars of images with .json or .cls members; rows keep the tars' order."""
+
+    train: tuple[str, ...]
+    """Tars of the training part, or folders of tars."""
+    test: tuple[str, ...] = ()
+    """Tars of the test part, or folders of tars."""
+    validation: tuple[str, ...] = ()
+    """Tars of the holdout; --holdout cuts it from the training part if not given."""
+    label_field: str | None = None
+    """Field of the .json that holds the label; the .cls member if not given."""
+    valence_field: str | None = None
+    arousal_field: str | None = None
+    image_extensions: tuple[str, ...] = IMAGES
+    """Extensions of the image member, all that follows the first dot of its name; each sample must have exactly one."""
+    ignore: tuple[str, ...] = ()
+    """Extensions such as npy whose members are passed over unread; a sample with an unsafe member is rejected else."""
+    tar_in_key: bool = False
+    """Begin each key with its tar's name, where keys begin again in every tar."""
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        if (self.valence_field is None) != (self.arousal_field is None):
+            raise SettingError(
+                "--valence-field and --arousal-field must both be given, or neither, "
+                f"got {self.valence_field} and {self.arousal_field}"
+            )
+        given: dict[Part, tuple[str, ...]] = {"train": self.train, "holdout": self.validation, "test": self.test}
+        fields = Fields(
+            image=self.image_extensions,
+            label=self.label_field,
+            valence=self.valence_field,
+            arousal=self.arousal_field,
+            ignore=self.ignore,
+        )
+        tars: dict[Part, tuple[str, ...]] = {part: tuple(tars_of(uris)) for part, uris in given.items() if uris}
+        return WebDatasetSource(tars=tars, fields=fields, tar_in_key=self.tar_in_key)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,12 @@ from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.row_groups import group_rows, read_stretch, stretches
 from ldlva_dist.data.user_columns import (
     Columns,
+    class_label_names,
     columns_present,
     find_columns,
     holds_images,
     label_cells,
+    named_labels,
     parquet_schema,
     va_cells,
 )
@@ -26,7 +28,10 @@ from ldlva_dist.errors import SettingError
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetSource:
-    """Parquet files with encoded images in a binary column, or in a struct's ``bytes`` as Hugging Face writes them."""
+    """Parquet files with encoded images in a binary column, or in a struct's ``bytes`` as Hugging Face writes them.
+
+    Integer labels are indices into the classes, or what the file's own ``ClassLabel`` says that they mean.
+    """
 
     files: dict[Part, tuple[str, ...]]
     columns: Columns = field(default_factory=Columns)
@@ -67,7 +72,7 @@ class ParquetSource:
         uri, begin = partition.place, partition.begin
         wanted = self._columns_of(parquet_schema(uri), uri)
         for row, table in read_stretch(uri, wanted, begin, begin + partition.rows):
-            yield self._rows(partition.part, table, partition.first + row - begin, uri)
+            yield self._rows(partition, table, partition.first + row - begin)
 
     def blocks(self) -> Iterator[Rows]:
         """All rows that the filters leave, training part first."""
@@ -98,7 +103,8 @@ class ParquetSource:
             return candidates[0]
         raise SettingError(f"--image-column must name a column of encoded images in {uri}, one of {candidates}")
 
-    def _rows(self, part: Part, table: pa.Table, first: int, uri: str) -> Rows:
+    def _rows(self, partition: Partition, table: pa.Table, first: int) -> Rows:
+        part, uri = partition.part, partition.place
         found = find_columns(table.column_names, self.columns, uri, need_path=False)
         assert found.label, "found by find_columns"
         chosen = np.flatnonzero(self._mask(table))
@@ -108,13 +114,15 @@ class ParquetSource:
             image = image.combine_chunks().field("bytes")
         numbers = first + chosen
         names = [f"{part}-{n:09d}" for n in numbers] if self.key is None else table[self.key].to_pylist()
+        labels = label_cells(table[found.label])
+        class_names = class_label_names(table.schema, found.label, uri)
         votes = [table[name].fill_null(0).to_numpy().astype(np.float32) for name in self.votes]
         return Rows(
             part=part,
             numbers=numbers,
             keys=[sanitise_key(str(name)) for name in names],
             images=image.to_pylist(),
-            labels=label_cells(table[found.label]),
+            labels=labels if class_names is None else named_labels(labels, class_names),
             va=va_cells(table, found),
             votes=np.stack(votes, axis=1) if votes else None,
         )

@@ -1,0 +1,84 @@
+"""WebDataset tars: members ``KEY.jpg``, ``KEY.json``, ``KEY.cls`` side by side. n = rows of a block.
+
+A key is a member's path up to the first dot of its file name, its extension all that follows; members of one key that
+stand together are one sample. Only images, ``.json`` and ``.cls`` are ever opened, and nothing is unpickled or written
+to disk. Whatever is not right becomes a rejected row with a reason: nothing is silently short. Rows keep the tars'
+order. A tar is read whole: a task needs its size in memory.
+"""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows, all_rows
+from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.samples import Fields, Sample, parse, samples
+from ldlva_dist.errors import SettingError
+
+BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetSource:
+    """Tars of the parts, and where a sample's label and valence-arousal stand."""
+
+    tars: dict[Part, tuple[str, ...]]
+    fields: Fields = field(default_factory=Fields)
+    tar_in_key: bool = False
+    """Begin each key with the name of its tar: for sets whose keys begin again in every tar."""
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, tars and fields."""
+        tars = {part: [posixpath.basename(uri) for uri in uris] for part, uris in self.tars.items()}
+        return {"kind": "webdataset", **tars, "label": self.fields.label or ".cls"}
+
+    def partitions(self) -> list[Partition]:
+        """The tars; how many rows they hold, only reading tells."""
+        parts = self.tars.items()
+        return [Partition(part=part, first=0, rows=0, place=uri) for part, uris in parts for uri in uris]
+
+    def read(self, partition: Partition) -> Iterator[Rows]:
+        """The samples of one tar, and what is wrong with it; a row's number counts them within the tar."""
+        tar = memoryview(storage.read_bytes(partition.place))
+        block: list[Sample] = []
+        first = num_bytes = 0
+        for found in samples(tar, posixpath.basename(partition.place)):
+            sample = parse(found, tar, self.fields)
+            block.append(sample)
+            num_bytes += len(sample.image or b"")
+            if len(block) == BLOCK_ROWS or num_bytes >= BLOCK_BYTES:
+                yield self._rows(partition, block, first)
+                first, num_bytes, block = first + len(block), 0, []
+        if block:
+            yield self._rows(partition, block, first)
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, training part first."""
+        return all_rows(self)
+
+    def _rows(self, partition: Partition, block: list[Sample], first: int) -> Rows:
+        stem = posixpath.basename(partition.place).partition(".")[0]
+        prefix = f"{stem}/" if self.tar_in_key else ""
+        return Rows(
+            part=partition.part,
+            numbers=np.arange(first, first + len(block)),
+            keys=[sanitise_key(prefix + sample.key) for sample in block],
+            images=[sample.image for sample in block],
+            labels=[sample.label for sample in block],
+            va=np.asarray([sample.va for sample in block], dtype=np.float32).reshape(-1, 2),
+            reasons=[sample.reason for sample in block],
+        )
+
+
+def tars_of(uris: Sequence[str]) -> Iterator[str]:
+    """The tars themselves, and in their order those of each folder; SettingError where there is none."""
+    for uri in uris:
+        tars = [uri] if uri.endswith(".tar") else [storage.join(uri, name) for name in storage.list_folder(uri)]
+        tars = [tar for tar in tars if tar.endswith(".tar")]
+        if not tars or not storage.exists(uri):
+            raise SettingError(f"--train, --validation and --test must name tars or folders of tars, got {uri!r}")
+        yield from tars
