@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from ldlva_dist.config import RunConfig
+from ldlva_dist.data import storage
 from ldlva_dist.data.balance import class_quotas
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
@@ -26,7 +27,9 @@ def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True)
     backbone = build_backbone(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
     if pretrained and model.pretrained:
         remote = storage.is_remote(model.pretrained)
-        print(load_pretrained(backbone, storage.read_bytes(model.pretrained) if remote else model.pretrained), flush=True)
+        print(
+            load_pretrained(backbone, storage.read_bytes(model.pretrained) if remote else model.pretrained), flush=True
+        )
     ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=config.model.calibration_hidden)
     if model.freeze_batchnorm:
         freeze_batchnorm(ldlva)
