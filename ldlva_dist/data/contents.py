@@ -99,10 +99,10 @@ class Tally:
         """Per split: samples of each class."""
         return {split: tuple(self.counts_SC[i].tolist()) for i, split in enumerate(SPLITS)}
 
-    def has_va(self) -> bool:
+    def has_va(self, *, needed: bool) -> bool:
         """Whether the training rows have valence-arousal; some with and some without is a DataError."""
         missing = self.train_rows - self.train_rows_with_va
-        if missing and self.train_rows_with_va:
+        if missing and (needed or self.train_rows_with_va):
             raise DataError(
                 f"every training row needs valence-arousal, {missing} of {self.train_rows} have none, "
                 f"the first is {self.first_without_va}"

@@ -43,6 +43,8 @@ class Change:
     """Added to what ``dataset.json`` says of the source."""
     scale: Literal["keep", "raw", "standard"] = "keep"
     """va_transform: the parent's, none, or mean and standard deviation of the new training rows."""
+    needs_va: bool = False
+    """Whether every training row must have valence-arousal; otherwise all or none may."""
 
 
 def root_uri(dataset_uri: str, info: DatasetInfo) -> str:
@@ -94,7 +96,7 @@ def new_version(dataset_uri: str, name: str, change: Change) -> DatasetInfo:
         transform = old.va_transform if change.scale == "keep" else None
         new = replace(
             old,
-            has_valence_arousal=tally.has_va(),
+            has_valence_arousal=tally.has_va(needed=change.needs_va),
             va_transform=tally.va_transform() if change.scale == "standard" else transform,
             class_counts=tally.class_counts(),
             source={**old.source, **change.source},

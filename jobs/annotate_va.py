@@ -1,0 +1,136 @@
+"""Give a data set valence-arousal: python jobs/annotate_va.py {model,table} --dataset DATASET --name NAME ...
+
+Writes DATASET/versions/NAME: a manifest of its own over the shards of DATASET, no image is written again. A version is
+used wherever a data set is; what comes next is: python jobs/build_index.py --dataset DATASET/versions/NAME
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, subcommand
+
+from ldlva_dist import placement
+from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
+from ldlva_dist.data import storage
+from ldlva_dist.data.annotate import Work
+from ldlva_dist.data.manifest import read_info
+from ldlva_dist.data.regressor import RegressorSettings
+from ldlva_dist.data.versions import version_uri
+from ldlva_dist.errors import SettingError
+from ldlva_dist.reporting.progress import format_seconds
+from ldlva_dist.terminal import print_dataset, run_job
+
+LINE_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What both ways need."""
+
+    dataset: str
+    """Folder or s3:// prefix that jobs/make_shards.py wrote, or a version in it."""
+    name: str
+    """Name of the new version."""
+    clip: bool = False
+    """Cut values outside [-1, 1] instead of stopping at them."""
+    standardize_va: bool = False
+    """Measure distances on valence-arousal of mean 0 and standard deviation 1 over the training rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Common):
+    """Valence-arousal of every row of all splits, by a regressor of your own. An interrupted job goes on where it was.
+
+    A TorchScript file is a program: it is run with your rights on every node, so use files that you trust.
+    """
+
+    model: str
+    """ONNX (.onnx; needs the extra [onnx]) or TorchScript file, local or s3://."""
+    regressor: OmitArgPrefixes[RegressorSettings] = field(default_factory=RegressorSettings)
+    batch_size: int = 32
+    """Images in one call of the model; always as many, a last batch is filled up."""
+    num_actors: int = 1
+    """Copies of the model that work side by side."""
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    """A share, such as 0.25, lets several actors use one GPU."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SettingError(f"--batch-size must be >= 1, got {self.batch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Common):
+    """Valence-arousal from a CSV; every training row needs one, rows of other splits may go without.
+
+    A cell of the key column is a key of the manifest, or a path that make_shards makes that key from.
+    """
+
+    table: str
+    """CSV, local or s3://."""
+    key_column: str = "key"
+    valence_column: str = "valence"
+    arousal_column: str = "arousal"
+
+
+Command = Annotated[Model, subcommand("model")] | Annotated[Table, subcommand("table")]
+
+
+def main() -> None:
+    """Parse, connect, annotate, print."""
+    command = tyro.cli(Command, description=__doc__)
+    dataset = command.dataset if storage.is_remote(command.dataset) else storage.resolve(command.dataset)[1]
+    info = read_info(dataset)
+    uri = version_uri(dataset, info, command.name)
+    if isinstance(command, Model):
+        work = Work(
+            dataset_uri=dataset,
+            parts_uri=Work.parts_of(dataset, info, command.name),
+            model_name=command.model.rpartition("/")[2],
+            settings=command.regressor,
+            batch_size=command.batch_size,
+            clip=command.clip,
+        )
+        pool = Pool(num_actors=command.num_actors, cpus=command.cpus_per_actor, gpus=command.gpus_per_actor)
+        model = storage.read_bytes(command.model)
+        placement.connect()
+        made = annotate_by_model(
+            work, command.name, model, pool, standardize=command.standardize_va, report=Progress().say
+        )
+    else:
+        columns = {"key": command.key_column, "valence": command.valence_column, "arousal": command.arousal_column}
+        table = command.table if storage.is_remote(command.table) else storage.resolve(command.table)[1]
+        placement.connect()
+        made, unused = annotate_by_table(
+            dataset, command.name, table, columns, clip=command.clip, standardize=command.standardize_va
+        )
+        print(f"rows of the table that no sample has: {unused}", flush=True)
+    print_dataset(made, uri, reasons={})
+    print(f"written: {uri}", flush=True)
+
+
+class Progress:
+    """A line every other second, and one at the end."""
+
+    def __init__(self) -> None:
+        self._began = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def say(self, done: int, total: int) -> None:
+        """Rows done of the rows of all splits; the first call says where an interrupted job stood."""
+        now = time.monotonic()
+        if self._first is None:
+            self._began, self._first = now, done
+        if done < total and now - self._said < LINE_EVERY_S:
+            return
+        self._said = now
+        speed = (done - self._first) / max(now - self._began, 1e-9)
+        left = format_seconds((total - done) / speed) if speed else None
+        print(f"annotated {done:,} of {total:,} rows  {speed:,.0f} rows/s  left {left or 'unknown'}", flush=True)
+
+
+if __name__ == "__main__":
+    run_job(main)

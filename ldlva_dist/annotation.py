@@ -1,0 +1,173 @@
+"""Valence-arousal for one's own images, as a new version of a data set: by a regressor on Ray Data, or from a table."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from numpy.typing import NDArray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import GetTimeoutError, RayTaskError
+
+from ldlva_dist import placement
+from ldlva_dist.data import storage
+from ldlva_dist.data.annotate import Done, Work, annotate_piece, num_rows, open_pieces, stored_points
+from ldlva_dist.data.manifest import DatasetInfo, read_info
+from ldlva_dist.data.regressor import Regressor, fingerprint
+from ldlva_dist.data.va_table import PointTable
+from ldlva_dist.data.versions import Change, check_free, new_version, version_uri
+from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
+
+T = TypeVar("T")
+VERSION_TIMEOUT_S = 6 * 3600
+Report = Callable[[int, int], None]
+"""Called with the rows done and the rows of all splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The actors that hold a copy of the model each."""
+
+    num_actors: int
+    cpus: float
+    gpus: float
+    """Of each actor; a share lets several use one GPU."""
+
+    def __post_init__(self) -> None:
+        if self.num_actors < 1 or self.cpus <= 0 or self.gpus < 0:
+            raise SettingError(
+                "--num-actors must be >= 1, --cpus-per-actor > 0 and --gpus-per-actor >= 0, "
+                f"got {self.num_actors}, {self.cpus:g} and {self.gpus:g}"
+            )
+
+
+class Annotator:
+    """Annotates pieces with one copy of the model; an error of ours comes back as data."""
+
+    def __init__(self, work: Work, info: DatasetInfo, model: bytes, pool: Pool) -> None:
+        threads = max(1, int(pool.cpus))
+        self._work, self._info = work, info
+        self._regressor = Regressor(model, work.model_name, work.settings, threads=threads, use_gpu=pool.gpus > 0)
+
+    def __call__(self, pieces: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, list[Any]]]:
+        """One row a piece: what was done, or the error that stopped it."""
+        for piece in pieces["piece"].tolist():
+            done, error, code = Done(rows=0), "", 0
+            try:
+                done = annotate_piece(self._work, self._info, piece, self._regressor)
+            except LdlvaError as caught:
+                error, code = str(caught), caught.exit_code
+            yield {name: [value] for name, value in {**asdict(done), "error": error, "code": code}.items()}
+
+
+def annotate_by_model(
+    work: Work, name: str, model: bytes, pool: Pool, *, standardize: bool, report: Report
+) -> DatasetInfo:
+    """Write version ``name`` with the model's valence-arousal of all rows; goes on where an interrupted job stopped.
+
+    Raises:
+        SettingError: for a model that does not fit the settings, or a name that is taken; nothing was written.
+        DataError: for points outside [-1, 1] or NaN, with their count and the first key; pieces without are kept.
+    """
+    info = read_info(work.dataset_uri)
+    check_free(version_uri(work.dataset_uri, info, name))
+    Regressor(model, work.model_name, work.settings, threads=1, use_gpu=False).check(work.batch_size)
+    options = placement.annotator(pool.num_actors, cpus=pool.cpus, gpus=pool.gpus)
+    pieces = open_pieces(work, info, model)
+    rows = np.minimum(work.piece_rows, num_rows(info) - pieces * work.piece_rows)
+    workers = {"compute": ActorPoolStrategy(size=min(pool.num_actors, max(len(pieces), 1))), **options}
+    arguments = {"work": work, "info": info, "model": model, "pool": pool}
+    _run(
+        pieces,
+        (num_rows(info) - int(rows.sum()), num_rows(info)),
+        {**workers, "fn_constructor_kwargs": arguments},
+        report,
+    )
+    change = Change(
+        line=f"valence-arousal by {work.model_name}",
+        columns=stored_points(work),
+        source={"va_source": {"model": work.model_name, "sha256": fingerprint(model), "clip": work.clip}},
+        scale="standard" if standardize else "raw",
+        needs_va=True,
+    )
+    made = _in_a_task(new_version, work.dataset_uri, name, change)
+    storage.delete_folder(work.parts_uri)
+    return made
+
+
+def annotate_by_table(
+    dataset_uri: str, name: str, table: str, columns: Mapping[str, str], *, clip: bool, standardize: bool
+) -> tuple[DatasetInfo, int]:
+    """Write version ``name`` with the valence-arousal of a CSV whose ``columns`` are key, valence and arousal.
+
+    Returns:
+        The version, and how many rows of the table no sample has.
+
+    Raises:
+        SettingError, DataError: as :class:`PointTable`, or for training rows that the table does not have.
+    """
+    check_free(version_uri(dataset_uri, read_info(dataset_uri), name))
+    return _in_a_task(_join, dataset_uri, name, table, dict(columns), clip, standardize)
+
+
+def _join(
+    dataset_uri: str, name: str, table: str, columns: dict[str, str], clip: bool, standardize: bool
+) -> tuple[DatasetInfo, int]:
+    points = PointTable(table, columns, clip=clip)
+    file = table.rstrip("/").rpartition("/")[2]
+    change = Change(
+        line=f"valence-arousal of {file}",
+        columns=points.columns,
+        source={"va_source": {"table": file, "clip": clip}},
+        scale="standard" if standardize else "raw",
+        needs_va=True,
+    )
+    return new_version(dataset_uri, name, change), points.num_unused
+
+
+def _run(pieces: NDArray[np.int64], progress: tuple[int, int], workers: Mapping[str, Any], report: Report) -> None:
+    """Annotate pieces by Ray Data's actor pool; stops at the first error, or the first points that cannot be stored."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    done, total = progress
+    report(done, total)
+    if not len(pieces):
+        return
+    items = ray.data.from_items([{"piece": piece} for piece in pieces.tolist()], override_num_blocks=len(pieces))
+    try:
+        for block in items.map_batches(Annotator, batch_size=1, **workers).iter_batches(batch_size=None):
+            for row in pa.table(dict(block)).to_pylist():
+                done += row["rows"]
+                _check(row, done)
+            report(done, total)
+    except ExecutionTimeoutError as error:
+        raise ClusterError(f"the actors that annotate stood still: {error}") from error
+
+
+def _check(row: Mapping[str, Any], seen: int) -> None:
+    if row["error"]:
+        raise {SettingError.exit_code: SettingError, DataError.exit_code: DataError}.get(row["code"], ClusterError)(
+            row["error"]
+        )
+    if row["num_bad"]:
+        raise DataError(
+            f"the model's valence-arousal must be in [-1, 1], {row['num_bad']} of the {seen} points so far are not or "
+            f"are NaN, the first is that of {row['first_bad']}; see --output-range, or --clip (NaN is never stored)"
+        )
+
+
+def _in_a_task(function: Callable[..., T], *arguments: Any) -> T:
+    """Run a function on a node of the cluster, where it may hold what the driver must not."""
+    try:
+        ref = ray.remote(function).options(**placement.version_task()).remote(*arguments)
+        return cast(T, ray.get(ref, timeout=VERSION_TIMEOUT_S))
+    except GetTimeoutError as error:
+        raise ClusterError(f"the version was not written in {VERSION_TIMEOUT_S // 3600} hours") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, LdlvaError):
+            raise error.cause from error
+        raise
