@@ -1,0 +1,28 @@
+"""An S3 store: ranged reads that resume, uploads complete or not at all, one clear sentence for each failure.
+
+boto3 and not pyarrow.fs, whose client cannot resume a body that broke off, abort an upload, or be held to a limit.
+Credentials come from boto3's chain (environment, profile, instance); the endpoint from AWS_ENDPOINT_URL_S3 or
+AWS_ENDPOINT_URL (then path-style), the region from AWS_REGION, AWS_DEFAULT_REGION or the profile. Every call is tried
+again, with back-off, for LDLVA_S3_LIMIT_S seconds (120) plus its size at 64 KB/s; with the last try's waits for a
+connection (5 s) and for bytes (20 s) on top, that is the longest it takes.
+
+Memory: a reader holds the bytes it asked for, twice for a moment; a writer of a file one part of 16 MB.
+"""
+
+from ldlva_dist.data.s3.body import read
+from ldlva_dist.data.s3.client import S3, split
+from ldlva_dist.data.s3.objects import delete, delete_folder, exists, find_size, list_folder, size_of, walk, write
+
+__all__ = [
+    "S3",
+    "delete",
+    "delete_folder",
+    "exists",
+    "find_size",
+    "list_folder",
+    "read",
+    "size_of",
+    "split",
+    "walk",
+    "write",
+]

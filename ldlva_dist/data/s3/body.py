@@ -1,0 +1,98 @@
+"""Reading objects: what a broken connection delivered is kept, and only the rest asked for again."""
+
+import time
+from typing import Any
+
+from botocore.exceptions import ClientError
+from isal.isal_zlib import crc32
+
+from ldlva_dist.data.s3.client import attempt, client, limit_s, split
+from ldlva_dist.data.s3.errors import code_of
+from ldlva_dist.errors import ClusterError, DataError
+
+PIECE_BYTES = 256 << 10
+CRC = "ldlva-crc32"
+"""Metadata of every object that we wrote."""
+
+
+def read(uri: str, offset: int = 0, size: int | None = None) -> bytes:
+    """``size`` bytes of an object from ``offset``; without a size the whole object.
+
+    What a broken connection delivered is kept, and only the rest asked for again. An object that ends before
+    ``offset + size``, changes meanwhile, or (read whole) has another checksum than it was written with, is a DataError.
+    """
+    if size == 0:
+        return b""
+    body = _Body(uri, offset, size)
+    attempt(uri, body.fetch, lambda: body.wanted or 0)
+    return body.joined()
+
+
+class _Body:
+    """The bytes of one read, over as many connections as it takes."""
+
+    def __init__(self, uri: str, offset: int, size: int | None) -> None:
+        self.wanted = size
+        """Bytes of the whole read; None until the store has told."""
+        self._uri, self._offset, self._whole = uri, offset, size is None
+        self._pieces: list[bytes] = []
+        self._got = 0
+        self._answer: dict[str, Any] = {}
+        self._began = time.monotonic()
+
+    def fetch(self) -> None:
+        """Ask for what is not there yet."""
+        bucket, key = split(self._uri)
+        ask, begin = {}, self._offset + self._got
+        if self.wanted is not None:
+            ask["Range"] = f"bytes={begin}-{self._offset + self.wanted - 1}"
+        if self._answer:
+            ask["IfMatch"] = self._answer["ETag"]
+        try:
+            answer = client().get_object(Bucket=bucket, Key=key, **ask)
+        except ClientError as error:
+            if code_of(error) in ("InvalidRange", "416"):
+                raise self._short() from error
+            if code_of(error) in ("PreconditionFailed", "412"):
+                raise DataError(f"{self._uri} was written anew while it was read") from error
+            raise
+        size = answer["ContentLength"]
+        with answer["Body"] as stream:
+            if "Range" in ask and not answer.get("ContentRange", "").startswith(f"bytes {begin}-{begin + size - 1}/"):
+                raise ClusterError(f"the store failed at {self._uri}: its answer is not the range it was asked for")
+            self._answer = self._answer or answer
+            self.wanted = size if self.wanted is None else self.wanted
+            self._take(stream, size)
+        if self._got < self.wanted:
+            raise self._short()
+
+    def joined(self) -> bytes:
+        """All bytes; for an object that was read whole, checked."""
+        data = b"".join(self._pieces)
+        told = self._answer["Metadata"].get(CRC) if self._whole else None
+        if told is not None and int(told) != crc32(data):
+            raise DataError(f"{self._uri} is damaged: it does not have the checksum it was written with")
+        return data
+
+    def _take(self, stream: Any, size: int) -> None:
+        """Take ``size`` bytes; fewer are an error that is tried again."""
+        limit = limit_s(self.wanted or 0)
+        while size:
+            piece = stream.read1(PIECE_BYTES)  # what is there; read() would wait for all, however slowly it comes
+            if not piece:
+                raise ConnectionError(f"the body broke off {size} bytes before its end")
+            self._pieces.append(piece)
+            self._got += len(piece)
+            size -= len(piece)
+            if size and time.monotonic() > self._began + limit:
+                raise TimeoutError(f"{size} bytes had not come after {limit:.0f} s")
+
+    def _known(self, error: ClientError) -> Exception:
+        if code_of(error) in ("InvalidRange", "416"):
+            return self._short()
+        if code_of(error) in ("PreconditionFailed", "412"):
+            return DataError(f"{self._uri} was written anew while it was read")
+        return error
+
+    def _short(self) -> DataError:
+        return DataError(f"{self._uri} ends early: wanted {self.wanted} bytes at {self._offset}, got {self._got}")

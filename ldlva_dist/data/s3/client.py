@@ -1,0 +1,85 @@
+"""The connection to a store: whom it asks, how long it tries, how its failures are named."""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+from tenacity import Retrying, retry_if_exception, wait_random_exponential
+
+from ldlva_dist.data.s3.errors import FAILURES, clear_error, is_passing
+from ldlva_dist.errors import SettingError
+
+S3 = "s3://"
+CONNECT_S, READ_S = 5, 20
+LIMIT_S = 120
+SLOWEST_BYTES_PER_S = 64 << 10
+_ENVIRONMENT = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
+T = TypeVar("T")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of a uri; the key of a bucket itself is empty."""
+    bucket, _, key = uri.removeprefix(S3).rstrip("/").partition("/")
+    if not bucket:
+        raise SettingError(f"a storage address must be s3://bucket/key, got {uri!r}")
+    return bucket, key
+
+
+def client() -> Any:
+    """This process's boto3 client for the environment as it is now; threads share it, forks do not."""
+    return _client(os.getpid(), *(os.environ.get(name) for name in _ENVIRONMENT))
+
+
+@lru_cache(maxsize=8)
+def _client(pid: int, *environment: str | None) -> Any:
+    endpoint = environment[0] or environment[1]
+    region = environment[2] or environment[3]
+    settings = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=READ_S,
+        max_pool_connections=16,
+        retries={"total_max_attempts": 1, "mode": "standard"},  # attempt alone tries again
+        s3={"addressing_style": "path" if endpoint else "auto"},
+        # Stores other than AWS's do not all know the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    import boto3  # not needed where everything is local, and slow to import
+
+    try:
+        session = boto3.Session()
+        region = region or session.region_name or "us-east-1"
+        return session.client("s3", region_name=region, endpoint_url=endpoint or None, config=settings)
+    except (BotoCoreError, ValueError) as error:
+        raise SettingError(f"the environment must name an S3 store, got: {error}") from error
+
+
+def limit_s(size: int) -> float:
+    """Seconds that a call for so many bytes may take."""
+    return float(os.environ.get("LDLVA_S3_LIMIT_S", LIMIT_S)) + size / SLOWEST_BYTES_PER_S
+
+
+def attempt(uri: str, action: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
+    """Do something with a store until it is done, cannot be done, or the limit for so many bytes is over."""
+    trying = Retrying(
+        stop=lambda state: (state.seconds_since_start or 0) + state.upcoming_sleep > limit_s(size()),
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        retry=retry_if_exception(is_passing),
+        reraise=True,
+    )
+    try:
+        return trying(action)
+    except FAILURES as error:
+        raise clear_error(error, uri, client().meta.endpoint_url) from error
