@@ -1,16 +1,20 @@
 """What the benchmarks share: a drawn data set, and the one JSON line each prints last."""
 
 import json
+import logging
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import ray
+
 from ldlva_dist.data.faces import FacesSource
-from ldlva_dist.data.packing import PackSettings, pack
+from ldlva_dist.data.packing.engine import pack
+from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.data.survey import survey
 from ldlva_dist.neighbors.graph import build_graph
 
 
@@ -18,18 +22,26 @@ def drawn_faces(folder: str, *, train: int, pixels: int, test: int = 0, flip_sha
     """Pack drawn faces, all of ``train`` for training, and build their graph; the data set's folder."""
     output = f"{folder}/faces"
     source = FacesSource(train=train, test=test, pixels=pixels, flip_share=flip_share, seed=seed)
-    settings = PackSettings(
-        name="bench",
-        class_names=REFERENCE_CLASSES,
-        size=None,
-        holdout=0.0,
-        seed=seed,
-        standardize_va=False,
-        shuffle_va=None,
-    )
-    pack(source, survey(source, REFERENCE_CLASSES, None), output, settings)
+    with cluster():
+        pack(source, output, PackSettings(name="bench", class_names=REFERENCE_CLASSES, holdout=0.0, seed=seed))
     build_graph(output)
     return output
+
+
+@contextmanager
+def cluster(num_cpus: int | None = None) -> Iterator[None]:
+    """The cluster that runs already, or a local one for the time being."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(
+        address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def report(name: str, *, ok: bool, **figures: Any) -> None:

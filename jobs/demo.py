@@ -19,9 +19,9 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
 from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.manifest import DATASET, DatasetInfo, read_columns, read_info
-from ldlva_dist.data.packing import PackSettings, pack
+from ldlva_dist.data.packing.engine import pack
+from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.data.survey import survey
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.presets import demo
 from ldlva_dist.reporting.contact_sheet import DoubtfulFace, draw_contact_sheet
@@ -90,16 +90,11 @@ def prepare_faces(arguments: Arguments) -> DatasetInfo:
             flip_share=arguments.flip_share,
             seed=arguments.seed,
         )
-        settings = PackSettings(
-            name="demo",
-            class_names=REFERENCE_CLASSES,
-            size=None,
-            holdout=0.1,
-            seed=arguments.seed,
-            standardize_va=False,
-            shuffle_va=None,
+        pack(
+            source,
+            arguments.dataset,
+            PackSettings(name="demo", class_names=REFERENCE_CLASSES, seed=arguments.seed),
         )
-        pack(source, survey(source, REFERENCE_CLASSES, None), arguments.dataset, settings)
     build_graph(arguments.dataset)
     info = read_info(arguments.dataset)
     rows = ", ".join(f"{split.rows} {name}" for name, split in info.splits.items())

@@ -1,29 +1,32 @@
-"""Pack faces into a data set: python jobs/make_shards.py {folder,parquet,faces} --output DATASET ..."""
+"""Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...
+
+KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others. The same command goes on where an
+interrupted one stopped.
+"""
 
 import tyro
-from rich.console import Console
 
+from ldlva_dist import placement
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DATASET
-from ldlva_dist.data.packing import PackSettings, pack
+from ldlva_dist.data.packing.engine import pack
+from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.sources.commands import Command
-from ldlva_dist.data.survey import NO_LABEL, check_budget, count_reasons, survey
 from ldlva_dist.errors import SettingError
+from ldlva_dist.progress import ProgressBar
 from ldlva_dist.terminal import print_dataset, run_job
 
 
 def main() -> None:
-    """Verify everything, then write everything."""
-    command = tyro.cli(Command, description=__doc__)
+    """Pack, or verify."""
+    run_pack(tyro.cli(Command, description=__doc__))
+
+
+def run_pack(command: Command) -> None:
+    """Verify every row, then write everything."""
     taken = storage.join(command.output, DATASET) if storage.is_remote(command.output) else command.output
     if storage.exists(taken):
         raise SettingError(f"--output must not exist, got {command.output!r}")
-    source = command.source()
-    storage.check_writable(command.output)
-    console = Console()
-    with console.status("verifying every row"):
-        found = survey(source, command.classes, command.size)
-        check_budget(found, command.max_rejected)
     settings = PackSettings(
         name=command.name or command.output.rstrip("/").rpartition("/")[2],
         class_names=command.classes,
@@ -32,12 +35,17 @@ def main() -> None:
         seed=command.seed,
         standardize_va=command.standardize_va,
         shuffle_va=command.shuffle_va,
+        noise=command.noise,
+        on_bad_data=command.on_bad_data,
+        max_rejected=command.max_rejected,
     )
-    with console.status("writing shards"):
-        info = pack(source, found, command.output, settings)
-    reasons = count_reasons(found.rejected)
-    del reasons[NO_LABEL]
-    print_dataset(info, command.output, rejected=reasons)
+    source = command.source()
+    partitions = source.partitions()  # what is wrong with a table is said before a cluster starts
+    storage.check_writable(command.output)
+    placement.connect()
+    with ProgressBar() as progress:
+        packed = pack(source, command.output, settings, partitions=partitions, progress=progress)
+    print_dataset(packed.info, command.output, reasons=packed.reasons)
 
 
 if __name__ == "__main__":

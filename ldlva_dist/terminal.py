@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ldlva_dist.data.manifest import SPLITS, DatasetInfo
+from ldlva_dist.data.packing.survey import is_outside_budget
+from ldlva_dist.data.rows import LEFT_OUT
 from ldlva_dist.errors import LdlvaError
 
 INTERRUPTED = 130
@@ -23,8 +25,8 @@ def run_job(main: Callable[[], None]) -> NoReturn:
     except LdlvaError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print_error("interrupted")
+    except KeyboardInterrupt as interrupt:
+        print_error(str(interrupt) or "interrupted")
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -35,8 +37,8 @@ def print_error(sentence: str) -> None:
     console.print(f"error: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_dataset(info: DatasetInfo, place: str, *, rejected: Mapping[str, int]) -> None:
-    """What a packed data set holds: samples of each class in each split, shards, what was rejected and why."""
+def print_dataset(info: DatasetInfo, place: str, *, reasons: Mapping[str, int]) -> None:
+    """What a packed data set holds: samples of each class in each split, shards, what is not packed and why."""
     table = Table(title=f"{info.name}: {place}", title_justify="left")
     for heading in ("", *SPLITS):
         table.add_column(heading, justify="right" if heading else "left")
@@ -48,8 +50,13 @@ def print_dataset(info: DatasetInfo, place: str, *, rejected: Mapping[str, int])
     table.add_row("shards", *(str(len(part)) for part in shards))
     table.add_row("MB", *(f"{sum(shard.bytes for shard in part) / 1e6:.1f}" for part in shards))
     va = "present" if info.has_valence_arousal else "absent: recipes with neighbours cannot be trained on it"
-    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    bad = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if not is_outside_budget(reason))
     console = Console(highlight=False)
     console.print(table)
     console.print(f"valence-arousal: {va}{', standardised' if info.va_transform else ''}")
-    console.print(f"rejected: {info.num_rejected}{f' ({reasons})' if reasons else ''}; no label: {info.num_unlabelled}")
+    console.print(f"rejected: {info.num_rejected}{f' ({bad})' if bad else ''}; no label: {info.num_unlabelled}")
+    for reason, count in reasons.items():
+        if reason.startswith(LEFT_OUT):
+            console.print(f"{reason}: {count}")
+    if info.flip_share:
+        console.print(f"labels known to be wrong: {info.flip_share:.1%} of those to train on")

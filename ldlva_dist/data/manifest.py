@@ -41,7 +41,8 @@ SCHEMA = pa.schema(
 OPTIONAL = {
     "votes": pa.list_(pa.float32()),  # raters per class
     "true_distribution": pa.list_(pa.float32()),  # drawn faces only; never reaches training
-    "flipped": pa.bool_(),  # drawn faces only; never reaches training
+    "original_label": pa.int16(),  # as given, where --noise put another one into ``label``; never reaches training
+    "flipped": pa.bool_(),  # the label is known to be wrong: drawn faces, --noise; never reaches training
 }
 
 
@@ -85,7 +86,7 @@ class DatasetInfo:
     num_rejected: int = 0
     num_unlabelled: int = 0
     flip_share: float | None = None
-    """Drawn faces: share of the train and holdout labels that were flipped."""
+    """Share of the train and holdout labels that are known to be wrong: drawn faces, or --noise."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """What it was made from, for people."""
     base: str | None = None

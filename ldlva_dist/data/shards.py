@@ -1,123 +1,54 @@
 """Shards: plain WebDataset tar files of KEY.jpg (or .png ...) and KEY.json, written in order and read by byte range."""
 
 import hashlib
+import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32  # zlib's, tens of times faster
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import ShardInfo
 from ldlva_dist.errors import DataError
 
-if TYPE_CHECKING:
-    from webdataset.writer import TarWriter
-
-MAX_SHARD_BYTES = 128 << 20
-SHARDS_PER_SPLIT = 64
 MAX_KEY_BYTES = 80  # a tar header has room for 100
 _MAGIC = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"GIF8": "gif"}
 _MAGIC |= {b"II*\x00": "tif", b"MM\x00*": "tif"}
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where the finished shards of one split hold its images, in the order of writing."""
+class ShardBuilder:
+    """Builds one shard in memory, at most about 128 MB; the same rows give the same bytes."""
 
-    shards: tuple[ShardInfo, ...]
-    shard: NDArray[np.int32]
-    """[n] number of the shard, counted from the split's first."""
-    offset: NDArray[np.int64]
-    """[n] bytes from the start of the tar."""
-    checksum: NDArray[np.uint32]
-    """[n] zlib.crc32 of the image."""
+    def __init__(self, first_id: int) -> None:
+        self.first_id, self.rows = first_id, 0
+        self._buffer = io.BytesIO()
+        self._tar = tarfile.TarFile(fileobj=self._buffer, mode="w")
 
-
-def plan_shards(sizes_n: NDArray[np.int64]) -> NDArray[np.int32]:
-    """[n] the shard each image of a split goes to: at most min(128 MB, total / 64) a shard, but at least one image."""
-    ends_n = np.cumsum(sizes_n, dtype=np.int64)
-    if not len(ends_n):
-        return np.zeros(0, dtype=np.int32)
-    limit = max(1, min(MAX_SHARD_BYTES, -(-int(ends_n[-1]) // SHARDS_PER_SPLIT)))
-    slot_n = (ends_n - sizes_n) // limit
-    return np.unique(slot_n, return_inverse=True)[1].astype(np.int32)
-
-
-class ShardWriter:
-    """Writes one split into ``{split}-000000.tar`` ... in a local folder; the same rows give the same bytes.
-
-    Each finished shard is handed out by ``finished`` (and may be uploaded and removed) before the next is begun.
-    """
-
-    def __init__(self, folder: Path, split: str, first_id: int, plan_n: NDArray[np.int32]) -> None:
-        self._folder, self._split, self._first_id, self._plan_n = folder, split, first_id, plan_n
-        self._row = 0
-        self._tar: TarWriter | None = None
-        self._shards: list[ShardInfo] = []
-        self._offset_n = np.zeros(len(plan_n), dtype=np.int64)
-        self._checksum_n = np.zeros(len(plan_n), dtype=np.uint32)
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
-
-    def write(self, image: bytes | memoryview, about: Mapping[str, Any]) -> Path | None:
+    def add(self, image: bytes, about: Mapping[str, Any]) -> int:
         """Append one row; ``about["key"]`` names it.
 
         Returns:
-            The shard's file when this row was its last one, else None.
+            Where its image begins, in bytes from the start of the tar.
         """
-        tar = self._tar = self._tar or self._open()
-        text = json.dumps(about, ensure_ascii=False).encode()
-        tar.write({"__key__": about["key"], image_extension(image): bytes(image), "json": text})
-        self._checksum_n[self._row] = crc32(image)
-        number, self._row = self._plan_n[self._row], self._row + 1
-        if self._row < len(self._plan_n) and self._plan_n[self._row] == number:
-            return None
-        return self._finish(int(number))
+        offset = self._append(f"{about['key']}.{image_extension(image)}", image)
+        self._append(f"{about['key']}.json", json.dumps(about, ensure_ascii=False).encode())
+        self.rows += 1
+        return offset
 
-    def placed(self) -> Placed:
-        """Where everything went, once the last row is written."""
-        return Placed(tuple(self._shards), self._plan_n, self._offset_n, self._checksum_n)
+    def close(self) -> bytes:
+        """The finished tar file."""
+        self._tar.close()
+        return self._buffer.getvalue()
 
-    def _path(self) -> Path:
-        return self._folder / f"{self._split}-{len(self._shards):06d}.tar"
-
-    def _open(self) -> "TarWriter":
-        from webdataset.writer import TarWriter  # imports torch, which those who only read shards do without
-
-        return TarWriter(
-            str(self._path()), user="ldlva", group="ldlva", mode=0o644, mtime=0, encoder=False, compress=False
-        )
-
-    def _finish(self, number: int) -> Path:
-        path = self._path()
-        self.__exit__(None, None, None)
-        offsets = list(_image_offsets(path))
-        first = self._row - len(offsets)
-        self._offset_n[first : self._row] = offsets
-        self._shards.append(
-            ShardInfo(
-                name=path.name,
-                split=self._split,
-                first_id=self._first_id + first,
-                rows=len(offsets),
-                bytes=path.stat().st_size,
-            )
-        )
-        assert number == len(self._shards) - 1, "shards are written in order"
-        return path
+    def _append(self, name: str, data: bytes) -> int:
+        # What webdataset's TarWriter would write; that one imports torch.
+        member = tarfile.TarInfo(name)
+        member.size, member.mode, member.uname, member.gname = len(data), 0o644, "ldlva", "ldlva"
+        self._tar.addfile(member, io.BytesIO(data))
+        return self._buffer.tell() - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def read_rows(shard_uri: str, offsets_n: ArrayLike, sizes_n: ArrayLike, checksums_n: ArrayLike) -> list[memoryview]:
@@ -172,11 +103,3 @@ def image_extension(image: bytes | memoryview) -> str:
     """jpg, png, webp, bmp, gif or tif by the first bytes; img for anything else."""
     head = bytes(image[:4])
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "img")
-
-
-def _image_offsets(path: Path) -> Iterator[int]:
-    """Where each image's bytes begin, from the finished tar's own headers."""
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if not member.name.endswith(".json"):
-                yield member.offset_data

@@ -6,9 +6,9 @@ import pytest
 import ray
 
 from ldlva_dist.data.faces import FacesSource
-from ldlva_dist.data.packing import PackSettings, pack
+from ldlva_dist.data.packing.engine import pack
+from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.data.survey import survey
 from ldlva_dist.neighbors.graph import build_graph
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
@@ -29,20 +29,11 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> str:
+def faces(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A packed data set of drawn faces (about 270 train, 30 holdout, 60 test) with its graph."""
     output = str(tmp_path_factory.mktemp("data") / "faces")
     source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
-    settings = PackSettings(
-        name="faces",
-        class_names=REFERENCE_CLASSES,
-        size=None,
-        holdout=0.1,
-        seed=0,
-        standardize_va=False,
-        shuffle_va=None,
-    )
-    pack(source, survey(source, REFERENCE_CLASSES, None), output, settings)
+    pack(source, output, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
     build_graph(output, 16)
     return output
 

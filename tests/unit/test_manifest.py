@@ -1,5 +1,6 @@
 """The manifest: ranges of ids, transforms, hashes."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ldlva_dist.data import manifest
+from ldlva_dist.data.contents import ContentHash
 from ldlva_dist.data.manifest import DatasetInfo, ShardInfo, SplitInfo, read_columns, read_info, read_va, write_info
-from ldlva_dist.data.packing import content_hash
 from ldlva_dist.errors import DataError
 
 INFO = DatasetInfo(
@@ -87,6 +88,14 @@ def test_absent_valence_arousal_is_nan(tmp_path: Path) -> None:
     manifest.write_manifest(str(tmp_path), table)
     write_info(str(tmp_path), replace(INFO, va_transform=None, has_valence_arousal=False))
     assert np.isnan(read_va(str(tmp_path), 0, 4)).all()
+
+
+def content_hash(
+    table: pa.Table, class_names: tuple[str, ...], transform: Mapping[str, tuple[float, float]] | None
+) -> str:
+    digest = ContentHash(class_names, transform)
+    digest.update(table)
+    return digest.hexdigest()
 
 
 def test_the_content_hash_depends_on_content_and_not_on_shards() -> None:

@@ -18,6 +18,7 @@ from ldlva_dist.data.manifest import DatasetInfo, float_column, read_columns, re
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import encode
 
+pytestmark = pytest.mark.usefixtures("cluster")
 JOB = Path(__file__).parents[2] / "jobs" / "make_shards.py"
 NAMES = ("path", "label", "valence", "arousal")
 Row = tuple[str, str, str, str]

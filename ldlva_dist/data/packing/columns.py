@@ -1,0 +1,134 @@
+"""What the survey found, as columns in memory, and the rules that need all rows. N = all rows, P = partitions."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ldlva_dist.data.manifest import OPTIONAL, float_column
+from ldlva_dist.data.packing.stage import Stage
+from ldlva_dist.data.packing.survey import (
+    DUPLICATE,
+    NO_LABEL,
+    NO_VA,
+    UNKNOWN_LABEL,
+    is_outside_budget,
+    survey_name,
+)
+from ldlva_dist.errors import DataError, SettingError
+
+READ_THREADS = 16
+EXAMPLES = 8
+_WANTED = ("key_hash", "label", "valence", "arousal", "size", "reason", "flipped")
+
+
+@dataclass
+class Columns:
+    """All rows in reading order; ``reasons[code]`` says why a row is rejected, code -1 that it is not."""
+
+    rows_P: NDArray[np.int64]
+    hash_N: NDArray[np.uint64]
+    label_N: NDArray[np.int16]
+    """-1 where there is none."""
+    va_N2: NDArray[np.float32]
+    size_N: NDArray[np.int32]
+    flipped_N: NDArray[np.bool_] | None
+    code_N: NDArray[np.int32]
+    reasons: list[str]
+    optional: tuple[str, ...]
+    """Which of the manifest's optional columns the source has."""
+
+    @property
+    def first_P(self) -> NDArray[np.int64]:
+        """Place of each partition's first row."""
+        return np.cumsum(self.rows_P) - self.rows_P
+
+    def reject(self, mask_N: NDArray[np.bool_], reason: str) -> None:
+        """Reject the rows of ``mask_N`` that no other reason has rejected."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        self.code_N[mask_N & (self.code_N < 0)] = self.reasons.index(reason)
+
+    def reject_duplicates(self) -> None:
+        """Every accepted row whose key stood in an accepted row before."""
+        fine = np.flatnonzero(self.code_N < 0)
+        _, first = np.unique(self.hash_N[fine], return_index=True)
+        repeated_N = self.code_N < 0
+        repeated_N[fine[first]] = False
+        self.reject(repeated_N, DUPLICATE)
+
+    def reject_missing_va(self) -> None:
+        """Rows without valence-arousal, where other rows have it."""
+        missing_N = np.isnan(self.va_N2[:, 0])
+        if not missing_N.all():
+            self.reject(missing_N, NO_VA)
+
+    def counts(self) -> dict[str, int]:
+        """How many rows are rejected for each reason, in order of the reasons' names."""
+        counts = np.bincount(self.code_N + 1, minlength=len(self.reasons) + 1)[1:].tolist()
+        return {reason: count for reason, count in sorted(zip(self.reasons, counts, strict=True)) if count}
+
+
+def read_columns(stage: Stage, partitions: int) -> Columns:
+    """What the pieces of the survey say."""
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        found = list(pool.map(lambda number: _read(stage, number), range(partitions)))
+    table = pa.concat_tables([part for part, _ in found], promote_options="default")
+    reason = table["reason"].dictionary_encode().combine_chunks()
+    flipped = table["flipped"].fill_null(False).to_numpy() if "flipped" in table.column_names else None
+    return Columns(
+        rows_P=np.array([len(part) for part, _ in found], dtype=np.int64),
+        hash_N=table["key_hash"].to_numpy(),
+        label_N=table["label"].fill_null(-1).to_numpy(),
+        va_N2=np.stack([float_column(table, name) for name in ("valence", "arousal")], axis=1),
+        size_N=table["size"].to_numpy(),
+        flipped_N=flipped,
+        code_N=reason.indices.fill_null(-1).to_numpy(zero_copy_only=False).copy(),
+        reasons=reason.dictionary.to_pylist(),
+        optional=tuple(name for name in OPTIONAL if any(name in names for _, names in found)),
+    )
+
+
+def check_labels(stage: Stage, found: Columns, class_names: Sequence[str]) -> None:
+    """DataError where no row has a label; SettingError where all labels are no classes."""
+    counts, total = found.counts(), len(found.code_N)
+    labelled = total - counts.get(NO_LABEL, 0)
+    if not total:
+        raise DataError("the data set is empty: its tables hold no rows")
+    if not labelled:
+        raise DataError(f"the data set is empty: none of its {total} rows has a label")
+    if counts.get(UNKNOWN_LABEL, 0) == labelled:
+        given: set[str] = set()
+        for number in np.flatnonzero(found.rows_P)[:EXAMPLES].tolist():
+            column = stage.open_piece(survey_name(number)).read(["given"])["given"]
+            given |= set(column.slice(0, 50).drop_null().to_pylist())
+        examples = ", ".join(sorted(given)[:EXAMPLES])
+        raise SettingError(f"--classes must name the labels of the data ({examples}), got {tuple(class_names)}")
+
+
+def check_budget(stage: Stage, found: Columns, max_rejected: float) -> None:
+    """DataError when more than this share of the labelled rows is rejected; it names the most common reasons."""
+    counts = {reason: count for reason, count in found.counts().items() if not is_outside_budget(reason)}
+    rejected = sum(counts.values())
+    total = int((found.code_N < 0).sum()) + rejected
+    if rejected > max_rejected * total:
+        common = sorted(counts.items(), key=lambda pair: -pair[1])[:3]
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in common)
+        codes = [code for code, reason in enumerate(found.reasons) if reason in counts]
+        first = int(np.isin(found.code_N, codes).argmax())
+        part = int(np.searchsorted(found.first_P, first, side="right")) - 1
+        row = stage.open_piece(survey_name(part)).read(["key", "number"]).slice(first - found.first_P[part], 1)
+        raise DataError(
+            f"{rejected} of {total} rows were rejected, --max-rejected allows {max_rejected:.2%}: {reasons}; "
+            f"the first is {row['key'][0].as_py()!r} in row {row['number'][0].as_py()}"
+        )
+
+
+def _read(stage: Stage, number: int) -> tuple[pa.Table, tuple[str, ...]]:
+    """The wanted columns of a piece, and the names of all it has."""
+    with stage.open_piece(survey_name(number)) as piece:
+        names = tuple(piece.schema_arrow.names)
+        return piece.read([name for name in _WANTED if name in names]), names

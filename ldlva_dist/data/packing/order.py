@@ -1,0 +1,120 @@
+"""Second pass: which rows are packed, with what label, under which id, into which shard.
+
+One task; it holds columns of all rows, about 100 bytes a row at its peak. N = all rows, A = accepted rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ldlva_dist.data.manifest import OPTIONAL, SPLITS
+from ldlva_dist.data.packing.choose import Chosen, choose
+from ldlva_dist.data.packing.columns import READ_THREADS, Columns, check_budget, check_labels, read_columns
+from ldlva_dist.data.packing.settings import PackSettings
+from ldlva_dist.data.packing.stage import SHARDS, Stage
+from ldlva_dist.data.packing.survey import is_outside_budget
+from ldlva_dist.data.packing.tasks import Dealt, deal
+from ldlva_dist.data.rows import Partition
+
+ORDER, LATE = "order.json", "late.parquet"
+
+
+def order_name(number: int) -> str:
+    """What task ``number`` of the third pass is to write."""
+    return f"order-{number:05d}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The outcome in a few facts (``order.json``); the rows are in the pieces ``order-NNNNN.parquet``, one a task."""
+
+    tasks: Sequence[tuple[int, int]]
+    """Partitions [first, stop) of each task of the third pass."""
+    rows: Sequence[int]
+    """Accepted rows of each task."""
+    splits: Sequence[int]
+    """Rows of each of SPLITS."""
+    class_counts: Mapping[str, Sequence[int]]
+    """Per split: samples of each class, as trained on."""
+    optional: Sequence[str]
+    """Columns of the manifest beyond those that every data set has."""
+    has_valence_arousal: bool
+    va_transform: Mapping[str, Sequence[float]] | None
+    flip_share: float | None
+    reasons: Mapping[str, int]
+    """How many rows are not packed, and why."""
+
+    @property
+    def num_rejected(self) -> int:
+        """Rows that count against the budget."""
+        return sum(count for reason, count in self.reasons.items() if not is_outside_budget(reason))
+
+
+def read_order(stage: Stage) -> Order:
+    """What :func:`order_rows` found."""
+    return Order(**stage.read_json(ORDER))
+
+
+def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSettings) -> Order:
+    """Decide everything, and write down for each task what it has to write.
+
+    Raises:
+        DataError: for a data set that is empty, with too many bad rows, or that a noise list does not belong to.
+        SettingError: for classes that do not fit the data.
+    """
+    found = read_columns(stage, len(partitions))
+    surveyed_N = found.code_N.copy()
+    found.reject_duplicates()
+    found.reject_missing_va()
+    check_labels(stage, found, settings.class_names)
+    check_budget(stage, found, 0.0 if settings.on_bad_data == "fail" else settings.max_rejected)
+    stage.write_piece(LATE, _late(found, surveyed_N))
+    chosen = choose(found, partitions, settings)
+    dealt = deal(found.size_N[chosen.row_A], chosen.partition_A, chosen.split_A, partitions)
+    columns = chosen.columns()
+    order = Order(
+        tasks=dealt.tasks,
+        rows=[end - begin for begin, end in dealt.ranges],
+        splits=np.bincount(chosen.split_A, minlength=len(SPLITS)).tolist(),
+        class_counts=chosen.class_counts(len(settings.class_names)),
+        optional=[name for name in OPTIONAL if name in found.optional or name in columns],
+        has_valence_arousal=bool(np.isfinite(chosen.va_A2[:, 0]).any()),
+        va_transform=chosen.va_transform() if settings.standardize_va else None,
+        flip_share=chosen.flip_share(),
+        reasons=found.counts(),
+    )
+    stage.write_json(SHARDS, dealt.shards)
+    _write_tasks(stage, found, chosen, dealt)
+    stage.write_json(ORDER, asdict(order))
+    return order
+
+
+def _late(found: Columns, surveyed_N: NDArray[np.int32]) -> pa.Table:
+    """Rows that only the view of all rows rejects: partition, row in it, reason."""
+    late = np.flatnonzero(found.code_N != surveyed_N)
+    partition = np.searchsorted(found.first_P, late, side="right") - 1
+    reasons = pa.array(found.reasons, pa.string()).take(pa.array(found.code_N[late]))
+    return pa.table({"partition": partition, "row": late - found.first_P[partition], "reason": reasons})
+
+
+def _write_tasks(stage: Stage, found: Columns, chosen: Chosen, dealt: Dealt) -> None:
+    """For each task: its rows in reading order, with the partition and the row in it."""
+    table = pa.table(
+        {
+            "partition": chosen.partition_A,
+            "row": chosen.row_A - found.first_P[chosen.partition_A],
+            "shard": dealt.shard_A,
+            **chosen.columns(),
+        }
+    )
+
+    def write(number: int) -> None:
+        begin, end = dealt.ranges[number]
+        stage.write_piece(order_name(number), table.slice(begin, end - begin))
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        list(pool.map(write, range(len(dealt.tasks))))

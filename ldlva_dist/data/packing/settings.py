@@ -1,0 +1,41 @@
+"""What a user decides about packing."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ldlva_dist.data.noise import parse_noise
+from ldlva_dist.data.rows import ClassIndex
+
+BadData = Literal["quarantine", "skip", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSettings:
+    """How rows become a data set."""
+
+    name: str
+    class_names: tuple[str, ...]
+    size: int | None = None
+    """Side in pixels that images are resized to; None packs them as they are."""
+    holdout: float = 0.1
+    """Share of the training part that is cut off for model selection, where the source brings no such part itself."""
+    seed: int = 0
+    standardize_va: bool = False
+    shuffle_va: int | None = None
+    """Seed that permutes valence-arousal among the training samples: a control experiment."""
+    noise: str | None = None
+    """Wrong labels to train on, ``symmetric:SHARE`` or ``list:FILE``; see :mod:`ldlva_dist.data.noise`."""
+    on_bad_data: BadData = "quarantine"
+    """A bad row is listed in rejected.parquet, only counted, or ends the packing."""
+    max_rejected: float = 0.01
+    """Share of the labelled rows that may be bad."""
+
+    def __post_init__(self) -> None:
+        ClassIndex(self.class_names)
+        if self.noise is not None:
+            parse_noise(self.noise)
+
+    def describe(self) -> dict[str, Any]:
+        """For ``dataset.json``."""
+        facts = asdict(self)
+        return {name: facts[name] for name in ("size", "holdout", "seed", "shuffle_va", "noise")}

@@ -1,0 +1,204 @@
+"""First pass: every row of a partition is verified, nothing is packed. n = rows of a block, P = all its rows."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+from isal.isal_zlib import crc32
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.packing.settings import PackSettings
+from ldlva_dist.data.rows import LEFT_OUT, ClassIndex, Partition, Rows, Source
+from ldlva_dist.data.transforms import MAX_PIXELS, decode, encode_square
+from ldlva_dist.errors import DataError
+
+NO_LABEL = "no label"
+UNKNOWN_LABEL = "the label is no class"
+NO_IMAGE = "the image is missing"
+BAD_IMAGE = "the image cannot be decoded"
+HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels"
+HUGE_FILE = "the image file is larger than 64 MB"
+NO_VA = "valence-arousal is missing"
+BAD_VA = "valence-arousal is not in [-1, 1]"
+NO_KEY = "the key is empty"
+DUPLICATE = "the key stands twice"
+
+MAX_IMAGE_BYTES = 64 << 20
+READ_THREADS = 8
+SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("key", pa.string()),
+        ("key_hash", pa.uint64()),
+        ("given", pa.string()),
+        ("label", pa.int16()),
+        ("valence", pa.float32()),
+        ("arousal", pa.float32()),
+        ("size", pa.int32()),  # of the image as it will be packed, in bytes
+        ("checksum", pa.uint32()),
+        ("reason", pa.string()),  # why the row is not packed; null for a good one
+    ]
+)
+
+
+def survey_name(number: int) -> str:
+    """The piece of partition ``number``."""
+    return f"survey-{number:05d}.parquet"
+
+
+def is_outside_budget(reason: str) -> bool:
+    """Whether rows of this reason are no fault of the data: they have no label, or the protocol leaves them out."""
+    return reason == NO_LABEL or reason.startswith(LEFT_OUT)
+
+
+def survey_partition(source: Source, partition: Partition, settings: PackSettings) -> pa.Table:
+    """[P] every row of a partition in reading order: SCHEMA, and what the source has of votes, truth and flips.
+
+    Raises:
+        DataError: for a bad row, where the settings want that.
+    """
+    classes = ClassIndex(settings.class_names)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        blocks = [_check(rows, classes, settings.size, pool) for rows in source.read(partition)]
+    table = pa.concat_tables([SCHEMA.empty_table(), *blocks], promote_options="default")
+    if settings.on_bad_data == "fail":
+        _refuse(table, partition)
+    return table
+
+
+def load_images(
+    images: Sequence[bytes | str | None], size: int | None, pool: ThreadPoolExecutor, *, check: bool
+) -> Iterator[bytes | DataError]:
+    """[n] the bytes to pack: the user's own, or a JPEG of ``size`` x ``size`` where another size is asked for.
+
+    Files are read side by side. An image that is missing comes as the error that says so, and, with ``check``, one that
+    cannot be decoded.
+    """
+    for data in _read_all(images, pool):
+        try:
+            if isinstance(data, bytes) and size is not None:
+                yield _square(data, size)
+                continue
+            if isinstance(data, bytes) and check:
+                decode(data, 3)
+        except DataError:
+            assert isinstance(data, bytes), "only decoding fails here"
+            yield DataError(HUGE_IMAGE if _is_huge(data) else BAD_IMAGE)
+        else:
+            yield data
+
+
+def _read_all(images: Sequence[bytes | str | None], pool: ThreadPoolExecutor) -> Iterable[bytes | DataError]:
+    if not any(isinstance(image, str) for image in images):
+        return map(_read, images)
+    return pool.map(_read, images)
+
+
+def _read(image: bytes | str | None) -> bytes | DataError:
+    try:
+        if isinstance(image, str):
+            filesystem, path = storage.resolve(image)
+            if (filesystem.get_file_info(path).size or 0) > MAX_IMAGE_BYTES:
+                return DataError(HUGE_FILE)
+            image = storage.read_bytes(image)
+    except DataError:
+        return DataError(NO_IMAGE)
+    if not image:
+        return DataError(NO_IMAGE)
+    return image if len(image) <= MAX_IMAGE_BYTES else DataError(HUGE_FILE)
+
+
+def _square(data: bytes, size: int) -> bytes:
+    pixels = decode(data, 3)
+    if pixels.shape[:2] == (size, size):
+        return data
+    grey = (pixels == pixels[:, :, :1]).all()
+    return encode_square(pixels[:, :, :1] if grey else pixels, size)
+
+
+def _check(rows: Rows, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor) -> pa.Table:
+    indices = [None if label is None else classes.find(label) for label in rows.labels]
+    reasons = list(_cheap_reasons(rows, indices))
+    todo = [i for i, reason in enumerate(reasons) if reason is None]
+    sizes, checksums = [0] * len(reasons), [0] * len(reasons)
+    loaded = load_images([rows.images[i] for i in todo], size, pool, check=True)
+    for i, data in zip(todo, loaded, strict=True):
+        if isinstance(data, bytes):
+            sizes[i], checksums[i] = len(data), crc32(data)
+        else:
+            reasons[i] = str(data)
+    columns = {
+        "number": pa.array(rows.numbers, pa.int64()),
+        "key": pa.array(rows.keys, pa.string()),
+        "key_hash": pa.array([key_hash(key) for key in rows.keys], pa.uint64()),
+        "given": pa.array(rows.labels, pa.string()),
+        "label": pa.array(indices, pa.int16()),
+        "valence": pa.array(rows.va[:, 0], pa.float32(), from_pandas=True),  # NaN becomes null
+        "arousal": pa.array(rows.va[:, 1], pa.float32(), from_pandas=True),
+        "size": pa.array(sizes, pa.int32()),
+        "checksum": pa.array(checksums, pa.uint32()),
+        "reason": pa.array(reasons, pa.string()),
+    }
+    optional = {"votes": rows.votes, "true_distribution": rows.truth, "flipped": rows.flipped}
+    columns |= {name: _array(values) for name, values in optional.items() if values is not None}
+    return pa.table(columns)
+
+
+def _cheap_reasons(rows: Rows, indices: Sequence[int | None]) -> Iterator[str | None]:
+    missing_n2 = np.isnan(rows.va)
+    half_n = np.not_equal(missing_n2[:, 0], missing_n2[:, 1])
+    outside_n = np.any(~missing_n2 & ~(np.abs(rows.va) <= 1), axis=1)
+    own = rows.reasons or [None] * len(rows.keys)
+    for i, (reason, label, index, key) in enumerate(zip(own, rows.labels, indices, rows.keys, strict=True)):
+        if reason is not None:
+            yield reason
+        elif label is None:
+            yield NO_LABEL
+        elif index is None:
+            yield UNKNOWN_LABEL
+        elif not key:
+            yield NO_KEY
+        elif outside_n[i] or half_n[i]:
+            yield BAD_VA if outside_n[i] else NO_VA
+        else:
+            yield None
+
+
+def _is_huge(data: bytes) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(data)) as picture:
+                return picture.width * picture.height > MAX_PIXELS
+    except Image.DecompressionBombError:
+        return True
+    except OSError:
+        return False
+
+
+def _array(values: NDArray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
+
+
+def key_hash(key: str) -> int:
+    """64 bits that stand for a key; among 100 M keys two agree by chance with probability 0.0003."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def _refuse(table: pa.Table, partition: Partition) -> None:
+    for row, reason in enumerate(table["reason"].to_pylist()):
+        if reason is not None and not is_outside_budget(reason):
+            place = f" of {partition.place}" if partition.place else ""
+            raise DataError(
+                f"{reason}: {table['key'][row].as_py()!r} in row {table['number'][row].as_py()}{place} "
+                "(--on-bad-data fail)"
+            )
