@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,16 +69,25 @@ def build_graph(
     check_k(k, data.num_train)
     info = GraphInfo(num_samples=data.num_train, num_neighbors=k, content_hash=data.content_hash, part_rows=part_rows)
     plane = PlaneNeighbors(read_va(dataset_uri, 0, data.num_train), backend)
-    folder = _folder(dataset_uri, k)
+    write_graph(dataset_uri, info, lambda ids_n: plane.find(ids_n, k))
+    return info
+
+
+def write_graph(
+    dataset_uri: str,
+    info: GraphInfo,
+    find: Callable[[NDArray[np.int64]], tuple[NDArray[np.int32], NDArray[np.float32]]],
+) -> None:
+    """Write a graph part by part; ``find`` gives neighbour ids and squared distances [n, K] of sample ids [n]."""
+    folder = _folder(dataset_uri, info.num_neighbors)
     storage.make_folder(folder)
     storage.delete_file(storage.join(folder, "graph.json"))
-    for part, first in enumerate(range(0, info.num_samples, part_rows)):
-        ids_nK, squared_nK = plane.find(np.arange(first, min(first + part_rows, info.num_samples)), k)
+    for part, first in enumerate(range(0, info.num_samples, info.part_rows)):
+        ids_nK, squared_nK = find(np.arange(first, min(first + info.part_rows, info.num_samples)))
         storage.write_bytes(_part_uri(folder, "ids", part), _npy(ids_nK))
         storage.write_bytes(_part_uri(folder, "distances", part), _npy(squared_nK))
     text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
     storage.write_bytes(storage.join(folder, "graph.json"), text.encode())
-    return info
 
 
 def require_graph(dataset_uri: str, k: int) -> GraphInfo:
