@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.face_looks import random_looks
 from ldlva_dist.data.face_painter import EXPRESSION, MIN_PIXELS, paint
-from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Partition, Rows
 from ldlva_dist.data.sources.tables import cut
 from ldlva_dist.data.transforms import encode
 from ldlva_dist.errors import DataError, SettingError
@@ -123,10 +123,6 @@ class FacesSource:
         for begin in range(partition.first, stop, PAINT_ROWS):
             generator = np.random.default_rng((self.seed, number, 1, begin))
             yield self._block(partition.part, people, slice(begin, min(begin + PAINT_ROWS, stop)), generator)
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)
 
     def _block(self, part: Part, people: People, take: slice, generator: np.random.Generator) -> Rows:
         images = draw_faces(people.distribution[take], generator, self.pixels)

@@ -78,10 +78,6 @@ class Source(Protocol):
         """The rows of one stretch, some hundred at a time, the same rows in the same order every time."""
         ...
 
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        ...
-
     def describe(self) -> dict[str, Any]:
         """A few plain values for ``dataset.json``."""
         ...

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ldlva_dist.data.faces import CLASSES, FacesSource, draw_faces, draw_people
+from ldlva_dist.data.rows import all_rows
 from ldlva_dist.errors import DataError, SettingError
 
 PEOPLE = draw_people(20_000, np.random.default_rng(0), 0.3)
@@ -46,14 +47,14 @@ def test_valence_arousal_is_recorded_in_range_and_says_much_of_the_class() -> No
 
 
 def test_the_same_settings_draw_the_same_bytes() -> None:
-    first, second = (list(FacesSource(train=20, test=5, seed=3).blocks()) for _ in range(2))
+    first, second = (list(all_rows(FacesSource(train=20, test=5, seed=3))) for _ in range(2))
     assert [rows.images for rows in first] == [rows.images for rows in second]
-    other = list(FacesSource(train=20, test=5, seed=4).blocks())
+    other = list(all_rows(FacesSource(train=20, test=5, seed=4)))
     assert first[0].images != other[0].images
 
 
 def test_test_labels_are_never_flipped() -> None:
-    rows = list(FacesSource(train=10, test=40, flip_share=1.0).blocks())
+    rows = list(all_rows(FacesSource(train=10, test=40, flip_share=1.0)))
     assert rows[0].flipped is not None
     assert rows[0].flipped.all()
     assert rows[-1].part == "test"

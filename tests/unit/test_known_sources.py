@@ -91,7 +91,7 @@ def test_the_box_of_affectnet_is_cut_out_when_asked(tmp_path: Path) -> None:
     source = AffectNetSource(
         tables={"train": _write(tmp_path / "t.csv", text)}, images=str(tmp_path / "images"), crop=True
     )
-    (rows,) = source.blocks()
+    (rows,) = all_rows(source)
     by_number = dict(zip(rows.numbers.tolist(), zip(rows.images, rows.reasons or (), strict=True), strict=True))
     face, reason = by_number[0]
     assert reason is None
@@ -240,7 +240,7 @@ def test_ferplus_splits_by_usage_and_keeps_the_raw_votes_in_class_order(tmp_path
 
 def test_ferplus_of_7_classes_leaves_out_contempt_and_its_votes(tmp_path: Path) -> None:
     table = _write(tmp_path / "fer2013new.csv", f"{FER_HEADER}Training,a.png,0,0,0,0,0,0,1,9,0,0\n")
-    (rows,) = FerPlusSource(table=table, images={"train": "faces"}, num_classes=7).blocks()
+    (rows,) = all_rows(FerPlusSource(table=table, images={"train": "faces"}, num_classes=7))
     assert list(rows.reasons or ()) == ["left out: contempt"]
     assert rows.votes is not None
     np.testing.assert_array_equal(rows.votes, [[0, 0, 0, 0, 1, 0, 0]])
@@ -287,7 +287,7 @@ def test_partitions_cover_every_row_once_and_can_be_read_in_any_order(tmp_path: 
     read = {piece.first: [key for rows in source.read(piece) for key in rows.keys] for piece in reversed(pieces)}
     keys = [key for piece in pieces for key in read[piece.first]]
     assert sorted(keys, key=int) == [str(i) for i in range(5000)]
-    assert keys == [key for rows in source.blocks() for key in rows.keys]
+    assert keys == [key for rows in all_rows(source) for key in rows.keys]
 
 
 def test_settings_of_affectnet_name_the_classes_they_pack(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ldlva_dist.data.rows import REFERENCE_CLASSES, ClassIndex, Rows, Source
+from ldlva_dist.data.rows import REFERENCE_CLASSES, ClassIndex, Rows, Source, all_rows
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.user_columns import Columns
@@ -20,12 +20,12 @@ from ldlva_dist.errors import DataError, SettingError
 
 def _rows(source: Source) -> list[tuple[str, str, str | None]]:
     return [
-        (rows.part, key, label) for rows in source.blocks() for key, label in zip(rows.keys, rows.labels, strict=True)
+        (rows.part, key, label) for rows in all_rows(source) for key, label in zip(rows.keys, rows.labels, strict=True)
     ]
 
 
 def _only(source: Source) -> Rows:
-    (rows,) = source.blocks()
+    (rows,) = all_rows(source)
     return rows
 
 
@@ -104,7 +104,7 @@ def test_filters_apply_where_the_column_exists_and_numbers_count_all_rows(tmp_pa
         files={"train": (train,), "test": (test,)}, columns=Columns(label="label"), keep=("good",), drop=("copy",)
     )
     assert [label for _, _, label in _rows(source)] == ["1", "2", "3"]
-    assert [rows.numbers.tolist() for rows in source.blocks()] == [[1, 2], [0]]
+    assert [rows.numbers.tolist() for rows in all_rows(source)] == [[1, 2], [0]]
     with pytest.raises(SettingError, match="--keep and --drop must name a column of the files, got 'no'"):
         _rows(ParquetSource(files={"train": (train,)}, columns=Columns(label="label"), keep=("no",)))
 

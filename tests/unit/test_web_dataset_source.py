@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ldlva_dist.data.rows import all_rows
 from ldlva_dist.data.sources.generic import WebDataset
 from ldlva_dist.data.sources.samples import Fields
 from ldlva_dist.data.sources.tar_members import Damage, members
@@ -43,7 +44,7 @@ def _tar(path: Path, content: Members, change: Callable[[tarfile.TarInfo], None]
 def _found(*tars: str, fields: Fields = FIELDS, tar_in_key: bool = False) -> list[tuple[str, str | None, str | None]]:
     """key, label and reason of every row."""
     source = WebDatasetSource(tars={"train": tars}, fields=fields, tar_in_key=tar_in_key)
-    return [row for rows in source.blocks() for row in zip(rows.keys, rows.labels, rows.reasons or (), strict=True)]
+    return [row for rows in all_rows(source) for row in zip(rows.keys, rows.labels, rows.reasons or (), strict=True)]
 
 
 def _reasons(path: str, fields: Fields = FIELDS) -> dict[str, str | None]:
@@ -52,7 +53,7 @@ def _reasons(path: str, fields: Fields = FIELDS) -> dict[str, str | None]:
 
 def test_images_labels_and_valence_arousal_come_from_the_named_fields(tmp_path: Path) -> None:
     content = _sample("a/one", emotion="sad", v=0.25, a=None) + _sample("a/two", emotion=3, v="x")
-    (rows,) = WebDatasetSource(tars={"test": (_tar(tmp_path / "t.tar", content),)}, fields=FIELDS).blocks()
+    (rows,) = all_rows(WebDatasetSource(tars={"test": (_tar(tmp_path / "t.tar", content),)}, fields=FIELDS))
     assert rows.part == "test"
     assert list(rows.keys) == ["a_one", "a_two"]
     assert list(rows.images) == [IMAGE, IMAGE]
@@ -75,7 +76,7 @@ def test_long_names_of_any_tar_format_are_read(tmp_path: Path) -> None:
                 info.size, info.mtime = len(data), 1.5  # a fraction asks for an extended header
                 tar.addfile(info, io.BytesIO(data))
         source = WebDatasetSource(tars={"train": (str(tmp_path / f"{kind}.tar"),)}, fields=FIELDS)
-        (rows,) = source.blocks()
+        (rows,) = all_rows(source)
         assert list(rows.reasons or ()) == [None]
         assert rows.keys[0].startswith("faces_xxx")
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import LEFT_OUT, REFERENCE_CLASSES, Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import LEFT_OUT, REFERENCE_CLASSES, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, spans
 from ldlva_dist.data.transforms import decode, encode
@@ -79,10 +79,6 @@ class AffectNetSource:
                     va=va_n2,
                     reasons=reasons,
                 )
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)
 
 
 def settle(expressions: list[str], num_classes: int) -> tuple[list[str | None], list[str | None]]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.affectnet import ABSENT, settle
 from ldlva_dist.data.sources.listing import image_files
@@ -70,10 +70,6 @@ class AffectNetFoldersSource:
                     va=va_n2,
                     reasons=[bad or reason for (_, _, bad), reason in zip(facts, reasons, strict=True)],
                 )
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)
 
 
 def npy_value(data: bytes) -> str | float:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.listing import image_files
 from ldlva_dist.data.sources.tables import cut, order_of, spans
@@ -56,7 +56,3 @@ class ClassFoldersSource:
                 va=np.full((len(paths), 2), np.nan, dtype=np.float32),
                 reasons=[None if slash else NO_CLASS for _, slash, _ in parts],
             )
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)

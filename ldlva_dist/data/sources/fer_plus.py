@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import LEFT_OUT, Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import LEFT_OUT, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, spans
 from ldlva_dist.data.user_columns import numbers_of
@@ -72,10 +72,6 @@ class FerPlusSource:
                 votes=votes_nV[:, : self.num_classes],
                 reasons=[reason if name else reason or NO_NAME for name, reason in zip(names, reasons, strict=True)],
             )
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)
 
     def _table(self) -> pa.Table:
         return need_columns(csv_table(self.table), ("Usage", "Image name", *VOTES), self.table)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, order_of, spans
 from ldlva_dist.data.user_columns import Columns, find_columns, label_cells, va_cells
@@ -49,10 +49,6 @@ class FolderSource:
         order = order_of(len(table), self.seed)
         for span in spans(partition):
             yield self._rows(partition.part, table, columns, order[span.start : span.stop])
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)
 
     def _rows(self, part: Part, table: pa.Table, columns: Columns, numbers: NDArray[np.int64]) -> Rows:
         assert columns.path, "found by find_columns"

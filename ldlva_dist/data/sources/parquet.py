@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.row_groups import group_rows, read_stretch, stretches
 from ldlva_dist.data.user_columns import (
@@ -73,10 +73,6 @@ class ParquetSource:
         wanted = self._columns_of(parquet_schema(uri), uri)
         for row, table in read_stretch(uri, wanted, begin, begin + partition.rows):
             yield self._rows(partition, table, partition.first + row - begin)
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows that the filters leave, training part first."""
-        return all_rows(self)
 
     def _check_filters(self) -> None:
         present = {name for uris in self.files.values() for uri in uris for name in parquet_schema(uri).names}

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, order_of, spans
 
@@ -62,10 +62,6 @@ class RafDbSource:
                 va=np.full((len(names), 2), np.nan, dtype=np.float32),
                 reasons=[None if name.startswith(("train_", "test_")) else NO_SPLIT for name in names],
             )
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)
 
     def _table(self) -> pa.Table:
         return csv_table(self.labels, NAMES, " ")

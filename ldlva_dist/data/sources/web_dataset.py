@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows, all_rows
+from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.samples import Fields, Sample, parse, samples
 from ldlva_dist.errors import SettingError
@@ -55,10 +55,6 @@ class WebDatasetSource:
                 first, num_bytes, block = first + len(block), 0, []
         if block:
             yield self._rows(partition, block, first)
-
-    def blocks(self) -> Iterator[Rows]:
-        """All rows, training part first."""
-        return all_rows(self)
 
     def _rows(self, partition: Partition, block: list[Sample], first: int) -> Rows:
         stem = posixpath.basename(partition.place).partition(".")[0]
