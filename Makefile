@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+STORE := .venv-swift
+STORE_STAMP := $(STORE)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BENCHES := $(filter-out bench/gpu.py bench/_%,$(wildcard bench/*.py))
 
@@ -10,7 +12,7 @@ export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix bench bench-gpu
+.PHONY: help setup store demo test check fix bench bench-gpu
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,10 +43,18 @@ print(*project['dependencies'], *extras['cpu'], *extras['dev'])
 endef
 export REQUIREMENTS
 
+store: $(STORE_STAMP) ## install the S3 store of tests/s3 and bench/ (OpenStack Swift) into .venv-swift
+
+$(STORE_STAMP): tests/s3/requirements.txt
+	@echo "store: OpenStack Swift in $(STORE)"
+	@$(PYTHON) -m venv $(STORE)
+	@$(STORE)/bin/python -m pip --disable-pip-version-check install -qq -r $<
+	@touch $@
+
 demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA and its baseline, show what was found
 	@$(BIN)/python jobs/demo.py
 
-test: setup ## every test that needs no GPU
+test: setup store ## every test that needs no GPU
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile -q
 
 check: setup ## lint, format, types, import contracts
@@ -57,7 +67,7 @@ fix: setup ## let ruff repair and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## every benchmark that needs no GPU, one JSON line each
+bench: setup store ## every benchmark that needs no GPU, one JSON line each
 	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 bench-gpu: setup ## on a machine with a GPU, under 10 minutes
