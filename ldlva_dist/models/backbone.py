@@ -44,7 +44,7 @@ def _timm(name: str, channels: int) -> nn.Module:
     if name not in timm.list_models():
         raise SettingError(f"model.name must be a model that timm knows, got timm:{name}")
     model = timm.create_model(name, num_classes=0, in_chans=channels)
-    model.feature_width = model.num_features
+    model.feature_width = model.head_hidden_size  # of what comes out; num_features is before a hidden layer of the head
     return model
 
 

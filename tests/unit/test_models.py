@@ -117,6 +117,14 @@ def test_timm_model_without_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch
         build_backbone("timm:convnext_tiny", width=64, channels=3, stem="imagenet")
 
 
+def test_timm_model_says_how_wide_its_features_are() -> None:
+    pytest.importorskip("timm", reason="needs the extra [timm]")
+    for name in ("resnet18", "mobilenetv3_small_100"):  # the second has a hidden layer in its head
+        with torch.device("meta"):
+            backbone = build_backbone(f"timm:{name}", width=64, channels=3, stem="imagenet")
+            assert backbone(torch.zeros(2, 3, 112, 112)).shape == (2, backbone.feature_width)
+
+
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "module.", "module.backbone.", "safetensors", "bytes"])
 def test_weights_load_however_they_are_wrapped(wrap: str, tmp_path: Path) -> None:
     given, backbone = tiny(), tiny()
