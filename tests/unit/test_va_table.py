@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldlva_dist.data import va_table
@@ -27,6 +27,7 @@ def _points(table: PointTable, *keys: str) -> np.ndarray:
     return np.stack([columns[name].to_numpy() for name in ("valence", "arousal")], axis=1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet=st.sampled_from("abcXYZ019-_./ éß日\\"), max_size=100), max_size=8))
 def test_keys_are_those_that_packing_makes(names: list[str]) -> None:
     assert keys_of(pa.array(names, pa.string())).to_pylist() == [sanitise_key(name) for name in names]

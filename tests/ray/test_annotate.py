@@ -1,0 +1,246 @@
+"""Valence-arousal for a data set that has none, by a model or from a table; then a graph and a run on the version."""
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldlva_dist import launch
+from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
+from ldlva_dist.config import DataConfig, ModelConfig, NeighborConfig, PlacementConfig, RunConfig, TrainingConfig
+from ldlva_dist.data.annotate import Work, annotate_piece, open_pieces
+from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_va, write_info
+from ldlva_dist.data.regressor import Regressor, RegressorSettings
+from ldlva_dist.data.shards import read_rows
+from ldlva_dist.data.transforms import decode
+from ldlva_dist.data.versions import Change, new_version, shard_uri
+from ldlva_dist.errors import DataError, LdlvaError, SettingError
+from ldlva_dist.neighbors.graph import build_graph
+from ldlva_dist.scoring import score
+
+pytestmark = pytest.mark.usefixtures("cluster")
+POOL = Pool(num_actors=2, cpus=0.5, gpus=0)
+COLUMNS = {"key": "key", "valence": "valence", "arousal": "arousal"}
+
+
+class Brightness(nn.Module):
+    """Valence is the mean of the pixels on the reference's scale, arousal their standard deviation."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return self.factor * torch.stack([flat.mean(1), flat.std(1, unbiased=False)], dim=1)
+
+
+def _model(factor: float = 1.0) -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(Brightness(factor)), buffer)
+    return buffer.getvalue()
+
+
+def _work(dataset: str, name: str, *, clip: bool = False) -> Work:
+    return Work(
+        dataset_uri=dataset,
+        parts_uri=Work.parts_of(dataset, read_info(dataset), name),
+        model_name="brightness.pt",
+        settings=RegressorSettings(input_size=48),
+        batch_size=20,
+        clip=clip,
+        piece_rows=100,
+    )
+
+
+def _annotate(work: Work, name: str, model: bytes, seen: list[int] | None = None) -> DatasetInfo:
+    said = [] if seen is None else seen
+    return annotate_by_model(work, name, model, POOL, standardize=False, report=lambda done, total: said.append(done))
+
+
+def _brightness(dataset: str) -> np.ndarray:
+    """[n, 2] of every row, by numpy."""
+    info = read_info(dataset)
+    table = read_columns(dataset, ["shard", "offset", "size", "checksum"])
+    points = []
+    for shard, *place in zip(*(table[name].to_numpy()[:, None] for name in table.column_names), strict=True):
+        image = decode(read_rows(shard_uri(dataset, info, info.shards[int(shard[0])]), *place)[0], 3)
+        pixels = (image.astype(np.float64) - 127.5) / 127.5
+        points.append((pixels.mean(), pixels.std()))
+    return np.asarray(points)
+
+
+@pytest.fixture(scope="module")
+def plain(cluster: None, faces: str) -> str:
+    """The drawn faces as a version without valence-arousal; other versions come to lie beside it."""
+    empty = Change(
+        line="none",
+        columns=lambda block: dict.fromkeys(("valence", "arousal"), pa.array(np.full(len(block), np.nan, np.float32))),
+    )
+    assert not new_version(faces, "plain", empty).has_valence_arousal
+    return f"{faces}/versions/plain"
+
+
+@pytest.fixture(scope="module")
+def annotated(plain: str, faces: str) -> str:
+    """The version with points by the model."""
+    seen: list[int] = []
+    info = _annotate(_work(plain, "bright"), "bright", _model(), seen)
+    assert seen[0] == 0
+    assert seen[-1] == 360
+    assert info.has_valence_arousal
+    return f"{faces}/versions/bright"
+
+
+def test_a_model_gives_every_row_of_every_split_its_points(annotated: str, plain: str, faces: str) -> None:
+    va, info = read_va(annotated, 0, 360), read_info(annotated)
+    np.testing.assert_allclose(va, _brightness(faces), atol=1e-5)
+    assert info.parent == read_info(plain).content_hash
+    assert info.rows_hash == read_info(faces).content_hash
+    assert info.source["va_source"]["model"] == "brightness.pt"
+    assert info.change == "valence-arousal by brightness.pt"
+    assert not os.path.exists(Work.parts_of(faces, info, "bright"))
+    same = ["id", "key", "shard", "offset", "size", "checksum", "label", "split", "flipped"]
+    assert read_columns(annotated, same).equals(read_columns(faces, same))
+
+
+def test_a_run_on_a_version_trains_and_its_checkpoint_names_the_version(
+    annotated: str, faces: str, tmp_path: Path
+) -> None:
+    same = new_version(annotated, "trained", Change(line="none", columns=lambda block: {}))
+    version = f"{faces}/versions/trained"
+    build_graph(version, 8)
+    config = RunConfig(
+        name="run",
+        storage_path=str(tmp_path),
+        data=DataConfig(dataset=version, batch_size=27, chunk_rows=16, image_size=48),
+        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(8, 4)),
+        training=TrainingConfig(epochs=0.5, log_every_steps=1),
+        neighbors=NeighborConfig(num_neighbors=4),
+        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5, max_failures=0),
+    )
+    checkpoint = launch.fit(config).checkpoint_uri
+    here = score(checkpoint, version)
+    assert here["version"] == here["trained_version"] == same.content_hash
+    with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
+        score(checkpoint, faces)
+    there = score(checkpoint, faces, allow_other_version=True)
+    assert there["version"] == read_info(faces).content_hash != there["trained_version"]
+    assert there["noise"] == here["noise"]  # the same rows and labels
+    write_info(version, replace(same, content_hash="0" * 64))  # as if another version had come to this place
+    with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
+        launch.prepare(config)
+
+
+def test_an_interrupted_job_goes_on_with_its_pieces_and_only_with_its_own(plain: str, faces: str) -> None:
+    work, info, model = _work(plain, "resumed"), read_info(plain), _model()
+    assert open_pieces(work, info, model).tolist() == [0, 1, 2, 3]
+    annotate_piece(work, info, 1, Regressor(model, "brightness.pt", work.settings, threads=1, use_gpu=False))
+    stored = Path(work.parts_uri, "piece-00000001.npy")
+    np.save(stored, np.full_like(np.load(stored), 0.25))  # to see whether it is taken as it is
+    with pytest.raises(SettingError, match="must be new for another model"):
+        _annotate(work, "resumed", _model(0.5))
+    seen: list[int] = []
+    _annotate(work, "resumed", model, seen)
+    assert seen[0] == 100
+    va, expected = read_va(f"{faces}/versions/resumed", 0, 360), _brightness(faces)
+    np.testing.assert_array_equal(va[100:200], np.full((100, 2), 0.25))
+    np.testing.assert_allclose(np.delete(va, np.s_[100:200], 0), np.delete(expected, np.s_[100:200], 0), atol=1e-5)
+
+
+def test_points_out_of_range_stop_the_job_or_are_cut(plain: str, faces: str) -> None:
+    work, expected = _work(plain, "loud"), 3 * _brightness(faces)
+    with pytest.raises(DataError, match=r"must be in \[-1, 1\], \d+ of the \d+ points so far .* the first is that of "):
+        _annotate(work, "loud", _model(3.0))
+    assert not os.path.exists(f"{faces}/versions/loud")
+    _annotate(replace(work, clip=True), "loud", _model(3.0))
+    np.testing.assert_allclose(read_va(f"{faces}/versions/loud", 0, 360), np.clip(expected, -1, 1), atol=1e-5)
+
+
+def test_points_that_are_nan_are_never_stored(plain: str, faces: str) -> None:
+    with pytest.raises(DataError, match=r"100 of the 100 points so far|60 of the \d+ points so far"):
+        _annotate(_work(plain, "nan", clip=True), "nan", _model(float("nan")))
+    assert not os.path.exists(f"{faces}/versions/nan")
+
+
+def test_a_damaged_shard_is_named_with_its_row(plain: str, tmp_path: Path, faces: str) -> None:
+    import shutil
+
+    copy = tmp_path / "faces"
+    shutil.copytree(faces, copy, ignore=shutil.ignore_patterns("graph-*", "versions"))
+    row = read_columns(str(copy), ["offset", "size"], rows=1).to_pylist()[0]
+    shard = copy / read_info(str(copy)).shards[0].name
+    data = bytearray(shard.read_bytes())
+    data[row["offset"] + row["size"] // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{shard.name} is damaged"):
+        _annotate(_work(str(copy), "broken"), "broken", _model())
+
+
+def test_what_cannot_work_is_refused_before_a_row_is_read(plain: str, annotated: str) -> None:
+    work = _work(plain, "refused")
+    with pytest.raises(SettingError, match="must be an ONNX file"):
+        annotate_by_model(
+            replace(work, model_name="x.h5"), "refused", b"?", POOL, standardize=False, report=lambda *_: None
+        )
+    with pytest.raises(SettingError, match=r"need 4 GPUs, got a cluster with 0"):
+        annotate_by_model(
+            work, "refused", _model(), Pool(num_actors=4, cpus=0.5, gpus=1), standardize=False, report=lambda *_: None
+        )
+    with pytest.raises(SettingError, match="must be new, got one that exists"):
+        _annotate(_work(plain, "bright"), "bright", _model())
+    assert not os.path.exists(work.parts_uri)
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "sentence"),
+    [
+        ([], None, ""),
+        ([4, 9], DataError, "2 of 26. have none, the first is "),
+        (range(360), DataError, "has no rows"),
+    ],
+)
+def test_a_table_gives_every_training_row_its_points_or_is_refused(
+    plain: str, faces: str, tmp_path: Path, missing: list[int], error: type[LdlvaError] | None, sentence: str
+) -> None:
+    keys = read_columns(plain, ["key"])["key"].to_pylist()
+    rows = read_info(plain).num_train
+    lines = [f"{keys[i]}.jpg,{i / 400},{-i / 400}\n" for i in range(rows) if i not in missing]
+    lines += ["elsewhere.jpg,0,0\n"] if not missing else []
+    table, name = tmp_path / "points.csv", f"table-{len(missing)}"
+    table.write_text("key,valence,arousal\n" + "".join(lines[::-1]))
+    if error:
+        with pytest.raises(error, match=sentence):
+            annotate_by_table(plain, name, str(table), COLUMNS, clip=False, standardize=False)
+        assert not os.path.exists(f"{faces}/versions/{name}")
+        return
+    info, unused = annotate_by_table(plain, name, str(table), COLUMNS, clip=False, standardize=True)
+    va = read_va(f"{faces}/versions/{name}", 0, 360)
+    assert unused == 1
+    assert info.source["va_source"] == {"table": "points.csv", "clip": False}
+    np.testing.assert_allclose(va[:rows].mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.diff(va[:rows, 0]), 1 / 400 / (np.arange(rows) / 400).std(), rtol=1e-3)
+    assert np.isnan(va[rows:]).all()  # the table has no rows of holdout and test
+
+
+def test_the_job_writes_a_version_and_says_one_sentence_where_it_cannot(plain: str, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(_model())
+    script = [sys.executable, str(root / "jobs" / "annotate_va.py"), "model", "--model", str(tmp_path / "model.pt")]
+    script += ["--dataset", plain, "--name", "by-job", "--input-size", "48"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(script, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "annotated 360 of 360 rows" in done.stdout
+    assert "valence-arousal: present" in done.stdout
+    assert "versions/by-job" in done.stdout
+    again = subprocess.run(script, capture_output=True, text=True, timeout=180, env=environment)
+    assert again.returncode == 2
+    assert "error: a version's name must be new" in again.stderr
