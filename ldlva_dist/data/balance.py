@@ -6,8 +6,9 @@ row stands in it quota // count or one more times, and thinned rows take turns. 
 its class counts alone. k = chunks, C = classes, n = rows of one chunk, m = rows it gives.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -29,15 +30,20 @@ def class_quotas(counts: Sequence[int], balance: float) -> tuple[int, ...]:
     return tuple(quota_C.tolist())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Balance:
     """The queues of all classes."""
 
-    counts_kC: NDArray[np.int32]
+    counts_kC: NDArray[np.int32] = field(compare=False)
     """Rows of each class in each chunk."""
     balance: float
     """See :func:`class_quotas`."""
     seed: int
+    digest: bytes = field(init=False)
+    """Of the counts, in whose place it is compared and hashed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hashlib.blake2b(self.counts_kC.tobytes(), digest_size=16).digest())
 
     @cached_property
     def counts_C(self) -> NDArray[np.int64]:

@@ -2,6 +2,8 @@
 
 The unit of reading is a *chunk*, up to ``chunk_rows`` consecutive rows of one shard. Epoch e is a permutation of all
 chunks by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd rows go round the lanes from epoch to epoch).
+The permutation keeps every lane in one Lth of the data set, another one each epoch, so that a batch, and a rank's share
+of it, has the mix of the whole even where the shards are in the order of classes (bench/shuffle.py).
 With class balance (balance.py) a chunk gives each row as often as the epoch wants it: what it gives is cut into parts
 of at most ``chunk_rows``, which are permuted in the chunks' place; an epoch still has N rows.
 Lanes run on endlessly, and global batch t takes the next ``batch_size / L`` rows of every lane. A *superstep* is the
@@ -40,7 +42,7 @@ class Run:
         return self.part[2] - self.part[1] if self.part else self.rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Plan:
     """The order in which samples 0..N-1 are trained on."""
 
@@ -178,7 +180,10 @@ def _epoch_order(plan: Plan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.
     """The epoch's units in their order: chunk, first of the chunk's rows, and the row of the epoch where each ends."""
     given_k = plan.balance.rows_of_chunks(epoch) if plan.balance else plan.chunks[1]
     chunk_u, begin_u, end_u = _cut(given_k, plan.chunk_rows)
-    order_u = np.random.default_rng((plan.seed, 0, epoch)).permutation(len(chunk_u))
+    generator = np.random.default_rng((plan.seed, 0, epoch))
+    stretch_u = (np.cumsum(end_u - begin_u) - 1) * plan.num_lanes // plan.num_rows
+    turned_u = (stretch_u + generator.integers(plan.num_lanes)) % plan.num_lanes
+    order_u = np.lexsort((generator.random(len(chunk_u)), turned_u))
     return chunk_u[order_u], begin_u[order_u], np.cumsum((end_u - begin_u)[order_u])
 
 

@@ -197,3 +197,32 @@ def test_quotas_are_exact_and_leave_no_class_out(
 ) -> None:
     assert class_quotas(counts, balance) == quotas
     assert sum(quotas) == sum(counts)
+
+
+def test_the_lanes_read_in_different_stretches_of_the_data_set_at_any_time() -> None:
+    """16 lanes over 1,600 chunks: the chunks they read at one time are one of each sixteenth of the ids."""
+    plan = Plan((3200,) * 8, seed=0, batch_size=16, chunk_rows=16)
+    for superstep in range(100):
+        chunks = [run.first_id // 16 for lane in range(16) for run in plan.window(lane, superstep)[0]]
+        assert sorted(chunk // 100 for chunk in chunks) == list(range(16))
+
+
+def test_a_batch_of_a_set_in_class_order_has_the_mix_of_the_whole() -> None:
+    plan = Plan((640,) * 10, seed=0, batch_size=64, chunk_rows=16)
+    for batch in _global_batches(plan, 1, 6):
+        classes = np.bincount([sample // 1600 for _, sample in batch], minlength=4)
+        assert abs(classes - 16).max() <= 2
+
+
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_costs_do_not_grow_with_the_rows_of_a_hundred_million(balance: float) -> None:
+    """What a step touches: a few runs a lane. An epoch's order is one permutation of the chunks."""
+    shard_rows = (50_000,) * 2000
+    bare = Plan(shard_rows, seed=0, batch_size=64, chunk_rows=256)
+    counts = np.tile(np.array([[200, 56]], dtype=np.int32), (len(bare.chunks[0]), 1))
+    plan = Plan(shard_rows, seed=0, batch_size=64, chunk_rows=256, balance=Balance(counts, balance, 0))
+    plan = plan if balance else bare
+    assert plan.num_rows == 100_000_000
+    runs = [run for lane in range(64) for run in plan.window(lane, 5000)[0]]
+    assert len(runs) <= 64 * 4
+    assert sum(run.count for run in runs) == 64 * 256
