@@ -1,11 +1,13 @@
 """Data sets of a known layout, drawn small: class order, protocol, official split."""
 
 import pickle
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Rows, Source, all_rows
 from ldlva_dist.data.sources.affectnet import BAD_BOX, AffectNetSource
@@ -16,6 +18,8 @@ from ldlva_dist.data.sources.affectnet_folders import (
     npy_value,
 )
 from ldlva_dist.data.sources.class_folders import NO_CLASS, ClassFoldersSource
+from ldlva_dist.data.sources.commands import Command
+from ldlva_dist.data.sources.common import Common
 from ldlva_dist.data.sources.fer_plus import BAD_VOTES, FerPlusSource, majority
 from ldlva_dist.data.sources.known import AffectNet, FerPlus, RafDb
 from ldlva_dist.data.sources.raf_db import NO_SPLIT, RafDbSource
@@ -295,3 +299,35 @@ def test_settings_of_affectnet_name_the_classes_they_pack(tmp_path: Path) -> Non
     settings = AffectNet(output="x", train=lists, images=str(tmp_path), num_classes=8)
     assert settings.classes[-1] == "Contempt"
     assert AffectNet(output="x", train=lists, images=str(tmp_path)).classes == REFERENCE_CLASSES
+
+
+KINDS = {
+    "folder": "--table t --images i",
+    "class-folders": "--train a --validation b --test c",
+    "parquet": "--train a b --votes x y",
+    "webdataset": "--train a.tar b.tar --label-field emotion --ignore npy",
+    "affectnet": "--train a.csv --test b.csv --images i --num-classes 8 --crop",
+    "affectnet-folders": "--root r --num-classes 7",
+    "rafdb": "--root r --suffix ''",
+    "ferplus": "--table t --images i --no-public-test",
+    "faces": "--train 10",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_packed_by_its_name_on_the_command_line(kind: str) -> None:
+    command = tyro.cli(Command, args=[kind, *shlex.split(KINDS[kind]), "--output", "set"])
+    assert isinstance(command, Common)
+    assert command.classes[:7] == REFERENCE_CLASSES
+    assert len(command.classes) == (8 if kind in ("affectnet", "ferplus") else 7)
+
+
+@pytest.mark.parametrize(
+    "kind", ["folder", "class-folders", "webdataset", "affectnet", "affectnet-folders", "rafdb", "ferplus"]
+)
+def test_data_that_are_not_there_are_a_setting_error_of_one_sentence(kind: str, tmp_path: Path) -> None:
+    arguments = KINDS[kind].replace("a.tar b.tar", str(tmp_path / "a.tar"))
+    command = tyro.cli(Command, args=[kind, *shlex.split(arguments), "--output", "set"])
+    with pytest.raises(SettingError, match=r"must name what exists|must name tars") as raised:
+        command.source()
+    assert raised.value.exit_code == 2

@@ -1,0 +1,77 @@
+"""Sources in a store give the rows that they give on a disk."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.rows import Source, all_rows
+from ldlva_dist.data.sources.affectnet_folders import AffectNetFoldersSource
+from ldlva_dist.data.sources.class_folders import ClassFoldersSource
+from ldlva_dist.data.sources.raf_db import RafDbSource
+from ldlva_dist.data.sources.samples import Fields
+from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tars_of
+from ldlva_dist.data.transforms import encode
+
+pytestmark = pytest.mark.usefixtures("swift")
+IMAGE = encode(np.zeros((8, 8, 3), dtype=np.uint8))
+BUCKET = "s3://faces/sources"
+
+
+def _npy(value: object) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(value))
+    return buffer.getvalue()
+
+
+def _tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in (("1.jpg", IMAGE), ("1.cls", b"3"), ("2.jpg", IMAGE), ("3.pkl", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()[:3000]
+
+
+FILES = {
+    "folders/Angry/x.jpg": IMAGE,
+    "folders/Happy/y.jpg": IMAGE,
+    "folders/Happy/notes.txt": b"",
+    "raf/list.txt": b"train_1.jpg 5\ntest_1.jpg 1\n",
+    "affect/images/7.jpg": IMAGE,
+    "affect/annotations/7_exp.npy": _npy("1"),
+    "affect/annotations/7_val.npy": _npy("0.5"),
+    "affect/annotations/7_aro.npy": _npy("-0.5"),
+    "tars/a.tar": _tar(),
+}
+SOURCES: dict[str, Callable[[str], Source]] = {
+    "folders": lambda root: ClassFoldersSource(folders={"train": f"{root}/folders"}),
+    "rafdb": lambda root: RafDbSource(labels=f"{root}/raf/list.txt", images=f"{root}/raf"),
+    "affectnet": lambda root: AffectNetFoldersSource(folders={"train": f"{root}/affect"}),
+    "tars": lambda root: WebDatasetSource(tars={"train": tuple(tars_of([f"{root}/tars"]))}, fields=Fields()),
+}
+
+
+def _facts(source: Source, root: str) -> list[tuple[object, ...]]:
+    return [
+        (rows.part, key, str(image).removeprefix(root), label, reason, *map(str, va))
+        for rows in all_rows(source)
+        for key, image, label, reason, va in zip(
+            rows.keys, rows.images, rows.labels, rows.reasons or (), rows.va, strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_in_a_store_is_the_one_on_disk(name: str, tmp_path: Path) -> None:
+    for path, data in FILES.items():
+        storage.write_bytes(f"{BUCKET}/{path}", data)
+        storage.write_bytes(str(tmp_path / path), data)
+    found = _facts(SOURCES[name](BUCKET), BUCKET)
+    assert found
+    assert found == _facts(SOURCES[name](str(tmp_path)), str(tmp_path))
