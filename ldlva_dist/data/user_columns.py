@@ -25,16 +25,41 @@ class Columns:
     valence: str | None = None
     arousal: str | None = None
 
+    def present(self) -> tuple[str, ...]:
+        """The names that are known."""
+        names = (self.path, self.label, self.valence, self.arousal)
+        return tuple(name for name in names if name is not None)
 
-def read_csv(uri: str, names: Sequence[str] | None = None, delimiter: str = ",") -> pa.Table:
-    """A CSV with every column as text; what is none is a DataError. ``names`` are for a file without a header."""
-    options = pa_csv.ReadOptions(use_threads=False, column_names=None if names is None else list(names))
+
+def csv_columns(uri: str, delimiter: str = ",") -> list[str]:
+    """The header of a CSV; what is none is a DataError."""
     parse = pa_csv.ParseOptions(delimiter=delimiter)
     try:
         with storage.open_input(uri) as stream:
-            found: list[str] = pa_csv.open_csv(stream, read_options=options, parse_options=parse).schema.names
-        text = pa_csv.ConvertOptions(column_types=dict.fromkeys(found, pa.string()))
+            options = pa_csv.ReadOptions(use_threads=False)
+            return pa_csv.open_csv(stream, read_options=options, parse_options=parse).schema.names
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{uri} is not a readable CSV: {error}") from error
+
+
+def read_csv(
+    uri: str, keep: Sequence[str] | None = None, *, names: Sequence[str] | None = None, delimiter: str = ","
+) -> pa.Table:
+    """A CSV with every column as text; what is none is a DataError.
+
+    Args:
+        uri: The file.
+        keep: Columns to keep, of those that are there; None keeps all.
+        names: Those of the columns, for a file without a header.
+        delimiter: What stands between two cells.
+    """
+    found = list(names or csv_columns(uri, delimiter))
+    kept = [name for name in found if keep is None or name in keep]
+    options = pa_csv.ReadOptions(use_threads=False, column_names=None if names is None else found)
+    text = pa_csv.ConvertOptions(column_types=dict.fromkeys(found, pa.string()), include_columns=kept)
+    try:
         with storage.open_input(uri) as stream:
+            parse = pa_csv.ParseOptions(delimiter=delimiter)
             return pa_csv.read_csv(stream, read_options=options, parse_options=parse, convert_options=text)
     except pa.ArrowInvalid as error:
         raise DataError(f"{uri} is not a readable CSV: {error}") from error

@@ -22,7 +22,7 @@ from ldlva_dist.data.rows import LEFT_OUT, REFERENCE_CLASSES, Part, Partition, R
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, spans
 from ldlva_dist.data.transforms import decode, encode
-from ldlva_dist.data.user_columns import Columns, va_cells
+from ldlva_dist.data.user_columns import Columns, csv_columns, va_cells
 from ldlva_dist.errors import DataError
 
 EXPRESSIONS = (*REFERENCE_CLASSES, "Contempt", "None", "Uncertain", "No-Face")
@@ -90,10 +90,12 @@ def settle(expressions: list[str], num_classes: int) -> tuple[list[str | None], 
 
 
 def _table(uri: str, crop: bool) -> pa.Table:
-    table = csv_table(uri)
-    if "subDirectory_filePath" not in table.column_names and len(table.column_names) == len(COLUMNS):
-        table = csv_table(uri, COLUMNS)
-    return need_columns(table, COLUMNS if crop else NEEDED, uri)
+    """The columns that are needed; landmarks, a kilobyte a row, are not."""
+    keep, present = (*NEEDED, *BOX) if crop else NEEDED, csv_columns(uri)
+    headless = "subDirectory_filePath" not in present and len(present) == len(COLUMNS)
+    if not headless:
+        need_columns(present, keep, uri)
+    return csv_table(uri, keep, names=COLUMNS if headless else None)
 
 
 def _face(image: bytes | str, box: tuple[str, ...], reason: str | None) -> tuple[bytes | str, str | None]:

@@ -24,10 +24,11 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.rows import LEFT_OUT, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, spans
-from ldlva_dist.data.user_columns import numbers_of
+from ldlva_dist.data.user_columns import csv_columns, numbers_of
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 VOTES = (*CLASSES, "unknown", "NF")
+COLUMNS = ("Usage", "Image name", *VOTES)
 USAGES: dict[Part, str] = {"train": "Training", "holdout": "PublicTest", "test": "PrivateTest"}
 FOLDERS: dict[Part, str] = {"train": "FER2013Train", "holdout": "FER2013Valid", "test": "FER2013Test"}
 NO_MAJORITY, NO_NAME, BAD_VOTES = f"{LEFT_OUT}no majority", f"{LEFT_OUT}it names no image", "the votes are no numbers"
@@ -50,6 +51,7 @@ class FerPlusSource:
 
     def partitions(self) -> list[Partition]:
         """Stretches of each part's shuffled order."""
+        need_columns(csv_columns(self.table), COLUMNS, self.table)
         return [piece for part in self.images for piece in cut(part, len(self._lines(part)), self.table)]
 
     def read(self, partition: Partition) -> Iterator[Rows]:
@@ -74,7 +76,7 @@ class FerPlusSource:
             )
 
     def _table(self) -> pa.Table:
-        return need_columns(csv_table(self.table), ("Usage", "Image name", *VOTES), self.table)
+        return csv_table(self.table, COLUMNS)
 
     def _lines(self, part: Part) -> NDArray[np.int64]:
         return np.flatnonzero(np.asarray(self._table()["Usage"]) == USAGES[part])

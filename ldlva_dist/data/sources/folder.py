@@ -13,7 +13,7 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, order_of, spans
-from ldlva_dist.data.user_columns import Columns, find_columns, label_cells, va_cells
+from ldlva_dist.data.user_columns import Columns, csv_columns, find_columns, label_cells, va_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +37,19 @@ class FolderSource:
         """Stretches of each table's shuffled order."""
         found: list[Partition] = []
         for part, uri in self.tables.items():
-            table = csv_table(uri)
-            find_columns(table.column_names, self.columns, uri)
-            found += cut(part, len(table), uri)
+            found += cut(part, len(csv_table(uri, self._columns_of(uri).present())), uri)
         return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """Rows with the uris of their images."""
-        table = csv_table(partition.place)
-        columns = find_columns(table.column_names, self.columns, partition.place)
+        columns = self._columns_of(partition.place)
+        table = csv_table(partition.place, columns.present())
         order = order_of(len(table), self.seed)
         for span in spans(partition):
             yield self._rows(partition.part, table, columns, order[span.start : span.stop])
+
+    def _columns_of(self, uri: str) -> Columns:
+        return find_columns(csv_columns(uri), self.columns, uri)
 
     def _rows(self, part: Part, table: pa.Table, columns: Columns, numbers: NDArray[np.int64]) -> Rows:
         assert columns.path, "found by find_columns"

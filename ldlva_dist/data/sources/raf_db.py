@@ -64,7 +64,7 @@ class RafDbSource:
             )
 
     def _table(self) -> pa.Table:
-        return csv_table(self.labels, NAMES, " ")
+        return csv_table(self.labels, names=NAMES, delimiter=" ")
 
     def _lines(self, part: Part) -> NDArray[np.int64]:
         is_test = np.strings.startswith(np.asarray(self._table()["name"], dtype=np.str_), "test_")

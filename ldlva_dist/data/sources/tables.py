@@ -25,30 +25,28 @@ def spans(partition: Partition) -> Iterator[range]:
         yield range(begin, min(begin + BLOCK_ROWS, partition.first + partition.rows))
 
 
-def csv_table(uri: str, names: tuple[str, ...] | None = None, delimiter: str = ",") -> pa.Table:
-    """A table with every column as text, parsed once per process for each size that it has had.
-
-    ``names`` are those of the columns where the file has no header. An empty cell is "".
-    """
+def csv_table(
+    uri: str, keep: Sequence[str] | None = None, *, names: Sequence[str] | None = None, delimiter: str = ","
+) -> pa.Table:
+    """:func:`read_csv`, once per process for each size that the file has had; an empty cell is ""."""
     with storage.open_input(uri) as stream:
         size = stream.size()
-    return _parsed(uri, size, names, delimiter)
+    return _parsed(uri, size, keep and tuple(keep), names and tuple(names), delimiter)
 
 
-def need_columns(table: pa.Table, names: Sequence[str], uri: str) -> pa.Table:
-    """The table itself; DataError where a column of a fixed layout is not in it."""
-    missing = [name for name in names if name not in table.column_names]
+def need_columns(present: Sequence[str], names: Sequence[str], uri: str) -> None:
+    """DataError where a column of a fixed layout is not in a table."""
+    missing = [name for name in names if name not in present]
     if missing:
-        raise DataError(
-            f"{uri} has no column {missing[0]!r}, which its layout has; {columns_present(table.column_names)}"
-        )
-    return table
+        raise DataError(f"{uri} has no column {missing[0]!r}, which its layout has; {columns_present(present)}")
 
 
 @lru_cache(maxsize=4)
-def _parsed(uri: str, size: int, names: tuple[str, ...] | None, delimiter: str) -> pa.Table:
+def _parsed(
+    uri: str, size: int, keep: tuple[str, ...] | None, names: tuple[str, ...] | None, delimiter: str
+) -> pa.Table:
     del size
-    return read_csv(uri, names, delimiter)
+    return read_csv(uri, keep, names=names, delimiter=delimiter)
 
 
 @lru_cache(maxsize=4)
