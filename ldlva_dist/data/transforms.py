@@ -89,7 +89,7 @@ def augment(  # noqa: PLR0913 - what identifies a draw, and the three settings o
     mirrored_b = (u_b8[:, 0] < 0.5) & flip
     shift_b2 = (u_b8[:, 1:3] * (2 * pad + 1)).astype(np.int64) - pad
     erased_b = u_b8[:, 3] < erase_probability
-    out = np.empty(0, dtype=np.uint8)
+    out = np.empty((0, 0, 0, 0), dtype=np.uint8)
     draws = zip(images, mirrored_b.tolist(), shift_b2.tolist(), strict=True)
     for row, (image, mirrored, (dy, dx)) in enumerate(draws):
         if row == 0:
