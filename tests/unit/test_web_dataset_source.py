@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,20 @@ def test_every_single_broken_byte_of_a_header_is_noticed_or_harmless() -> None:
         damaged = any(isinstance(entry, Damage) for entry in entries)
         assert damaged or names == ["a.jpg", "a.json", "b.jpg", "b.json"]
         assert names[-1] == "b.json"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_damage_costs_a_sample_without_a_word(tmp_path: Path, seed: int) -> None:
+    keys = {f"k{i}" for i in range(8)}
+    whole = Path(_tar(tmp_path / "whole.tar", [row for key in sorted(keys) for row in _sample(key)])).read_bytes()
+    draw = random.Random(seed)
+    for _ in range(20):
+        at, size = draw.randrange(len(whole)), draw.choice([1, 512, 700, 1024])
+        hurt = draw.choice([b"", bytes(size), draw.randbytes(size), whole[at : at + size] * 2])
+        (tmp_path / "t.tar").write_bytes(whole[:at] + hurt + (whole[at + size :] if draw.random() < 0.8 else b""))
+        found = _found(str(tmp_path / "t.tar"))
+        good = {key for key, _, reason in found if reason is None}
+        assert good >= keys or len(good) < len(found)
 
 
 def test_keys_may_begin_again_in_every_tar(tmp_path: Path) -> None:
