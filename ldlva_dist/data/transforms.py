@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 import simplejpeg
@@ -89,17 +90,17 @@ def augment(  # noqa: PLR0913 - what identifies a draw, and the three settings o
     mirrored_b = (u_b8[:, 0] < 0.5) & flip
     shift_b2 = (u_b8[:, 1:3] * (2 * pad + 1)).astype(np.int64) - pad
     erased_b = u_b8[:, 3] < erase_probability
-    out = np.empty((0, 0, 0, 0), dtype=np.uint8)
-    draws = zip(images, mirrored_b.tolist(), shift_b2.tolist(), strict=True)
+    images = iter(images)
+    first = next(images)
+    height, width, channels = first.shape
+    out = np.empty((len(ids_b), height, width, channels), dtype=np.uint8)
+    draws = zip(chain([first], images), mirrored_b.tolist(), shift_b2.tolist(), strict=True)
     for row, (image, mirrored, (dy, dx)) in enumerate(draws):
-        if row == 0:
-            out = np.empty((len(ids_b), *image.shape), dtype=np.uint8)
         if mirrored:
-            for c in range(image.shape[2]):  # three strided copies cost a third of one copy of reversed pixels
+            for c in range(channels):  # three strided copies cost a third of one copy of reversed pixels
                 _crop(image[:, ::-1, c], out[row, :, :, c], dy, dx)
         else:
             _crop(image, out[row], dy, dx)
-    _, height, width, channels = out.shape
     boxes_b4 = _erase_boxes(u_b8[:, 4:], height, width)
     for row in np.flatnonzero(erased_b).tolist():
         y, x, h, w = boxes_b4[row].tolist()
