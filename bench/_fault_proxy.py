@@ -50,6 +50,7 @@ class Proxy:
             return _refusal(fault)
         if kind == "bitflip" and body:
             body[int(fault["share"] * (len(body) - 1))] ^= 1
+            fault = {}
         headers = {name: value for name, value in request.headers.items() if name.lower() not in NOT_OURS}
         session, url = request.app[SESSION], URL(self._store + request.raw_path, encoded=True)
         async with session.request(
@@ -82,6 +83,7 @@ class Proxy:
                     await asyncio.sleep(fault["seconds"])
                     piece, sent = piece[here:], sent + here
                 else:
+                    await asyncio.sleep(0.1)  # a reset throws away what the client has not yet taken
                     _cut(request, hard=kind == "reset")
                     return True
             if kind == "bitflip" and 0 <= here < len(piece):

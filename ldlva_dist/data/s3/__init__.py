@@ -2,9 +2,11 @@
 
 boto3 and not pyarrow.fs, whose client cannot resume a body that broke off, abort an upload, or be held to a limit.
 Credentials come from boto3's chain (environment, profile, instance); the endpoint from AWS_ENDPOINT_URL_S3 or
-AWS_ENDPOINT_URL (then path-style), the region from AWS_REGION, AWS_DEFAULT_REGION or the profile. Every call is tried
-again, with back-off, for LDLVA_S3_LIMIT_S seconds (120) plus its size at 64 KB/s; with the last try's waits for a
-connection (5 s) and for bytes (20 s) on top, that is the longest it takes.
+AWS_ENDPOINT_URL (then path-style), the region from AWS_REGION, AWS_DEFAULT_REGION or the profile.
+
+Limits: every call is tried again, with back-off, for LDLVA_S3_LIMIT_S seconds (120), and one more for each 64 KB of its
+size. A try waits a twelfth of the limit for a connection and a sixth for the next bytes (10 s, 20 s); the last try may
+come on top.
 
 Memory: a reader holds the bytes it asked for, twice for a moment; a writer of a file one part of 16 MB.
 """

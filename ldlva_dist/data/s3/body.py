@@ -7,7 +7,7 @@ from botocore.exceptions import ClientError
 from isal.isal_zlib import crc32
 
 from ldlva_dist.data.s3.client import attempt, client, limit_s, split
-from ldlva_dist.data.s3.errors import code_of
+from ldlva_dist.data.s3.errors import BEYOND, CHANGED, code_of
 from ldlva_dist.errors import ClusterError, DataError
 
 PIECE_BYTES = 256 << 10
@@ -23,12 +23,12 @@ def read(uri: str, offset: int = 0, size: int | None = None) -> bytes:
     """
     if size == 0:
         return b""
-    body = _Body(uri, offset, size)
+    body = Body(uri, offset, size)
     attempt(uri, body.fetch, lambda: body.wanted or 0)
     return body.joined()
 
 
-class _Body:
+class Body:
     """The bytes of one read, over as many connections as it takes."""
 
     def __init__(self, uri: str, offset: int, size: int | None) -> None:
@@ -51,9 +51,9 @@ class _Body:
         try:
             answer = client().get_object(Bucket=bucket, Key=key, **ask)
         except ClientError as error:
-            if code_of(error) in ("InvalidRange", "416"):
+            if code_of(error) in BEYOND:
                 raise self._short() from error
-            if code_of(error) in ("PreconditionFailed", "412"):
+            if code_of(error) in CHANGED:
                 raise DataError(f"{self._uri} was written anew while it was read") from error
             raise
         size = answer["ContentLength"]
@@ -88,9 +88,9 @@ class _Body:
                 raise TimeoutError(f"{size} bytes had not come after {limit:.0f} s")
 
     def _known(self, error: ClientError) -> Exception:
-        if code_of(error) in ("InvalidRange", "416"):
+        if code_of(error) in BEYOND:
             return self._short()
-        if code_of(error) in ("PreconditionFailed", "412"):
+        if code_of(error) in CHANGED:
             return DataError(f"{self._uri} was written anew while it was read")
         return error
 

@@ -13,7 +13,6 @@ from ldlva_dist.data.s3.errors import FAILURES, clear_error, is_passing
 from ldlva_dist.errors import SettingError
 
 S3 = "s3://"
-CONNECT_S, READ_S = 5, 20
 LIMIT_S = 120
 SLOWEST_BYTES_PER_S = 64 << 10
 _ENVIRONMENT = (
@@ -25,6 +24,7 @@ _ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "LDLVA_S3_LIMIT_S",
 )
 T = TypeVar("T")
 
@@ -47,8 +47,8 @@ def _client(pid: int, *environment: str | None) -> Any:
     endpoint = environment[0] or environment[1]
     region = environment[2] or environment[3]
     settings = Config(
-        connect_timeout=CONNECT_S,
-        read_timeout=READ_S,
+        connect_timeout=limit_s(0) / 12,
+        read_timeout=limit_s(0) / 6,
         max_pool_connections=16,
         retries={"total_max_attempts": 1, "mode": "standard"},  # attempt alone tries again
         s3={"addressing_style": "path" if endpoint else "auto"},

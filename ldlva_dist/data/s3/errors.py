@@ -21,6 +21,10 @@ from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 FAILURES = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 """Everything that boto3 and its connections raise."""
 
+BEYOND = ("InvalidRange", "416")
+"""What a store calls a range that begins behind the end."""
+CHANGED = ("PreconditionFailed", "412")
+"""... and an object that is another one than was asked for."""
 _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError)
 _MISSING = {"NoSuchKey", "NotFound", "404"}
 _GARBLED = {"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"}

@@ -8,7 +8,7 @@ from isal.isal_zlib import crc32
 
 from ldlva_dist.data.s3.body import CRC
 from ldlva_dist.data.s3.client import attempt, client, split
-from ldlva_dist.data.s3.errors import code_of
+from ldlva_dist.data.s3.errors import BEYOND, code_of
 from ldlva_dist.errors import ClusterError, DataError
 
 PART_BYTES = 16 << 20
@@ -16,8 +16,7 @@ PART_BYTES = 16 << 20
 
 def size_of(uri: str) -> int:
     """Bytes of an object."""
-    bucket, key = split(uri)
-    return attempt(uri, lambda: client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+    return attempt(uri, lambda: _size(*split(uri)))
 
 
 def find_size(uri: str) -> int | None:
@@ -115,6 +114,19 @@ def _complete(upload: dict[str, Any], parts: list[dict[str, Any]], size: int) ->
         client().complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
     except ClientError as error:
         # The answer to an earlier try may have been lost.
-        place = {name: upload[name] for name in ("Bucket", "Key")}
-        if code_of(error) != "NoSuchUpload" or client().head_object(**place)["ContentLength"] != size:
+        place = {"bucket": upload["Bucket"], "key": upload["Key"]}
+        if code_of(error) != "NoSuchUpload" or _size(**place) != size:
             raise
+
+
+def _size(bucket: str, key: str) -> int:
+    """By the first byte, because what a store answers to HEAD does not say why it refused."""
+    try:
+        answer = client().get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
+    except ClientError as error:
+        if code_of(error) in BEYOND:
+            return 0
+        raise
+    with answer["Body"] as stream:
+        stream.read()
+    return int(answer["ContentRange"].rpartition("/")[2])
