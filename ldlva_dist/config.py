@@ -31,7 +31,7 @@ class DataConfig:
     """Folder or s3:// prefix that jobs/make_shards.py wrote, or a version in it (DATASET/versions/NAME)."""
     batch_size: int = 32
     """Samples in one optimiser step, over all workers."""
-    chunk_rows: int = 256
+    chunk_rows: int = 128
     """Rows that one lane fetches at a time: larger reads less often and mixes less."""
     balance: float = 0.0
     """Rows of a class in an epoch grow with its count to the power of 1 - balance: 0 as packed, 1 all classes alike."""

@@ -1,21 +1,22 @@
 """One run: check, start the services, fit, take the services away."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import ray
 import ray.train
-from ray.train import CheckpointConfig
+from ray.exceptions import RayError
+from ray.train import CheckpointConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ldlva_dist import placement
 from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
-from ldlva_dist.errors import ClusterError, LdlvaError, SettingError
+from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.service import NeighborService, start_service
 from ldlva_dist.training import build
@@ -57,10 +58,10 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
             scaling_config=placement.scaling(config.placement),
             run_config=ray.train.RunConfig(
                 name=config.name,
-                storage_path=config.storage_path,
+                **train_storage(config.storage_path),
                 failure_config=placement.failures(config.placement),
                 checkpoint_config=CheckpointConfig(num_to_keep=config.training.num_to_keep),
-                callbacks=list(callbacks),
+                callbacks=[_NoSecondTry(), *callbacks],
             ),
         )
         result = _fit(trainer)
@@ -70,6 +71,14 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
     assert result.checkpoint is not None, "a finished run has a checkpoint"
     checkpoint_uri = storage.join(run_uri(config), result.checkpoint.path.rsplit("/", 1)[-1])
     return RunResult(run_uri=run_uri(config), checkpoint_uri=checkpoint_uri, metrics=dict(result.metrics or {}))
+
+
+def train_storage(uri: str) -> dict[str, Any]:
+    """Where Ray Train and Tune keep a folder; a store is reached by our own door, with its limits and retries."""
+    if not storage.is_remote(uri):
+        return {"storage_path": uri}
+    filesystem, path = storage.resolve(uri)
+    return {"storage_path": path, "storage_filesystem": filesystem}
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -160,11 +169,34 @@ def _fit(trainer: TorchTrainer) -> ray.train.Result:
     try:
         return trainer.fit()
     except ray.train.WorkerGroupError as error:
-        causes = [getattr(cause, "cause", cause) for cause in error.worker_failures.values()]
-        ours = [cause for cause in causes if isinstance(cause, LdlvaError)]
+        ours = _ours(error.worker_failures.values())
         if ours:
-            raise ours[0] from error
+            raise ours from error
         rank, cause = next(iter(error.worker_failures.items()))
         raise ClusterError(f"worker {rank} failed: {str(cause).strip().splitlines()[-1]}") from error
     except ray.train.ControllerError as error:
+        ours = _ours([error.controller_failure])
+        if ours:
+            raise ours from error
         raise ClusterError(f"the run's controller failed: {error.controller_failure}") from error
+
+
+class _NoSecondTry(UserCallback):
+    """Ends a run whose data or settings are at fault: they would be so after a restart too."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """An exception of a callback is final."""
+        ours = _ours(worker_exceptions.values())
+        if isinstance(ours, DataError | SettingError):
+            raise ours
+
+
+def _ours(errors: Iterable[BaseException]) -> LdlvaError | None:
+    """The first error of ours, free of what Ray wraps around it."""
+    for error in errors:
+        inner: BaseException | None = error
+        while inner is not None:
+            if isinstance(inner, LdlvaError) and not isinstance(inner, RayError):
+                return inner
+            inner = getattr(inner, "cause", None) or getattr(inner, "_base_exc", None) or inner.__cause__
+    return None

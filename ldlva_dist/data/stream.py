@@ -4,9 +4,9 @@ A pipeline's items are superstep numbers. One task fetches the rank's window of 
 row, and yields the finished batches of the superstep in order. The plan decides what is in them; Ray decides only where
 the work runs.
 
-A task holds one superstep at a time: ``chunk_rows`` x the rank's lanes x the bytes of an encoded image (64 x 64 x 20 kB
-= 82 MB), and a block of 32 MB that it is finishing. ``num_cpus`` tasks run at once, and their finished blocks wait in
-Ray's object store. The manifest's blocks (26 bytes a row) lie there once a node and are read in place.
+A task holds one superstep at a time: ``chunk_rows`` x the rank's lanes x the bytes of an encoded image (128 x 64 x 20
+kB = 164 MB), and the block of 32 MB that it is finishing. ``num_cpus`` tasks run at once; finished blocks wait in Ray's
+object store. The manifest's blocks (26 bytes a row) lie there too, once a node, and are read in place.
 """
 
 import time
@@ -30,7 +30,7 @@ from ldlva_dist.data.windows import Columns, ImageSettings, Window, fetch, finis
 from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.messages import Batch
 
-SUPERSTEPS_PER_PIPELINE = 512
+TASKS_PER_PIPELINE = 512
 # A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
 BLOCK_BYTES = 32 << 20
 LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
@@ -144,8 +144,9 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
     context.target_max_block_size = supersteps.bytes_per_block
     context.custom_execution_callback_classes = [_Breather]
     per_task = max(1, TASK_ROWS // (plan.steps_per_superstep * len(positions)))
-    for first in range(begin, end, SUPERSTEPS_PER_PIPELINE):
-        items = [{"superstep": superstep} for superstep in range(first, min(end, first + SUPERSTEPS_PER_PIPELINE))]
+    for first in range(begin, end, per_task * TASKS_PER_PIPELINE):
+        last = min(end, first + per_task * TASKS_PER_PIPELINE)
+        items = [{"superstep": superstep} for superstep in range(first, last)]
         dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task)).map_batches(
             supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), compute=TaskPoolStrategy(max(1, int(num_cpus)))
         )

@@ -1,0 +1,56 @@
+"""A run over damaged data: it stops at once with one sentence, or goes on and leaves the list."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ldlva_dist import launch
+from ldlva_dist.config import DataConfig, LossConfig, ModelConfig, PlacementConfig, RunConfig, TrainingConfig
+from ldlva_dist.data.bad_rows import read_quarantine
+from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("cluster")
+BAD = 100
+
+
+@pytest.fixture
+def config(faces: str, tmp_path: Path) -> RunConfig:
+    """A run over a copy of the faces with one changed byte."""
+    copy = shutil.copytree(faces, tmp_path / "faces")
+    row = read_columns(faces, ["shard", "offset"], first_id=BAD, rows=1).to_pylist()[0]
+    shard = copy / read_info(faces).shards[row["shard"]].name
+    data = bytearray(shard.read_bytes())
+    data[row["offset"] + 99] ^= 1
+    shard.write_bytes(data)
+    return RunConfig(
+        name="run",
+        storage_path=str(tmp_path / "runs"),
+        data=DataConfig(dataset=str(copy), batch_size=27, image_size=48),
+        model=ModelConfig(name="resnet10", width=4, stem="small"),
+        loss=LossConfig(recipe="ce", class_weights="balanced"),
+        training=TrainingConfig(epochs=1.5),
+        placement=PlacementConfig(num_workers=2, cpus_per_worker=0.25, data_cpus_per_worker=0.25),
+    )
+
+
+def test_a_damaged_row_ends_the_run_at_the_first_try_and_is_named(config: RunConfig) -> None:
+    with pytest.raises(DataError, match=rf"^row {BAD}, at byte \d+ of .*\.tar: .*checksum"):
+        launch.fit(config)
+
+
+def test_over_the_budget_the_run_ends_and_its_list_stays(config: RunConfig) -> None:
+    config = replace(config, data=replace(config.data, on_bad_data="quarantine"))
+    uri = f"{launch.run_uri(config)}/quarantine.parquet"
+    with pytest.raises(DataError, match=rf"^1 bad rows of \d+ are more than data\.max_bad_share=0\.001.*{uri}$"):
+        launch.fit(config)
+    assert [row.id for row in read_quarantine(uri)] == [BAD]
+
+
+def test_within_the_budget_a_balanced_run_goes_to_its_end_and_lists_the_row(config: RunConfig) -> None:
+    data = replace(config.data, on_bad_data="quarantine", max_bad_share=0.01, balance=1.0)
+    result = launch.fit(replace(config, data=data))
+    assert result.checkpoint_uri.endswith("step-00000015")
+    assert [row.id for row in read_quarantine(f"{result.run_uri}/quarantine.parquet")] == [BAD]
