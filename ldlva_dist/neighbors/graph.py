@@ -39,6 +39,8 @@ class GraphInfo:
     """Of the data set it was built from."""
     part_rows: int
     """Ids in each part but the last."""
+    imported: bool = False
+    """Whether a user's table named the neighbours: they keep its order, which need not be that of the distances."""
     format_version: int = FORMAT_VERSION
 
 
@@ -124,6 +126,17 @@ def read_graph(dataset_uri: str, first: int, rows: int, k: int) -> tuple[NDArray
             source = _load(_part_uri(_folder(dataset_uri, info.num_neighbors), name, part))
             target[low - first : high - first] = source[low - begin : high - begin, :k]
     return ids_nk, squared_nk
+
+
+def graph_infos(dataset_uri: str) -> list[tuple[str, GraphInfo]]:
+    """Folder and description of every finished graph of a data set, whatever version it was built from."""
+    folders = [storage.join(dataset_uri, name) for name in storage.list_folder(dataset_uri) if _FOLDER.fullmatch(name)]
+    return [(folder, info) for folder in folders if (info := _read_info(folder))]
+
+
+def read_part(folder: str, part: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Neighbour ids and squared distances of one part of a graph, [n, K] each, as they are stored."""
+    return _load(_part_uri(folder, "ids", part)), _load(_part_uri(folder, "distances", part))
 
 
 def _folder(dataset_uri: str, k: int) -> str:

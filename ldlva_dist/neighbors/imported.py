@@ -123,7 +123,13 @@ def _neighbors(
 
 def _write(dataset_uri: str, data: DatasetInfo, ids_NK: NDArray[np.int32], part_rows: int) -> GraphInfo:
     num_samples, k = ids_NK.shape
-    info = GraphInfo(num_samples=num_samples, num_neighbors=k, content_hash=data.content_hash, part_rows=part_rows)
+    info = GraphInfo(
+        num_samples=num_samples,
+        num_neighbors=k,
+        content_hash=data.content_hash,
+        part_rows=part_rows,
+        imported=True,
+    )
     va_N2 = read_va(dataset_uri, 0, num_samples).astype(np.float64)
 
     def find(ids_n: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
