@@ -51,6 +51,11 @@ class Server:
                 raise RuntimeError(f"{self._command[1]} did not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """Of the process as it runs now."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End the process at once, as kill -9 does."""
         self._process.kill()

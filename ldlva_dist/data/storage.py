@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
@@ -21,6 +21,7 @@ from ldlva_dist.data import s3
 from ldlva_dist.data.s3.files import S3Files, open_object
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 
+COPY_BYTES = 8 << 20
 T = TypeVar("T")
 
 
@@ -79,19 +80,17 @@ def open_input(uri: str) -> pa.NativeFile:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file; it appears complete or not at all. Missing local folders are made."""
-    if is_remote(uri):
-        s3.write(uri, io.BytesIO(data), len(data))
-    else:
-        _local(uri, lambda path: _write(Path(path), data))
+    _write(uri, io.BytesIO(data), len(data))
 
 
 def upload(local: str, uri: str) -> None:
-    """Copy a local file to a uri; in a store it appears complete or not at all."""
-    if not is_remote(uri):
-        _local(uri, lambda path: shutil.copyfile(local, path))
-        return
-    with open(local, "rb") as source:
-        s3.write(uri, source, os.fstat(source.fileno()).st_size)
+    """Copy a local file to a uri; it appears complete or not at all. Missing local folders are made."""
+
+    def copy(path: str) -> None:
+        with open(path, "rb") as source:
+            _write(uri, source, os.fstat(source.fileno()).st_size)
+
+    _local(local, copy)
 
 
 def make_folder(uri: str) -> None:
@@ -153,12 +152,19 @@ def _read(path: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(uri: str, source: IO[bytes], size: int) -> None:
+    if is_remote(uri):
+        s3.write(uri, source, size)
+    else:
+        _local(uri, lambda path: _replace(Path(path), source))
+
+
+def _replace(path: Path, source: IO[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            shutil.copyfileobj(source, stream, COPY_BYTES)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError:

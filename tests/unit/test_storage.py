@@ -37,6 +37,16 @@ def test_writing_again_replaces_the_file_and_leaves_nothing_else(tmp_path: Path)
     assert storage.list_folder(str(tmp_path)) == ["file.bin"]
 
 
+def test_a_copied_file_replaces_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"new")
+    storage.write_bytes(str(tmp_path / "folder" / "file"), b"old")
+    storage.upload(str(tmp_path / "source"), str(tmp_path / "folder" / "file"))
+    assert storage.read_bytes(str(tmp_path / "folder" / "file")) == b"new"
+    assert storage.list_folder(str(tmp_path / "folder")) == ["file"]
+    with pytest.raises(DataError, match=r"no file .*missing"):
+        storage.upload(str(tmp_path / "missing"), str(tmp_path / "folder" / "file"))
+
+
 def test_deleting_what_is_not_there_does_nothing(tmp_path: Path) -> None:
     storage.delete_folder(storage.join(str(tmp_path), "none"))
     storage.delete_file(storage.join(str(tmp_path), "none"))

@@ -1,6 +1,7 @@
 """The connection to a store: whom it asks, how long it tries, how its failures are named."""
 
 import os
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ _ENVIRONMENT = (
     "AWS_SESSION_TOKEN",
     "LDLVA_S3_LIMIT_S",
 )
+_BUILDING = threading.Lock()
 T = TypeVar("T")
 
 
@@ -39,7 +41,8 @@ def split(uri: str) -> tuple[str, str]:
 
 def client() -> Any:
     """This process's boto3 client for the environment as it is now; threads share it, forks do not."""
-    return _client(os.getpid(), *(os.environ.get(name) for name in _ENVIRONMENT))
+    with _BUILDING:  # threads that begin together would each build one, which takes 0.1 s
+        return _client(os.getpid(), *(os.environ.get(name) for name in _ENVIRONMENT))
 
 
 @lru_cache(maxsize=8)
