@@ -160,7 +160,7 @@ def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
             scheduler=_scheduler(config),
             search_alg=_search(config, limit),
         ),
-        run_config=tune.RunConfig(name=TUNE, storage_path=folder, callbacks=callbacks, verbose=0),
+        run_config=tune.RunConfig(name=TUNE, callbacks=callbacks, verbose=0, **launch.train_storage(folder)),
     )
 
 

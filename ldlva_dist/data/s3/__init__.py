@@ -8,7 +8,7 @@ Limits: every call is tried again, with back-off, for LDLVA_S3_LIMIT_S seconds (
 size. A try waits a twelfth of the limit for a connection and a sixth for the next bytes (10 s, 20 s); the last try may
 come on top.
 
-Memory: a reader holds the bytes it asked for, twice for a moment; a writer of a file one part of 16 MB.
+Memory: a reader holds the bytes it asked for, while they come up to an eighth more; a writer one part of 16 MB.
 """
 
 from ldlva_dist.data.s3.body import read

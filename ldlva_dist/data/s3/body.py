@@ -1,5 +1,6 @@
 """Reading objects: what a broken connection delivered is kept, and only the rest asked for again."""
 
+import io
 import time
 from typing import Any
 
@@ -35,15 +36,14 @@ class Body:
         self.wanted = size
         """Bytes of the whole read; None until the store has told."""
         self._uri, self._offset, self._whole = uri, offset, size is None
-        self._pieces: list[bytes] = []
-        self._got = 0
+        self._data = io.BytesIO()
         self._answer: dict[str, Any] = {}
         self._began = time.monotonic()
 
     def fetch(self) -> None:
         """Ask for what is not there yet."""
         bucket, key = split(self._uri)
-        ask, begin = {}, self._offset + self._got
+        ask, begin = {}, self._offset + self._data.tell()
         if self.wanted is not None:
             ask["Range"] = f"bytes={begin}-{self._offset + self.wanted - 1}"
         if self._answer:
@@ -63,12 +63,12 @@ class Body:
             self._answer = self._answer or answer
             self.wanted = size if self.wanted is None else self.wanted
             self._take(stream, size)
-        if self._got < self.wanted:
+        if self._data.tell() < self.wanted:
             raise self._short()
 
     def joined(self) -> bytes:
         """All bytes; for an object that was read whole, checked."""
-        data = b"".join(self._pieces)
+        data = self._data.getvalue()
         told = self._answer["Metadata"].get(CRC) if self._whole else None
         if told is not None and int(told) != crc32(data):
             raise DataError(f"{self._uri} is damaged: it does not have the checksum it was written with")
@@ -81,9 +81,7 @@ class Body:
             piece = stream.read1(PIECE_BYTES)  # what is there; read() would wait for all, however slowly it comes
             if not piece:
                 raise ConnectionError(f"the body broke off {size} bytes before its end")
-            self._pieces.append(piece)
-            self._got += len(piece)
-            size -= len(piece)
+            size -= self._data.write(piece)
             if size and time.monotonic() > self._began + limit:
                 raise TimeoutError(f"{size} bytes had not come after {limit:.0f} s")
 
@@ -95,4 +93,6 @@ class Body:
         return error
 
     def _short(self) -> DataError:
-        return DataError(f"{self._uri} ends early: wanted {self.wanted} bytes at {self._offset}, got {self._got}")
+        return DataError(
+            f"{self._uri} ends early: wanted {self.wanted} bytes at {self._offset}, got {self._data.tell()}"
+        )
