@@ -55,7 +55,7 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
     settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
     total_steps = plan.steps_for(config.training.epochs)
     meters = Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device)
-    log = MetricsLog(run_uri(config), state.step + 1) if dist.get_rank() == 0 else None
+    log = _open_log(config, state.step)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
     for batch, neighbors in look_ahead(_batches(config, resources, plan, state.step), client, meters):
@@ -188,6 +188,19 @@ def save(state: TrainState, metrics: dict[str, Any]) -> None:
             checkpoint=Checkpoint.from_directory(folder),
             checkpoint_dir_name=f"step-{state.step:08d}",
         )
+
+
+def _open_log(config: RunConfig, step: int) -> MetricsLog | None:
+    """Rank 0's log, once what a killed lineage left of later steps is gone.
+
+    Its last checkpoint may be half-written; on another number of ranks its files would stay beside the new ones.
+    """
+    if dist.get_rank() != 0:
+        return None
+    for name in storage.list_folder(run_uri(config)):
+        if name.startswith("step-") and int(name.removeprefix("step-")) > step:
+            storage.delete_folder(storage.join(run_uri(config), name))
+    return MetricsLog(run_uri(config), step + 1)
 
 
 def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClient | None:
