@@ -1,25 +1,54 @@
-"""Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...
+"""Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...; or read one again: verify DATASET.
 
 KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others. The same command goes on where an
 interrupted one stopped.
 """
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import tyro
+from tyro.conf import Positional, subcommand
 
 from ldlva_dist import placement
 from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import DATASET
+from ldlva_dist.data.manifest import DATASET, read_info
 from ldlva_dist.data.packing.engine import pack
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.sources.commands import Command
 from ldlva_dist.errors import SettingError
 from ldlva_dist.progress import ProgressBar
 from ldlva_dist.terminal import print_dataset, run_job
+from ldlva_dist.verify import verify
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read a whole data set again: shards, manifest and neighbour graphs; exit code 3 says what is wrong."""
+
+    dataset: Positional[str]
+    """Folder or s3:// prefix of a data set, or of a version of one."""
 
 
 def main() -> None:
     """Pack, or verify."""
-    run_pack(tyro.cli(Command, description=__doc__))
+    command = tyro.cli(Command | Annotated[Verify, subcommand("verify")], description=__doc__)
+    if isinstance(command, Verify):
+        run_verify(command.dataset)
+    else:
+        run_pack(command)
+
+
+def run_verify(dataset: str) -> None:
+    """Say "ok" and what was read."""
+    read_info(dataset)  # a wrong address is said before a cluster starts
+    placement.connect()
+    with ProgressBar() as progress:
+        found = verify(dataset, progress)
+    rows = sum(split.rows for split in found.info.splits.values())
+    size = sum(shard.bytes for shard in found.info.shards) / 1e6
+    print(f"ok: {rows} rows in {len(found.info.shards)} shards, {size:.1f} MB; neighbour graphs: {found.graphs}")
+    print(f"content hash {found.info.content_hash}")
 
 
 def run_pack(command: Command) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ldlva_dist.errors import DataError
 MAX_KEY_BYTES = 80  # a tar header has room for 100
 _MAGIC = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"GIF8": "gif"}
 _MAGIC |= {b"II*\x00": "tif", b"MM\x00*": "tif"}
+IMAGE_EXTENSIONS = frozenset({*_MAGIC.values(), "img"})
 
 
 class ShardBuilder:
@@ -97,6 +98,12 @@ def sanitise_key(name: str) -> str:
         return key
     kept = key.encode()[: MAX_KEY_BYTES - 17].decode(errors="ignore")
     return f"{kept}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+
+
+def public_facts(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """What a shard says of a row of the manifest: never votes or truth, so that no reader of shards trains on them."""
+    va = {name: None if row[name] is None else round(row[name], 6) for name in ("valence", "arousal")}
+    return {"key": row["key"], "label": row["label"], "class": class_names[row["label"]], **va}
 
 
 def image_extension(image: bytes | memoryview) -> str:

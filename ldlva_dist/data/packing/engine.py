@@ -143,7 +143,7 @@ def _each(
 
 def fingerprint(source: Source, partitions: Sequence[Partition], settings: PackSettings) -> str:
     """What must be the same for an interrupted packing to be gone on with."""
-    facts: list[Any] = [FORMAT, source.describe(), dataclasses.asdict(settings)]
+    facts: list[Any] = [FORMAT, repr(source), dataclasses.asdict(settings)]
     facts += [_stamp(place) for place in dict.fromkeys(partition.place for partition in partitions)]
     facts += [dataclasses.astuple(partition) for partition in partitions]
     noise = parse_noise(settings.noise) if settings.noise else None

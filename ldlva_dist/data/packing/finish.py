@@ -48,7 +48,7 @@ def finish(
             name=settings.name,
             class_names=settings.class_names,
             splits={name: SplitInfo(first_id=sum(rows[:i]), rows=rows[i]) for i, name in enumerate(SPLITS)},
-            shards=tuple(shard for found in shards for shard in found),
+            shards=tuple(sorted((shard for found in shards for shard in found), key=lambda shard: shard.first_id)),
             has_valence_arousal=order.has_valence_arousal,
             va_transform=_pairs(order),
             content_hash=digest.hexdigest(),

@@ -1,6 +1,6 @@
 """Second pass: which rows are packed, with what label, under which id, into which shard.
 
-One task; it holds columns of all rows, about 100 bytes a row at its peak. N = all rows, A = accepted rows.
+One task; it holds columns of all rows, about 130 bytes a row at its peak. N = all rows, A = accepted rows.
 """
 
 from collections.abc import Mapping, Sequence

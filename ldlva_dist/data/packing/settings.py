@@ -1,6 +1,7 @@
 """What a user decides about packing."""
 
-from dataclasses import asdict, dataclass
+import posixpath
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ldlva_dist.data.noise import parse_noise
@@ -37,5 +38,8 @@ class PackSettings:
 
     def describe(self) -> dict[str, Any]:
         """For ``dataset.json``."""
-        facts = asdict(self)
-        return {name: facts[name] for name in ("size", "holdout", "seed", "shuffle_va", "noise")}
+        facts = {"size": self.size, "holdout": self.holdout, "seed": self.seed, "shuffle_va": self.shuffle_va}
+        if self.noise is None:
+            return facts
+        kind, _, value = self.noise.partition(":")
+        return {**facts, "noise": f"{kind}:{posixpath.basename(value)}"}

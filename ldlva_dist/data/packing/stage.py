@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldlva_dist.data import storage
-from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.errors import ClusterError, DataError, SettingError
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 FINGERPRINT = "fingerprint.json"
@@ -50,7 +50,14 @@ class Stage:
         return frozenset()
 
     def write(self, uri: str, data: bytes) -> None:
-        """Write a file of either folder; it appears complete or not at all."""
+        """Write a file of either folder; it appears complete or not at all.
+
+        Raises:
+            DataError: where the packing was given up meanwhile: a late task must not bring the folder back.
+        """
+        known = storage.join(self.pieces, FINGERPRINT)
+        if uri != known and not storage.exists(known):
+            raise DataError(f"the packing of {self.output} was given up")
         with full_disk_said(self.root):
             storage.write_bytes(uri, data)
 

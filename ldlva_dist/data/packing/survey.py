@@ -1,36 +1,26 @@
 """First pass: every row of a partition is verified, nothing is packed. n = rows of a block, P = all its rows."""
 
 import hashlib
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
-from PIL import Image
 
-from ldlva_dist.data import storage
+from ldlva_dist.data.packing.images import READ_THREADS, load_images
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import LEFT_OUT, ClassIndex, Partition, Rows, Source
-from ldlva_dist.data.transforms import MAX_PIXELS, decode, encode_square
 from ldlva_dist.errors import DataError
 
 NO_LABEL = "no label"
 UNKNOWN_LABEL = "the label is no class"
-NO_IMAGE = "the image is missing"
-BAD_IMAGE = "the image cannot be decoded"
-HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels"
-HUGE_FILE = "the image file is larger than 64 MB"
 NO_VA = "valence-arousal is missing"
 BAD_VA = "valence-arousal is not in [-1, 1]"
 NO_KEY = "the key is empty"
 DUPLICATE = "the key stands twice"
 
-MAX_IMAGE_BYTES = 64 << 20
-READ_THREADS = 8
 SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
@@ -70,56 +60,6 @@ def survey_partition(source: Source, partition: Partition, settings: PackSetting
     if settings.on_bad_data == "fail":
         _refuse(table, partition)
     return table
-
-
-def load_images(
-    images: Sequence[bytes | str | None], size: int | None, pool: ThreadPoolExecutor, *, check: bool
-) -> Iterator[bytes | DataError]:
-    """[n] the bytes to pack: the user's own, or a JPEG of ``size`` x ``size`` where another size is asked for.
-
-    Files are read side by side. An image that is missing comes as the error that says so, and, with ``check``, one that
-    cannot be decoded.
-    """
-    for data in _read_all(images, pool):
-        try:
-            if isinstance(data, bytes) and size is not None:
-                yield _square(data, size)
-                continue
-            if isinstance(data, bytes) and check:
-                decode(data, 3)
-        except DataError:
-            assert isinstance(data, bytes), "only decoding fails here"
-            yield DataError(HUGE_IMAGE if _is_huge(data) else BAD_IMAGE)
-        else:
-            yield data
-
-
-def _read_all(images: Sequence[bytes | str | None], pool: ThreadPoolExecutor) -> Iterable[bytes | DataError]:
-    if not any(isinstance(image, str) for image in images):
-        return map(_read, images)
-    return pool.map(_read, images)
-
-
-def _read(image: bytes | str | None) -> bytes | DataError:
-    try:
-        if isinstance(image, str):
-            filesystem, path = storage.resolve(image)
-            if (filesystem.get_file_info(path).size or 0) > MAX_IMAGE_BYTES:
-                return DataError(HUGE_FILE)
-            image = storage.read_bytes(image)
-    except DataError:
-        return DataError(NO_IMAGE)
-    if not image:
-        return DataError(NO_IMAGE)
-    return image if len(image) <= MAX_IMAGE_BYTES else DataError(HUGE_FILE)
-
-
-def _square(data: bytes, size: int) -> bytes:
-    pixels = decode(data, 3)
-    if pixels.shape[:2] == (size, size):
-        return data
-    grey = (pixels == pixels[:, :, :1]).all()
-    return encode_square(pixels[:, :, :1] if grey else pixels, size)
 
 
 def _check(rows: Rows, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor) -> pa.Table:
@@ -168,18 +108,6 @@ def _cheap_reasons(rows: Rows, indices: Sequence[int | None]) -> Iterator[str | 
             yield BAD_VA if outside_n[i] else NO_VA
         else:
             yield None
-
-
-def _is_huge(data: bytes) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data)) as picture:
-                return picture.width * picture.height > MAX_PIXELS
-    except Image.DecompressionBombError:
-        return True
-    except OSError:
-        return False
 
 
 def _array(values: NDArray) -> pa.Array:

@@ -12,12 +12,13 @@ from isal.isal_zlib import crc32
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import SPLITS, ShardInfo
+from ldlva_dist.data.packing.images import READ_THREADS, load_images
 from ldlva_dist.data.packing.order import order_name
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.packing.stage import SHARDS, Stage
-from ldlva_dist.data.packing.survey import READ_THREADS, load_images, survey_name
+from ldlva_dist.data.packing.survey import survey_name
 from ldlva_dist.data.rows import Partition, Source
-from ldlva_dist.data.shards import ShardBuilder
+from ldlva_dist.data.shards import ShardBuilder, public_facts
 from ldlva_dist.errors import DataError
 
 _SURVEYED = ("key", "size", "checksum", "votes", "true_distribution", "flipped")
@@ -72,7 +73,7 @@ class _Shards:
             self._close(split)
         if split not in self._open:
             self._open[split] = shard, ShardBuilder(facts["id"])
-        return self._open[split][1].add(image, _public(facts, class_names))
+        return self._open[split][1].add(image, public_facts(facts, class_names))
 
     def finish(self) -> list[dict[str, Any]]:
         """Write what is open; the facts of all shards."""
@@ -116,9 +117,3 @@ def _facts(rows: pa.Table) -> Iterator[dict[str, Any]]:
     names = ["id", "key", "label", "valence", "arousal", "split", "shard", "size", "checksum"]
     for batch in rows.select(names).to_batches(max_chunksize=1024):
         yield from batch.to_pylist()
-
-
-def _public(facts: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """What a shard says of a row: never votes or truth, so that no reader of shards can train on them."""
-    va = {name: None if facts[name] is None else round(facts[name], 6) for name in ("valence", "arousal")}
-    return {"key": facts["key"], "label": facts["label"], "class": class_names[facts["label"]], **va}
