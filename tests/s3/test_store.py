@@ -1,6 +1,7 @@
 """The door to an object store, against a real one."""
 
 import io
+import os
 import pickle
 from pathlib import Path
 
@@ -134,6 +135,24 @@ def test_what_is_missing_is_named() -> None:
 def test_a_folder_that_can_be_written_stays_empty() -> None:
     storage.check_writable(storage.join(FOLDER, "new"))
     assert not storage.exists(storage.join(FOLDER, "new"))
+
+
+def test_credentials_region_and_endpoint_may_come_from_a_profile(
+    swift: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(storage.join(FOLDER, "file"), b"x")
+    secret = f"aws_access_key_id = {os.environ['AWS_ACCESS_KEY_ID']}\naws_secret_access_key = bench-secret\n"
+    (tmp_path / "credentials").write_text(f"[lab]\n{secret}")
+    (tmp_path / "config").write_text(f"[profile lab]\nregion = us-east-1\nendpoint_url = {swift.endpoint}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    assert storage.read_bytes(storage.join(FOLDER, "file")) == b"x"
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(SettingError, match="nobody"):
+        storage.read_bytes(storage.join(FOLDER, "file"))
 
 
 ASKING = [storage.check_writable, storage.read_bytes, storage.exists, storage.list_folder, storage.delete_folder]

@@ -22,6 +22,8 @@ _ENVIRONMENT = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -54,7 +56,7 @@ def _client(pid: int, *environment: str | None) -> Any:
         read_timeout=limit_s(0) / 6,
         max_pool_connections=16,
         retries={"total_max_attempts": 1, "mode": "standard"},  # attempt alone tries again
-        s3={"addressing_style": "path" if endpoint else "auto"},
+        s3={"addressing_style": "path"} if endpoint else None,
         # Stores other than AWS's do not all know the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

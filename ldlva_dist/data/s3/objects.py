@@ -1,6 +1,7 @@
 """Writing, listing and deleting objects."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 from botocore.exceptions import ClientError
@@ -8,7 +9,7 @@ from isal.isal_zlib import crc32
 
 from ldlva_dist.data.s3.body import CRC
 from ldlva_dist.data.s3.client import attempt, client, split
-from ldlva_dist.data.s3.errors import BEYOND, code_of
+from ldlva_dist.data.s3.errors import BEYOND, FAILURES, code_of
 from ldlva_dist.errors import ClusterError, DataError
 
 PART_BYTES = 16 << 20
@@ -69,7 +70,8 @@ def write(uri: str, source: IO[bytes], size: int) -> None:
         ]
         attempt(uri, lambda: _complete(upload, parts, size), lambda: size)
     except BaseException:
-        attempt(uri, lambda: client().abort_multipart_upload(**upload))
+        with suppress(*FAILURES):  # of a store that is gone; parts are invisible, and its own rules end old uploads
+            client().abort_multipart_upload(**upload)
         raise
 
 
