@@ -17,7 +17,7 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.annotate import Work
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.regressor import RegressorSettings
-from ldlva_dist.data.versions import version_uri
+from ldlva_dist.data.versions import check_free, version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.reporting.progress import format_seconds
 from ldlva_dist.terminal import print_dataset, run_job
@@ -85,6 +85,7 @@ def main() -> None:
     dataset = command.dataset if storage.is_remote(command.dataset) else storage.resolve(command.dataset)[1]
     info = read_info(dataset)
     uri = version_uri(dataset, info, command.name)
+    check_free(uri)
     if isinstance(command, Model):
         work = Work(
             dataset_uri=dataset,

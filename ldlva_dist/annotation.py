@@ -1,5 +1,6 @@
 """Valence-arousal for one's own images, as a new version of a data set: by a regressor on Ray Data, or from a table."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast
@@ -9,7 +10,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayTaskError
 
@@ -23,6 +24,7 @@ from ldlva_dist.data.versions import Change, check_free, new_version, version_ur
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 
 T = TypeVar("T")
+NO_PROGRESS_S = 3600.0
 VERSION_TIMEOUT_S = 6 * 3600
 Report = Callable[[int, int], None]
 """Called with the rows done and the rows of all splits."""
@@ -131,21 +133,23 @@ def _join(
 
 def _run(pieces: NDArray[np.int64], progress: tuple[int, int], workers: Mapping[str, Any], report: Report) -> None:
     """Annotate pieces by Ray Data's actor pool; stops at the first error, or the first points that cannot be stored."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
     done, total = progress
     report(done, total)
     if not len(pieces):
         return
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     items = ray.data.from_items([{"piece": piece} for piece in pieces.tolist()], override_num_blocks=len(pieces))
+    dataset = items.map_batches(Annotator, batch_size=1, **workers)
+    dataset.context.enable_progress_bars = dataset.context.print_on_execution_start = False
+    dataset.context.execution_no_progress_timeout_s = NO_PROGRESS_S
     try:
-        for block in items.map_batches(Annotator, batch_size=1, **workers).iter_batches(batch_size=None):
+        for block in dataset.iter_batches(batch_size=None):
             for row in pa.table(dict(block)).to_pylist():
                 done += row["rows"]
                 _check(row, done)
             report(done, total)
     except ExecutionTimeoutError as error:
-        raise ClusterError(f"the actors that annotate stood still: {error}") from error
+        raise ClusterError(f"no piece was annotated within {NO_PROGRESS_S:g} s") from error
 
 
 def _check(row: Mapping[str, Any], seen: int) -> None:
