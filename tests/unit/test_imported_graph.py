@@ -10,6 +10,7 @@ from ldlva_dist.data import manifest
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.neighbors.graph import read_graph, require_graph
 from ldlva_dist.neighbors.imported import import_graph
+from ldlva_dist.neighbors.verify import check_part
 
 VA = np.array([[0, 0], [0.1, 0], [0, 0.2], [-0.3, 0], [0.4, 0.4]], dtype=np.float32)
 
@@ -67,6 +68,13 @@ def test_row_numbers_become_ids_in_the_order_of_the_lists(tmp_path: Path) -> Non
     expected = [[order.index((row + j) % 5) for j in range(1, 5)] for row in order]
     np.testing.assert_array_equal(ids, expected)
     np.testing.assert_allclose(squared, np.square(VA[ids] - VA[:, None]).sum(axis=2), rtol=1e-5)
+
+
+def test_a_graph_in_the_order_of_the_table_is_no_finding(tmp_path: Path) -> None:
+    uri = _dataset(tmp_path / "set", [f"x/{row}.jpg" for row in range(5)])
+    info = import_graph(uri, _chain(tmp_path), k_min=4)
+    assert (np.diff(read_graph(uri, 0, 5, 4)[1], axis=1) < 0).any()
+    assert check_part(uri, manifest.read_info(uri), f"{uri}/graph-K4", info, 0) == []
 
 
 def test_neighbours_that_are_no_training_samples_are_dropped_and_the_next_move_up(tmp_path: Path) -> None:
