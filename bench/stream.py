@@ -124,7 +124,7 @@ def web_loader(shards: list[str], epochs: int) -> Iterator[int]:
     pipeline = WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(1000).map(_of_sample).batched(BATCH)
     for epoch in range(epochs):
         for images, keys in WebLoader(pipeline, num_workers=0, batch_size=None):
-            yield len(augmented(images, keys, epoch))
+            yield len(augmented(np.asarray(images), keys, epoch))  # the loader makes tensors of arrays
 
 
 def tarfile_loop(shards: list[str], epochs: int) -> Iterator[int]:
@@ -150,7 +150,7 @@ def read_webdataset(shards: list[str], epochs: int) -> Iterator[int]:
     context = DataContext.get_current()
     context.target_max_block_size, context.custom_execution_callback_classes = 128 << 20, []
     for epoch in range(epochs):
-        dataset = ray.data.read_webdataset(shards, suffixes=["jpg"], decoder=False, shuffle="files")
+        dataset = ray.data.read_webdataset(shards, suffixes=["jpg"], decoder=None, shuffle="files")
         batches = dataset.map_batches(partial(_of_columns, epoch=epoch), batch_size=BATCH, batch_format="numpy")
         yield from (len(batch["image"]) for batch in batches.iter_batches(batch_size=BATCH, batch_format="numpy"))
 
