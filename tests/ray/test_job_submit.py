@@ -136,7 +136,7 @@ def test_the_token_can_be_read_by_its_owner_alone(head: Head) -> None:
 def test_a_submitted_sweep_goes_on_after_a_stop_and_gives_losers_cpus_back(
     head: Head, faces: str, tmp_path: Path
 ) -> None:
-    """The head has CPUs for one trial at a time; the second learns nothing, is stopped early and gives its CPUs back."""
+    """The head has CPUs for one trial at a time; the second learns nothing, is stopped and gives its CPUs back."""
     config = RunConfig(
         name="search",
         storage_path=str(tmp_path),
