@@ -267,3 +267,43 @@ def test_drawn_faces_keep_the_truth_in_the_manifest_and_out_of_the_shards(tmp_pa
         stream = tar.extractfile(members[0])
         assert stream is not None
         assert set(json.loads(stream.read())) == {"key", "label", "class", "valence", "arousal"}
+
+
+def test_noise_is_asked_for_on_the_command_line(folder: Folder) -> None:
+    done = folder.pack("--noise", "symmetric:0.25", "--seed", "1")
+    assert done.code == 0, done.stderr
+    assert "labels known to be wrong: 25.0%" in done.stdout
+    table = read_columns(str(folder.output), ["label", "original_label", "flipped"])
+    assert sum(table["flipped"].to_pylist()) == 3
+    assert folder.info().source["noise"] == "symmetric:0.25"
+
+
+def test_noise_that_is_no_noise_is_a_setting_error(folder: Folder) -> None:
+    done = folder.pack("--noise", "pairs:0.3")
+    assert done.code == 2
+    assert "--noise must be symmetric:SHARE" in _sentence(done)
+
+
+def test_a_bad_row_ends_the_job_where_that_is_asked_for(folder: Folder) -> None:
+    _broken(folder)
+    done = folder.pack("--on-bad-data", "fail", "--max-rejected", "0.5")
+    assert done.code == 3
+    assert "the image cannot be decoded: '3' in row 3" in _sentence(done)
+    assert sorted(path.name for path in folder.root.iterdir()) == ["images", "table.csv"]
+
+
+def test_verify_says_ok_or_what_is_wrong(folder: Folder) -> None:
+    assert folder.pack().code == 0
+    done = folder.job.run("verify", str(folder.output))
+    assert done.code == 0, done.stderr
+    assert "ok: 12 rows in 12 shards" in done.stdout
+    (folder.output / folder.info().shards[4].name).unlink()
+    done = folder.job.run("verify", str(folder.output))
+    assert done.code == 3
+    assert "train-000004.tar" in done.stderr
+
+
+def test_verify_of_what_is_no_data_set_says_so(folder: Folder) -> None:
+    done = folder.job.run("verify", str(folder.root))
+    assert done.code == 3
+    assert "is not a data set" in _sentence(done)

@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.manifest import read_columns
 from ldlva_dist.data.packing.engine import Packed, pack
 from ldlva_dist.data.packing.settings import PackSettings
+from ldlva_dist.data.rows import REFERENCE_CLASSES
+from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.transforms import encode
 from ldlva_dist.errors import DataError, SettingError
@@ -216,10 +219,23 @@ def test_over_the_budget_or_with_fail_nothing_is_left(spoiled: ParquetSource, tm
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_noise_over_labels_that_a_source_flips_itself_is_refused(faces: str, tmp_path: Path) -> None:
-    from ldlva_dist.data.faces import FacesSource
-    from ldlva_dist.data.rows import REFERENCE_CLASSES
-
+def test_noise_over_labels_that_a_source_flips_itself_is_refused(tmp_path: Path) -> None:
     settings = PackSettings(name="set", class_names=REFERENCE_CLASSES, noise="symmetric:0.1")
     with pytest.raises(SettingError, match="--noise needs labels as they were given"):
         pack(FacesSource(train=100, test=0), str(tmp_path / "set"), settings)
+
+
+def test_an_image_that_changed_since_it_was_verified_ends_the_packing(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = [f"{i}.jpg,{('calm', 'glad', 'sad')[i % 3]}" for i in range(12)]
+    (tmp_path / "table.csv").write_text("\n".join(["subDirectory_filePath,expression", *rows]) + "\n")
+    for i in range(12):
+        (tmp_path / f"{i}.jpg").write_bytes(encode(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
+    folder = FolderSource(tables={"train": str(tmp_path / "table.csv")}, images={"train": str(tmp_path)})
+    settings, output = replace(SETTINGS, holdout=0.0), str(tmp_path / "set")
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, output, settings, progress=_stop_at("writing", 0))
+    (tmp_path / "7.jpg").write_bytes(encode(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
+    with pytest.raises(DataError, match="the image of '7' changed while the data set was packed"):
+        pack(folder, output, settings)
+    assert not (tmp_path / ".set.packing").exists()
