@@ -128,5 +128,5 @@ def check(config: RunConfig, info: DatasetInfo) -> None:
     if not info.has_valence_arousal:
         raise SettingError(
             f"loss.recipe={config.loss.recipe!r} needs valence-arousal, which data set {info.name!r} does not have; "
-            "use loss.recipe=ce, or add valence-arousal"
+            "use loss.recipe=ce, or add valence-arousal (jobs/annotate_va.py)"
         )

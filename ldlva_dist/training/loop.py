@@ -1,11 +1,8 @@
 """The loop every training worker runs: look up, step, write, measure, save."""
 
-import itertools
 import tempfile
-import time
 import uuid
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +19,13 @@ from ldlva_dist.data import storage, stream
 from ldlva_dist.data.balance import Balance
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import Plan
-from ldlva_dist.messages import BankUpdate, Batch, Neighbors
+from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.neighbors.service import NeighborClient, NeighborService
 from ldlva_dist.reporting.ids_log import IdsLog
 from ldlva_dist.reporting.metrics_log import MetricsLog
+from ldlva_dist.training.ahead import look_ahead
 from ldlva_dist.training.build import build_state, step_settings
+from ldlva_dist.training.due import due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.optimize import optimize
@@ -55,7 +54,7 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
     settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
     total_steps = plan.steps_for(config.training.epochs)
     meters = Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device)
-    log = _open_log(config, state.step)
+    log = _roll_back(config, state.step)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
     for batch, neighbors in look_ahead(_batches(config, resources, plan, state.step), client, meters):
@@ -69,7 +68,7 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
         if ids:
             ids.add(batch)
 
-        due = due_at(config, plan, state.step)
+        due = due_at(config.training, plan, state.step)
         if due.log:
             metrics = meters.drain(state.step) | {"learning_rate": lr}
             if due.evaluation:
@@ -86,30 +85,6 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
         log.close()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Due:
-    """What is to be done after a step."""
-
-    log: bool
-    evaluation: bool
-    checkpoint: bool
-
-
-def due_at(config: RunConfig, plan: Plan, step: int) -> Due:
-    """What is due when ``step`` steps are done; the last step is due for everything."""
-    training = config.training
-    last = step == plan.steps_for(training.epochs)
-    nth = max(1, round(plan.epoch_of(step) / training.evaluate_every_epochs))
-    evaluation = last or step == plan.steps_for(nth * training.evaluate_every_epochs)
-    every = training.checkpoint_every_steps
-    checkpoint = last or (step % every == 0 if every else evaluation)
-    return Due(
-        log=evaluation or checkpoint or step % training.log_every_steps == 0,
-        evaluation=evaluation,
-        checkpoint=checkpoint,
-    )
-
-
 def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:
     """The plan of a run over training shards of so many rows; its numbers do not depend on the class balance."""
     return Plan(shard_rows, config.training.seed, config.data.batch_size, config.data.chunk_rows, balance)
@@ -118,37 +93,6 @@ def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance |
 def run_uri(config: RunConfig) -> str:
     """The folder of a run."""
     return storage.join(config.storage_path, config.name)
-
-
-def look_ahead(
-    batches: Iterable[Batch], client: NeighborClient | None, meters: Meters
-) -> Iterator[tuple[Batch, Neighbors | None]]:
-    """Pair each batch with its neighbours, which were asked for before the previous batch was trained on.
-
-    The graph is asked for batch t + 2 and the bank for batch t + 1 before batch t is handed out.
-    """
-    if client is None:
-        yield from ((batch, None) for batch in batches)
-        return
-    found: deque[tuple[Batch, Any]] = deque()
-    asked: deque[tuple[Batch, Any]] = deque()
-    for batch in itertools.chain(batches, [None, None]):
-        if batch is not None:
-            found.append((batch, client.find(batch.ids)))
-        if len(found) > (1 if batch is not None else 0):
-            ready, ids = found.popleft()
-            asked.append((ready, client.ask(ready.step, ids)))
-        if len(asked) > (1 if found else 0):
-            yield _collect(client, asked.popleft(), meters)
-    while asked:
-        yield _collect(client, asked.popleft(), meters)
-
-
-def _collect(client: NeighborClient, asked: tuple[Batch, Any], meters: Meters) -> tuple[Batch, Neighbors]:
-    began = time.monotonic()
-    neighbors = client.collect(asked[1])
-    meters.waited(time.monotonic() - began)
-    return asked[0], neighbors
 
 
 def evaluate(state: TrainState) -> dict[str, float]:
@@ -190,15 +134,16 @@ def save(state: TrainState, metrics: dict[str, Any]) -> None:
         )
 
 
-def _open_log(config: RunConfig, step: int) -> MetricsLog | None:
-    """Rank 0's log, once what a killed lineage left of later steps is gone.
+def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
+    """Remove what a killed lineage left of steps after ``step``; rank 0's log, which goes on there.
 
-    Its last checkpoint may be half-written; on another number of ranks its files would stay beside the new ones.
+    A last checkpoint may be half-written; on another number of ranks its files would stay beside the new ones.
     """
     if dist.get_rank() != 0:
         return None
     for name in storage.list_folder(run_uri(config)):
-        if name.startswith("step-") and int(name.removeprefix("step-")) > step:
+        number = name.removeprefix("step-")
+        if number != name and number.isdigit() and int(number) > step:
             storage.delete_folder(storage.join(run_uri(config), name))
     return MetricsLog(run_uri(config), step + 1)
 

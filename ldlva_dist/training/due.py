@@ -1,0 +1,29 @@
+"""What is to be done after a step besides the step itself."""
+
+from dataclasses import dataclass
+
+from ldlva_dist.config import TrainingConfig
+from ldlva_dist.data.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """What is to be done after a step."""
+
+    log: bool
+    evaluation: bool
+    checkpoint: bool
+
+
+def due_at(training: TrainingConfig, plan: Plan, step: int) -> Due:
+    """What is due when ``step`` steps are done; the last step is due for everything."""
+    last = step == plan.steps_for(training.epochs)
+    nth = max(1, round(plan.epoch_of(step) / training.evaluate_every_epochs))
+    evaluation = last or step == plan.steps_for(nth * training.evaluate_every_epochs)
+    every = training.checkpoint_every_steps
+    checkpoint = last or (step % every == 0 if every else evaluation)
+    return Due(
+        log=evaluation or checkpoint or step % training.log_every_steps == 0,
+        evaluation=evaluation,
+        checkpoint=checkpoint,
+    )
