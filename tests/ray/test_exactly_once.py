@@ -30,11 +30,11 @@ from ldlva_dist.reporting.ids_log import read_ids
 from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.training.loop import make_plan
 
-EPOCHS, BATCH, LIMIT_S = 7.5, 27, 180
+EPOCHS, BATCH, LIMIT_S = 9.0, 27, 180
 
 
 def _config(faces: str, runs: Path) -> RunConfig:
-    """About 75 steps of a tiny network, a checkpoint every four; ten steps are an epoch but for a few rows."""
+    """About 90 steps of a tiny network, a checkpoint every four; ten steps are an epoch but for a few rows."""
     return RunConfig(
         name="killed",
         storage_path=str(runs),
@@ -57,7 +57,7 @@ def test_every_position_is_trained_once_through_kills_and_changes_of_the_number_
     config, random = _config(faces, tmp_path), np.random.default_rng(2026)
     plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
     total = plan.steps_for(EPOCHS)
-    assert total >= 74
+    assert total >= 89
     kills = (np.array([5, 22, 38, 54]) + random.integers(0, 10, size=4)).tolist()
     worlds: list[tuple[int, list[Callable[[subprocess.Popen[bytes]], None]]]] = [
         (2, [_kill_the_job]),
