@@ -7,13 +7,12 @@ from typing import Any
 from botocore.exceptions import ClientError
 from isal.isal_zlib import crc32
 
-from ldlva_dist.data.s3.client import attempt, client, limit_s, split
+from ldlva_dist.data.s3.client import attempt, limit_s, split
 from ldlva_dist.data.s3.errors import BEYOND, CHANGED, code_of
+from ldlva_dist.data.s3.get import Answer, get
 from ldlva_dist.errors import ClusterError, DataError
 
 PIECE_BYTES = 256 << 10
-CRC = "ldlva-crc32"
-"""Metadata of every object that we wrote."""
 
 
 def read(uri: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -37,39 +36,36 @@ class Body:
         """Bytes of the whole read; None until the store has told."""
         self._uri, self._offset, self._whole = uri, offset, size is None
         self._data = io.BytesIO()
-        self._answer: dict[str, Any] = {}
+        self._answer: Answer | None = None
         self._began = time.monotonic()
 
     def fetch(self) -> None:
         """Ask for what is not there yet."""
         bucket, key = split(self._uri)
-        ask, begin = {}, self._offset + self._data.tell()
+        byte_range, begin = None, self._offset + self._data.tell()
         if self.wanted is not None:
-            ask["Range"] = f"bytes={begin}-{self._offset + self.wanted - 1}"
-        if self._answer:
-            ask["IfMatch"] = self._answer["ETag"]
+            byte_range = f"bytes={begin}-{self._offset + self.wanted - 1}"
         try:
-            answer = client().get_object(Bucket=bucket, Key=key, **ask)
+            answer = get(bucket, key, byte_range=byte_range, etag=self._answer and self._answer.etag)
         except ClientError as error:
             if code_of(error) in BEYOND:
                 raise self._short() from error
             if code_of(error) in CHANGED:
                 raise DataError(f"{self._uri} was written anew while it was read") from error
             raise
-        size = answer["ContentLength"]
-        with answer["Body"] as stream:
-            if "Range" in ask and not answer.get("ContentRange", "").startswith(f"bytes {begin}-{begin + size - 1}/"):
+        with answer.stream as stream:
+            if byte_range and not answer.content_range.startswith(f"bytes {begin}-{begin + answer.size - 1}/"):
                 raise ClusterError(f"the store failed at {self._uri}: its answer is not the range it was asked for")
             self._answer = self._answer or answer
-            self.wanted = size if self.wanted is None else self.wanted
-            self._take(stream, size)
+            self.wanted = answer.size if self.wanted is None else self.wanted
+            self._take(stream, answer.size)
         if self._data.tell() < self.wanted:
             raise self._short()
 
     def joined(self) -> bytes:
         """All bytes; for an object that was read whole, checked."""
         data = self._data.getvalue()
-        told = self._answer["Metadata"].get(CRC) if self._whole else None
+        told = self._answer.crc if self._answer and self._whole else None
         if told is not None and int(told) != crc32(data):
             raise DataError(f"{self._uri} is damaged: it does not have the checksum it was written with")
         return data

@@ -55,6 +55,7 @@ def _client(pid: int, *environment: str | None) -> Any:
         connect_timeout=limit_s(0) / 12,
         read_timeout=limit_s(0) / 6,
         max_pool_connections=16,
+        signature_version="s3v4",
         retries={"total_max_attempts": 1, "mode": "standard"},  # attempt alone tries again
         s3={"addressing_style": "path"} if endpoint else None,
         # Stores other than AWS's do not all know the newer checksums.

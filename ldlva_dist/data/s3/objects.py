@@ -7,9 +7,9 @@ from typing import IO, Any
 from botocore.exceptions import ClientError
 from isal.isal_zlib import crc32
 
-from ldlva_dist.data.s3.body import CRC
 from ldlva_dist.data.s3.client import attempt, client, split
 from ldlva_dist.data.s3.errors import BEYOND, FAILURES, code_of
+from ldlva_dist.data.s3.get import CRC
 from ldlva_dist.errors import ClusterError, DataError
 
 PART_BYTES = 16 << 20
