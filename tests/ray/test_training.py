@@ -138,7 +138,7 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
     os.killpg(first.pid, signal.SIGKILL)
     first.wait(timeout=60)
     assert not (tmp_path / "killed" / "step-00000020").exists(), "the kill came too late to prove anything"
-    second = subprocess.run(command, timeout=300, check=False, capture_output=True, text=True, env=_environment())
+    second = subprocess.run(command, timeout=500, check=False, capture_output=True, text=True, env=_environment())
 
     assert second.returncode == 0, second.stderr
     assert _losses(str(tmp_path / "killed")) == _losses(straight.run_uri)
@@ -149,7 +149,7 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
 
 
-def _wait_for(path: Path, process: subprocess.Popen[bytes], limit_s: float = 180) -> None:
+def _wait_for(path: Path, process: subprocess.Popen[bytes], limit_s: float = 300) -> None:
     end = time.monotonic() + limit_s
     while not path.exists():
         assert process.poll() is None, f"the run ended before {path.name} was there"

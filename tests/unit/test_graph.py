@@ -197,6 +197,7 @@ def test_graph_json_says_what_it_was_built_from(tmp_path):
         "num_neighbors": 6,
         "content_hash": "a",
         "part_rows": 1_000_000,
+        "imported": False,
         "format_version": 1,
     }
 
