@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ray.data import DataContext
 from webdataset.compat import WebDataset, WebLoader
 
+from ldlva_dist.config import DataConfig
 from ldlva_dist.data import storage, stream
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.plan import Plan
@@ -106,7 +107,7 @@ def upload(dataset: str, endpoint: str) -> str:
 def our_stream(dataset: str, epochs: int) -> Iterator[int]:
     """Whole epochs on one rank; yields the rows of each batch, as all readers here do."""
     manifest = stream.Manifest(dataset, read_info(dataset))
-    plan = Plan(manifest.shard_rows, seed=0, batch_size=BATCH, chunk_rows=256)
+    plan = Plan(manifest.shard_rows, seed=0, batch_size=BATCH, chunk_rows=DataConfig().chunk_rows)
     supersteps = stream.Supersteps(
         plan=plan,
         manifest=manifest,
