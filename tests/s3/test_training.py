@@ -49,6 +49,7 @@ BROKEN = [
 @pytest.fixture(scope="module")
 def cluster(swift: Swift, proxy: FaultProxy) -> Iterator[None]:
     """A local cluster whose workers know the store through the proxy."""
+    ray.shutdown()  # of the cluster that tests/ray shares: its workers do not know the store, and its tests are over
     os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
