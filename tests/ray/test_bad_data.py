@@ -32,7 +32,7 @@ def config(faces: str, tmp_path: Path) -> RunConfig:
         model=ModelConfig(name="resnet10", width=4, stem="small"),
         loss=LossConfig(recipe="ce", class_weights="balanced"),
         training=TrainingConfig(epochs=1.5),
-        placement=PlacementConfig(num_workers=2, cpus_per_worker=0.25, data_cpus_per_worker=0.25),
+        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5),
     )
 
 
