@@ -81,13 +81,6 @@ class Body:
             if size and time.monotonic() > self._began + limit:
                 raise TimeoutError(f"{size} bytes had not come after {limit:.0f} s")
 
-    def _known(self, error: ClientError) -> Exception:
-        if code_of(error) in BEYOND:
-            return self._short()
-        if code_of(error) in CHANGED:
-            return DataError(f"{self._uri} was written anew while it was read")
-        return error
-
     def _short(self) -> DataError:
         return DataError(
             f"{self._uri} ends early: wanted {self.wanted} bytes at {self._offset}, got {self._data.tell()}"
