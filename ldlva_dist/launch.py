@@ -106,7 +106,7 @@ def prepare(config: RunConfig) -> DatasetInfo:
     if config.uses_neighbors:
         require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    placement.check_fits(config.placement, config.neighbors.num_shards)
+    placement.check_fits(config.placement, config.bank.num_shards)
     smallest = len(plan.positions(config.placement.num_workers - 1, config.placement.num_workers))
     if smallest < config.training.gradient_accumulation_steps:
         raise SettingError(
@@ -145,7 +145,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
     return start_service(
         config.data.dataset,
-        num_shards=config.neighbors.num_shards,
+        num_shards=config.bank.num_shards,
         k=config.neighbors.num_neighbors,
         spec=build.bank_spec(config, info),
         actor_options=placement.bank_actor(config.placement),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ldlva_dist.config import (
+    BankConfig,
     DataConfig,
     LossConfig,
     ModelConfig,
@@ -25,7 +26,8 @@ def demo() -> RunConfig:
         ),
         model=ModelConfig(name="resnet10", width=12, stem="small", calibration_hidden=(64, 32)),
         loss=LossConfig(recipe="official", warmup_epochs=2.0),
-        neighbors=NeighborConfig(num_neighbors=32, num_shards=2),
+        neighbors=NeighborConfig(num_neighbors=32),
+        bank=BankConfig(num_shards=2),
         uncertainty=UncertaintyConfig(lr=1.0),
         optim=OptimConfig(name="adamw", lr=5e-3, weight_decay=1e-2, schedule="cosine", warmup_epochs=0.5),
         training=TrainingConfig(epochs=12.0, evaluate_every_epochs=3.0),

@@ -62,7 +62,7 @@ def start_service(
     num_samples = read_info(dataset_uri).num_train
     if not 0 < num_shards <= num_samples:
         raise SettingError(
-            f"neighbors.num_shards must be > 0 and <= the number of training samples ({num_samples}), got {num_shards}"
+            f"bank.num_shards must be > 0 and <= the number of training samples ({num_samples}), got {num_shards}"
         )
     require_graph(dataset_uri, k)
     bounds = tuple(num_samples * i // num_shards for i in range(num_shards + 1))

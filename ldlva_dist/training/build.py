@@ -89,8 +89,8 @@ def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     return BankSpec(
         num_classes=num_classes,
         feature_width=build_model(config, num_classes, pretrained=False).feature_width,
-        dtype=config.neighbors.dtype,
-        momentum=config.neighbors.momentum,
+        dtype=config.bank.features_dtype,
+        momentum=config.bank.momentum,
         timeout_s=config.neighbors.timeout_s,
     )
 

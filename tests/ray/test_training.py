@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from ldlva_dist import launch
 from ldlva_dist.config import (
+    BankConfig,
     DataConfig,
     LossConfig,
     ModelConfig,
@@ -39,7 +40,8 @@ def _config(faces: str, runs: Path, name: str) -> RunConfig:
         data=DataConfig(dataset=faces, batch_size=27, chunk_rows=16, image_size=48),
         model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8), freeze_batchnorm=True),
         loss=LossConfig(recipe="official", gamma=0.05),
-        neighbors=NeighborConfig(num_neighbors=4, num_shards=2, dtype="float32", timeout_s=60),
+        neighbors=NeighborConfig(num_neighbors=4, timeout_s=60),
+        bank=BankConfig(num_shards=2, probs_dtype="float32", features_dtype="float32"),
         uncertainty=UncertaintyConfig(lr=0.3125, momentum=0.9),
         optim=OptimConfig(name="sgd", lr=0.01),
         training=TrainingConfig(epochs=EPOCHS, evaluate_every_epochs=1.0, log_every_steps=1, num_to_keep=9),
@@ -93,7 +95,7 @@ def test_the_table_does_not_depend_on_ranks_or_shards(
     config = replace(
         config,
         placement=replace(config.placement, num_workers=world_size),
-        neighbors=replace(config.neighbors, num_shards=num_shards),
+        bank=replace(config.bank, num_shards=num_shards),
     )
     result = launch.fit(config)
     np.testing.assert_allclose(_table(result.checkpoint_uri), _table(alone.checkpoint_uri), atol=1e-5, rtol=0)
@@ -102,7 +104,7 @@ def test_the_table_does_not_depend_on_ranks_or_shards(
 
 def test_three_shards_train_bit_by_bit_like_two(alone: launch.RunResult, faces: str, tmp_path: Path) -> None:
     config = _config(faces, tmp_path, "three-shards")
-    result = launch.fit(replace(config, neighbors=replace(config.neighbors, num_shards=3)))
+    result = launch.fit(replace(config, bank=replace(config.bank, num_shards=3)))
     assert _losses(result.run_uri) == _losses(alone.run_uri)
     np.testing.assert_array_equal(_table(result.checkpoint_uri), _table(alone.checkpoint_uri))
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load
 from bench._swift import FaultProxy, Swift
 from ldlva_dist import launch
 from ldlva_dist.config import (
+    BankConfig,
     DataConfig,
     LossConfig,
     ModelConfig,
@@ -64,7 +65,8 @@ def _config(storage_path: str, name: str) -> RunConfig:
         data=DataConfig(dataset=DATASET, batch_size=27, chunk_rows=16, image_size=48),
         model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8)),
         loss=LossConfig(recipe="official", gamma=0.05),
-        neighbors=NeighborConfig(num_neighbors=4, dtype="float32", timeout_s=60),
+        neighbors=NeighborConfig(num_neighbors=4, timeout_s=60),
+        bank=BankConfig(probs_dtype="float32", features_dtype="float32"),
         uncertainty=UncertaintyConfig(lr=0.3125, momentum=0.9),
         optim=OptimConfig(name="sgd", lr=0.01),
         training=TrainingConfig(epochs=2.0, evaluate_every_epochs=1.0, log_every_steps=1, num_to_keep=9),
