@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.neighbors.traffic import Traffic
+from ldlva_dist.training.ages import EDGES, count_ages, percentile
 
 
 class Meters:
@@ -21,8 +23,8 @@ class Meters:
         self._began = time.monotonic()
         self._terms: dict[str, Tensor] = {}
         self._steps = 0
-        self._staleness: list[np.ndarray] = []
-        self._never = self._asked = 0
+        self._ages = np.zeros(len(EDGES), dtype=np.int64)
+        self._age_sum = self._age_max = self._never = self._asked = 0
         self._waited = 0.0
 
     def add(self, terms: Mapping[str, Tensor], batch: Batch, neighbors: Neighbors | None) -> None:
@@ -32,7 +34,10 @@ class Meters:
             self._terms[name] = self._terms.get(name, 0.0) + value.detach()
         if neighbors is not None:
             written = neighbors.versions >= 0
-            self._staleness.append(batch.step - neighbors.versions[written])
+            ages = batch.step - neighbors.versions[written]
+            self._ages += count_ages(ages)
+            self._age_sum += int(ages.sum())
+            self._age_max = max(self._age_max, int(ages.max(initial=0)))
             self._never += int((~written).sum())
             self._asked += written.size
 
@@ -40,17 +45,14 @@ class Meters:
         """Count time that the step stood still for its neighbours."""
         self._waited += seconds
 
-    def drain(self, step: int) -> dict[str, float]:
-        """Means since the last call, for a log line after ``step`` steps. Collective."""
+    def drain(self, step: int, traffic: Traffic | None = None) -> dict[str, float]:
+        """Means since the last call, for a log line after ``step`` steps; ``traffic`` is this rank's. Collective."""
         elapsed = time.monotonic() - self._began
-        stale = np.concatenate(self._staleness) if self._staleness else np.zeros(0)
         names = sorted(self._terms)
         values = [float(self._terms[name]) for name in names]
-        counts = [float(stale.sum()), float(len(stale)), float(self._never), float(self._asked), self._waited]
-        total = self._reduce([*values, *counts], dist.ReduceOp.SUM)
-        longest = self._reduce([float(stale.max(initial=0.0)), elapsed], dist.ReduceOp.MAX)
-        stale_sum, stale_count, never, asked, waited = total[len(names) :]
-        speed = self._steps * self._batch_size / longest[1]
+        total = self._reduce([*values, *self._counts(traffic or Traffic()), *self._ages.tolist()], dist.ReduceOp.SUM)
+        age_max, longest = self._reduce([float(self._age_max), elapsed], dist.ReduceOp.MAX)
+        speed = self._steps * self._batch_size / longest
         metrics = {
             "step": step,
             "steps": self._total_steps,
@@ -59,13 +61,8 @@ class Meters:
             "seconds_left": (self._total_steps - step) * self._batch_size / speed,
         }
         metrics |= {name: value / self._steps for name, value in zip(names, total, strict=False)}
-        if asked:
-            metrics |= {
-                "staleness_mean": stale_sum / max(stale_count, 1.0),
-                "staleness_max": longest[0],
-                "never_written": never / asked,
-                "lookup_wait_share": waited / dist.get_world_size() / elapsed,
-            }
+        if self._asked:
+            metrics |= self._of_neighbors(total[len(names) :], age_max, elapsed)
         self._clear()
         return metrics
 
@@ -73,12 +70,40 @@ class Meters:
         """Leave evaluation and checkpoint out of the samples per second."""
         self._began = time.monotonic()
 
+    def _counts(self, traffic: Traffic) -> list[float]:
+        """What adds up over the ranks besides the terms, in the order that :meth:`_of_neighbors` takes it."""
+        seconds = self._waited, traffic.busy_s, traffic.shard_s
+        return [*seconds, traffic.bytes_read, traffic.bytes_written, self._age_sum, self._never, self._asked]
+
+    def _of_neighbors(self, total: list[float], age_max: float, elapsed: float) -> dict[str, float]:
+        """The figures of the neighbour service, from sums over the ranks."""
+        waited, busy_s, shard_s, bytes_read, bytes_written, age_sum, never, asked = total[:8]
+        ages = np.array(total[8:])
+        num_ranks = dist.get_world_size()
+        calls = self._steps * num_ranks
+        metrics = {
+            "never_written": never / asked,
+            "lookup_wait_share": waited / num_ranks / elapsed,
+            "lookup_ms": 1000 * busy_s / calls,
+            "lookup_shard_ms": 1000 * shard_s / calls,
+            "lookup_bytes_per_step": bytes_read / self._steps,
+            "write_bytes_per_step": bytes_written / self._steps,
+        }
+        if ages.any():
+            metrics |= {
+                "staleness_mean": age_sum / float(ages.sum()),
+                "staleness_p50": percentile(ages, 0.5),
+                "staleness_p95": percentile(ages, 0.95),
+                "staleness_max": age_max,
+            }
+        return metrics
+
     def _reduce(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         reduced = torch.tensor(values, dtype=torch.float64, device=self._device)
         dist.all_reduce(reduced, op=operation)
         return reduced.tolist()
 
     def _clear(self) -> None:
-        self._terms, self._steps, self._staleness = {}, 0, []
-        self._never, self._asked, self._waited = 0, 0, 0.0
+        self._terms, self._steps, self._waited = {}, 0, 0.0
+        self._ages[:] = self._age_sum = self._age_max = self._never = self._asked = 0
         self._began = time.monotonic()
