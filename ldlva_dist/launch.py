@@ -20,7 +20,8 @@ from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.service import NeighborService, start_service
 from ldlva_dist.training import build
-from ldlva_dist.training.loop import Resources, make_plan, run_uri, train_worker
+from ldlva_dist.training.inputs import Resources, make_plan
+from ldlva_dist.training.loop import run_uri, train_worker
 from ldlva_dist.training.state import last_checkpoint, read_facts
 
 COLLECTIVE_TIMEOUT_S = 600

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+NEVER, LABEL = -1, -2
+"""Versions of rows that no step wrote: nothing is there, or the sample's own smoothed label and no features."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -47,7 +50,9 @@ class Neighbors:
     features: NDArray[np.floating]
     """[b, K, V] stored features; zeros where never written."""
     versions: NDArray[np.int64]
-    """[b, K] global step at which the row was written; -1 = never."""
+    """[b, K] global step at which the row was written; NEVER (-1), or LABEL (-2) of a warm start."""
+    images: NDArray[np.uint8] | None = None
+    """neighbors.source=exact: [b, K, H, W, channels] augmented, in 0..255, to be forwarded in place of the stored."""
 
     def __post_init__(self) -> None:
         shape = self.ids.shape

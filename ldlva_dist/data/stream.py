@@ -10,7 +10,7 @@ object store. The manifest's blocks (26 bytes a row) lie there too, once a node,
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -95,7 +95,7 @@ class Supersteps:
             runs = [run for runs, _ in windows for run in runs]
             window = fetch(self.plan, runs, size, self.manifest.shard_uris, self.manifest.rows)
             if window.bad:
-                self._tolerate([window.describe(row) for row in window.bad])
+                tolerate(self.quarantine, [window.describe(row) for row in window.bad])
             lost = window.lost_lanes()
             if not len(lost):
                 order = np.stack([order for _, order in windows]) + size * np.arange(len(lanes))[:, None]
@@ -110,22 +110,23 @@ class Supersteps:
             bad = window.find_undecodable(window.good(rows), self.images.channels)
             if not bad:
                 raise
-            self._tolerate(bad)
+            tolerate(self.quarantine, bad)
             return self._finish(window, rows)
-
-    def _tolerate(self, rows: list[BadRow]) -> None:
-        """Raise a DataError unless bad rows are tolerated and the budget allows these."""
-        if self.quarantine is None:
-            raise DataError(f"{rows[0]} (data.on_bad_data says what is done with such rows)")
-        try:
-            ray.get(self.quarantine.add.remote(rows), timeout=TIMEOUT_S)
-        except GetTimeoutError as error:
-            raise ClusterError(f"the count of bad rows did not answer in {TIMEOUT_S:g} s") from error
 
 
 def start_quarantine(*, num_rows: int, max_share: float, uri: str | None, actor_options: Mapping[str, Any]) -> Any:
     """Handle of an actor that counts the bad rows of all workers; it goes when the last handle goes."""
     return ray.remote(Quarantine).options(**actor_options).remote(num_rows=num_rows, max_share=max_share, uri=uri)
+
+
+def tolerate(quarantine: Any, rows: Sequence[BadRow]) -> None:
+    """Count bad rows; a DataError unless there is a :func:`start_quarantine` actor and its budget allows them."""
+    if quarantine is None:
+        raise DataError(f"{rows[0]} (data.on_bad_data says what is done with such rows)")
+    try:
+        ray.get(quarantine.add.remote(rows), timeout=TIMEOUT_S)
+    except GetTimeoutError as error:
+        raise ClusterError(f"the count of bad rows did not answer in {TIMEOUT_S:g} s") from error
 
 
 def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:

@@ -2,12 +2,9 @@
 
 import tempfile
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.train
 import ray.train.torch
 import torch
@@ -15,9 +12,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage, stream
-from ldlva_dist.data.balance import Balance
-from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.data import storage
 from ldlva_dist.data.plan import Plan
 from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.neighbors.service import NeighborClient, NeighborService
@@ -27,28 +22,18 @@ from ldlva_dist.training.ahead import look_ahead
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.due import due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
+from ldlva_dist.training.inputs import Resources, balanced_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
-from ldlva_dist.training.optimize import optimize
+from ldlva_dist.training.optimize import Outputs, optimize
 from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.state import TrainState
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What the launching process prepared for all workers."""
-
-    info: DatasetInfo
-    manifest: stream.Manifest
-    service: NeighborService | None
-    quarantine: Any
-    """The actor that counts bad rows; None where the first one stops the run."""
 
 
 def train_worker(config: RunConfig, resources: Resources) -> None:
     """Train from the last checkpoint, or the beginning, to the last step."""
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
-    plan = _balanced_plan(config, resources)
+    plan = balanced_plan(config, resources)
     client = _connect(config, resources.service)
     state = build_state(config, resources.info, client, device=device, checkpoint_uri=_last_checkpoint(config))
     settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
@@ -57,12 +42,13 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
     log = _roll_back(config, state.step)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
-    for batch, neighbors in look_ahead(_batches(config, resources, plan, state.step), client, meters):
+    images = neighbor_images(config, resources, plan) if config.neighbors.source == "exact" else None
+    for batch, neighbors in look_ahead(read_batches(config, resources, plan, state.step), client, meters, images):
         lr = schedule.rate(state.step)
         use_neighbors = plan.epoch_of(state.step) >= config.loss.warmup_epochs
         outputs = optimize(state, batch, neighbors, settings=settings, lr=lr, use_neighbors=use_neighbors)
         if client:
-            client.write(_bank_update(batch, outputs.probs, outputs.features))
+            client.write(_bank_update(config, batch, outputs))
         state.step += 1
         meters.add(outputs.terms, batch, neighbors)
         if ids:
@@ -83,11 +69,6 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
             meters.restart_clock()
     if log:
         log.close()
-
-
-def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:
-    """The plan of a run over training shards of so many rows; its numbers do not depend on the class balance."""
-    return Plan(shard_rows, config.training.seed, config.data.batch_size, config.data.chunk_rows, balance)
 
 
 def run_uri(config: RunConfig) -> str:
@@ -169,35 +150,6 @@ def _last_checkpoint(config: RunConfig) -> str | None:
     return storage.join(run_uri(config), Path(checkpoint.path).name) if checkpoint else None
 
 
-def _balanced_plan(config: RunConfig, resources: Resources) -> Plan:
-    plan = make_plan(config, resources.manifest.shard_rows)
-    if config.data.balance == 0:
-        return plan
-    counts_kC = resources.manifest.chunk_classes(plan, len(resources.info.class_names))
-    return make_plan(config, plan.shard_rows, Balance(counts_kC, config.data.balance, config.training.seed))
-
-
-def _batches(config: RunConfig, resources: Resources, plan: Plan, first_step: int) -> Iterator[Batch]:
-    data = config.data
-    supersteps = stream.Supersteps(
-        plan=plan,
-        manifest=resources.manifest,
-        images=stream.ImageSettings(
-            size=data.image_size,
-            channels=data.channels,
-            flip=data.flip,
-            pad=data.pad,
-            erase_probability=data.erase_probability,
-        ),
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        first_step=first_step,
-        stop_step=plan.steps_for(config.training.epochs),
-        quarantine=resources.quarantine,
-    )
-    return stream.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
-
-
 def _schedule(config: RunConfig, plan: Plan) -> Schedule:
     optim = config.optim
     return Schedule(
@@ -210,5 +162,7 @@ def _schedule(config: RunConfig, plan: Plan) -> Schedule:
     )
 
 
-def _bank_update(batch: Batch, probs: np.ndarray, features: np.ndarray) -> BankUpdate:
-    return BankUpdate(step=batch.step, positions=batch.positions, ids=batch.ids, probs=probs, features=features)
+def _bank_update(config: RunConfig, batch: Batch, outputs: Outputs) -> BankUpdate:
+    """The exact source reads no features back; its probabilities are kept for the reports."""
+    features = outputs.features[:, :0] if config.neighbors.source == "exact" else outputs.features
+    return BankUpdate(step=batch.step, positions=batch.positions, ids=batch.ids, probs=outputs.probs, features=features)

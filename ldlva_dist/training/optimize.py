@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldlva_dist.maths.centers import update_centers
 from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.training.exact import forward_exact
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.step import (
     StepResult,
@@ -58,10 +59,13 @@ def optimize(
     scale = dist.get_world_size() * training.gradient_accumulation_steps
     for rows in np.array_split(np.arange(len(batch.ids)), training.gradient_accumulation_steps):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
+        near = neighbors_ and neighbors_[part]
+        if near and state.config.neighbors.source == "exact":
+            near = forward_exact(state.engine, near, settings)
         result = step(
             state.engine,
             images[part],
-            neighbors_ and neighbors_[part],
+            near,
             settings=settings,
             global_batch_size=state.config.data.batch_size,
             use_neighbors=use_neighbors,
@@ -103,6 +107,7 @@ def to_tensors(
         features_BKV=_tensor(neighbors.features, device).float(),
         usable_BK=_tensor(neighbors.versions >= 0, device),
         logit_BK=logits[rows:].view(neighbors.ids.shape),
+        images=None if neighbors.images is None else _tensor(neighbors.images, device),
     )
 
 

@@ -57,9 +57,12 @@ class TensorNeighbors:
     """False where nothing was ever written."""
     logit_BK: Tensor
     """Uncertainty logits of the neighbours' own labels."""
+    images: Tensor | None = None
+    """uint8 [B, K, H, W, channels], for the exact source only."""
 
-    def __getitem__(self, rows: slice) -> "TensorNeighbors":
-        return TensorNeighbors(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+    def __getitem__(self, rows: slice | tuple[slice | list[int], ...]) -> "TensorNeighbors":
+        there = [name for name in self.__dataclass_fields__ if getattr(self, name) is not None]
+        return TensorNeighbors(**{name: getattr(self, name)[rows] for name in there})
 
 
 @dataclass(frozen=True, kw_only=True)

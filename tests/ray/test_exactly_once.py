@@ -28,7 +28,7 @@ from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.plan import Plan
 from ldlva_dist.reporting.ids_log import read_ids
 from ldlva_dist.reporting.metrics_log import read_metrics
-from ldlva_dist.training.loop import make_plan
+from ldlva_dist.training.inputs import make_plan
 
 EPOCHS, BATCH, LIMIT_S = 9.0, 27, 180
 

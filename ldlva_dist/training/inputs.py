@@ -1,0 +1,88 @@
+"""What a training worker reads: its batches in the order of the plan, and its neighbours' images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data import stream
+from ldlva_dist.data.balance import Balance
+from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.data.plan import Plan
+from ldlva_dist.data.random_access import RandomAccess
+from ldlva_dist.messages import Batch
+from ldlva_dist.neighbors.service import NeighborService
+from ldlva_dist.training.exact import NeighborImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the launching process prepared for all workers."""
+
+    info: DatasetInfo
+    manifest: stream.Manifest
+    service: NeighborService | None
+    quarantine: Any
+    """The actor that counts bad rows; None where the first one stops the run."""
+
+
+def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:
+    """The plan of a run over training shards of so many rows; its numbers do not depend on the class balance."""
+    return Plan(shard_rows, config.training.seed, config.data.batch_size, config.data.chunk_rows, balance)
+
+
+def balanced_plan(config: RunConfig, resources: Resources) -> Plan:
+    """The plan of a run with its class balance."""
+    plan = make_plan(config, resources.manifest.shard_rows)
+    if config.data.balance == 0:
+        return plan
+    counts_kC = resources.manifest.chunk_classes(plan, len(resources.info.class_names))
+    return make_plan(config, plan.shard_rows, Balance(counts_kC, config.data.balance, config.training.seed))
+
+
+def read_batches(config: RunConfig, resources: Resources, plan: Plan, first_step: int) -> Iterator[Batch]:
+    """This rank's batches from ``first_step`` to the end of the run."""
+    supersteps = stream.Supersteps(
+        plan=plan,
+        manifest=resources.manifest,
+        images=_image_settings(config),
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        first_step=first_step,
+        stop_step=plan.steps_for(config.training.epochs),
+        quarantine=resources.quarantine,
+    )
+    return stream.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
+
+
+def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> NeighborImages:
+    """The reader of neighbours' images for the exact source."""
+    data = config.data
+    access = RandomAccess(
+        resources.manifest,
+        on_bad=lambda row: stream.tolerate(resources.quarantine, [row]),
+        size=data.image_size,
+        channels=data.channels,
+        cache_mb=config.neighbors.cache_mb,
+    )
+    return NeighborImages(
+        access,
+        epoch_of=plan.epoch_of,
+        seed=config.training.seed,
+        images=_image_settings(config),
+        warmup_epochs=config.loss.warmup_epochs,
+        timeout_s=config.neighbors.timeout_s,
+    )
+
+
+def _image_settings(config: RunConfig) -> stream.ImageSettings:
+    data = config.data
+    return stream.ImageSettings(
+        size=data.image_size,
+        channels=data.channels,
+        flip=data.flip,
+        pad=data.pad,
+        erase_probability=data.erase_probability,
+    )
