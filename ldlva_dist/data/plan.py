@@ -96,6 +96,11 @@ class Plan:
         lanes = np.arange(rank, self.num_lanes, world_size)[:, None]
         return (lanes * self.rows_per_step + np.arange(self.rows_per_step)).ravel().astype(np.int32)
 
+    def epochs_at(self, step: int, rank: int, world_size: int) -> NDArray[np.int64]:
+        """[b] the epoch that each of the rank's rows of a global batch belongs to."""
+        places = range(step * self.rows_per_step, (step + 1) * self.rows_per_step)
+        return np.array([self._locate(lane, n)[0] for lane in self.lanes_of(rank, world_size) for n in places])
+
     def epoch_of(self, step: int) -> float:
         """Passes over the data that are done before this step."""
         return step * self.batch_size / self.num_rows

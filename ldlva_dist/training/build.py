@@ -85,10 +85,11 @@ def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
 
 def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     """What the run's bank stores."""
-    num_classes = len(info.class_names)
+    num_classes, exact = len(info.class_names), config.neighbors.source == "exact"
     return BankSpec(
         num_classes=num_classes,
-        feature_width=build_model(config, num_classes, pretrained=False).feature_width,
+        # The exact source reads nothing back; its probabilities are kept for the reports.
+        feature_width=0 if exact else build_model(config, num_classes, pretrained=False).feature_width,
         dtype=config.bank.features_dtype,
         momentum=config.bank.momentum,
         timeout_s=config.neighbors.timeout_s,
@@ -122,6 +123,11 @@ def check(config: RunConfig, info: DatasetInfo) -> None:
         )
     if not config.uses_neighbors:
         return
+    if config.neighbors.source == "exact" and config.bank.warm_start != "empty":
+        raise SettingError(
+            "bank.warm_start must be empty for neighbors.source=exact, which reads no stored outputs, "
+            f"got {config.bank.warm_start}"
+        )
     k, rows = config.neighbors.num_neighbors, info.num_train
     if k >= rows:
         raise SettingError(f"neighbors.num_neighbors must be < the number of training samples ({rows}), got {k}")

@@ -82,16 +82,19 @@ class NeighborImages:
         return augmented[place_bK], readable[place_bK]
 
 
-def forward_exact(engine: Any, neighbors: TensorNeighbors, settings: StepSettings) -> TensorNeighbors:
+def forward_exact(
+    model: Any, neighbors: TensorNeighbors, settings: StepSettings, feature_width: int
+) -> TensorNeighbors:
     """The same neighbours with fresh outputs, by one forward of their images; zeros where there are no images.
 
-    BatchNorm counts them like any batch in the recipe ``official``, and is in evaluation mode in ``paper``.
+    ``model`` is an ``LDLVA`` in training mode, or an engine around one. Its BatchNorm takes the images like any batch
+    in the recipe ``official``, and is in evaluation mode in ``paper``.
     """
     usable_BK = neighbors.usable_BK
     probs_BKC = torch.zeros(*usable_BK.shape, settings.num_classes, device=usable_BK.device)
-    features_BKV = torch.zeros(*usable_BK.shape, engine.module.feature_width, device=usable_BK.device)
+    features_BKV = torch.zeros(*usable_BK.shape, feature_width, device=usable_BK.device)
     if neighbors.images is not None:
-        engine.train(settings.recipe == "official")
-        probs_BKC[usable_BK], features_BKV[usable_BK] = forward_neighbors(engine, neighbors.images[usable_BK])
-        engine.train(True)
+        model.train(settings.recipe == "official")
+        probs_BKC[usable_BK], features_BKV[usable_BK] = forward_neighbors(model, neighbors.images[usable_BK])
+        model.train(True)
     return replace(neighbors, probs_BKC=probs_BKC, features_BKV=features_BKV)

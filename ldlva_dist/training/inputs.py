@@ -42,23 +42,27 @@ def balanced_plan(config: RunConfig, resources: Resources) -> Plan:
     return make_plan(config, plan.shard_rows, Balance(counts_kC, config.data.balance, config.training.seed))
 
 
-def read_batches(config: RunConfig, resources: Resources, plan: Plan, first_step: int) -> Iterator[Batch]:
-    """This rank's batches from ``first_step`` to the end of the run."""
+def read_batches(
+    config: RunConfig, resources: Resources, plan: Plan, steps: range, *, augmented: bool = True
+) -> Iterator[Batch]:
+    """This rank's batches of consecutive steps, in order."""
     supersteps = stream.Supersteps(
         plan=plan,
         manifest=resources.manifest,
-        images=_image_settings(config),
+        images=_image_settings(config, augmented=augmented),
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
-        first_step=first_step,
-        stop_step=plan.steps_for(config.training.epochs),
+        first_step=steps.start,
+        stop_step=steps.stop,
         quarantine=resources.quarantine,
     )
     return stream.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
 
 
-def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> NeighborImages:
-    """The reader of neighbours' images for the exact source."""
+def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> NeighborImages | None:
+    """The reader of neighbours' images for the exact source; None for the bank."""
+    if config.neighbors.source == "bank":
+        return None
     data = config.data
     access = RandomAccess(
         resources.manifest,
@@ -71,18 +75,18 @@ def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> Neig
         access,
         epoch_of=plan.epoch_of,
         seed=config.training.seed,
-        images=_image_settings(config),
+        images=_image_settings(config, augmented=True),
         warmup_epochs=config.loss.warmup_epochs,
         timeout_s=config.neighbors.timeout_s,
     )
 
 
-def _image_settings(config: RunConfig) -> stream.ImageSettings:
+def _image_settings(config: RunConfig, *, augmented: bool) -> stream.ImageSettings:
     data = config.data
     return stream.ImageSettings(
         size=data.image_size,
         channels=data.channels,
-        flip=data.flip,
-        pad=data.pad,
-        erase_probability=data.erase_probability,
+        flip=data.flip and augmented,
+        pad=data.pad if augmented else 0,
+        erase_probability=data.erase_probability if augmented else 0.0,
     )

@@ -22,11 +22,12 @@ from ldlva_dist.training.ahead import look_ahead
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.due import due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
-from ldlva_dist.training.inputs import Resources, balanced_plan, neighbor_images, read_batches
+from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.optimize import Outputs, optimize
 from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.state import TrainState
+from ldlva_dist.training.warm_start import fill_bank, steps_of_one_pass
 
 
 def train_worker(config: RunConfig, resources: Resources) -> None:
@@ -42,8 +43,10 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
     log = _roll_back(config, state.step)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
-    images = neighbor_images(config, resources, plan) if config.neighbors.source == "exact" else None
-    for batch, neighbors in look_ahead(read_batches(config, resources, plan, state.step), client, meters, images):
+    _warm_start(config, resources, state, client)
+    batches = read_batches(config, resources, plan, range(state.step, total_steps))
+    images = neighbor_images(config, resources, plan)
+    for batch, neighbors in look_ahead(batches, client, meters, images):
         lr = schedule.rate(state.step)
         use_neighbors = plan.epoch_of(state.step) >= config.loss.warmup_epochs
         outputs = optimize(state, batch, neighbors, settings=settings, lr=lr, use_neighbors=use_neighbors)
@@ -143,6 +146,14 @@ def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClie
         k=config.neighbors.num_neighbors,
         timeout_s=config.neighbors.timeout_s,
     )
+
+
+def _warm_start(config: RunConfig, resources: Resources, state: TrainState, client: NeighborClient | None) -> None:
+    if client is None or config.bank.warm_start != "forward" or state.step > 0:
+        return
+    plan = make_plan(config, resources.manifest.shard_rows)
+    steps = steps_of_one_pass(plan)
+    fill_bank(state, client, plan, read_batches(config, resources, plan, steps, augmented=False))
 
 
 def _last_checkpoint(config: RunConfig) -> str | None:

@@ -61,7 +61,7 @@ def optimize(
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         near = neighbors_ and neighbors_[part]
         if near and state.config.neighbors.source == "exact":
-            near = forward_exact(state.engine, near, settings)
+            near = forward_exact(state.engine, near, settings, state.engine.module.feature_width)
         result = step(
             state.engine,
             images[part],

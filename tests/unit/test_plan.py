@@ -226,3 +226,17 @@ def test_costs_do_not_grow_with_the_rows_of_a_hundred_million(balance: float) ->
     runs = [run for lane in range(64) for run in plan.window(lane, 5000)[0]]
     assert len(runs) <= 64 * 4
     assert sum(run.count for run in runs) == 64 * 256
+
+
+@pytest.mark.parametrize(("shard_rows", "batch_size", "chunk_rows"), SHAPES)
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_the_epoch_of_each_row_of_a_step_is_that_of_its_window(
+    shard_rows: tuple[int, ...], batch_size: int, chunk_rows: int, world_size: int
+) -> None:
+    plan = Plan(shard_rows, seed=3, batch_size=batch_size, chunk_rows=chunk_rows)
+    world_size = min(world_size, plan.num_lanes)
+    batches = _global_batches(plan, world_size, supersteps=2)
+    for step, batch in enumerate(batches):
+        for rank in range(world_size):
+            expected = [batch[place][0] for place in plan.positions(rank, world_size).tolist()]
+            assert plan.epochs_at(step, rank, world_size).tolist() == expected

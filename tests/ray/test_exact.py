@@ -1,0 +1,147 @@
+"""Runs with the exact source: repeatable, the same on any ranks and in micro-batches, and what a naive step says."""
+
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from ldlva_dist import launch
+from ldlva_dist.config import (
+    BankConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    NeighborConfig,
+    OptimConfig,
+    PlacementConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from ldlva_dist.data.manifest import read_columns, read_info, read_va
+from ldlva_dist.data.transforms import augment, decode, resize
+from ldlva_dist.errors import SettingError
+from ldlva_dist.neighbors.graph import read_graph
+from ldlva_dist.training.build import build_model, step_settings
+from ldlva_dist.training.evidence import read_beliefs
+from ldlva_dist.training.inputs import make_plan
+from ldlva_dist.training.step import TensorBatch, TensorNeighbors, forward_neighbors, step
+
+K, BATCH = 3, 27
+
+
+@pytest.fixture
+def config(faces: str, tmp_path: Path) -> RunConfig:
+    """Six steps of a tiny network whose BatchNorm trains."""
+    return RunConfig(
+        name="exact",
+        storage_path=str(tmp_path),
+        data=DataConfig(dataset=faces, batch_size=BATCH, chunk_rows=16, image_size=48, erase_probability=0.0),
+        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8)),
+        loss=LossConfig(recipe="official", gamma=0.05),
+        neighbors=NeighborConfig(num_neighbors=K, timeout_s=60, source="exact"),
+        bank=BankConfig(num_shards=2),
+        optim=OptimConfig(name="sgd", lr=0.01),
+        training=TrainingConfig(epochs=0.6, log_every_steps=1),
+        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5, max_failures=0),
+    )
+
+
+def _lines(run_uri: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in Path(run_uri, "metrics.jsonl").read_text().splitlines()]
+
+
+def _table(checkpoint_uri: str) -> NDArray[np.float32]:
+    parts = [load_file(path) for path in sorted(Path(checkpoint_uri, "table").iterdir())]
+    return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
+
+
+def _images(config: RunConfig, ids: NDArray[np.int64], epoch: int) -> torch.Tensor:
+    """The training images of some ids: each from its tar, decoded and augmented by itself."""
+    info, found = read_info(config.data.dataset), []
+    for sample in ids.tolist():
+        row = read_columns(config.data.dataset, ["key", "shard"], first_id=sample, rows=1).to_pylist()[0]
+        with tarfile.open(Path(config.data.dataset, info.shards[row["shard"]].name)) as tar:
+            member = tar.extractfile(f"{row['key']}.jpg")
+            assert member is not None
+            image = resize(decode(member.read(), config.data.channels), config.data.image_size)
+        draws = {"seed": config.training.seed, "epochs_b": np.array([epoch]), "ids_b": np.array([sample])}
+        found.append(augment([image], pad=config.data.pad, flip=True, erase_probability=0.0, **draws)[0])
+    return torch.from_numpy(np.stack(found))
+
+
+def _naive_loss(config: RunConfig) -> float:
+    """The loss of step 0: every neighbour's image read and forwarded by itself, the method's step on what comes out."""
+    dataset, info = config.data.dataset, read_info(config.data.dataset)
+    plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
+    ids = []
+    for lane in plan.lanes_of(0, 1):
+        runs, order = plan.window(lane, 0)
+        ids.append(np.concatenate([run.first_id + np.arange(run.rows) for run in runs])[order[: plan.rows_per_step]])
+    ids_B = np.concatenate(ids)
+    ids_BK = np.concatenate([read_graph(dataset, int(i), 1, K)[0] for i in ids_B]).astype(np.int64)
+    labels = torch.from_numpy(read_columns(dataset, ["label"])["label"].to_numpy().astype(np.int64))
+    va = torch.from_numpy(read_va(dataset, 0, info.num_train))
+    torch.set_num_threads(1)
+    model = build_model(config, len(info.class_names)).train()
+    probs, features = forward_neighbors(model, _images(config, ids_BK.ravel(), 0))
+    batch = TensorBatch(
+        images=_images(config, ids_B, 0),
+        labels_B=labels[ids_B],
+        va_B2=va[ids_B],
+        logit_B=torch.full((BATCH,), config.uncertainty.initial_logit),
+    )
+    neighbors = TensorNeighbors(
+        va_BK2=va[ids_BK],
+        labels_BK=labels[ids_BK],
+        probs_BKC=probs.view(BATCH, K, -1),
+        features_BKV=features.view(BATCH, K, -1),
+        usable_BK=torch.ones(BATCH, K, dtype=torch.bool),
+        logit_BK=torch.full((BATCH, K), config.uncertainty.initial_logit),
+    )
+    settings = step_settings(config, info, torch.device("cpu"))
+    return step(model, batch, neighbors, settings=settings, global_batch_size=BATCH).loss.item()
+
+
+def test_a_run_begins_with_the_naive_loss_repeats_and_can_be_judged(cluster: None, config: RunConfig) -> None:
+    """The second run has another number of shards, and memory for half of the images."""
+    first = launch.fit(config)
+    lines = _lines(first.run_uri)
+    assert lines[0]["loss"] == pytest.approx(_naive_loss(config), rel=1e-5)
+    assert all(line["never_written"] == 0 and line["staleness_max"] == 0 for line in lines)
+    probs = read_beliefs(first.checkpoint_uri, config, read_info(config.data.dataset)).probs
+    assert np.count_nonzero(np.isclose(probs.sum(axis=1), 1, atol=1e-2)) == len(lines) * BATCH  # kept for the reports
+
+    again = replace(config, name="again", bank=replace(config.bank, num_shards=1))
+    second = launch.fit(replace(again, neighbors=replace(config.neighbors, cache_mb=1)))
+    assert [line["loss"] for line in _lines(second.run_uri)] == [line["loss"] for line in lines]
+    np.testing.assert_array_equal(_table(second.checkpoint_uri), _table(first.checkpoint_uri))
+
+
+def test_neither_ranks_nor_micro_batches_change_it_where_batchnorm_is_frozen(cluster: None, config: RunConfig) -> None:
+    """The run with two ranks begins with a warm-up, which reads no neighbours."""
+    config = replace(
+        config, model=replace(config.model, freeze_batchnorm=True), loss=replace(config.loss, warmup_epochs=0.3)
+    )
+    alone = launch.fit(config)
+    other = replace(
+        config,
+        name="two-ranks",
+        training=replace(config.training, gradient_accumulation_steps=2),
+        placement=replace(config.placement, num_workers=2),
+    )
+    together = launch.fit(other)
+    assert len(np.unique(_table(alone.checkpoint_uri))) > 50
+    np.testing.assert_allclose(_table(together.checkpoint_uri), _table(alone.checkpoint_uri), atol=1e-5, rtol=0)
+    losses = [[line["loss"] for line in _lines(run.run_uri)] for run in (alone, together)]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4, rtol=0)
+
+
+def test_a_warm_start_of_the_bank_is_refused(config: RunConfig) -> None:
+    with pytest.raises(SettingError, match=r"bank\.warm_start must be empty for neighbors\.source=exact"):
+        launch.fit(replace(config, bank=replace(config.bank, warm_start="forward")))
