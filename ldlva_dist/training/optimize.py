@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldlva_dist.maths.centers import update_centers
-from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.messages import LABEL, NEVER, Batch, Neighbors
 from ldlva_dist.training.exact import forward_exact
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.step import (
@@ -105,7 +105,8 @@ def to_tensors(
         labels_BK=_tensor(neighbors.labels, device),
         probs_BKC=_tensor(neighbors.probs, device).float(),
         features_BKV=_tensor(neighbors.features, device).float(),
-        usable_BK=_tensor(neighbors.versions >= 0, device),
+        usable_BK=_tensor(neighbors.versions != NEVER, device),
+        label_only_BK=_tensor(neighbors.versions == LABEL, device),
         logit_BK=logits[rows:].view(neighbors.ids.shape),
         images=None if neighbors.images is None else _tensor(neighbors.images, device),
     )

@@ -54,11 +54,19 @@ class TensorNeighbors:
     probs_BKC: Tensor
     features_BKV: Tensor
     usable_BK: Tensor
-    """False where nothing was ever written."""
+    """False where there are no probabilities."""
     logit_BK: Tensor
     """Uncertainty logits of the neighbours' own labels."""
+    label_only_BK: Tensor | None = None
+    """True where the probabilities are the neighbour's own smoothed label, and there are no features; None: nowhere.
+    Such a neighbour's similarity counts alone (the calibration logit is 0), and it moves no centre."""
     images: Tensor | None = None
     """uint8 [B, K, H, W, channels], for the exact source only."""
+
+    @property
+    def has_features_BK(self) -> Tensor:
+        """Whose outputs the network gave."""
+        return self.usable_BK if self.label_only_BK is None else self.usable_BK & ~self.label_only_BK
 
     def __getitem__(self, rows: slice | tuple[slice | list[int], ...]) -> "TensorNeighbors":
         there = [name for name in self.__dataclass_fields__ if getattr(self, name) is not None]
@@ -104,7 +112,9 @@ def step(
     if neighbors is not None and not use_neighbors:
         neighbors = replace(neighbors, usable_BK=torch.zeros_like(neighbors.usable_BK))
     output = (
-        model(batch.images) if neighbors is None else model(batch.images, neighbors.features_BKV, neighbors.usable_BK)
+        model(batch.images)
+        if neighbors is None
+        else model(batch.images, neighbors.features_BKV, neighbors.has_features_BK)
     )
     uncertainty_B = batch.logit_B.sigmoid()
     ce_B, logit_grad_B = _classification(output, batch, neighbors, uncertainty_B, settings)
@@ -184,13 +194,13 @@ def _classification(
 def _members(
     features_BV: Tensor, batch: TensorBatch, neighbors: TensorNeighbors | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [n, V], labels [n] and uncertainties [n] of the rows, and of their usable neighbours where given."""
+    """Features [n, V], labels [n] and uncertainties [n] of the rows, and of neighbours that have features."""
     if neighbors is None:
         return features_BV, batch.labels_B, batch.logit_B.sigmoid()
-    usable_BK = neighbors.usable_BK
-    logit_n = torch.cat([batch.logit_B, neighbors.logit_BK[usable_BK]])
+    known_BK = neighbors.has_features_BK
+    logit_n = torch.cat([batch.logit_B, neighbors.logit_BK[known_BK]])
     return (
-        torch.cat([features_BV, neighbors.features_BKV[usable_BK]]),
-        torch.cat([batch.labels_B, neighbors.labels_BK[usable_BK]]),
+        torch.cat([features_BV, neighbors.features_BKV[known_BK]]),
+        torch.cat([batch.labels_B, neighbors.labels_BK[known_BK]]),
         logit_n.sigmoid(),
     )

@@ -312,6 +312,42 @@ def test_official_centers_are_asked_for_by_rows_and_usable_neighbors_only() -> N
     assert not case.model.centers.requires_grad
 
 
+@few
+@given(seeds, recipes, st.booleans())
+def test_a_neighbor_known_by_its_label_alone_counts_by_its_similarity(seed: int, recipe: str, training: bool) -> None:
+    case = Case(seed, recipe=recipe)
+    start = {name: value.clone() for name, value in case.model.state_dict().items()}
+    case.model.train(training)
+    case.neighbors = replace(case.neighbors, label_only_BK=torch.rand(6, 4) < 0.5)
+    neighbors, alone_BK = case.neighbors, case.neighbors.label_only_BK
+    found, statistics = outcome(case), {name: value.clone() for name, value in case.model.named_buffers()}
+
+    case.model.load_state_dict(start)  # what is in place of its features, and its uncertainty, do not matter
+    neighbors.features_BKV[alone_BK] = 1e9
+    neighbors.logit_BK[alone_BK] = -1e9
+    assert_same(outcome(case), found, rtol=0, atol=0)
+    assert_same(dict(case.model.named_buffers()), statistics, rtol=0, atol=0)
+
+    case.model.load_state_dict(start)
+    known_BK = neighbors.usable_BK & ~alone_BK
+    output = case.model(case.batch.images, neighbors.features_BKV, known_BK)
+    z_BK = torch.where(
+        known_BK, output.calibration_BK.clamp(min=-1.3 if recipe == "official" else None, max=99), 0
+    ).sigmoid()
+    gap_BK2 = case.batch.va_B2[:, None] - neighbors.va_BK2
+    s_BK = (-gap_BK2.abs().sum(-1) / 0.5 if recipe == "official" else -gap_BK2.square().sum(-1) / 0.25).exp()
+    c_BK = z_BK * s_BK * neighbors.usable_BK
+    said_BC = (c_BK[..., None] * neighbors.probs_BKC).sum(1) / c_BK.sum(1, keepdim=True).clamp(min=1e-30)
+    label_BC = torch.eye(5)[case.batch.labels_B]
+    weight_B1 = case.batch.logit_B.sigmoid()[:, None] * neighbors.usable_BK.any(1, keepdim=True)
+    target_BC = (1 - weight_B1) * label_BC + weight_B1 * said_BC
+    expected = -(target_BC * output.logits_BC.log_softmax(1)).sum() / 6
+    np.testing.assert_allclose(found["term cross_entropy"], expected.detach(), rtol=1e-4)
+    if recipe == "official":
+        labels = torch.cat([case.batch.labels_B, neighbors.labels_BK[known_BK]])
+        assert found["counts"].tolist() == torch.bincount(labels, minlength=5).tolist()
+
+
 def test_paper_centers_are_trained_and_ask_for_no_sums() -> None:
     case = Case(3, recipe="paper")
     result = case.step()
