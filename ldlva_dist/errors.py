@@ -25,5 +25,11 @@ class ClusterError(LdlvaError):
     exit_code = 4
 
 
+class RunStopped(LdlvaError):
+    """A run that was asked to stop and did; the same command goes on."""
+
+    exit_code = 130
+
+
 class NeighborServiceError(ClusterError):
     """A shard of the neighbour service failed; the message names the shard and what it was asked."""

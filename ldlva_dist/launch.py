@@ -1,6 +1,7 @@
 """One run: check, start the services, fit, take the services away."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,23 +10,35 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import CheckpointConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import UserCallback
+from ray.train.torch import TorchTrainer
 
 from ldlva_dist import placement
+from ldlva_dist.attend import attend
 from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
-from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
+from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, SettingError
 from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.service import NeighborService, start_service
 from ldlva_dist.training import build
+from ldlva_dist.training.backend import StoppableTorchConfig
+from ldlva_dist.training.control import RunControl
 from ldlva_dist.training.inputs import Resources, make_plan
 from ldlva_dist.training.loop import run_uri, train_worker
+from ldlva_dist.training.resume import require_fitting
 from ldlva_dist.training.state import last_checkpoint, read_facts
 
-COLLECTIVE_TIMEOUT_S = 600
-CHANGEABLE = ("placement.", "sweep.", "data.on_bad_data", "data.max_bad_share")
+CHANGEABLE = (
+    "placement.",
+    "sweep.",
+    "data.on_bad_data",
+    "data.max_bad_share",
+    "training.checkpoint_every_",
+    "training.num_to_keep",
+    "training.stop_grace_s",
+    "training.timeout_s",
+)
 """Settings that may change when a run goes on."""
 
 
@@ -45,33 +58,49 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
 
     Raises:
         SettingError: for settings that do not fit each other, the data set or the cluster; nothing was written.
+        DataError: for data or checkpoints that are damaged, or a loss that is not finite.
         ClusterError: if workers or services failed more than ``placement.max_failures`` times.
+        RunStopped: if it was asked to stop, and has saved; called in the main thread, it takes Ctrl-C and SIGTERM so.
     """
     config = absolute(config)
     info = prepare(config)
     manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
     service = _start_service(config, info) if config.uses_neighbors else None
+    control = ray.remote(RunControl).options(**placement.control_actor()).remote()
     try:
-        resources = Resources(info=info, manifest=manifest, service=service, quarantine=_start_quarantine(config, info))
+        resources = Resources(
+            info=info,
+            manifest=manifest,
+            service=service,
+            quarantine=_start_quarantine(config, info),
+            control=control,
+        )
         trainer = TorchTrainer(
             partial(train_worker, config, resources),
-            torch_config=TorchConfig(backend=placement.backend(config.placement), timeout_s=COLLECTIVE_TIMEOUT_S),
+            torch_config=StoppableTorchConfig(
+                backend=placement.backend(config.placement), timeout_s=math.ceil(config.training.timeout_s)
+            ),
             scaling_config=placement.scaling(config.placement),
             run_config=ray.train.RunConfig(
                 name=config.name,
                 **train_storage(config.storage_path),
                 failure_config=placement.failures(config.placement),
-                checkpoint_config=CheckpointConfig(num_to_keep=config.training.num_to_keep),
                 callbacks=[_NoSecondTry(), *callbacks],
             ),
         )
-        result = _fit(trainer)
+        attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s)
     finally:
         if service:
             service.stop()
-    assert result.checkpoint is not None, "a finished run has a checkpoint"
-    checkpoint_uri = storage.join(run_uri(config), result.checkpoint.path.rsplit("/", 1)[-1])
-    return RunResult(run_uri=run_uri(config), checkpoint_uri=checkpoint_uri, metrics=dict(result.metrics or {}))
+    checkpoint_uri = last_checkpoint(run_uri(config))
+    assert checkpoint_uri is not None, "a run that ended has a checkpoint"
+    metrics = read_facts(checkpoint_uri)["metrics"]
+    if metrics["step"] < metrics["steps"]:
+        raise RunStopped(
+            f"run {config.name!r} was asked to stop, and has saved after step {metrics['step']} of {metrics['steps']} "
+            f"({checkpoint_uri}); the same command goes on from there"
+        )
+    return RunResult(run_uri=run_uri(config), checkpoint_uri=checkpoint_uri, metrics=metrics)
 
 
 def train_storage(uri: str) -> dict[str, Any]:
@@ -101,9 +130,7 @@ def prepare(config: RunConfig) -> DatasetInfo:
     """Check everything that can be checked before a worker starts, and write the run's config.json."""
     info = read_info(config.data.dataset)
     build.check(config, info)
-    checkpoint = last_checkpoint(run_uri(config))
-    if checkpoint:
-        read_facts(checkpoint, info)
+    require_fitting(run_uri(config), info)
     if config.uses_neighbors:
         require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))

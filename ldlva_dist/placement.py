@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, ScalingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ldlva_dist.config import PlacementConfig
 from ldlva_dist.errors import SettingError
@@ -73,6 +74,12 @@ def manifest_task() -> dict[str, Any]:
 def quarantine_actor() -> dict[str, Any]:
     """The count of bad rows, asked only when there are some; it reads its list again."""
     return {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
+
+
+def control_actor() -> dict[str, Any]:
+    """What a run and its launching process talk through: on the launching node, so that they go together."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
 
 
 def annotator(num_actors: int, *, cpus: float, gpus: float) -> dict[str, float]:

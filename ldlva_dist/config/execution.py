@@ -23,8 +23,14 @@ class TrainingConfig:
     """How often the holdout is evaluated; the end of the run always is."""
     checkpoint_every_steps: int | None = None
     """None saves at every evaluation."""
+    checkpoint_every_minutes: float | None = None
+    """Saves by the clock besides; each such checkpoint adds a line to the metrics."""
     num_to_keep: int = 2
-    """Checkpoints kept."""
+    """Newest checkpoints kept; the best by holdout accuracy is kept besides."""
+    stop_grace_s: float = 60.0
+    """Longest wait for the checkpoint that a run writes when it is asked to stop (Ctrl-C, SIGTERM)."""
+    timeout_s: float = 600.0
+    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded."""
     log_every_steps: int = 20
     log_ids: bool = False
     """Keep the ids of every step in RUN/ids: 16 bytes a sample and epoch, before compression."""
@@ -35,6 +41,9 @@ class TrainingConfig:
             self.evaluate_every_epochs > 0,
             f"training.evaluate_every_epochs must be > 0, got {self.evaluate_every_epochs}",
         )
+        for name in ("checkpoint_every_minutes", "stop_grace_s", "timeout_s"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"training.{name} must be > 0, got {value}")
         at_least(
             "training",
             1,

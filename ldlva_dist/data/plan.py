@@ -22,6 +22,8 @@ from ldlva_dist.data.balance import Balance
 from ldlva_dist.errors import SettingError
 
 MAX_LANES = 64
+PLAN_VERSION = 1
+"""Of the rules below; one more where the same step comes to hold other samples. A checkpoint remembers it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,13 @@ class Due:
     checkpoint: bool
 
 
-def due_at(training: TrainingConfig, plan: Plan, step: int) -> Due:
-    """What is due when ``step`` steps are done; the last step is due for everything."""
+def due_at(training: TrainingConfig, plan: Plan, step: int, *, save: bool = False) -> Due:
+    """What is due when ``step`` steps are done, a checkpoint at least with ``save``; everything is at the last step."""
     last = step == plan.steps_for(training.epochs)
     nth = max(1, round(plan.epoch_of(step) / training.evaluate_every_epochs))
     evaluation = last or step == plan.steps_for(nth * training.evaluate_every_epochs)
     every = training.checkpoint_every_steps
-    checkpoint = last or (step % every == 0 if every else evaluation)
+    checkpoint = save or last or (step % every == 0 if every else evaluation)
     return Due(
         log=evaluation or checkpoint or step % training.log_every_steps == 0,
         evaluation=evaluation,

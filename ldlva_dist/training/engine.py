@@ -82,6 +82,19 @@ class Engine:
             group["lr"] = lr
         self._engine.step()
 
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that DeepSpeed left out because a gradient was not finite.
+
+        It looks at gradients only where it shares them out (ZeRO-1 to 3) and clips them: fp32 and bf16 have no loss
+        scale that could overflow.
+        """
+        return self._engine.skipped_steps
+
+    @skipped_steps.setter
+    def skipped_steps(self, count: int) -> None:
+        self._engine.skipped_steps = count
+
     def average_buffers(self) -> None:
         """Give all ranks the mean of their floating-point buffers (running statistics). Collective."""
         buffers = [b for b in self.module.buffers() if b.is_floating_point()]

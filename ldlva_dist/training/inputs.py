@@ -26,6 +26,8 @@ class Resources:
     service: NeighborService | None
     quarantine: Any
     """The actor that counts bad rows; None where the first one stops the run."""
+    control: Any
+    """The :class:`RunControl` actor."""
 
 
 def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:

@@ -1,15 +1,12 @@
 """The loop every training worker runs: look up, step, write, measure, save."""
 
-import tempfile
 import uuid
-from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
 
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
@@ -18,13 +15,17 @@ from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.neighbors.service import NeighborClient, NeighborService
 from ldlva_dist.reporting.ids_log import IdsLog
 from ldlva_dist.reporting.metrics_log import MetricsLog
+from ldlva_dist.training.agreement import Agreement, Verdict
 from ldlva_dist.training.ahead import look_ahead
+from ldlva_dist.training.bad_loss import give_up
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.due import due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
 from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.optimize import Outputs, optimize
+from ldlva_dist.training.resume import newest_whole, roll_back
+from ldlva_dist.training.saver import Saver
 from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.warm_start import fill_bank, steps_of_one_pass
@@ -36,11 +37,15 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
     plan = balanced_plan(config, resources)
     client = _connect(config, resources.service)
-    state = build_state(config, resources.info, client, device=device, checkpoint_uri=_last_checkpoint(config))
+    uri = newest_whole(run_uri(config), resources.control.tell.remote)
+    state = build_state(config, resources.info, client, device=device, checkpoint_uri=uri)
     settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
     total_steps = plan.steps_for(config.training.epochs)
     meters = Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device)
     log = _roll_back(config, state.step)
+    training = config.training
+    saver = Saver(run_uri(config), num_to_keep=training.num_to_keep, limit_s=training.timeout_s)
+    agreement = Agreement(resources.control, save_every_minutes=training.checkpoint_every_minutes)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
     _warm_start(config, resources, state, client)
@@ -57,19 +62,23 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
         if ids:
             ids.add(batch)
 
-        due = due_at(config.training, plan, state.step)
+        verdict = agreement.after_step(loss=float(outputs.terms["loss"]), uploading=saver.uploading)
+        settle(verdict, state, saver, batch, outputs)
+        due = due_at(training, plan, state.step, save=verdict.save or verdict.stop)
         if due.log:
-            metrics = meters.drain(state.step) | {"learning_rate": lr}
+            metrics = meters.drain(state.step) | {"learning_rate": lr, "skipped_steps": state.engine.skipped_steps}
             if due.evaluation:
                 metrics |= evaluate(state)
             if log:
                 log.add(metrics)
                 log.flush()  # a resumed run must find the lines of its checkpoint
             if due.checkpoint:
-                if ids:
-                    ids.flush()
-                save(state, metrics)
+                save(state, saver, metrics, ids)
+                agreement.note_saved()
             meters.restart_clock()
+        if verdict.stop:
+            break
+    finish(saver)
     if log:
         log.close()
 
@@ -107,28 +116,36 @@ def evaluate(state: TrainState) -> dict[str, float]:
     return {"holdout_accuracy": hits.item() / len(labels)}
 
 
-def save(state: TrainState, metrics: dict[str, Any]) -> None:
-    """Report a checkpoint; it counts once every rank's files are in the run's folder. Collective."""
-    with tempfile.TemporaryDirectory(prefix="ldlva-") as folder:
-        state.save(Path(folder))
-        ray.train.report(
-            metrics,
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"step-{state.step:08d}",
-        )
+def settle(verdict: Verdict, state: TrainState, saver: Saver, batch: Batch, outputs: Outputs) -> None:
+    """Finish a checkpoint that is uploaded; DataError where some rank's loss is not finite. Collective."""
+    if verdict.uploaded or verdict.is_bad:
+        finish(saver)
+    if verdict.is_bad:
+        give_up(run_uri(state.config), state.step, float(outputs.terms["loss"]), batch.ids)
+
+
+def save(state: TrainState, saver: Saver, metrics: dict[str, Any], ids: IdsLog | None) -> None:
+    """Begin a checkpoint; it counts once every rank's files are in the run's folder. Collective."""
+    if ids:
+        ids.flush()
+    finish(saver)
+    saver.begin(state.step, state.copy(), state.facts() | {"metrics": metrics})
+
+
+def finish(saver: Saver) -> None:
+    """Wait for the checkpoint in flight, if there is one, and report it to Ray Train. Collective.
+
+    Ray is told of the numbers only: which checkpoints there are, are whole, and are kept is read from their own lists.
+    """
+    if saver.in_flight:
+        ray.train.report(dict(saver.finish()["metrics"]))
 
 
 def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
-    """Remove what a killed lineage left of steps after ``step``; rank 0's log, which goes on there.
-
-    A last checkpoint may be half-written; on another number of ranks its files would stay beside the new ones.
-    """
+    """Remove what a killed lineage left of steps after ``step``; rank 0's log, which goes on there."""
     if dist.get_rank() != 0:
         return None
-    for name in storage.list_folder(run_uri(config)):
-        number = name.removeprefix("step-")
-        if number != name and number.isdigit() and int(number) > step:
-            storage.delete_folder(storage.join(run_uri(config), name))
+    roll_back(run_uri(config), step)
     return MetricsLog(run_uri(config), step + 1)
 
 
@@ -154,11 +171,6 @@ def _warm_start(config: RunConfig, resources: Resources, state: TrainState, clie
     plan = make_plan(config, resources.manifest.shard_rows)
     steps = steps_of_one_pass(plan)
     fill_bank(state, client, plan, read_batches(config, resources, plan, steps, augmented=False))
-
-
-def _last_checkpoint(config: RunConfig) -> str | None:
-    checkpoint = ray.train.get_checkpoint()
-    return storage.join(run_uri(config), Path(checkpoint.path).name) if checkpoint else None
 
 
 def _schedule(config: RunConfig, plan: Plan) -> Schedule:

@@ -1,26 +1,29 @@
 """Everything that learns or counts, in one object, saved and restored as one.
 
 A checkpoint is plain files: ``model.safetensors`` (whole), ``optimizer.safetensors`` (whole), ``table/`` and ``bank/``
-(parts by id range), ``state.json``, ``config.json``. Every file loads on any number of ranks; none is a pickle.
+(parts by id range), ``config.json``, ``classes.json`` and the ``state.json`` that makes it one (checkpoint.py). Every
+file loads on any number of ranks; none is a pickle.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
+from torch import Tensor
 
 from ldlva_dist.config import RunConfig, from_json, to_json
-from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.data.plan import PLAN_VERSION
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.training import checkpoint
+from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.engine import Engine
 from ldlva_dist.uncertainty import UncertaintyTable
-
-FORMAT_VERSION = 1
 
 
 class BankSnapshots(Protocol):
@@ -49,24 +52,28 @@ class TrainState:
     step: int = 0
     """Steps done."""
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's files of the checkpoint into ``folder``."""
+    def copy(self) -> dict[str, Callable[[], bytes]]:
+        """This rank's files of a checkpoint, apart from what goes on learning; each gives its bytes when called.
+
+        A file of values that are not finite gives a DataError instead.
+        """
         rank, world_size = dist.get_rank(), dist.get_world_size()
         self.engine.average_buffers()
         weights, moments = self.engine.model_state(), self.engine.optimizer_state()
+        files: dict[str, Callable[[], bytes]] = {}
         if rank == 0:
-            save_file(weights, folder / "model.safetensors")
-            save_file(moments, folder / "optimizer.safetensors")
-            (folder / "config.json").write_text(to_json(self.config))
-            (folder / "state.json").write_text(json.dumps(self._facts(), indent=2) + "\n")
+            files["model.safetensors"] = partial(pack, "weights", weights)
+            files["optimizer.safetensors"] = partial(pack, "optimiser's state", moments)
+            files["config.json"] = to_json(self.config).encode
+            files["classes.json"] = json.dumps(list(self.info.class_names)).encode
         if self.table:
-            (folder / "table").mkdir()
-            save_file(self.table.state(), folder / "table" / f"part-{rank:05d}.safetensors")
+            rows = {name: rows.clone() for name, rows in self.table.state().items()}
+            files[f"table/part-{rank:05d}.safetensors"] = partial(pack, "uncertainties", rows)
         if self.bank:
-            (folder / "bank").mkdir()
             shards = list(range(rank, self.bank.num_shards, world_size))
             for name, part in self.bank.snapshot(self.step, shards).items():
-                (folder / "bank" / name).write_bytes(part)
+                files[f"bank/{name}"] = partial(bytes, part)
+        return files
 
     def restore(self, checkpoint_uri: str | None) -> None:
         """Take step, optimiser, table and bank from a checkpoint; without one, start the bank empty.
@@ -74,9 +81,10 @@ class TrainState:
         The weights were loaded before the engine was built (:func:`read_weights`).
         """
         if checkpoint_uri:
-            self.step = read_facts(checkpoint_uri, self.info)["step"]
-            moments = load(storage.read_bytes(storage.join(checkpoint_uri, "optimizer.safetensors")))
-            self.engine.load_optimizer_state(moments)
+            facts = read_facts(checkpoint_uri, self.info)
+            require_same_plan(checkpoint_uri, facts)
+            self.step, self.engine.skipped_steps = facts["step"], facts["skipped_steps"]
+            self.engine.load_optimizer_state(load(Checkpoint(checkpoint_uri).read("optimizer.safetensors")))
             if self.table:
                 self.table.restore([load(part) for part in read_parts(checkpoint_uri, "table")])
         if self.bank:
@@ -84,11 +92,13 @@ class TrainState:
                 self.bank.begin(self.step, read_parts(checkpoint_uri, "bank") if checkpoint_uri else [])
             dist.barrier()
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """What ``state.json`` says of it."""
         return {
-            "format_version": FORMAT_VERSION,
             "step": self.step,
+            "plan_version": PLAN_VERSION,
             "world_size": dist.get_world_size(),
+            "skipped_steps": self.engine.skipped_steps,
             "class_names": list(self.info.class_names),
             "content_hash": self.info.content_hash,
             "rows_hash": self.info.rows_hash,
@@ -103,11 +113,9 @@ def read_facts(
 
     Raises:
         SettingError: for a checkpoint of other classes, or of another data set or version unless that is allowed.
-        DataError: for a checkpoint of a format this version does not know.
+        DataError: for a damaged one, or one of a format this version does not know.
     """
-    facts = json.loads(storage.read_bytes(storage.join(checkpoint_uri, "state.json")))
-    if facts["format_version"] != FORMAT_VERSION:
-        raise DataError(f"{checkpoint_uri} has format_version {facts['format_version']}, this reads {FORMAT_VERSION}")
+    facts = Checkpoint(checkpoint_uri).facts
     if info is None:
         return facts
     if facts["class_names"] != list(info.class_names):
@@ -124,31 +132,48 @@ def read_facts(
     return facts
 
 
+def require_same_plan(checkpoint_uri: str, facts: Mapping[str, Any]) -> None:
+    """DataError for a checkpoint whose run dealt out the samples by other rules: its step is no place in ours."""
+    if facts["plan_version"] != PLAN_VERSION:
+        raise DataError(
+            f"{checkpoint_uri} was trained by version {facts['plan_version']} of the plan, this program has version "
+            f"{PLAN_VERSION}, which deals out the samples in another order: its run cannot go on; "
+            "it can be evaluated, and another run can begin under another name"
+        )
+
+
 def has_rows_of(facts: Mapping[str, Any], info: DatasetInfo) -> bool:
     """Whether a sample's id means the same to the checkpoint with these facts and to a data set or version."""
     return facts.get("rows_hash", facts["content_hash"]) == info.rows_hash
 
 
 def last_checkpoint(run_uri: str) -> str | None:
-    """The newest complete checkpoint of a run; a checkpoint's own folder is returned as it is; None where none is."""
-    if storage.exists(storage.join(run_uri, "state.json")):
+    """The newest finished checkpoint of a run, or of a checkpoint itself; None if there is none."""
+    if checkpoint.is_finished(run_uri):
         return run_uri
-    steps = [name for name in storage.list_folder(run_uri) if name.startswith("step-")]
-    whole = [name for name in steps if storage.exists(storage.join(run_uri, name, "state.json"))]
-    return storage.join(run_uri, max(whole)) if whole else None
+    uris = (checkpoint.uri_of(run_uri, step) for step in checkpoint.steps_there(run_uri))
+    return next((uri for uri in uris if checkpoint.is_finished(uri)), None)
 
 
 def read_config(checkpoint_uri: str) -> RunConfig:
     """The settings a checkpoint was trained with."""
-    return from_json(storage.read_bytes(storage.join(checkpoint_uri, "config.json")).decode())
+    return from_json(Checkpoint(checkpoint_uri).read("config.json").decode())
 
 
 def read_weights(checkpoint_uri: str) -> dict[str, Any]:
     """The whole model of a checkpoint."""
-    return load(storage.read_bytes(storage.join(checkpoint_uri, "model.safetensors")))
+    return load(Checkpoint(checkpoint_uri).read("model.safetensors"))
 
 
 def read_parts(checkpoint_uri: str, folder: str) -> list[bytes]:
     """The files of ``table/`` or ``bank/``, in id order; none where the run had none."""
-    uri = storage.join(checkpoint_uri, folder)
-    return [storage.read_bytes(storage.join(uri, name)) for name in storage.list_folder(uri)]
+    saved = Checkpoint(checkpoint_uri)
+    return [saved.read(name) for name in saved.names(folder)]
+
+
+def pack(what: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """A file of tensors; DataError where any of them is not finite."""
+    broken = [name for name, values in tensors.items() if not torch.isfinite(values).all()]
+    if broken:
+        raise DataError(f"the {what} are not finite any more, first {broken[0]}: no checkpoint is made of them")
+    return save(dict(tensors))

@@ -1,7 +1,6 @@
 """Versions: other columns over the same shards, row group by row group, complete or not at all."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from ldlva_dist.data.contents import ContentHash, read_blocks
 from ldlva_dist.data.manifest import DatasetInfo, ShardInfo, SplitInfo, read_columns, read_info, read_va
 from ldlva_dist.data.versions import Change, new_version, root_uri, shard_uri
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.training.checkpoint import finish
 from ldlva_dist.training.state import has_rows_of, read_facts
 
 ROWS, TRAIN = 11, 7
@@ -221,8 +221,7 @@ def checkpoint(dataset: str, tmp_path: Path) -> str:
     """The facts of a checkpoint that was trained on the data set itself."""
     info, folder = read_info(dataset), tmp_path / "checkpoint"
     facts = {"class_names": list(info.class_names), "content_hash": info.content_hash, "rows_hash": info.rows_hash}
-    folder.mkdir()
-    (folder / "state.json").write_text(json.dumps({"format_version": 1, "step": 3, **facts}))
+    finish(str(folder), facts | {"step": 3}, {})
     return str(folder)
 
 

@@ -1,0 +1,86 @@
+"""What all ranks decide alike after a step: to stop, to save by the clock, to finish a checkpoint, to give up.
+
+Each rank says what it knows, and one all-reduce of a few integers makes it everybody's. Requests to stop come as a
+SIGTERM to any worker or from the launching process (control.py); Ray's notice that a node will be taken away is asked
+for at times, because asking is a barrier over all workers.
+"""
+
+import math
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+
+ASK_RAY_EVERY_S = 5.0  # Ray itself looks so often
+_terminated = threading.Event()
+
+
+def catch_sigterm() -> None:
+    """From now on a SIGTERM to this process asks the run to stop; to be called in the main thread of a worker."""
+    signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What follows from a step, the same on all ranks."""
+
+    is_bad: bool
+    """Some rank's loss is not finite."""
+    stop: bool
+    """Save and end."""
+    save: bool
+    """A checkpoint is due by the clock, or because a node will be taken away."""
+    uploaded: bool
+    """All ranks' files of the checkpoint in flight are there, or none is in flight."""
+
+
+class Agreement:
+    """One rank's voice in the verdicts."""
+
+    def __init__(self, control: Any, *, save_every_minutes: float | None) -> None:
+        """Listen to a :class:`RunControl` actor."""
+        self._is_first = dist.get_rank() == 0
+        self._stopping = control.stopping.remote() if self._is_first else None
+        self._save_every_s = 60 * save_every_minutes if save_every_minutes else math.inf
+        self._saved_at = self._asked_at = time.monotonic()
+        self._preempted: set[str] = set()
+
+    def after_step(self, *, loss: float, uploading: bool) -> Verdict:
+        """What this rank's loss, its upload and the clock mean for all. Collective, once a step."""
+        now = time.monotonic()
+        said = [
+            not math.isfinite(loss),
+            _terminated.is_set() or self._is_asked_to_stop(),
+            self._is_first and now - self._saved_at >= self._save_every_s,
+            self._is_first and now - self._asked_at >= ASK_RAY_EVERY_S,
+            uploading,
+        ]
+        if dist.get_world_size() > 1:
+            votes = torch.tensor(said, dtype=torch.int32)
+            dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+            said = votes.bool().tolist()
+        is_bad, stop, save, ask, uploading = said
+        if ask:
+            self._asked_at = now
+            save = self._is_node_lost_soon() or save
+        return Verdict(is_bad=is_bad, stop=stop, save=save, uploaded=not uploading)
+
+    def note_saved(self) -> None:
+        """A checkpoint was begun: the clock starts anew."""
+        self._saved_at = time.monotonic()
+
+    def _is_asked_to_stop(self) -> bool:
+        return self._stopping is not None and bool(ray.wait([self._stopping], timeout=0)[0])
+
+    def _is_node_lost_soon(self) -> bool:
+        """Whether Ray has given notice of a node that it had not named before; Ray restarts the workers by itself."""
+        info = ray.train.get_preemption_info()
+        new = set(info.preempted_node_ids) - self._preempted if info else set()
+        self._preempted |= new
+        return bool(new)

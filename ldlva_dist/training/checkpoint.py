@@ -1,0 +1,141 @@
+"""Checkpoints on storage: RUN/step-N, made whole by its ``state.json``.
+
+``state.json`` is written last, when every rank's files lie there. It lists them with sizes and CRC-32s, and carries a
+checksum of itself: whoever can read it knows what belongs to the checkpoint, and whether it is undamaged. A folder
+without it is no checkpoint; whoever wrote there was stopped, or is at it. When one is deleted it goes first.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from isal import isal_zlib
+
+from ldlva_dist.data import storage
+from ldlva_dist.errors import DataError
+
+FORMAT_VERSION = 2
+STATE = "state.json"
+PREFIX = "step-"
+PIECE_BYTES = 16 << 20
+
+
+class UnknownFormatError(DataError):
+    """A checkpoint of another version of this program: not damaged, but of no use to this one."""
+
+
+class Checkpoint:
+    """A finished checkpoint. Whatever is read of it is checked against its list."""
+
+    def __init__(self, uri: str) -> None:
+        """Read the list.
+
+        Raises:
+            DataError: if there is none, if it is damaged, or if its format is another than this program's.
+        """
+        self.uri = uri
+        text = storage.read_bytes(storage.join(uri, STATE))
+        self.facts = _parse(uri, text)
+        self._files: dict[str, dict[str, int]] = self.facts["files"]
+
+    def names(self, folder: str = "") -> list[str]:
+        """The files below a folder of the checkpoint, sorted; all of them without one."""
+        return sorted(name for name in self._files if not folder or name.startswith(f"{folder}/"))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file, as the list says."""
+        return self._files[name]["size"]
+
+    def read(self, name: str) -> bytes:
+        """A whole file; DataError if it is missing or damaged."""
+        if name not in self._files:
+            raise DataError(f"{self.uri} has no {name}")
+        data = storage.read_bytes(storage.join(self.uri, name))
+        self._compare(name, describe(data))
+        return data
+
+    def check(self, name: str) -> None:
+        """DataError if a file is missing or damaged; reads it piece by piece."""
+        size = crc = 0
+        with storage.open_input(storage.join(self.uri, name)) as file:
+            while piece := file.read(PIECE_BYTES):
+                size, crc = size + len(piece), isal_zlib.crc32(piece, crc)
+        self._compare(name, {"size": size, "crc32": crc})
+
+    def _compare(self, name: str, found: dict[str, int]) -> None:
+        for what, word in (("size", "bytes"), ("crc32", "checksum")):
+            if found[what] != self._files[name][what]:
+                raise DataError(
+                    f"{storage.join(self.uri, name)} is damaged: {word} should be {self._files[name][what]}, "
+                    f"got {found[what]}"
+                )
+
+
+def describe(data: bytes) -> dict[str, int]:
+    """What the list says of a file with this content."""
+    return {"size": len(data), "crc32": isal_zlib.crc32(data)}
+
+
+def write_file(uri: str, name: str, data: bytes) -> dict[str, int]:
+    """Write one file of a checkpoint that is being made; returns what the list has to say of it."""
+    storage.write_bytes(storage.join(uri, name), data)
+    return describe(data)
+
+
+def finish(uri: str, facts: Mapping[str, Any], files: Mapping[str, dict[str, int]]) -> None:
+    """Make a checkpoint of the files that lie in the folder ``uri``."""
+    facts = {"format_version": FORMAT_VERSION, **facts, "files": dict(sorted(files.items()))}
+    text = json.dumps(facts | {"crc32": _checksum(facts)}, indent=2) + "\n"
+    storage.write_bytes(storage.join(uri, STATE), text.encode())
+
+
+def discard(uri: str) -> None:
+    """Delete a checkpoint, finished or not; whoever reads it meanwhile finds none rather than half of one."""
+    storage.delete_file(storage.join(uri, STATE))
+    storage.delete_folder(uri)
+
+
+def uri_of(run_uri: str, step: int) -> str:
+    """Where a run keeps its checkpoint of ``step`` steps."""
+    return storage.join(run_uri, f"{PREFIX}{step:08d}")
+
+
+def steps_there(run_uri: str) -> list[int]:
+    """Steps of a run's checkpoints, newest first, unfinished ones too."""
+    numbers = [name.removeprefix(PREFIX) for name in storage.list_folder(run_uri) if name.startswith(PREFIX)]
+    return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+
+
+def is_finished(uri: str) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return storage.exists(storage.join(uri, STATE))
+
+
+def worth_keeping(accuracies: Mapping[int, float | None], num_to_keep: int) -> set[int]:
+    """Of a run's finished checkpoints (step to holdout accuracy): the newest ones and the best; a tie to the later."""
+    best = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
+    return set(sorted(accuracies)[-num_to_keep:]) | ({max(best)[1]} if best else set())
+
+
+def _parse(uri: str, text: bytes) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+        version = facts["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{storage.join(uri, STATE)} is damaged: it is not the JSON of a checkpoint") from error
+    crc = facts.pop("crc32", None)
+    if crc is not None and crc != _checksum(facts):
+        raise DataError(f"{storage.join(uri, STATE)} is damaged: checksum should be {crc}, got {_checksum(facts)}")
+    if version != FORMAT_VERSION:
+        why = "; its files have no checksums, and its place in the data means other samples today" * (version == 1)
+        raise UnknownFormatError(
+            f"{uri} has format_version {version}, this program reads {FORMAT_VERSION}{why}: "
+            "train again under another name, or use the program that wrote it"
+        )
+    if crc is None:
+        raise DataError(f"{storage.join(uri, STATE)} is damaged: it has no checksum")
+    return facts
+
+
+def _checksum(facts: Mapping[str, Any]) -> int:
+    return isal_zlib.crc32(json.dumps(facts, sort_keys=True).encode())

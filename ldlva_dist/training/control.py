@@ -1,0 +1,32 @@
+"""What the launching process and the workers tell each other besides the training itself; an actor."""
+
+import asyncio
+
+
+class RunControl:
+    """One way a request to stop, the other way sentences for the terminal. Callers wait for news instead of polling."""
+
+    def __init__(self) -> None:
+        self._stop = asyncio.Event()
+        self._sentences: list[str] = []
+        self._told = asyncio.Event()
+
+    async def stop(self) -> None:
+        """Ask the workers to save and stop after the step they are at."""
+        self._stop.set()
+
+    async def stopping(self) -> None:
+        """Answers once the run was asked to stop."""
+        await self._stop.wait()
+
+    async def tell(self, sentence: str) -> None:
+        """Show a sentence on the terminal of whoever launched the run."""
+        self._sentences.append(sentence)
+        self._told.set()
+
+    async def hear(self) -> list[str]:
+        """Answers with what was told since the last call, once there is something."""
+        await self._told.wait()
+        self._told.clear()
+        sentences, self._sentences = self._sentences, []
+        return sentences
