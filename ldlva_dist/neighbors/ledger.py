@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ldlva_dist.errors import NeighborServiceError
-from ldlva_dist.messages import BankUpdate
+from ldlva_dist.neighbors.outputs import Write
 
 
 @dataclass
@@ -18,10 +18,14 @@ class Ledger:
     visible: int = field(init=False)
     """The last step whose writes are visible."""
     reads: dict[int, set[int]] = field(default_factory=dict)
-    writes: dict[int, dict[int, BankUpdate]] = field(default_factory=dict)
+    writes: dict[int, dict[int, Write]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.visible = self.first - 2
+
+    def is_new(self) -> bool:
+        """Whether nothing has come yet."""
+        return self.visible == self.first - 2 and not self.reads and not self.writes
 
     def lacks_writes(self, step: int) -> list[int]:
         """Ranks whose write of the step has not come."""
@@ -39,13 +43,14 @@ class Ledger:
         """An answer was given."""
         self.reads.setdefault(step, set()).add(rank)
 
-    def note_write(self, step: int, rank: int, update: BankUpdate) -> None:
+    def note_write(self, rank: int, write: Write) -> None:
         """Outputs have come; a second write of a rank in one step is refused."""
+        step = write.step
         if step <= self.visible or step < self.first or rank in self.writes.get(step, ()):
             raise NeighborServiceError(f"rank {rank} wrote step {step} twice or after it was over")
-        self.writes.setdefault(step, {})[rank] = update
+        self.writes.setdefault(step, {})[rank] = write
 
-    def writes_of(self, step: int) -> list[BankUpdate]:
+    def writes_of(self, step: int) -> list[Write]:
         """What has come for a step that is not visible yet."""
         return list(self.writes.get(step, {}).values())
 

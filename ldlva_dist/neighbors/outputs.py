@@ -1,18 +1,18 @@
-"""The stored outputs of one id range, and their form in a checkpoint. n = rows held, C = classes, V = feature width."""
+"""The stored outputs of one id range: one record of plain bytes for each row, stored, sent and saved in that form.
 
-import json
-from collections.abc import Iterable, Sequence
+n = rows held, C = classes, V = feature width, r = bytes of a record.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
-from ldlva_dist.errors import DataError
-from ldlva_dist.messages import BankUpdate
+from ldlva_dist.messages import LABEL, NEVER
 
-FORMAT_VERSION = 1
+INT8_MAX = 127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,13 +20,72 @@ class BankSpec:
     """What every shard of one bank agrees on."""
 
     num_classes: int
+    """0 stores no probabilities."""
     feature_width: int
-    dtype: Literal["float16", "float32"] = "float16"
-    """What probabilities and features are stored in."""
+    """0 stores no features."""
+    probs_dtype: Literal["float16", "float32"] = "float16"
+    features_dtype: Literal["int8", "float16", "float32"] = "float16"
+    """int8 with one scale for each row."""
     momentum: float = 0.0
     """Weight of the old value when a stored probability is overwritten."""
+    label_smoothing: float | None = None
+    """A new bank holds each row's own label, smoothed by so much; None = it is empty."""
     timeout_s: float = 60.0
     """Longest wait of a shard for the other ranks' messages."""
+
+    @property
+    def record(self) -> np.dtype[np.void]:
+        """One stored row. A scale stands there for int8 only: feature = scale x integer."""
+        scale = [("scales", "f4")] if self.features_dtype == "int8" else []
+        features = ("features", self.features_dtype, (self.feature_width,))
+        return np.dtype(
+            [("versions", "i8"), *scale, ("probs", self.probs_dtype, (self.num_classes,)), features], align=True
+        )
+
+
+STATIC = np.dtype([("va", "f4", (2,)), ("label", "i4")])
+"""What never changes about a row."""
+
+
+def bytes_per_row(spec: BankSpec, k: int) -> int:
+    """Memory of one row of the bank: its record, its static values and the ids of k neighbours."""
+    return spec.record.itemsize + STATIC.itemsize + k * np.dtype(np.int32).itemsize
+
+
+def as_bytes(records: NDArray[Any]) -> NDArray[np.uint8]:
+    """[n, itemsize] the same memory; numpy moves whole rows of bytes faster than records field by field."""
+    return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
+
+
+def as_records(rows: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """[n] the same memory as records."""
+    return rows.reshape(-1).view(dtype)
+
+
+def encode(
+    probs: NDArray[np.floating], features: NDArray[np.floating], spec: BankSpec, version: int
+) -> NDArray[np.void]:
+    """[n] records of probabilities [n, C] and features [n, V], written at step ``version``.
+
+    An int8 feature is off by at most half its row's scale, which is the row's largest absolute value / 127.
+    """
+    records = np.zeros(len(probs), dtype=spec.record)
+    records["versions"], records["probs"] = version, probs
+    if spec.features_dtype != "int8":
+        records["features"] = features
+        return records
+    scale = np.abs(features).max(axis=1, initial=0.0).astype(np.float32) / INT8_MAX
+    is_plain = np.isfinite(scale) & (scale > 0)  # elsewhere the scale alone says it: 0 or NaN
+    records["scales"] = np.where(np.isfinite(scale), scale, np.nan)
+    records["features"] = np.rint(np.where(is_plain[:, None], features, 0) / np.where(is_plain, scale, 1)[:, None])
+    return records
+
+
+def decode_features(records: NDArray[np.void]) -> NDArray[np.floating]:
+    """[..., V] the features of records [...]; floats as they are stored, int8 as float32."""
+    if "scales" not in (records.dtype.names or ()):
+        return records["features"]
+    return records["features"] * records["scales"][..., None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,29 +94,22 @@ class Outputs:
 
     ids: NDArray[np.int64]
     """[n] in ascending order, each once."""
-    probs: NDArray[np.floating]
-    """[n, C] zeros where never written."""
-    features: NDArray[np.floating]
-    """[n, V] zeros where never written."""
-    versions: NDArray[np.int64]
-    """[n] step of the last write; -1 = never."""
+    records: NDArray[np.void]
+    """[n]"""
 
     def take(self, rows: NDArray[np.int64]) -> "Outputs":
         """A copy of some rows."""
-        return Outputs(
-            ids=self.ids[rows], probs=self.probs[rows], features=self.features[rows], versions=self.versions[rows]
-        )
+        return Outputs(ids=self.ids[rows], records=self.records.take(rows))
 
     def replaced(self, some: "Outputs") -> "Outputs":
         """A copy in which some rows have other values."""
-        copy = self.take(np.arange(len(self.ids)))
+        copy = Outputs(ids=self.ids, records=self.records.copy())
         copy.assign(some)
         return copy
 
     def assign(self, some: "Outputs") -> None:
         """Overwrite some rows."""
-        rows = np.searchsorted(self.ids, some.ids)
-        self.probs[rows], self.features[rows], self.versions[rows] = some.probs, some.features, some.versions
+        as_bytes(self.records)[np.searchsorted(self.ids, some.ids)] = as_bytes(some.records)
 
     def put(self, young: "Outputs", momentum: float) -> "Outputs":
         """Write outputs, mixing probabilities with ``momentum`` parts of the old; returns the rows as they were."""
@@ -65,115 +117,49 @@ class Outputs:
         old = self.take(rows)
         self.assign(young)
         if momentum:
-            mixed = momentum * old.probs.astype(np.float32) + (1 - momentum) * young.probs.astype(np.float32)
-            self.probs[rows] = np.where(old.versions[:, None] >= 0, mixed, young.probs)
+            before, new = old.records["probs"], young.records["probs"]
+            mixed = momentum * before.astype(np.float32) + (1 - momentum) * new.astype(np.float32)
+            self.records["probs"][rows] = np.where(old.records["versions"][:, None] != NEVER, mixed, new)
         return old
 
 
 def blank(start: int, stop: int, spec: BankSpec) -> Outputs:
     """Rows start..stop-1, never written."""
-    n = stop - start
-    return Outputs(
-        ids=np.arange(start, stop),
-        probs=np.zeros((n, spec.num_classes), dtype=spec.dtype),
-        features=np.zeros((n, spec.feature_width), dtype=spec.dtype),
-        versions=np.full(n, -1, dtype=np.int64),
-    )
+    records = np.zeros(stop - start, dtype=spec.record)
+    records["versions"] = NEVER
+    return Outputs(ids=np.arange(start, stop), records=records)
 
 
-def merge(updates: Sequence[BankUpdate], spec: BankSpec) -> Outputs:
-    """All ranks' outputs of one step; an id that stands twice keeps its highest position."""
-    if not updates:
-        return blank(0, 0, spec)
-    ids = np.concatenate([update.ids for update in updates])
-    order = np.lexsort((np.concatenate([update.positions for update in updates]), ids))
-    is_last = np.append(np.diff(ids[order]) != 0, True)[: len(ids)]
-    kept = order[is_last]
-    return Outputs(
-        ids=ids[kept],
-        probs=np.concatenate([update.probs for update in updates])[kept].astype(spec.dtype),
-        features=np.concatenate([update.features for update in updates])[kept].astype(spec.dtype),
-        versions=np.full(len(kept), updates[0].step, dtype=np.int64),
-    )
+def from_labels(start: int, labels: NDArray[np.integer], spec: BankSpec) -> Outputs:
+    """Rows start, start + 1, ... that hold their own label, smoothed, and no features."""
+    assert spec.label_smoothing is not None
+    outputs = blank(start, start + len(labels), spec)
+    outputs.records["versions"] = LABEL
+    outputs.records["probs"] = spec.label_smoothing / spec.num_classes
+    outputs.records["probs"][np.arange(len(labels)), labels] += 1 - spec.label_smoothing
+    return outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartHeader:
-    """What a part of a checkpoint holds: the bank of ids start..stop-1 as of ``step``."""
+class Write:
+    """One rank's outputs of one step for one shard."""
 
-    start: int
-    stop: int
     step: int
-
-    def overlaps(self, start: int, stop: int) -> bool:
-        """Whether it holds any of these ids."""
-        return self.start < stop and start < self.stop
-
-
-def pack(old: Outputs, young: Outputs, header: PartHeader) -> bytes:
-    """One part: the rows that a read of ``step`` sees, and the young rows that become visible after it."""
-    values = {"start": header.start, "stop": header.stop, "step": header.step, "format_version": FORMAT_VERSION}
-    arrays = {"probs": old.probs, "features": old.features, "versions": old.versions}
-    young_arrays = {"young_ids": young.ids, "young_probs": young.probs, "young_features": young.features}
-    return save({**arrays, **young_arrays}, metadata={"bank": json.dumps(values)})  # one key, so that bytes repeat
+    positions: NDArray[np.int32]
+    """[n] place in the global batch."""
+    ids: NDArray[np.int64]
+    """[n]"""
+    rows: NDArray[np.uint8]
+    """[n, r] records."""
 
 
-def read_header(part: bytes) -> PartHeader:
-    """What a part holds, without reading its arrays."""
-    size = int.from_bytes(part[:8], "little")
-    values = json.loads(json.loads(part[8 : 8 + size])["__metadata__"]["bank"])
-    version = values.pop("format_version")
-    if version != FORMAT_VERSION:
-        raise DataError(f"a bank checkpoint has format_version {version}, this program reads {FORMAT_VERSION}")
-    return PartHeader(**values)
-
-
-def unpack(parts: Iterable[bytes], start: int, stop: int, spec: BankSpec) -> tuple[Outputs, Outputs]:
-    """Old and young rows start..stop-1 out of parts that may be cut elsewhere; together they must hold every id."""
-    old, youngs, is_held = blank(start, stop, spec), [blank(0, 0, spec)], np.zeros(stop - start, dtype=bool)
-    for header, part in sorted(((read_header(part), part) for part in parts), key=lambda pair: pair[0].start):
-        if not header.overlaps(start, stop):
-            continue
-        arrays = load(part)
-        widths = arrays["probs"].shape[1], arrays["features"].shape[1]
-        if widths != (spec.num_classes, spec.feature_width):
-            raise DataError(
-                f"the bank of the checkpoint has {widths[0]} classes and features of width {widths[1]}, "
-                f"the run has {spec.num_classes} and {spec.feature_width}"
-            )
-        low, high = max(start, header.start), min(stop, header.stop)
-        source, target = slice(low - header.start, high - header.start), slice(low - start, high - start)
-        for name in ("probs", "features", "versions"):
-            getattr(old, name)[target] = arrays[name][source]
-        is_held[target] = True
-        ids = arrays["young_ids"]
-        inside = (ids >= start) & (ids < stop)
-        youngs.append(
-            Outputs(
-                ids=ids[inside],
-                probs=arrays["young_probs"][inside].astype(spec.dtype),
-                features=arrays["young_features"][inside].astype(spec.dtype),
-                versions=np.full(np.count_nonzero(inside), header.step - 1, dtype=np.int64),
-            )
-        )
-    if not is_held.all():
-        raise DataError(f"the bank of the checkpoint lacks {np.count_nonzero(~is_held)} of the ids {start}..{stop - 1}")
-    return old, _concatenate(youngs)
-
-
-def newest(parts: Sequence[bytes], spec: BankSpec) -> Outputs:
-    """All rows of a checkpoint with the young ones written, for evaluation."""
-    headers = [read_header(part) for part in parts]
-    start, stop = min(header.start for header in headers), max(header.stop for header in headers)
-    old, young = unpack(parts, start, stop, spec)
-    old.put(young, spec.momentum)
-    return old
-
-
-def _concatenate(pieces: Sequence[Outputs]) -> Outputs:
-    return Outputs(
-        ids=np.concatenate([piece.ids for piece in pieces]),
-        probs=np.concatenate([piece.probs for piece in pieces]),
-        features=np.concatenate([piece.features for piece in pieces]),
-        versions=np.concatenate([piece.versions for piece in pieces]),
-    )
+def merge(writes: Sequence[Write], spec: BankSpec) -> Outputs:
+    """All ranks' outputs of one step; an id that stands twice keeps its highest position."""
+    if not writes:
+        return blank(0, 0, spec)
+    ids = np.concatenate([write.ids for write in writes])
+    order = np.lexsort((np.concatenate([write.positions for write in writes]), ids))
+    is_last = np.append(np.diff(ids[order]) != 0, True)[: len(ids)]
+    kept = order[is_last]
+    rows = np.concatenate([write.rows for write in writes]).take(kept, axis=0)
+    return Outputs(ids=ids[kept], records=as_records(rows, spec.record))

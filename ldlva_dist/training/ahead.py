@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ldlva_dist.messages import Batch, Neighbors
-from ldlva_dist.neighbors.service import NeighborClient
+from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.training.exact import NeighborImages, PendingImages
 from ldlva_dist.training.meters import Meters
 

@@ -84,14 +84,16 @@ def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
 
 
 def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
-    """What the run's bank stores."""
+    """What the run's bank stores. Labels that a bank starts with are smoothed as those of the loss, or by 0.1."""
     num_classes, exact = len(info.class_names), config.neighbors.source == "exact"
     return BankSpec(
         num_classes=num_classes,
         # The exact source reads nothing back; its probabilities are kept for the reports.
         feature_width=0 if exact else build_model(config, num_classes, pretrained=False).feature_width,
-        dtype=config.bank.features_dtype,
+        probs_dtype=config.bank.probs_dtype,
+        features_dtype=config.bank.features_dtype,
         momentum=config.bank.momentum,
+        label_smoothing=(config.loss.label_smoothing or 0.1) if config.bank.warm_start == "labels" else None,
         timeout_s=config.neighbors.timeout_s,
     )
 

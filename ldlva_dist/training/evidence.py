@@ -14,7 +14,7 @@ from ldlva_dist.data.transforms import decode
 from ldlva_dist.data.versions import shard_uri
 from ldlva_dist.maths.similarity import log_similarity
 from ldlva_dist.neighbors.graph import read_graph
-from ldlva_dist.neighbors.outputs import newest
+from ldlva_dist.neighbors.snapshots import newest
 from ldlva_dist.training.build import bank_spec
 from ldlva_dist.training.state import read_parts
 
@@ -36,7 +36,7 @@ def read_beliefs(checkpoint_uri: str, config: RunConfig, info: DatasetInfo) -> B
         first = int(part["first_id"])
         logits_N[first : first + len(part["logits"])] = part["logits"]
     outputs = newest(read_parts(checkpoint_uri, "bank"), bank_spec(config, info))
-    return Beliefs(uncertainty=logits_N.sigmoid().numpy(), probs=outputs.probs.astype(np.float32))
+    return Beliefs(uncertainty=logits_N.sigmoid().numpy(), probs=outputs.records["probs"].astype(np.float32))
 
 
 def neighbors_opinion(beliefs: Beliefs, config: RunConfig, ids_n: NDArray[np.int64]) -> NDArray[np.float32]:

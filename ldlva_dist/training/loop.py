@@ -12,7 +12,8 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
 from ldlva_dist.data.plan import Plan
 from ldlva_dist.messages import BankUpdate, Batch
-from ldlva_dist.neighbors.service import NeighborClient, NeighborService
+from ldlva_dist.neighbors.client import NeighborClient
+from ldlva_dist.neighbors.service import NeighborService
 from ldlva_dist.reporting.ids_log import IdsLog
 from ldlva_dist.reporting.metrics_log import MetricsLog
 from ldlva_dist.training.agreement import Agreement, Verdict

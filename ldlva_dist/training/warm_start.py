@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ldlva_dist.data.plan import Plan
 from ldlva_dist.messages import Batch
-from ldlva_dist.neighbors.service import NeighborClient
+from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.step import forward_neighbors
 

@@ -2,6 +2,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from ray.exceptions import RayActorError
 from ldlva_dist.data import manifest
 from ldlva_dist.errors import DataError, NeighborServiceError, SettingError
 from ldlva_dist.messages import BankUpdate, Neighbors
+from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors
 from ldlva_dist.neighbors.outputs import BankSpec
-from ldlva_dist.neighbors.service import NeighborClient, NeighborService, start_service
+from ldlva_dist.neighbors.service import NeighborService, start_service
 
 N, C, V, K, BATCH = 50, 7, 6, 4, 8
 VA = np.random.default_rng(3).uniform(-1, 1, (N, 2)).astype(np.float32)
@@ -93,15 +95,17 @@ def update_of(step: int, rank: int, world_size: int) -> BankUpdate:
 
 
 def train(clients: list, first: int, stop: int, parts: list[bytes] | None = None) -> list[list[Neighbors]]:
-    """Let ranks walk through the steps side by side, each asking one step ahead."""
+    """Let ranks walk through the steps side by side, each asking for ids two steps ahead and for rows one."""
     ranks, size = range(len(clients)), len(clients)
     clients[0].begin(first, parts or [])
-    asked = [clients[r].ask(first, clients[r].find(batch_of(first, r, size)[0])) for r in ranks]
+    found = [clients[r].find(batch_of(first, r, size)[0]) for r in ranks]
+    coming = [clients[r].find(batch_of(first + 1, r, size)[0]) for r in ranks]
+    asked = [clients[r].ask(first, found[r]) for r in ranks]
     seen = []
     for step in range(first, stop):
-        ready = asked
+        ready, found = asked, coming
         if step + 1 < stop:
-            found = [clients[r].find(batch_of(step + 1, r, size)[0]) for r in ranks]
+            coming = [clients[r].find(batch_of(step + 2, r, size)[0]) for r in ranks]
             asked = [clients[r].ask(step + 1, found[r]) for r in ranks]
         seen.append([clients[r].collect(ready[r]) for r in ranks])
         for r in ranks:
@@ -137,7 +141,9 @@ def test_a_run_goes_on_from_its_snapshot_with_other_ranks_and_shards(start):
     straight = train(clients_of(start(2), 1), 0, 8)
     clients = clients_of(start(3), 2)
     train(clients, 0, 5)
-    parts = clients[0].snapshot(5, [0, 2]) | clients[1].snapshot(5, [1])
+    with ThreadPoolExecutor() as pool:  # each waits for the other's last write, which its call brings
+        saved = list(pool.map(lambda client, own: client.snapshot(5, own), clients, ([0, 2], [1])))
+    parts = saved[0] | saved[1]
     assert sorted(parts) == [
         "ids-000000000000-000000000016.safetensors",
         "ids-000000000016-000000000033.safetensors",
@@ -146,6 +152,45 @@ def test_a_run_goes_on_from_its_snapshot_with_other_ranks_and_shards(start):
     resumed = train(clients_of(start(2), 1, token="b"), 5, 8, list(parts.values()))
     for before, after in zip(straight[5:], resumed, strict=True):
         assert_equal(before[0], after[0])
+
+
+def test_a_step_costs_one_call_for_each_shard(start, monkeypatch):
+    clients = clients_of(start(3), 2)
+    sent: list[int] = []
+
+    def count(client):
+        send = client._send
+
+        def counted(*arguments):
+            round_ = send(*arguments)
+            sent.append(len(round_.calls))
+            return round_
+
+        return counted
+
+    for client in clients:
+        monkeypatch.setattr(client, "_send", count(client))
+    train(clients, 0, 10)
+    firsts, steps, last_but_one_writes = sent[:2], sent[2:-2], sent[-2:]  # the last write stays for a snapshot
+    assert steps == [3] * 2 * 10
+    assert max(firsts) <= 3
+    assert last_but_one_writes == [3, 3]
+
+
+def test_rows_filled_by_all_ranks_are_there_at_the_first_read(start):
+    clients = clients_of(start(3), 2)
+    clients[0].begin(0)
+    rng = np.random.default_rng(5)
+    ids, probs = rng.permutation(N), rng.dirichlet(np.ones(C), N).astype(np.float32)
+    features = rng.normal(size=(N, V)).astype(np.float32)
+    for rank, client in enumerate(clients):
+        client.fill(ids[rank::2], probs[rank::2], features[rank::2])
+    place = np.argsort(ids)
+    for client in clients:
+        seen = client.collect(client.ask(0, client.find(np.arange(N))))
+        np.testing.assert_array_equal(seen.probs, probs[place][seen.ids].astype(np.float16))
+        np.testing.assert_array_equal(seen.features, features[place][seen.ids].astype(np.float16))
+        np.testing.assert_array_equal(seen.versions, 0)
 
 
 @ray.remote
@@ -198,15 +243,15 @@ def test_a_rank_that_is_behind_is_named(start):
         clients[0].collect(clients[0].ask(2, found))
 
 
-def test_an_error_of_a_write_comes_out_two_steps_later(start):
+def test_an_error_of_a_write_comes_out_when_two_are_on_their_way(start):
     service = start(2)
     [old] = clients_of(service, 1, token="old")
     [new] = clients_of(service, 1, token="new")
     new.begin(0)
-    for step in range(2):
-        old.write(update_of(step, 0, 1))
+    for step in range(3):
+        old.write(update_of(step, 0, 1))  # the first two are on their way now
     with pytest.raises(NeighborServiceError, match=r"asked to take a write: .* does not know attempt 'old'"):
-        old.write(update_of(2, 0, 1))
+        old.write(update_of(3, 0, 1))
 
 
 def dies_within(shard, *, seconds: float) -> bool:

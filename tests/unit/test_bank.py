@@ -6,16 +6,27 @@ import pytest
 from numpy.typing import NDArray
 
 from ldlva_dist.errors import DataError, NeighborServiceError
-from ldlva_dist.messages import BankUpdate
-from ldlva_dist.neighbors.bank import BankRows, BankShard, ShardRows
-from ldlva_dist.neighbors.outputs import BankSpec, newest, read_header
+from ldlva_dist.messages import LABEL, BankUpdate
+from ldlva_dist.neighbors.bank import Answer, BankShard, Call, ShardRows
+from ldlva_dist.neighbors.outputs import (
+    STATIC,
+    BankSpec,
+    Write,
+    as_bytes,
+    as_records,
+    bytes_per_row,
+    decode_features,
+    encode,
+)
+from ldlva_dist.neighbors.snapshots import newest, read_header, unpack
 
 N, C, V, K, BATCH = 40, 3, 4, 5, 12
 NO_IDS = np.zeros(0, np.int64)
 
 
 def spec(**changes) -> BankSpec:
-    return BankSpec(**{"num_classes": C, "feature_width": V, "dtype": "float32", "timeout_s": 20.0} | changes)
+    floats = {"probs_dtype": "float32", "features_dtype": "float32"}
+    return BankSpec(**{"num_classes": C, "feature_width": V, "timeout_s": 20.0} | floats | changes)
 
 
 def make_shards(count: int, bank_spec: BankSpec) -> list[BankShard]:
@@ -27,8 +38,24 @@ def make_shards(count: int, bank_spec: BankSpec) -> list[BankShard]:
 def rows(start: int, stop: int) -> ShardRows:
     ids = np.arange(start, stop)
     graph = (ids[:, None] + 1 + np.arange(K)) % N
-    va = np.stack([ids, -ids], axis=1).astype(np.float32)
-    return ShardRows(start=start, va=va, labels=ids % C, graph=graph.astype(np.int32))
+    static = np.zeros(len(ids), STATIC)
+    static["va"], static["label"] = np.stack([ids, -ids], axis=1), ids % C
+    return ShardRows(start=start, static=static, graph=graph.astype(np.int32))
+
+
+async def read(shard: BankShard, token: str, step: int, rank: int, ids: NDArray) -> NDArray[np.void]:
+    """The records of a read."""
+    call = Call(rank=rank, read_step=step, ids=ids)
+    return as_records(Answer.of(await shard.exchange(token, call), call, shard._spec).rows, shard._spec.record)
+
+
+async def write(shard: BankShard, token: str, rank: int, update: BankUpdate) -> None:
+    await shard.exchange(token, Call(rank=rank, write=to_write(update, shard._spec)))
+
+
+def to_write(update: BankUpdate, bank_spec: BankSpec) -> Write:
+    rows = as_bytes(encode(update.probs, update.features, bank_spec, update.step))
+    return Write(step=update.step, positions=update.positions, ids=update.ids, rows=rows)
 
 
 def global_update(step: int) -> BankUpdate:
@@ -64,14 +91,23 @@ def owner(shards: list[BankShard], ids: NDArray) -> NDArray:
     return np.searchsorted([shard._stop for shard in shards], ids, side="right")
 
 
-async def read_all(shards: list[BankShard], token: str, step: int, rank: int, ids: NDArray) -> list[BankRows]:
-    at = owner(shards, ids)
-    return await asyncio.gather(*(s.read(token, step, rank, ids[at == i]) for i, s in enumerate(shards)))
+async def exchange_all(
+    shards: list[BankShard], token: str, step: int, rank: int, update: BankUpdate | None
+) -> NDArray[np.void]:
+    """Read every row for a step, and write in the same calls where there is something to write."""
+
+    async def one(shard: BankShard) -> NDArray[np.void]:
+        ids = np.arange(shard._start, shard._stop)
+        own = update and to_write(part_of(update, np.isin(update.ids, ids)), shard._spec)
+        call = Call(rank=rank, read_step=step, ids=ids, write=own)
+        return as_records(Answer.of(await shard.exchange(token, call), call, shard._spec).rows, shard._spec.record)
+
+    return np.concatenate(await asyncio.gather(*map(one, shards)))
 
 
 async def write_all(shards: list[BankShard], token: str, rank: int, update: BankUpdate) -> None:
     at = owner(shards, update.ids)
-    await asyncio.gather(*(s.write(token, rank, part_of(update, at == i)) for i, s in enumerate(shards)))
+    await asyncio.gather(*(write(s, token, rank, part_of(update, at == i)) for i, s in enumerate(shards)))
 
 
 async def simulate(
@@ -84,8 +120,12 @@ async def simulate(
     snapshot_at: int | None = None,
     seed: int = 0,
     token: str = "a",
+    together: bool = False,
 ) -> tuple[dict[int, NDArray], list[bytes]]:
-    """Ranks that run apart as far as a training loop lets them; returns what each step saw, and a checkpoint."""
+    """Ranks that run apart as far as a training loop lets them; returns what each step saw, and a checkpoint.
+
+    With ``together`` the write of a step travels with the read of two steps later, as the client does it.
+    """
     rng = np.random.default_rng(seed)
     seen: dict[int, NDArray] = {}
     saved: list[bytes] = []
@@ -98,22 +138,22 @@ async def simulate(
             await asyncio.sleep(0)
 
     async def rank_loop(rank: int) -> None:
-        ids = np.arange(N)
-        ask = asyncio.create_task(read_all(shards, token, first, rank, ids))
+        held: BankUpdate | None = None
+        ask = asyncio.create_task(exchange_all(shards, token, first, rank, None))
         for step in range(first, stop):
             await dawdle()
             answers = await ask
             if step + 1 < stop:
-                ask = asyncio.create_task(read_all(shards, token, step + 1, rank, ids))
-            versions = np.concatenate([answer.versions for answer in answers])
-            probs = np.concatenate([answer.probs for answer in answers])
-            features = np.concatenate([answer.features for answer in answers])
-            seen_now = np.concatenate([probs, features, versions[:, None]], axis=1)
+                ask = asyncio.create_task(exchange_all(shards, token, step + 1, rank, held))
+            features, versions = decode_features(answers), answers["versions"]
+            seen_now = np.concatenate([answers["probs"], features, versions[:, None]], axis=1)
             np.testing.assert_array_equal(seen.setdefault(step, seen_now), seen_now)
             await computed[step].wait()  # the all-reduce of the step
             await dawdle()
-            update = global_update(step)
-            await write_all(shards, token, rank, part_of(update, update.positions % world_size == rank))
+            held = part_of(global_update(step), global_update(step).positions % world_size == rank)
+            if not together or step + 1 in (stop, snapshot_at):
+                await write_all(shards, token, rank, held)
+                held = None
             if rank == 0 and step + 1 == snapshot_at:
                 await dawdle()
                 saved.extend(await asyncio.gather(*(shard.snapshot(token, snapshot_at) for shard in shards)))
@@ -128,7 +168,7 @@ async def simulate(
 def test_a_read_for_step_t_sees_exactly_the_writes_up_to_t_minus_2(world_size, num_shards, momentum):
     for seed in range(4):
         shards = make_shards(num_shards, spec(momentum=momentum))
-        seen, _ = asyncio.run(simulate(shards, world_size=world_size, seed=seed))
+        seen, _ = asyncio.run(simulate(shards, world_size=world_size, seed=seed, together=seed % 2 == 1))
         for step, table in seen.items():
             probs, features, versions = naive_state(step - 2, momentum)
             np.testing.assert_allclose(table[:, :C], probs, rtol=1e-6)
@@ -137,9 +177,9 @@ def test_a_read_for_step_t_sees_exactly_the_writes_up_to_t_minus_2(world_size, n
 
 
 @pytest.mark.parametrize(("world_size", "num_shards"), [(1, 1), (2, 3), (3, 4)])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_restored_bank_goes_on_as_if_nothing_had_happened_on_other_ranks_and_shards(world_size, num_shards, dtype):
-    bank_spec = spec(momentum=0.5, dtype=dtype)
+@pytest.mark.parametrize("dtypes", [("float16", "float16"), ("float32", "float32"), ("float32", "int8")])
+def test_a_restored_bank_goes_on_as_if_nothing_had_happened_on_other_ranks_and_shards(world_size, num_shards, dtypes):
+    bank_spec = spec(momentum=0.5, probs_dtype=dtypes[0], features_dtype=dtypes[1])
     straight, _ = asyncio.run(simulate(make_shards(2, bank_spec), world_size=2, stop=12))
     for seed, at in enumerate((1, 2, 6)):
         _, parts = asyncio.run(
@@ -169,13 +209,13 @@ def test_the_snapshot_of_a_step_is_the_same_before_and_after_another_rank_went_o
         [shard] = make_shards(1, spec())
         await shard.begin("a", 1, 0, [])
         for step in range(4):
-            await shard.read("a", step, 0, NO_IDS)
-            await shard.write("a", 0, global_update(step))
+            await read(shard, "a", step, 0, NO_IDS)
+            await write(shard, "a", 0, global_update(step))
         before = await shard.snapshot("a", 4)
-        await shard.read("a", 4, 0, NO_IDS)
+        await read(shard, "a", 4, 0, NO_IDS)
         assert await shard.snapshot("a", 4) == before
-        await shard.write("a", 0, global_update(4))
-        await shard.read("a", 5, 0, NO_IDS)
+        await write(shard, "a", 0, global_update(4))
+        await read(shard, "a", 5, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="snapshot of step 4 was asked for after it was over"):
             await shard.snapshot("a", 4)
 
@@ -187,18 +227,19 @@ def test_the_newest_rows_of_a_checkpoint_hold_every_write():
     rows_now = newest(parts, spec(momentum=0.3))
     probs, features, versions = naive_state(5, 0.3)
     np.testing.assert_array_equal(rows_now.ids, np.arange(N))
-    np.testing.assert_allclose(rows_now.probs, probs, rtol=1e-6)
-    np.testing.assert_array_equal(rows_now.features, features)
-    np.testing.assert_array_equal(rows_now.versions, versions)
+    np.testing.assert_allclose(rows_now.records["probs"], probs, rtol=1e-6)
+    np.testing.assert_array_equal(rows_now.records["features"], features)
+    np.testing.assert_array_equal(rows_now.records["versions"], versions)
 
 
 def test_an_id_twice_in_a_step_keeps_its_highest_position_whoever_wrote_it_first():
-    async def scenario() -> BankRows:
+    async def scenario() -> NDArray[np.void]:
         [shard] = make_shards(1, spec())
         await shard.begin("a", 2, 0, [])
         for rank, position in ((1, 3), (0, 8)):
-            await shard.read("a", 0, rank, NO_IDS)
-            await shard.write(
+            await read(shard, "a", 0, rank, NO_IDS)
+            await write(
+                shard,
                 "a",
                 rank,
                 BankUpdate(
@@ -210,27 +251,34 @@ def test_an_id_twice_in_a_step_keeps_its_highest_position_whoever_wrote_it_first
                 ),
             )
         for rank in (0, 1):
-            await shard.read("a", 1, rank, NO_IDS)
-            await shard.write("a", rank, part_of(global_update(1), np.zeros(BATCH, bool)))
-        return await shard.read("a", 2, 0, np.array([5, 4]))
+            await read(shard, "a", 1, rank, NO_IDS)
+            await write(shard, "a", rank, part_of(global_update(1), np.zeros(BATCH, bool)))
+        return await read(shard, "a", 2, 0, np.array([5, 4]))
 
     answer = asyncio.run(scenario())
-    np.testing.assert_array_equal(answer.probs, [[8] * C, [0] * C])
-    np.testing.assert_array_equal(answer.features, [[8] * V, [0] * V])
-    np.testing.assert_array_equal(answer.versions, [0, -1])
+    np.testing.assert_array_equal(answer["probs"], [[8] * C, [0] * C])
+    np.testing.assert_array_equal(answer["features"], [[8] * V, [0] * V])
+    np.testing.assert_array_equal(answer["versions"], [0, -1])
 
 
 def test_static_rows_and_neighbours_come_from_the_shard_of_their_id():
     async def scenario() -> None:
         shard = make_shards(2, spec())[1]
         await shard.begin("a", 1, 0, [])
-        answer = await shard.read("a", 0, 0, np.array([25, 20]))
-        np.testing.assert_array_equal(answer.va, [[25, -25], [20, -20]])
-        np.testing.assert_array_equal(answer.labels, [25 % C, 20 % C])
-        np.testing.assert_array_equal(await shard.neighbors(np.array([38, 20]), 3), [[39, 0, 1], [21, 22, 23]])
+        call = Call(rank=0, read_step=0, ids=np.array([25, 20]), samples=np.array([38, 20, 21]))
+        answer = Answer.of(await shard.exchange("a", call), call, shard._spec)
+        static = as_records(answer.static, STATIC)
+        np.testing.assert_array_equal(static["va"], [[25, -25], [20, -20]])
+        np.testing.assert_array_equal(static["label"], [25 % C, 20 % C])
+        np.testing.assert_array_equal(answer.neighbors[:, :3], [[39, 0, 1], [21, 22, 23], [22, 23, 24]])
         assert (await shard.facts()).start == 20
-        with pytest.raises(NeighborServiceError, match=r"bank of ids 20..39: asked for ids 19..19"):
-            await shard.neighbors(np.array([19]), 3)
+        for wrong in (
+            {"samples": np.array([19])},
+            {"ids": np.array([40])},
+            {"write": to_write(global_update(0), spec())},
+        ):
+            with pytest.raises(NeighborServiceError, match=r"bank of ids 20..39: asked for ids"):
+                await shard.exchange("a", Call(rank=0, **wrong))
 
     asyncio.run(scenario())
 
@@ -239,13 +287,13 @@ def test_messages_of_an_attempt_the_shard_does_not_know_are_refused():
     async def scenario() -> None:
         [shard] = make_shards(1, spec())
         with pytest.raises(NeighborServiceError, match="restarted and lost its state"):
-            await shard.read("a", 0, 0, NO_IDS)
+            await read(shard, "a", 0, 0, NO_IDS)
         await shard.begin("a", 2, 0, [])
-        await shard.read("a", 0, 0, NO_IDS)
-        waiting = asyncio.create_task(shard.read("a", 2, 0, NO_IDS))
+        await read(shard, "a", 0, 0, NO_IDS)
+        waiting = asyncio.create_task(read(shard, "a", 2, 0, NO_IDS))
         await asyncio.sleep(0)
         await shard.begin("b", 1, 0, [])
-        for call in (waiting, shard.read("a", 0, 1, NO_IDS), shard.write("a", 0, global_update(0))):
+        for call in (waiting, read(shard, "a", 0, 1, NO_IDS), write(shard, "a", 0, global_update(0))):
             with pytest.raises(NeighborServiceError, match="does not know attempt 'a'"):
                 await call
         with pytest.raises(NeighborServiceError, match="earlier attempt"):
@@ -259,16 +307,16 @@ def test_a_read_that_waits_too_long_names_the_ranks_whose_messages_are_missing()
         [shard] = make_shards(1, spec(timeout_s=0.05))
         await shard.begin("a", 3, 0, [])
         for rank in (0, 1):
-            await shard.read("a", 0, rank, NO_IDS)
+            await read(shard, "a", 0, rank, NO_IDS)
         with pytest.raises(NeighborServiceError, match=r"read of step 1 of rank 1 .*: reads of step 0 .* ranks \[2\]$"):
-            await shard.read("a", 1, 1, NO_IDS)
-        await shard.read("a", 0, 2, NO_IDS)
-        await shard.read("a", 1, 0, NO_IDS)
-        await shard.write("a", 1, global_update(0))
+            await read(shard, "a", 1, 1, NO_IDS)
+        await read(shard, "a", 0, 2, NO_IDS)
+        await read(shard, "a", 1, 0, NO_IDS)
+        await write(shard, "a", 1, global_update(0))
         with pytest.raises(
             NeighborServiceError, match=r"writes of step 0 .* ranks \[0, 2\], reads of step 1 .* ranks \[1, 2\]$"
         ):
-            await shard.read("a", 2, 0, NO_IDS)
+            await read(shard, "a", 2, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="snapshot of step 1"):
             await shard.snapshot("a", 1)
 
@@ -279,15 +327,139 @@ def test_a_second_read_or_write_of_a_rank_in_one_step_is_refused():
     async def scenario() -> None:
         [shard] = make_shards(1, spec())
         await shard.begin("a", 2, 5, [])
-        await shard.read("a", 5, 0, NO_IDS)
+        await read(shard, "a", 5, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="rank 0 asked for step 5 twice"):
-            await shard.read("a", 5, 0, NO_IDS)
-        await shard.write("a", 0, global_update(5))
+            await read(shard, "a", 5, 0, NO_IDS)
+        await write(shard, "a", 0, global_update(5))
         for step in (5, 4):
             with pytest.raises(NeighborServiceError, match=f"rank 0 wrote step {step} twice or after"):
-                await shard.write("a", 0, global_update(step))
+                await write(shard, "a", 0, global_update(step))
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("probs_dtype", ["float16", "float32"])
+@pytest.mark.parametrize("features_dtype", ["int8", "float16", "float32"])
+@pytest.mark.parametrize("widths", [(C, V), (0, 0), (8, 512)])
+def test_the_memory_of_a_row_is_known_before_the_bank_is_there(probs_dtype, features_dtype, widths):
+    bank_spec = spec(
+        num_classes=widths[0], feature_width=widths[1], probs_dtype=probs_dtype, features_dtype=features_dtype
+    )
+    [shard] = make_shards(1, bank_spec)
+    assert asyncio.run(shard.facts()).num_bytes == N * bytes_per_row(bank_spec, K)
+
+
+def test_an_int8_feature_is_off_by_at_most_half_its_rows_scale():
+    features = np.random.default_rng(1).normal(size=(50, 64)).astype(np.float32) * np.logspace(-6, 6, 50)[:, None]
+    features[7] = 0
+    records = encode(np.zeros((50, C)), features.astype(np.float32), spec(feature_width=64, features_dtype="int8"), 3)
+    scale = np.abs(features).max(axis=1) / 127
+    np.testing.assert_allclose(records["scales"], scale, rtol=1e-6)
+    assert records["features"].min() == -127 or records["features"].max() == 127
+    assert (np.abs(decode_features(records) - features) <= scale[:, None] * 0.5001).all()
+    again = encode(np.zeros((50, C)), decode_features(records), spec(feature_width=64, features_dtype="int8"), 3)
+    np.testing.assert_array_equal(again["features"], records["features"])
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_an_int8_row_that_is_not_finite_stays_so(broken):
+    features = np.ones((2, V), np.float32)
+    features[1, 2] = broken
+    decoded = decode_features(encode(np.zeros((2, C)), features, spec(features_dtype="int8"), 0))
+    np.testing.assert_allclose(decoded[0], 1, rtol=1e-6)
+    assert np.isnan(decoded[1]).all()
+
+
+def test_a_bank_without_outputs_keeps_the_rule_and_its_static_rows():
+    bank_spec = spec(num_classes=0, feature_width=0)
+
+    async def scenario() -> None:
+        [shard] = make_shards(1, bank_spec)
+        await shard.begin("a", 1, 0, [])
+        ids = np.array([3, 5])
+        nothing = np.zeros((2, 0), np.float32)
+        for step in range(3):
+            call = Call(rank=0, read_step=step, ids=ids, samples=ids)
+            answer = Answer.of(await shard.exchange("a", call), call, bank_spec)
+            np.testing.assert_array_equal(as_records(answer.static, STATIC)["label"], ids % C)
+            np.testing.assert_array_equal(answer.neighbors[:, 0], ids + 1)
+            records = as_records(answer.rows, bank_spec.record)
+            np.testing.assert_array_equal(records["versions"], [0 if step == 2 else -1] * 2)
+            update = BankUpdate(
+                step=step, positions=np.arange(2, dtype=np.int32), ids=ids, probs=nothing, features=nothing
+            )
+            await write(shard, "a", 0, update)
+        part = await shard.snapshot("a", 3)
+        await shard.begin("b", 1, 3, [part])
+        assert await shard.snapshot("b", 3) == part
+
+    asyncio.run(scenario())
+
+
+def test_a_warm_bank_starts_with_each_rows_smoothed_label():
+    bank_spec = spec(label_smoothing=0.3, momentum=0.5)
+
+    async def scenario() -> None:
+        [_, shard] = make_shards(2, bank_spec)
+        await shard.begin("a", 1, 0, [])
+        ids = np.arange(20, 40)
+        start = await read(shard, "a", 0, 0, ids)
+        np.testing.assert_allclose(start["probs"], np.eye(C)[ids % C] * 0.7 + 0.1, rtol=1e-6)
+        np.testing.assert_array_equal(start["features"], 0)
+        np.testing.assert_array_equal(start["versions"], LABEL)
+        one = BankUpdate(
+            step=0,
+            positions=np.zeros(1, np.int32),
+            ids=ids[:1],
+            probs=np.array([[1, 0, 0]], np.float32),
+            features=np.ones((1, V), np.float32),
+        )
+        await write(shard, "a", 0, one)
+        part = await shard.snapshot("a", 1)
+        await shard.begin("b", 1, 1, [part])
+        assert await shard.snapshot("b", 1) == part
+        await read(shard, "b", 1, 0, NO_IDS)
+        await write(shard, "b", 0, part_of(global_update(1), np.zeros(BATCH, bool)))
+        after = await read(shard, "b", 2, 0, ids)
+        np.testing.assert_allclose(after["probs"][0], (start["probs"][0] + one.probs[0]) / 2, rtol=1e-6)
+        np.testing.assert_array_equal(after["versions"], [0] + [LABEL] * 19)
+
+    asyncio.run(scenario())
+
+
+def test_what_a_bank_was_filled_with_is_there_for_the_first_read_and_in_the_checkpoint():
+    async def scenario() -> None:
+        [shard] = make_shards(1, spec(features_dtype="int8"))
+        await shard.begin("a", 2, 0, [])
+        update = global_update(0)
+        ids = np.random.default_rng(0).permutation(N)[:BATCH]
+        records = encode(update.probs, update.features, shard._spec, 0)
+        for half in (slice(0, 5), slice(5, None)):
+            await shard.fill("a", ids[half], as_bytes(records[half]))
+        part = await shard.snapshot("a", 0)
+        seen = await read(shard, "a", 0, 0, np.arange(N))
+        np.testing.assert_array_equal(seen[ids], records)
+        assert (np.delete(seen["versions"], ids) == -1).all()
+        for call in (shard.fill("a", ids, as_bytes(records)), shard.fill("b", ids, as_bytes(records))):
+            with pytest.raises(NeighborServiceError, match=r"before the first read|does not know"):
+                await call
+        await shard.begin("c", 1, 0, [part])
+        np.testing.assert_array_equal(await read(shard, "c", 0, 0, np.arange(N)), seen)
+
+    asyncio.run(scenario())
+
+
+def test_a_checkpoint_of_the_first_format_is_read_and_one_of_another_form_refused():
+    _, [part] = asyncio.run(simulate(make_shards(1, spec()), world_size=1, stop=4, snapshot_at=3))
+    with pytest.raises(DataError, match=r"features as float32, the run as float32 and int8 .bank.probs_dtype"):
+        unpack([part], 0, N, spec(features_dtype="int8"))
+    unknown = part.replace(b'"format_version\\": 2', b'"format_version\\": 9')
+    assert unknown != part
+    with pytest.raises(DataError, match="has format_version 9, this program reads up to 2"):
+        read_header(unknown)
+    old = part.replace(b'"format_version\\": 2', b'"format_version\\": 1')
+    for mine, theirs in zip(unpack([old], 0, N, spec()), unpack([part], 0, N, spec()), strict=True):
+        np.testing.assert_array_equal(mine.records, theirs.records)
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing():
@@ -303,7 +475,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing():
         with pytest.raises(DataError, match=f"has {C} classes"):
             await wider.begin("b", 1, 3, parts)
         with pytest.raises(NeighborServiceError, match="does not know attempt 'b'"):
-            await whole.read("b", 3, 0, NO_IDS)
+            await read(whole, "b", 3, 0, NO_IDS)
 
     asyncio.run(scenario())
 
