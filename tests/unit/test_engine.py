@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
+from tests._ranks import run_ranks
 
 BATCH, LR = 12, 1e-2
 CASES = ((0, "adamw"), (1, "adamw"), (2, "adam"), (3, "adamw"), (1, "sgd"))
@@ -89,7 +90,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case trained without a break on two ranks, and gone on with from its third step on two and on three."""
     folder = tmp_path_factory.mktemp("engine")
     for phase, world_size in (("straight", 2), ("resume", 2), ("resume", 3)):
-        mp.spawn(_ranks, (world_size, str(folder), phase), nprocs=world_size)
+        run_ranks(_ranks, (world_size, str(folder), phase), world_size)
     return folder
 
 

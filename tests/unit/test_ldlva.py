@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ldlva_dist.models.backbone import freeze_batchnorm
 from ldlva_dist.models.ldlva import LDLVA, normalize
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.step import StepSettings, TensorBatch, TensorNeighbors, step
+from tests._ranks import run_ranks
 
 B, K, C, V, SIDE = 6, 3, 4, 5, 4
 
@@ -128,4 +128,4 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_ranks_with_and_without_neighbors_step_together_under_zero_3(tmp_path: Path) -> None:
-    mp.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="spawn")
+    run_ranks(_rank, (str(tmp_path),), 2)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.neighbors.traffic import Traffic
 from ldlva_dist.training.ages import EDGES, count_ages, percentile
 from ldlva_dist.training.meters import Meters
+from tests._ranks import run_ranks
 
 STEPS, ROWS, K, RANKS, FIRST = 5, 6, 3, 2, 9000
 
@@ -77,7 +77,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_a_log_line_is_about_all_ranks_since_the_last_line(tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=RANKS)
+    run_ranks(_rank, (str(tmp_path),), RANKS)
     lines = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(RANKS)]
     for mine, other in zip(*lines, strict=True):
         own = {"samples_per_second", "seconds_left", "lookup_wait_share"}  # each rank's clock is its own

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 from ldlva_dist.uncertainty import UncertaintyTable
+from tests._ranks import run_ranks
 
 NUM_ROWS, LR, MOMENTUM = 23, 0.3125, 0.9
 
@@ -56,7 +56,7 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_table_on_several_ranks_resumed_in_the_middle_equals_a_plain_array(world_size: int, tmp_path) -> None:
-    mp.spawn(_rank, (world_size, str(tmp_path)), nprocs=world_size)
+    run_ranks(_rank, (world_size, str(tmp_path)), world_size)
 
     logits = _expected(_steps())
     for rank in range(world_size):
