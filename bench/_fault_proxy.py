@@ -41,7 +41,8 @@ class Proxy:
         """One request to the store and its answer."""
         fault = self._next_fault(request)
         kind = fault.get("kind")
-        about = {"method": request.method, "path": request.raw_path, "range": request.headers.get("Range")}
+        path = request.rel_url.raw_path_qs  # raw_path is a whole URL where it comes from the environment's http_proxy
+        about = {"method": request.method, "path": path, "range": request.headers.get("Range")}
         self._requests.append(about | {"fault": kind})
         body = bytearray(await request.read())
         if kind == "latency":
@@ -52,7 +53,7 @@ class Proxy:
             body[int(fault["share"] * (len(body) - 1))] ^= 1
             fault = {}
         headers = {name: value for name, value in request.headers.items() if name.lower() not in NOT_OURS}
-        session, url = request.app[SESSION], URL(self._store + request.raw_path, encoded=True)
+        session, url = request.app[SESSION], URL(self._store + path, encoded=True)
         async with session.request(
             request.method, url, headers=headers, data=bytes(body) or None, allow_redirects=False
         ) as answer:

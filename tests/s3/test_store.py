@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from bench._swift import STRANGER, Swift
+from bench._swift import STRANGER, FaultProxy, Swift
 from ldlva_dist.data import s3, storage
 from ldlva_dist.data.s3.objects import PART_BYTES
 from ldlva_dist.errors import ClusterError, DataError, SettingError
@@ -153,6 +153,20 @@ def test_credentials_region_and_endpoint_may_come_from_a_profile(
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(SettingError, match="nobody"):
         storage.read_bytes(storage.join(FOLDER, "file"))
+
+
+def test_reads_go_through_the_proxy_of_the_environment(
+    swift: Swift, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = storage.join(FOLDER, "by proxy")
+    storage.write_bytes(uri, DATA)
+    monkeypatch.setenv("http_proxy", proxy.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", swift.endpoint.replace("127.0.0.1", "localhost"))
+    proxy.set()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the proxy itself is asked for the requests that it saw
+    assert storage.read_range(uri, 1000, 2000) == DATA[1000:3000]
+    (request,) = proxy.requests()
+    assert (request["method"], request["range"]) == ("GET", "bytes=1000-2999")
 
 
 ASKING = [storage.check_writable, storage.read_bytes, storage.exists, storage.list_folder, storage.delete_folder]

@@ -54,9 +54,8 @@ def is_passing(error: BaseException) -> bool:
         return status >= 500 or status == 429 or code_of(error) in _GARBLED
     if isinstance(error, BotoCoreError):
         passing = (ConnectionError, HTTPClientError, IncompleteReadError, CredentialRetrievalError)
-        unknown = _unresolved(error)
-        return isinstance(error, passing) and (unknown is None or unknown == socket.EAI_AGAIN)
-    return isinstance(error, FAILURES)
+        return isinstance(error, passing) and _unresolved(error) in (None, socket.EAI_AGAIN)
+    return isinstance(error, FAILURES) and _unresolved(error) in (None, socket.EAI_AGAIN)
 
 
 def clear_error(error: BaseException, uri: str, endpoint: str) -> LdlvaError:
@@ -70,12 +69,12 @@ def clear_error(error: BaseException, uri: str, endpoint: str) -> LdlvaError:
         return SettingError(f"the credentials in use must allow access to {uri}, {endpoint} refused: {_reason(error)}")
     if _unresolved(error) is not None:
         return SettingError(f"the endpoint of {uri} must have a name that can be resolved, got {endpoint}")
-    return ClusterError(f"the store failed at {uri}: {_reason(error)}")
+    return ClusterError(f"the store failed at {uri}: {_reason(error)} (asked at {endpoint})")
 
 
 def _unresolved(error: BaseException) -> int | None:
     """The resolver's error number, if the endpoint's name was not resolved."""
-    inner = error.kwargs.get("error") if isinstance(error, BotoCoreError) else None
+    inner = error.kwargs.get("error") if isinstance(error, BotoCoreError) else error
     cause = inner.__cause__ if isinstance(inner, NameResolutionError) else None
     return cause.errno if isinstance(cause, OSError) else None
 

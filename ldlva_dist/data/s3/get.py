@@ -4,11 +4,12 @@ import os
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
+from urllib.parse import urlsplit
 
-from botocore.awsrequest import AWSRequest
-from botocore.httpsession import URLLib3Session
+from botocore.httpsession import ProxyConfiguration, get_cert_path
 from botocore.utils import get_environ_proxies
+from urllib3 import HTTPConnectionPool, PoolManager, ProxyManager, Timeout
 
 from ldlva_dist.data.s3.client import client
 
@@ -34,20 +35,29 @@ class Answer:
 def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> Answer:
     """Ask for an object or a range ("bytes=0-9") of it, if it still has the etag."""
     store = client()
-    url = _signed_url(store, bucket, key, int(time.time() / VALID_S * 2))
+    pool, target = _signed(store, bucket, key, int(time.time() / VALID_S * 2))
     headers = {name: value for name, value in (("Range", byte_range), ("If-Match", etag)) if value}
-    answer = _session(store).send(AWSRequest("GET", url, headers, stream_output=True).prepare())
+    answer = pool.urlopen(
+        "GET",
+        target,
+        headers=headers,
+        retries=False,
+        assert_same_host=False,
+        preload_content=False,
+        decode_content=False,
+        enforce_content_length=False,  # Body does, and keeps what came
+    )
     told = answer.headers
-    if answer.status_code in (200, 206) and "Content-Length" in told:
+    if answer.status in (200, 206) and "Content-Length" in told:
         return Answer(
             size=int(told["Content-Length"]),
             content_range=told.get("Content-Range", ""),
             etag=told["ETag"],
             crc=told.get(f"x-amz-meta-{CRC}"),
-            stream=answer.raw,
+            stream=answer,
         )
-    answer.raw.close()
-    _signed_url.cache_clear()
+    answer.close()
+    _signed.cache_clear()
     ask = {name: value for name, value in (("Range", byte_range), ("IfMatch", etag)) if value}
     called = store.get_object(Bucket=bucket, Key=key, **ask)
     return Answer(
@@ -60,18 +70,26 @@ def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> A
 
 
 @lru_cache(maxsize=4096)
-def _signed_url(store: Any, bucket: str, key: str, half_hour: int) -> str:
-    """Good for an hour, used for half of one."""
-    return store.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=VALID_S)
+def _signed(store: Any, bucket: str, key: str, half_hour: int) -> tuple[HTTPConnectionPool, str]:
+    """Connections, and what to ask them for: a signed URL, good for an hour, used for half of one."""
+    url = store.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=VALID_S)
+    pool = _connections(store).connection_from_url(url)
+    forwarded = pool.proxy and pool.scheme == "http"
+    return pool, url if forwarded else urlsplit(url)._replace(scheme="", netloc="").geturl()
 
 
 @lru_cache(maxsize=8)
-def _session(store: Any) -> URLLib3Session:
-    """Connections of boto3's kind, with its errors; threads share them."""
-    config, certificates = store.meta.config, cast(Any, os.environ.get("AWS_CA_BUNDLE") or True)
-    return URLLib3Session(
-        verify=certificates,
-        proxies=get_environ_proxies(store.meta.endpoint_url),
-        timeout=(config.connect_timeout, config.read_timeout),
-        max_pool_connections=config.max_pool_connections,
-    )
+def _connections(store: Any) -> PoolManager:
+    """Connections as boto3 would make them; threads share them. Its own session costs a request 0.8 ms of CPU more."""
+    config, endpoint = store.meta.config, store.meta.endpoint_url
+    settings: dict[str, Any] = {
+        "timeout": Timeout(connect=config.connect_timeout, read=config.read_timeout),
+        "maxsize": config.max_pool_connections,
+        "cert_reqs": "CERT_REQUIRED",
+        "ca_certs": get_cert_path(os.environ.get("AWS_CA_BUNDLE") or True),
+    }
+    proxies = ProxyConfiguration(get_environ_proxies(endpoint))
+    proxy = proxies.proxy_url_for(endpoint)
+    if proxy:
+        return ProxyManager(proxy, proxy_headers=proxies.proxy_headers_for(proxy), **settings)
+    return PoolManager(**settings)
