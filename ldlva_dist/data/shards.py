@@ -57,22 +57,18 @@ def read_rows(shard_uri: str, offsets_n: ArrayLike, sizes_n: ArrayLike, checksum
 
     A shard that ends early, or an image that is not what the manifest says, is a DataError that names shard and row.
     """
-    return cut_rows(shard_uri, read_span(shard_uri, offsets_n, sizes_n), offsets_n, sizes_n, checksums_n)
-
-
-def read_span(shard_uri: str, offsets_n: ArrayLike, sizes_n: ArrayLike) -> bytes:
-    """The bytes of a shard from the first of some rows to the end of the last; see :func:`cut_rows`."""
     offsets, sizes = np.asarray(offsets_n, dtype=np.int64), np.asarray(sizes_n, dtype=np.int64)
     if not len(offsets):
-        return b""
+        return []
     begin = int(offsets.min())
-    return storage.read_range(shard_uri, begin, int((offsets + sizes).max()) - begin)
+    span = storage.read_range(shard_uri, begin, int((offsets + sizes).max()) - begin)
+    return cut_rows(shard_uri, span, offsets, sizes, checksums_n)
 
 
 def cut_rows(
-    shard_uri: str, span: bytes, offsets_n: ArrayLike, sizes_n: ArrayLike, checksums_n: ArrayLike
+    shard_uri: str, span: bytes | memoryview, offsets_n: ArrayLike, sizes_n: ArrayLike, checksums_n: ArrayLike
 ) -> list[memoryview]:
-    """The images in what :func:`read_span` gave for the same rows; an image with another checksum is a DataError."""
+    """The images in the bytes from the first of some rows on; one with another checksum is a DataError."""
     offsets, sizes, checksums = (np.asarray(a, dtype=np.int64) for a in (offsets_n, sizes_n, checksums_n))
     data, begins = memoryview(span), offsets - offsets.min(initial=np.iinfo(np.int64).max)
     rows = [data[a : a + n] for a, n in zip(begins.tolist(), sizes.tolist(), strict=True)]

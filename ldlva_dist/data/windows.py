@@ -1,25 +1,32 @@
 """The rows of one superstep: fetched by ranged reads, checked, decoded and augmented; bad ones replaced.
 
+Lanes often take the two parts of one chunk: they are read by one ranged read, since each costs a store's client 1 ms.
+
 A bad row's place is taken by the next good row of its lane's window, in the order of fetching and round and round. A
 lane's window is the same on any number of ranks, and so is what takes a bad row's place. n = rows of a window.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ldlva_dist.data import storage
 from ldlva_dist.data.bad_rows import BadRow
 from ldlva_dist.data.plan import Plan, Run
-from ldlva_dist.data.shards import cut_rows, read_rows, read_span
+from ldlva_dist.data.shards import cut_rows, read_rows
 from ldlva_dist.data.transforms import augment, decode, resize
 from ldlva_dist.errors import DataError
 
 Columns = dict[str, NDArray[Any]]
 READ_THREADS = 8
+READ_BYTES = 4 << 20
+"""Runs that are read together are no more in all; one run may be larger."""
+GAP_BYTES = 64 << 10
+"""Read and not needed, where that joins two runs: less than a request costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +100,7 @@ def fetch(
     shard_uris: Sequence[str],
     columns_of: Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]],
 ) -> Window:
-    """Read the rows that some runs give, by one ranged read each.
+    """Read the rows that some runs give, by one ranged read for those that lie together.
 
     Args:
         plan: Where the runs are from.
@@ -104,11 +111,11 @@ def fetch(
     """
     spanned = [run.first_id + np.arange(run.rows) for run in runs]
     columns = dict(columns_of(np.concatenate(spanned)))
-    begins = np.cumsum([0, *(run.rows for run in runs)], dtype=np.int64)[:-1]
-    labels = np.split(columns["label"], begins[1:])
+    first_rows = np.cumsum([0, *(run.rows for run in runs)], dtype=np.int64)[:-1]
+    labels = np.split(columns["label"], first_rows[1:])
     given = [plan.rows_of(run, labels_n) for run, labels_n in zip(runs, labels, strict=True)]
     take = np.concatenate(
-        [ids - run.first_id + begin for run, begin, (ids, _) in zip(runs, begins, given, strict=True)]
+        [ids - run.first_id + row for run, row, (ids, _) in zip(runs, first_rows, given, strict=True)]
     )
     columns = {name: column[take] for name, column in columns.items()}
     columns["id"] = np.concatenate([ids for ids, _ in given])
@@ -118,13 +125,37 @@ def fetch(
     offsets, sizes, checksums = (np.split(columns[name], ends) for name in ("offset", "size", "checksum"))
     shards = [shard_uris[run.shard] for run in runs]
     window = Window(data=[], columns=columns, shard_uris=shard_uris, lane_rows=lane_rows)
+    begins = [int(offsets_n.min()) for offsets_n in offsets]
+    ends = [int((offsets_n + sizes_n).max()) for offsets_n, sizes_n in zip(offsets, sizes, strict=True)]
     with ThreadPoolExecutor(max_workers=READ_THREADS) as pool:
-        spans = pool.map(_read_span, shards, offsets, sizes)
+        read: dict[int, Future[_Span | None]] = {}
+        for together in read_together(shards, begins, ends):
+            begin, end = min(begins[run] for run in together), max(ends[run] for run in together)
+            read |= dict.fromkeys(together, pool.submit(_read, shards[together[0]], begin, end))
         # Checked here, not in the threads: they would only take the interpreter from each other.
-        for place in zip(shards, spans, offsets, sizes, checksums, strict=True):
-            window.data.extend(_cut(*place, window))
+        for run, place in enumerate(zip(shards, offsets, sizes, checksums, strict=True)):
+            window.data.extend(_cut(read.pop(run).result(), *place, window))
     del columns["size"], columns["checksum"]
     return window
+
+
+def read_together(shards: Sequence[str], begins: Sequence[int], ends: Sequence[int]) -> list[list[int]]:
+    """The numbers of the runs that one ranged read gets; first comes the read of which a run is needed first.
+
+    Of one shard, no more than GAP_BYTES apart, together no more than READ_BYTES; each run is bytes [begin, end) of a
+    shard.
+    """
+    groups: list[list[int]] = []
+    first = last = 0
+    for run in sorted(range(len(shards)), key=lambda run: (shards[run], begins[run])):
+        near = groups and shards[groups[-1][0]] == shards[run] and begins[run] <= last + GAP_BYTES
+        if near and ends[run] <= first + READ_BYTES:
+            groups[-1].append(run)
+            last = max(last, ends[run])
+        else:
+            groups.append([run])
+            first, last = begins[run], ends[run]
+    return sorted(groups, key=min)
 
 
 def finish(window: Window, rows: NDArray[np.int64], images: ImageSettings, seed: int) -> Columns:
@@ -142,17 +173,24 @@ def finish(window: Window, rows: NDArray[np.int64], images: ImageSettings, seed:
     return columns
 
 
-def _read_span(shard_uri: str, offsets_n: NDArray[np.int64], sizes_n: NDArray[np.int64]) -> bytes | None:
+@dataclass(frozen=True)
+class _Span:
+    begin: int
+    """Of ``data`` in the shard."""
+    data: memoryview
+
+
+def _read(shard_uri: str, begin: int, end: int) -> _Span | None:
     """None where the shard is missing or ends early."""
     try:
-        return read_span(shard_uri, offsets_n, sizes_n)
+        return _Span(begin, memoryview(storage.read_range(shard_uri, begin, end - begin)))
     except DataError:
         return None
 
 
 def _cut(
+    span: _Span | None,
     shard_uri: str,
-    span: bytes | None,
     offsets_n: NDArray[np.int64],
     sizes_n: NDArray[np.int64],
     checksums_n: NDArray[np.int64],
@@ -161,7 +199,7 @@ def _cut(
     """The images of a run; where any of them is damaged each is read by itself, and the bad ones are marked."""
     if span is not None:
         try:
-            return cut_rows(shard_uri, span, offsets_n, sizes_n, checksums_n)
+            return cut_rows(shard_uri, span.data[offsets_n.min() - span.begin :], offsets_n, sizes_n, checksums_n)
         except DataError:
             pass
     images = []

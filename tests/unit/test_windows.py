@@ -11,9 +11,9 @@ from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from ldlva_dist.data.bad_rows import BadRow, Quarantine, read_quarantine
-from ldlva_dist.data.plan import Plan
+from ldlva_dist.data.plan import Plan, Run
 from ldlva_dist.data.transforms import decode, encode
-from ldlva_dist.data.windows import Columns, Window, fetch
+from ldlva_dist.data.windows import GAP_BYTES, READ_BYTES, Columns, Window, fetch, read_together
 from ldlva_dist.errors import DataError
 
 ROWS, LANE_ROWS = 24, 6
@@ -67,6 +67,35 @@ def test_rows_come_with_the_columns_of_their_ids(shard: tuple[Path, Columns]) ->
         assert window.columns["label"][row] == sample % 3
         if sample != 7:
             assert abs(int(decode(window.data[row], 3).mean()) - 10 * sample) <= 1
+
+
+def _reads_of_a_superstep(image_bytes: int) -> tuple[list[Run], list[list[int]]]:
+    """All lanes' runs of the first superstep, from shards of 40 rows, and which of them are read together."""
+    plan = Plan((40,) * 103, seed=0, batch_size=64, chunk_rows=128)
+    runs = [run for lane in range(64) for run in plan.window(lane, 0)[0]]
+    begins = [run.first_id % 40 * image_bytes for run in runs]
+    ends = [begin + run.rows * image_bytes for run, begin in zip(runs, begins, strict=True)]
+    return runs, read_together([f"{run.shard}.tar" for run in runs], begins, ends)
+
+
+def test_parts_of_one_chunk_that_several_lanes_take_are_read_once() -> None:
+    runs, reads = _reads_of_a_superstep(1000)
+    assert sorted(run for read in reads for run in read) == list(range(len(runs)))
+    assert [min(read) for read in reads] == sorted(min(read) for read in reads)
+    assert [len({runs[run].shard for run in read}) for read in reads] == [1] * len(reads)
+    assert len(reads) == len({run.shard for run in runs}) < len(runs)
+
+
+def test_reads_that_are_joined_stay_under_the_limit_and_near_each_other() -> None:
+    runs, reads = _reads_of_a_superstep(READ_BYTES // 30)
+    assert any(len(read) > 1 for read in reads)
+    for read in (read for read in reads if len(read) > 1):
+        rows = {id for run in read for id in range(runs[run].first_id, runs[run].first_id + runs[run].rows)}
+        assert max(rows) - min(rows) < max(30, *(runs[run].rows for run in read))
+    assert read_together(["a"] * 3, [0, 1000 + GAP_BYTES, 3000 + 2 * GAP_BYTES], [1000, 2000 + GAP_BYTES, 10**6]) == [
+        [0, 1],
+        [2],
+    ]
 
 
 def test_a_damaged_row_is_replaced_by_the_next_good_one_of_its_lane(shard: tuple[Path, Columns]) -> None:
