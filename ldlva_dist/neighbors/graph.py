@@ -8,22 +8,26 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import read_info, read_va
+from ldlva_dist.data.manifest import read_info
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.neighbors.index import Backend
-from ldlva_dist.neighbors.plane import PlaneNeighbors, check_k
+from ldlva_dist.neighbors.cut import cut_dataset, load_box
+from ldlva_dist.neighbors.index import Backend, build_index
+from ldlva_dist.neighbors.index_shard import IndexShard, join, together
+from ldlva_dist.neighbors.points import PointSet, check_k, check_va
 
 FORMAT_VERSION = 1
 K_MAX = 32
-PART_ROWS = 1_000_000
+PART_ROWS = 1 << 18
 _FOLDER = re.compile(r"graph-K(\d+)")
 
 
@@ -52,15 +56,17 @@ def nearest_neighbors(
     Returns:
         ids [n, k] and squared distances [n, k].
     """
-    check_k(k, len(points_N2))
-    ids_n = np.arange(len(points_N2)) if queries is None else np.arange(queries.start, queries.stop)
-    return PlaneNeighbors(points_N2, backend).find(ids_n, k)
+    num_samples = len(points_N2)
+    check_k(k, num_samples)
+    check_va(points_N2)
+    everyone = PointSet(np.arange(num_samples), points_N2, num_samples, partial(build_index, backend=backend))
+    rows_n = everyone.ids if queries is None else np.arange(queries.start, queries.stop)
+    found = everyone.around_own(rows_n, k)
+    return found.ids.astype(np.int32), found.squared.astype(np.float32)
 
 
-def build_graph(
-    dataset_uri: str, k_max: int = K_MAX, backend: Backend = "auto", *, part_rows: int = PART_ROWS
-) -> GraphInfo:
-    """Find and write the neighbours of the training split; K is ``k_max``, or N - 1 where that is less."""
+def plan_graph(dataset_uri: str, k_max: int = K_MAX, part_rows: int = PART_ROWS) -> GraphInfo:
+    """The graph that can be built of the training split; K is ``k_max``, or N - 1 where that is less."""
     data = read_info(dataset_uri)
     if not data.has_valence_arousal:
         raise SettingError(
@@ -69,27 +75,48 @@ def build_graph(
         )
     k = min(k_max, data.num_train - 1)
     check_k(k, data.num_train)
-    info = GraphInfo(num_samples=data.num_train, num_neighbors=k, content_hash=data.content_hash, part_rows=part_rows)
-    plane = PlaneNeighbors(read_va(dataset_uri, 0, data.num_train), backend)
-    write_graph(dataset_uri, info, lambda ids_n: plane.find(ids_n, k))
+    return GraphInfo(num_samples=data.num_train, num_neighbors=k, content_hash=data.content_hash, part_rows=part_rows)
+
+
+def build_graph(
+    dataset_uri: str, k_max: int = K_MAX, backend: Backend = "auto", *, part_rows: int = PART_ROWS
+) -> GraphInfo:
+    """Find and write the neighbours of the training split in this process; ``index_service`` does it on a cluster."""
+    info = plan_graph(dataset_uri, k_max, part_rows)
+    [box] = cut_dataset(dataset_uri, 1)
+    shard = IndexShard(0, backend)
+    facts = shard.prepare(1, info.num_samples, partial(load_box, dataset_uri, box))
+    with writing(dataset_uri, info):
+        for part, ids_n in enumerate(part_ids(info)):
+            answers = together([shard], 1, ids_n, info.num_neighbors, [facts])
+            write_part(dataset_uri, info, part, *join(ids_n, info.num_samples, answers))
     return info
 
 
-def write_graph(
-    dataset_uri: str,
-    info: GraphInfo,
-    find: Callable[[NDArray[np.int64]], tuple[NDArray[np.int32], NDArray[np.float32]]],
-) -> None:
-    """Write a graph part by part; ``find`` gives neighbour ids and squared distances [n, K] of sample ids [n]."""
+@contextmanager
+def writing(dataset_uri: str, info: GraphInfo) -> Iterator[None]:
+    """Make room for the parts of a graph; only when all are written does it count as one."""
     folder = _folder(dataset_uri, info.num_neighbors)
     storage.make_folder(folder)
     storage.delete_file(storage.join(folder, "graph.json"))
-    for part, first in enumerate(range(0, info.num_samples, info.part_rows)):
-        ids_nK, squared_nK = find(np.arange(first, min(first + info.part_rows, info.num_samples)))
-        storage.write_bytes(_part_uri(folder, "ids", part), _npy(ids_nK))
-        storage.write_bytes(_part_uri(folder, "distances", part), _npy(squared_nK))
+    yield
     text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
     storage.write_bytes(storage.join(folder, "graph.json"), text.encode())
+
+
+def part_ids(info: GraphInfo) -> Iterator[NDArray[np.int64]]:
+    """The ids of each part."""
+    for first in range(0, info.num_samples, info.part_rows):
+        yield np.arange(first, min(first + info.part_rows, info.num_samples))
+
+
+def write_part(
+    dataset_uri: str, info: GraphInfo, part: int, ids_nK: NDArray[np.int32], squared_nK: NDArray[np.float32]
+) -> None:
+    """Write the neighbour ids and squared distances of one part."""
+    folder = _folder(dataset_uri, info.num_neighbors)
+    storage.write_bytes(_part_uri(folder, "ids", part), _npy(ids_nK))
+    storage.write_bytes(_part_uri(folder, "distances", part), _npy(squared_nK))
 
 
 def require_graph(dataset_uri: str, k: int) -> GraphInfo:

@@ -16,7 +16,7 @@ from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.user_columns import Columns, columns_present, find_columns, read_csv
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.neighbors.graph import K_MAX, PART_ROWS, GraphInfo, write_graph
+from ldlva_dist.neighbors.graph import K_MAX, PART_ROWS, GraphInfo, part_ids, write_part, writing
 
 _LIST = r"^\s*[\[(]?\s*[0-9]{1,18}(\s*[;,\s]\s*[0-9]{1,18})*\s*[\])]?\s*$"
 _BETWEEN = r"[^0-9]+"
@@ -131,10 +131,9 @@ def _write(dataset_uri: str, data: DatasetInfo, ids_NK: NDArray[np.int32], part_
         imported=True,
     )
     va_N2 = read_va(dataset_uri, 0, num_samples).astype(np.float64)
-
-    def find(ids_n: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        ids_nK = ids_NK[ids_n]
-        return ids_nK, np.square(va_N2[ids_nK] - va_N2[ids_n, None]).sum(axis=2).astype(np.float32)
-
-    write_graph(dataset_uri, info, find)
+    with writing(dataset_uri, info):
+        for part, ids_n in enumerate(part_ids(info)):
+            ids_nK = ids_NK[ids_n]
+            squared_nK = np.square(va_N2[ids_nK] - va_N2[ids_n, None]).sum(axis=2)
+            write_part(dataset_uri, info, part, ids_nK, squared_nK.astype(np.float32))
     return info

@@ -10,11 +10,12 @@ from scipy.spatial import KDTree
 from ldlva_dist.errors import SettingError
 
 Backend = Literal["auto", "kdtree", "faiss_cpu", "faiss_gpu"]
+Floats = NDArray[np.floating[Any]]
 
 GPU_TEMP_BYTES = 256 * 2**20
 GPU_MAX_K = 2048
 KDTREE_MAX_DIMENSIONS = 3
-_ROUNDING = 32 * float(np.finfo(np.float32).eps)
+ALL_CORES = -1
 
 
 class Index(Protocol):
@@ -22,23 +23,34 @@ class Index(Protocol):
 
     max_k: int
     """Largest k a search may ask for."""
-    error: float
-    """Largest absolute error of a squared distance by which points are ordered."""
+    exact: bool
+    """Whether the points nearest by more than :meth:`error` are always found."""
+    spare: int
+    """Points beyond k that mostly show, given the error, that nearer ones were not missed."""
 
-    def search(self, queries_qd: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def error(self, queries_qd: Floats) -> NDArray[np.float64]:
+        """[q] largest absolute error of the squared distances by which points are ordered."""
+        ...
+
+    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Squared Euclidean distances [q, k] and rows [q, k] of the k nearest points, nearest first."""
         ...
 
 
 class KDTreeIndex:
-    """Exact search in float64 on all cores; the right choice in the plane, hopeless in many dimensions."""
+    """Exact search in float64; the right choice in the plane, hopeless in many dimensions."""
 
-    def __init__(self, points_Nd: NDArray[np.float32]) -> None:
-        self.max_k, self.error = len(points_Nd), 0.0
+    exact, spare = True, 1
+
+    def __init__(self, points_Nd: Floats, threads: int = ALL_CORES) -> None:
+        self.max_k, self._threads = len(points_Nd), threads
         self._tree = KDTree(points_Nd)
 
-    def search(self, queries_qd: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        distances, rows = self._tree.query(queries_qd, k=k, workers=-1)
+    def error(self, queries_qd: Floats) -> NDArray[np.float64]:
+        return np.zeros(len(queries_qd))
+
+    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        distances, rows = self._tree.query(queries_qd, k=k, workers=self._threads)
         shape = len(queries_qd), k  # SciPy drops the axis of k = 1
         return np.square(distances).astype(np.float32).reshape(shape), np.asarray(rows, dtype=np.int64).reshape(shape)
 
@@ -46,40 +58,113 @@ class KDTreeIndex:
 class FaissIndex:
     """Exhaustive search in float32, on the CPU or over all GPUs of the process; the GPU takes one caller at a time."""
 
-    def __init__(self, points_Nd: NDArray[np.float32], *, gpu: bool) -> None:
-        faiss = _faiss()
-        self._center_d = points_Nd.mean(axis=0)
-        centered_Nd = np.ascontiguousarray(points_Nd - self._center_d, dtype=np.float32)
-        largest = float(np.square(centered_Nd, dtype=np.float64).sum(axis=1).max())
-        self.max_k = min(len(points_Nd), GPU_MAX_K) if gpu else len(points_Nd)
-        self.error = _ROUNDING * largest  # |a|^2 - 2ab + |b|^2 cancels where points lie close together
-        self._index: Any = _gpu_index(faiss, centered_Nd.shape[1]) if gpu else faiss.IndexFlatL2(centered_Nd.shape[1])
+    exact, spare = True, 16
+
+    def __init__(self, points_Nd: Floats, *, gpu: bool = False, threads: int = ALL_CORES) -> None:
+        self._faiss = _faiss(threads)
+        num_points, dimensions = points_Nd.shape
+        self._center_d = points_Nd.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centered_Nd = self._center(points_Nd)
+        self._largest = float(_squared_norms(centered_Nd).max())
+        # |a|^2 - 2ab + |b|^2 cancels where points lie close together; the bound is that of a sum in any order.
+        self._rounding = (32 + 2 * dimensions) * float(np.finfo(np.float32).eps)
+        self.max_k = min(num_points, GPU_MAX_K) if gpu else num_points
+        self._index: Any = self._make(num_points, dimensions, gpu)
+        self._fill(centered_Nd)
+
+    def error(self, queries_qd: Floats) -> NDArray[np.float64]:
+        return self._rounding * np.maximum(_squared_norms(self._center(queries_qd)), self._largest)
+
+    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return self._index.search(self._center(queries_qd), k)
+
+    def _make(self, num_points: int, dimensions: int, gpu: bool) -> Any:
+        return _gpu_index(self._faiss, dimensions) if gpu else self._faiss.IndexFlatL2(dimensions)
+
+    def _fill(self, centered_Nd: NDArray[np.float32]) -> None:
         self._index.add(centered_Nd)
 
-    def search(self, queries_qd: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return self._index.search(np.ascontiguousarray(queries_qd - self._center_d, dtype=np.float32), k)
+    def _center(self, points_nd: Floats) -> NDArray[np.float32]:
+        return np.ascontiguousarray(points_nd.astype(np.float32) - self._center_d)
 
 
-def build_index(points_Nd: NDArray[np.float32], backend: Backend = "auto") -> Index:
-    """An index of the points, in the backend that :func:`resolve` names."""
+class CellIndex(FaissIndex):
+    """FAISS's IVF on the CPU: looks only into the ``probes`` cells nearest to a query, so it may miss neighbours."""
+
+    exact, spare = False, 1
+    MIN_POINTS = 10_000
+    POINTS_PER_CENTROID = 64
+    KMEANS_STEPS = 10
+
+    probes = 1
+    """Cells looked into. More are, for a query that finds fewer than k points in them."""
+
+    def _make(self, num_points: int, dimensions: int, gpu: bool) -> Any:
+        self.num_cells = int(4 * num_points**0.5)
+        index = self._faiss.IndexIVFFlat(self._faiss.IndexFlatL2(dimensions), dimensions, self.num_cells)
+        index.cp.max_points_per_centroid = self.POINTS_PER_CENTROID
+        index.cp.min_points_per_centroid = 1
+        index.cp.niter = self.KMEANS_STEPS
+        return index
+
+    def _fill(self, centered_Nd: NDArray[np.float32]) -> None:
+        self._index.train(centered_Nd)
+        self._index.add(centered_Nd)
+
+    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        centered_qd, probes = self._center(queries_qd), self.probes
+        squared_qk, rows_qk = self._probe(centered_qd, k, probes)
+        while len(short := np.flatnonzero(rows_qk[:, -1] < 0)):
+            probes = min(2 * probes, self.num_cells)
+            squared_qk[short], rows_qk[short] = self._probe(centered_qd[short], k, probes)
+        return squared_qk, rows_qk
+
+    def _probe(self, centered_qd: NDArray[np.float32], k: int, probes: int) -> tuple[Any, Any]:
+        return self._index.search(centered_qd, k, params=self._faiss.SearchParametersIVF(nprobe=probes))
+
+
+def build_index(
+    points_Nd: Floats, backend: Backend = "auto", *, min_recall: float = 1.0, threads: int = ALL_CORES
+) -> Index:
+    """An index of the points, in the backend that :func:`resolve` names.
+
+    ``min_recall`` below 1 allows cells instead of exhaustive search where FAISS searches at least
+    ``CellIndex.MIN_POINTS`` points on the CPU; how many to look into must then be found by measuring.
+    """
     chosen = resolve(backend, points_Nd.shape[1])
-    return KDTreeIndex(points_Nd) if chosen == "kdtree" else FaissIndex(points_Nd, gpu=chosen == "faiss_gpu")
+    if chosen == "kdtree":
+        return KDTreeIndex(points_Nd, threads)
+    if chosen == "faiss_cpu" and min_recall < 1 and len(points_Nd) >= CellIndex.MIN_POINTS:
+        return CellIndex(points_Nd, threads=threads)
+    return FaissIndex(points_Nd, gpu=chosen == "faiss_gpu", threads=threads)
 
 
 def resolve(backend: Backend, dimensions: int = 2) -> Backend:
     """What "auto" stands for here: FAISS where it sees a GPU, else a KD-tree in few dimensions, else FAISS."""
     if backend == "auto":
-        return "faiss_gpu" if _num_gpus() else "kdtree" if dimensions <= KDTREE_MAX_DIMENSIONS else "faiss_cpu"
+        return "faiss_gpu" if _num_gpus() else exhaustive_on_cpu(dimensions)
     if backend == "faiss_gpu" and not _num_gpus():
         raise SettingError("index.backend faiss_gpu must find a GPU and the package faiss-gpu, got none")
     return backend
 
 
-def _faiss() -> Any:
+def exhaustive_on_cpu(dimensions: int) -> Backend:
+    """The CPU's backend that misses nothing and has no limit of k."""
+    return "kdtree" if dimensions <= KDTREE_MAX_DIMENSIONS else "faiss_cpu"
+
+
+def _squared_norms(points_nd: Floats) -> NDArray[np.float64]:
+    return np.einsum("nd,nd->n", points_nd, points_nd, dtype=np.float64)
+
+
+def _faiss(threads: int = ALL_CORES) -> Any:
     try:
-        return import_module("faiss")
+        faiss = import_module("faiss")
     except ImportError as e:
         raise SettingError("index.backend faiss_* must find the package faiss (extra [cpu] or [gpu]), got none") from e
+    if threads != ALL_CORES:
+        faiss.omp_set_num_threads(threads)
+    return faiss
 
 
 def _num_gpus() -> int:

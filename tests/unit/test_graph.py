@@ -196,7 +196,7 @@ def test_graph_json_says_what_it_was_built_from(tmp_path):
         "num_samples": 50,
         "num_neighbors": 6,
         "content_hash": "a",
-        "part_rows": 1_000_000,
+        "part_rows": 262_144,
         "imported": False,
         "format_version": 1,
     }
