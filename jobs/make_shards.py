@@ -1,7 +1,7 @@
 """Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...; or read one again: verify DATASET.
 
 KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others. The same command goes on where an
-interrupted one stopped.
+interrupted one stopped. `relabel` makes a version of a data set with corrected labels.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DATASET, read_info
 from ldlva_dist.data.packing.engine import pack
 from ldlva_dist.data.packing.settings import PackSettings
+from ldlva_dist.data.relabel import read_corrections, relabel
 from ldlva_dist.data.sources.commands import Command
+from ldlva_dist.data.versions import version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.progress import ProgressBar
 from ldlva_dist.terminal import print_dataset, run_job
@@ -30,11 +32,29 @@ class Verify:
     """Folder or s3:// prefix of a data set, or of a version of one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Relabel:
+    """Write a version of a data set with the labels that were corrected in the report of jobs/report.py.
+
+    No image is written again. Ids, keys and given labels of the list must be those of the data set.
+    """
+
+    dataset: str
+    """Folder or s3:// prefix of the data set, or version of one, that the report was made of."""
+    name: str
+    """Name of the new version: it is written to DATASET/versions/NAME."""
+    marked: str
+    """CSV with columns id, key, given_label, proposed_label, as the page exports it; local or s3://."""
+
+
 def main() -> None:
-    """Pack, or verify."""
-    command = tyro.cli(Command | Annotated[Verify, subcommand("verify")], description=__doc__)
+    """Pack, verify or relabel."""
+    others = Annotated[Verify, subcommand("verify")] | Annotated[Relabel, subcommand("relabel")]
+    command = tyro.cli(Command | others, description=__doc__)
     if isinstance(command, Verify):
         run_verify(command.dataset)
+    elif isinstance(command, Relabel):
+        run_relabel(command)
     else:
         run_pack(command)
 
@@ -49,6 +69,17 @@ def run_verify(dataset: str) -> None:
     size = sum(shard.bytes for shard in found.info.shards) / 1e6
     print(f"ok: {rows} rows in {len(found.info.shards)} shards, {size:.1f} MB; neighbour graphs: {found.graphs}")
     print(f"content hash {found.info.content_hash}")
+
+
+def run_relabel(command: Relabel) -> None:
+    """Check the list, write the version, say what was changed."""
+    info = read_info(command.dataset)
+    corrections = read_corrections(command.marked, info)
+    made = relabel(command.dataset, command.name, corrections)
+    uri = version_uri(command.dataset, info, command.name)
+    print_dataset(made, uri, reasons={})
+    print(f"labels changed: {corrections.num_changed} of {len(corrections.ids_M)} in {command.marked}")
+    print(f"written: {uri}; train on it after: python jobs/build_index.py --dataset {uri}", flush=True)
 
 
 def run_pack(command: Command) -> None:

@@ -65,6 +65,8 @@ class Tally:
     train_rows: int = 0
     train_rows_with_va: int = 0
     first_without_va: str | None = None
+    flippable_rows: int = 0
+    flipped_rows: int = 0
     sums_2: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     squares_2: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
 
@@ -85,6 +87,10 @@ class Tally:
         ).to_numpy()
         for index in range(len(SPLITS)):
             self.counts_SC[index] += np.bincount(label_n[split_n == index], minlength=classes)
+        if "flipped" in block.column_names:
+            flipped_n = block["flipped"].to_numpy().astype(bool)[split_n != SPLITS.index("test")]
+            self.flippable_rows += len(flipped_n)
+            self.flipped_rows += int(flipped_n.sum())
         train = block.filter(pa.array(split_n == 0))
         va_n2 = np.stack([float_column(train, name) for name in ("valence", "arousal")], axis=1).astype(np.float64)
         known_n = ~np.isnan(va_n2).any(axis=1)
@@ -98,6 +104,10 @@ class Tally:
     def class_counts(self) -> dict[str, tuple[int, ...]]:
         """Per split: samples of each class."""
         return {split: tuple(self.counts_SC[i].tolist()) for i, split in enumerate(SPLITS)}
+
+    def flip_share(self) -> float | None:
+        """Share of the train and holdout labels that are known to be wrong; None where the rows do not say."""
+        return self.flipped_rows / self.flippable_rows if self.flippable_rows else None
 
     def has_va(self, *, needed: bool) -> bool:
         """Whether the training rows have valence-arousal; some with and some without is a DataError."""

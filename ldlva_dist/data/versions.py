@@ -99,6 +99,7 @@ def new_version(dataset_uri: str, name: str, change: Change) -> DatasetInfo:
             has_valence_arousal=tally.has_va(needed=change.needs_va),
             va_transform=tally.va_transform() if change.scale == "standard" else transform,
             class_counts=tally.class_counts(),
+            flip_share=tally.flip_share(),
             source={**old.source, **change.source},
             base=BASE,
             root=old.rows_hash,
