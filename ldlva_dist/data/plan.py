@@ -1,11 +1,12 @@
 """The plan: which rows global batch t trains on, as a pure function of (shard sizes, seed, t).
 
-The unit of reading is a *chunk*, up to ``chunk_rows`` consecutive rows of one shard. Epoch e is a permutation of all
-chunks by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd rows go round the lanes from epoch to epoch).
-The permutation keeps every lane in one Lth of the data set, another one each epoch, so that a batch, and a rank's share
-of it, has the mix of the whole even where the shards are in the order of classes (bench/shuffle.py).
-With class balance (balance.py) a chunk gives each row as often as the epoch wants it: what it gives is cut into parts
-of at most ``chunk_rows``, which are permuted in the chunks' place; an epoch still has N rows.
+A shard is cut into *chunks* of up to ``chunk_rows`` consecutive rows, and these into *pieces* of half a window, the
+unit of reading. Epoch e is a permutation of all pieces by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd
+rows go round the lanes from epoch to epoch). The permutation keeps every lane in one Lth of the data set, another one
+each epoch, so that a batch, and a rank's share of it, has the mix of the whole even where the shards are in the order
+of classes. For the same end, over some batches, a window's two pieces are of the first and of the second half of the
+lane's Lth (bench/shuffle.py).
+With class balance (balance.py) a chunk gives each row as often as the epoch wants it; what it gives is cut into pieces.
 Lanes run on endlessly, and global batch t takes the next ``batch_size / L`` rows of every lane. A *superstep* is the
 stretch of steps that uses up one *window* of every lane; rows are shuffled inside a window, epoch by epoch.
 Nothing here knows how many workers there are: rank r of W merely serves lanes r, r + W, ... (DESIGN.md, section 1.2).
@@ -14,6 +15,7 @@ Nothing here knows how many workers there are: rank r of W merely serves lanes r
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from ldlva_dist.data.balance import Balance
 from ldlva_dist.errors import SettingError
 
 MAX_LANES = 64
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Of the rules below; one more where the same step comes to hold other samples. A checkpoint remembers it."""
 
 
@@ -83,10 +85,20 @@ class Plan:
         return max(1, window // self.rows_per_step)
 
     @cached_property
+    def window_rows(self) -> int:
+        """Rows of a lane's window."""
+        return self.steps_per_superstep * self.rows_per_step
+
+    @cached_property
+    def piece_rows(self) -> int:
+        """Rows of a whole piece: half a window's."""
+        return max(1, min(self.chunk_rows, self.window_rows) // 2)
+
+    @cached_property
     def chunks(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(first id, rows, shard) of every chunk, in id order; a shard is cut into chunks of nearly equal size."""
+        """(first id, rows, shard) of every chunk, in id order; only a shard's last one may have fewer rows."""
         rows = np.asarray(self.shard_rows, dtype=np.int64)
-        shard, begin, end = _cut(rows, self.chunk_rows)
+        shard, begin, end = _cut(rows, min(self.chunk_rows, self.window_rows))
         return (np.cumsum(rows) - rows)[shard] + begin, end - begin, shard
 
     def lanes_of(self, rank: int, world_size: int) -> range:
@@ -118,8 +130,7 @@ class Plan:
             The runs to fetch, and the order [steps_per_superstep * rows_per_step] in which the rows that they give
             (:meth:`rows_of`), numbered through all runs, are trained on.
         """
-        size = self.steps_per_superstep * self.rows_per_step
-        runs = list(self._runs(lane, superstep * size, size))
+        runs = list(self._runs(lane, superstep * self.window_rows, self.window_rows))
         generator = np.random.default_rng((self.seed, 1, lane, superstep))
         order, begin = [], 0
         for epoch in sorted({run.epoch for run in runs}):
@@ -141,8 +152,11 @@ class Plan:
         while count > 0:
             epoch, offset = self._locate(lane, position)
             begin, end = self._lane_bounds(lane, epoch)
-            take = min(count, end - begin - offset)
-            yield from self._runs_in_epoch(epoch, begin + offset, take)
+            # Turned, so that the whole pieces, which come first, begin where a window begins.
+            lead = -self._lane_start(lane, epoch) % self.window_rows
+            turned = (offset - lead) % (end - begin)
+            take = min(count, end - begin - max(offset, turned))
+            yield from self._runs_in_epoch(epoch, begin + turned, take)
             position, count = position + take, count - take
 
     def _runs_in_epoch(self, epoch: int, begin: int, count: int) -> Iterator[Run]:
@@ -184,19 +198,49 @@ class Plan:
 
 @lru_cache(maxsize=4)
 def _epoch_order(plan: Plan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The epoch's units in their order: chunk, first of the chunk's rows, and the row of the epoch where each ends."""
+    """The epoch's pieces in their order: chunk, first of the chunk's rows, and the row of the epoch where each ends.
+
+    Of every lane the whole pieces come first, by turns one of the first and one of the second half of its stretch.
+    """
     given_k = plan.balance.rows_of_chunks(epoch) if plan.balance else plan.chunks[1]
-    chunk_u, begin_u, end_u = _cut(given_k, plan.chunk_rows)
+    chunk_p, begin_p, end_p = _cut(given_k, plan.piece_rows)
     generator = np.random.default_rng((plan.seed, 0, epoch))
-    stretch_u = (np.cumsum(end_u - begin_u) - 1) * plan.num_lanes // plan.num_rows
-    turned_u = (stretch_u + generator.integers(plan.num_lanes)) % plan.num_lanes
-    order_u = np.lexsort((generator.random(len(chunk_u)), turned_u))
-    return chunk_u[order_u], begin_u[order_u], np.cumsum((end_u - begin_u)[order_u])
+    stretch_p = (np.cumsum(end_p - begin_p) - 1) * plan.num_lanes // plan.num_rows
+    turned_p = (stretch_p + generator.integers(plan.num_lanes)) % plan.num_lanes
+    order_p = np.lexsort((generator.random(len(chunk_p)), turned_p))
+    lane_ends = np.cumsum([plan._lane_rows(lane, epoch) for lane in range(plan.num_lanes)])
+    chunk_p, begin_p, rows_p, lane_p = _cut_at(
+        lane_ends, chunk_p[order_p], begin_p[order_p], (end_p - begin_p)[order_p]
+    )
+    kind_p = 2 * lane_p + (rows_p != plan.piece_rows)
+    half_p = 2 * _ranks(kind_p, chunk_p * plan.num_rows + begin_p) // np.bincount(kind_p)[kind_p]
+    turn_p = _ranks(2 * kind_p + half_p, generator.random(len(kind_p)))
+    order_p = np.lexsort((half_p, turn_p, kind_p))
+    return chunk_p[order_p], begin_p[order_p], np.cumsum(rows_p[order_p])
 
 
 def _cut(rows: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(whose, begin, end) of the nearly equal pieces, of at most ``most``, that each number of rows is cut into."""
+    """(whose, begin, end) of the pieces of ``most``, the last maybe less, that each number of rows is cut into."""
     pieces = -(-rows // most)
     whose = np.repeat(np.arange(len(rows)), pieces)
-    piece = np.arange(len(whose)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    return whose, piece * rows[whose] // pieces[whose], (piece + 1) * rows[whose] // pieces[whose]
+    begin = (np.arange(len(whose)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * most
+    return whose, begin, np.minimum(begin + most, rows[whose])
+
+
+def _cut_at(
+    cuts: NDArray[np.int64], chunk_p: NDArray[np.int64], begin_p: NDArray[np.int64], rows_p: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(chunk, begin, rows, and before which cut) of pieces laid end to end and cut at some places."""
+    ends_p = np.cumsum(rows_p)
+    end_q = np.union1d(ends_p, cuts)
+    p_q, rows_q = np.searchsorted(ends_p, end_q), np.diff(end_q, prepend=0)
+    begin_q = begin_p[p_q] + rows_p[p_q] - (ends_p[p_q] - end_q) - rows_q
+    return chunk_p[p_q], begin_q, rows_q, np.searchsorted(cuts, end_q)
+
+
+def _ranks(group_p: NDArray[np.int64], key_p: NDArray[Any]) -> NDArray[np.int64]:
+    """The place of each by its key inside its group."""
+    order = np.lexsort((key_p, group_p))
+    sorted_groups, ranks = group_p[order], np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order)) - np.searchsorted(sorted_groups, sorted_groups)
+    return ranks

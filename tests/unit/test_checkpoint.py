@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ldlva_dist.config import TrainingConfig
-from ldlva_dist.data.plan import Plan
+from ldlva_dist.data.plan import PLAN_VERSION, Plan
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.bad_loss import give_up
@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_format_is_refused_not_passed_over(
 
 
 def test_a_run_of_another_plan_does_not_go_on() -> None:
-    with pytest.raises(DataError, match="version 0 of the plan, this program has version 1"):
+    with pytest.raises(DataError, match=f"version 0 of the plan, this program has version {PLAN_VERSION}"):
         require_same_plan("here", {"plan_version": 0})
 
 

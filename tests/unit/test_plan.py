@@ -200,11 +200,20 @@ def test_quotas_are_exact_and_leave_no_class_out(
 
 
 def test_the_lanes_read_in_different_stretches_of_the_data_set_at_any_time() -> None:
-    """16 lanes over 1,600 chunks: the chunks they read at one time are one of each sixteenth of the ids."""
+    """16 lanes over 3,200 pieces: what they read at one time is one of each half of each sixteenth of the ids."""
     plan = Plan((3200,) * 8, seed=0, batch_size=16, chunk_rows=16)
     for superstep in range(100):
-        chunks = [run.first_id // 16 for lane in range(16) for run in plan.window(lane, superstep)[0]]
-        assert sorted(chunk // 100 for chunk in chunks) == list(range(16))
+        pieces = [run.first_id // 8 for lane in range(16) for run in plan.window(lane, superstep)[0]]
+        assert sorted(piece // 100 for piece in pieces) == list(range(32))
+
+
+def test_windows_do_not_cut_the_pieces() -> None:
+    """Reads are as few as the pieces, but for some where a lane, an epoch or a shard ends."""
+    plan = Plan((1001,) * 3, seed=1, batch_size=10, chunk_rows=16)
+    assert plan.num_rows % plan.num_lanes, "a lane's epochs do not begin where its windows begin"
+    supersteps = plan.steps_for(4) // plan.steps_per_superstep
+    reads = sum(len(plan.window(lane, s)[0]) for lane in range(plan.num_lanes) for s in range(supersteps))
+    assert reads < 1.05 * 4 * plan.num_rows / plan.piece_rows
 
 
 def test_a_batch_of_a_set_in_class_order_has_the_mix_of_the_whole() -> None:
