@@ -78,7 +78,7 @@ def measure(dataset: str) -> dict[str, float]:
     info = read_info(dataset)
     manifest = stream.Manifest(dataset, info)
     plan = Plan(manifest.shard_rows, 0, BATCH, _default_chunk_rows())
-    plan.window(0, 0)
+    plan.positions(0, 1)  # all that the driver asks of the plan: windows are for the tasks
     memory.append(_private_mb())
     epoch = plan.steps_for(1)
     small = epoch < 2000
