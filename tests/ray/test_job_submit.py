@@ -1,5 +1,6 @@
 """`ray job submit` against a head that cluster/local.sh starts: with its token it works, without one it is refused."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ldlva_dist.command_line import parse_run
@@ -216,10 +218,13 @@ def wait_for_one(folder: Path, pattern: str) -> Path:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """End the script, which ends its head; whatever hangs is killed, but nothing else."""
+    """End the script, which ends its head; where that hangs both are killed, but nothing else."""
+    started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(timeout=END_LIMIT_S)
     except subprocess.TimeoutExpired:
-        process.kill()
+        for one in (process, *started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait(timeout=END_LIMIT_S)
