@@ -10,13 +10,15 @@ from ldlva_dist.data.packing.engine import pack
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
 from ldlva_dist.neighbors.graph import build_graph
+from tests._scripts import Scripts
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # no node is ever taken away here; 2 s of CPU a run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
-    """One local cluster for all tests of this folder; never anybody else's."""
+    """One local cluster for all tests of this folder; never anybody else's, and gone when other folders begin."""
     ray.init(
         address="local",
         num_cpus=4,
@@ -28,7 +30,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def faces(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A packed data set of drawn faces (about 270 train, 30 holdout, 60 test) with its graph."""
     output = str(tmp_path_factory.mktemp("data") / "faces")
@@ -42,3 +44,8 @@ def faces(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
 def root() -> Path:
     """The checkout."""
     return Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scripts(cluster: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Scripts:
+    return Scripts(capsys, monkeypatch)

@@ -2,8 +2,7 @@
 
 import io
 import os
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from ldlva_dist import launch
 from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
-from ldlva_dist.config import DataConfig, ModelConfig, NeighborConfig, PlacementConfig, RunConfig, TrainingConfig
 from ldlva_dist.data.annotate import Work, annotate_piece, open_pieces
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_va, write_info
 from ldlva_dist.data.regressor import Regressor, RegressorSettings
@@ -25,9 +23,11 @@ from ldlva_dist.data.versions import Change, new_version, shard_uri
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.scoring import score
+from tests._runs import tiny_run
+from tests._scripts import Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
-POOL = Pool(num_actors=2, cpus=0.5, gpus=0)
+POOL, ONE = Pool(num_actors=2, cpus=0.5, gpus=0), Pool(num_actors=1, cpus=0.5, gpus=0)
 COLUMNS = {"key": "key", "valence": "valence", "arousal": "arousal"}
 
 
@@ -61,9 +61,9 @@ def _work(dataset: str, name: str, *, clip: bool = False) -> Work:
     )
 
 
-def _annotate(work: Work, name: str, model: bytes, seen: list[int] | None = None) -> DatasetInfo:
+def _annotate(work: Work, name: str, model: bytes, seen: list[int] | None = None, pool: Pool = POOL) -> DatasetInfo:
     said = [] if seen is None else seen
-    return annotate_by_model(work, name, model, POOL, standardize=False, report=lambda done, total: said.append(done))
+    return annotate_by_model(work, name, model, pool, standardize=False, report=lambda done, total: said.append(done))
 
 
 def _brightness(dataset: str) -> np.ndarray:
@@ -118,15 +118,8 @@ def test_a_run_on_a_version_trains_and_its_checkpoint_names_the_version(
     same = new_version(annotated, "trained", Change(line="none", columns=lambda block: {}))
     version = f"{faces}/versions/trained"
     build_graph(version, 8)
-    config = RunConfig(
-        name="run",
-        storage_path=str(tmp_path),
-        data=DataConfig(dataset=version, batch_size=27, chunk_rows=16, image_size=48),
-        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(8, 4)),
-        training=TrainingConfig(epochs=0.5, log_every_steps=1),
-        neighbors=NeighborConfig(num_neighbors=4),
-        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5, max_failures=0),
-    )
+    config = tiny_run(version, tmp_path, "run")
+    config = replace(config, training=replace(config.training, epochs=0.5))
     checkpoint = launch.fit(config).checkpoint_uri
     here = score(checkpoint, version)
     assert here["version"] == here["trained_version"] == same.content_hash
@@ -159,21 +152,19 @@ def test_an_interrupted_job_goes_on_with_its_pieces_and_only_with_its_own(plain:
 def test_points_out_of_range_stop_the_job_or_are_cut(plain: str, faces: str) -> None:
     work, expected = _work(plain, "loud"), 3 * _brightness(faces)
     with pytest.raises(DataError, match=r"must be in \[-1, 1\], \d+ of the \d+ points so far .* the first is that of "):
-        _annotate(work, "loud", _model(3.0))
+        _annotate(work, "loud", _model(3.0), pool=ONE)
     assert not os.path.exists(f"{faces}/versions/loud")
-    _annotate(replace(work, clip=True), "loud", _model(3.0))
+    _annotate(replace(work, clip=True), "loud", _model(3.0), pool=ONE)
     np.testing.assert_allclose(read_va(f"{faces}/versions/loud", 0, 360), np.clip(expected, -1, 1), atol=1e-5)
 
 
 def test_points_that_are_nan_are_never_stored(plain: str, faces: str) -> None:
     with pytest.raises(DataError, match=r"100 of the 100 points so far|60 of the \d+ points so far"):
-        _annotate(_work(plain, "nan", clip=True), "nan", _model(float("nan")))
+        _annotate(_work(plain, "nan", clip=True), "nan", _model(float("nan")), pool=ONE)
     assert not os.path.exists(f"{faces}/versions/nan")
 
 
 def test_a_damaged_shard_is_named_with_its_row(plain: str, tmp_path: Path, faces: str) -> None:
-    import shutil
-
     copy = tmp_path / "faces"
     shutil.copytree(faces, copy, ignore=shutil.ignore_patterns("graph-*", "versions"))
     row = read_columns(str(copy), ["offset", "size"], rows=1).to_pylist()[0]
@@ -182,7 +173,7 @@ def test_a_damaged_shard_is_named_with_its_row(plain: str, tmp_path: Path, faces
     data[row["offset"] + row["size"] // 2] ^= 1
     shard.write_bytes(data)
     with pytest.raises(DataError, match=rf"{shard.name} is damaged"):
-        _annotate(_work(str(copy), "broken"), "broken", _model())
+        _annotate(_work(str(copy), "broken"), "broken", _model(), pool=ONE)
 
 
 def test_what_cannot_work_is_refused_before_a_row_is_read(plain: str, annotated: str) -> None:
@@ -231,16 +222,17 @@ def test_a_table_gives_every_training_row_its_points_or_is_refused(
     assert np.isnan(va[rows:]).all()  # the table has no rows of holdout and test
 
 
-def test_the_job_writes_a_version_and_says_one_sentence_where_it_cannot(plain: str, root: Path, tmp_path: Path) -> None:
+def test_the_job_writes_a_version_and_says_one_sentence_where_it_cannot(
+    plain: str, scripts: Scripts, tmp_path: Path
+) -> None:
     (tmp_path / "model.pt").write_bytes(_model())
-    script = [sys.executable, str(root / "jobs" / "annotate_va.py"), "model", "--model", str(tmp_path / "model.pt")]
-    script += ["--dataset", plain, "--name", "by-job", "--input-size", "48"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(script, capture_output=True, text=True, timeout=180, env=environment)
-    assert done.returncode == 0, done.stderr
+    command = ["annotate_va", "model", "--model", str(tmp_path / "model.pt")]
+    command += ["--dataset", plain, "--name", "by-job", "--input-size", "48"]
+    done = scripts.run(*command)
+    assert done.code == 0, done.stderr
     assert "annotated 360 of 360 rows" in done.stdout
     assert "valence-arousal: present" in done.stdout
     assert "versions/by-job" in done.stdout
-    again = subprocess.run(script, capture_output=True, text=True, timeout=180, env=environment)
-    assert again.returncode == 2
+    again = scripts.run(*command)
+    assert again.code == 2
     assert "error: a version's name must be new" in again.stderr

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from ldlva_dist import launch
-from ldlva_dist.config import DataConfig, LossConfig, ModelConfig, PlacementConfig, RunConfig, TrainingConfig
+from ldlva_dist.config import LossConfig, RunConfig, TrainingConfig
 from ldlva_dist.data.bad_rows import read_quarantine
 from ldlva_dist.data.manifest import read_columns, read_info
 from ldlva_dist.errors import DataError
+from tests._runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 BAD = 100
@@ -25,14 +26,12 @@ def config(faces: str, tmp_path: Path) -> RunConfig:
     data = bytearray(shard.read_bytes())
     data[row["offset"] + 99] ^= 1
     shard.write_bytes(data)
-    return RunConfig(
-        name="run",
-        storage_path=str(tmp_path / "runs"),
-        data=DataConfig(dataset=str(copy), batch_size=27, image_size=48),
-        model=ModelConfig(name="resnet10", width=4, stem="small"),
+    run = tiny_run(str(copy), tmp_path / "runs", "run")
+    return replace(
+        run,
         loss=LossConfig(recipe="ce", class_weights="balanced"),
         training=TrainingConfig(epochs=1.5),
-        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5),
+        placement=replace(run.placement, max_failures=3),  # which are not tried
     )
 
 

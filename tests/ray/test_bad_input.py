@@ -1,8 +1,6 @@
 """Settings that do not fit: one clear sentence before a worker starts, the right exit code, nothing half-written."""
 
-import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from ldlva_dist import launch
-from ldlva_dist.config import DataConfig, ModelConfig, NeighborConfig, PlacementConfig, RunConfig, TrainingConfig
+from ldlva_dist.config import NeighborConfig, PlacementConfig, RunConfig
 from ldlva_dist.data.manifest import read_info, write_info
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.state import read_facts
+from tests._runs import tiny_run
+from tests._scripts import Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
 Change = Callable[[RunConfig, Path], RunConfig]
@@ -22,15 +22,7 @@ Change = Callable[[RunConfig, Path], RunConfig]
 
 @pytest.fixture
 def config(faces: str, tmp_path: Path) -> RunConfig:
-    return RunConfig(
-        name="run",
-        storage_path=str(tmp_path / "runs"),
-        data=DataConfig(dataset=faces, batch_size=16, image_size=48),
-        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(8, 4)),
-        training=TrainingConfig(epochs=1),
-        neighbors=NeighborConfig(num_neighbors=4),
-        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5),
-    )
+    return tiny_run(faces, tmp_path / "runs", "run")
 
 
 def _k_of_the_whole_set(config: RunConfig, _: Path) -> RunConfig:
@@ -88,8 +80,6 @@ def _unknown_model(config: RunConfig, _: Path) -> RunConfig:
 
 
 def _copy(dataset: str, folder: Path) -> str:
-    import shutil
-
     return shutil.copytree(dataset, str(folder / "copy"))
 
 
@@ -149,18 +139,10 @@ def test_a_checkpoint_of_another_data_set_or_class_order_is_refused(
     ],
 )
 def test_a_job_says_one_sentence_and_ends_with_its_exit_code(
-    root: Path, tmp_path: Path, arguments: list[str], code: int, sentence: str
+    scripts: Scripts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, sentence: str
 ) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, str(root / "jobs" / "train.py"), *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = scripts.run("train", *arguments)
+    assert done.code == code, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,11 +2,8 @@
 
 import json
 import re
-import runpy
-import sys
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,41 +14,18 @@ from ldlva_dist.data.faces import draw_faces
 from ldlva_dist.data.manifest import DatasetInfo, float_column, read_columns, read_info
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import encode
+from tests._scripts import Done, Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
-JOB = Path(__file__).parents[2] / "jobs" / "make_shards.py"
 NAMES = ("path", "label", "valence", "arousal")
 Row = tuple[str, str, str, str]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a job ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-class Job:
-    """Runs the script in this process, which saves its imports."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self._capsys, self._monkeypatch = capsys, monkeypatch
-
-    def run(self, *arguments: str) -> Done:
-        self._monkeypatch.setattr(sys, "argv", [str(JOB), *arguments])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(JOB), run_name="__main__")
-        printed = self._capsys.readouterr()
-        return Done(int(end.value.code or 0), printed.out, printed.err)
 
 
 class Folder:
     """Twelve faces of two classes on disk, and the command that packs them."""
 
-    def __init__(self, root: Path, job: Job) -> None:
-        self.root, self.output, self.job = root, root / "set", job
+    def __init__(self, root: Path, scripts: Scripts) -> None:
+        self.root, self.output, self.scripts = root, root / "set", scripts
         (root / "images").mkdir()
         faces = draw_faces(np.eye(7, dtype=np.float32)[[0, 1] * 6], np.random.default_rng(0), 48)
         self.rows: list[Row] = []
@@ -64,20 +38,15 @@ class Folder:
         table.write_text("\n".join(",".join(row[: len(names)]) for row in (names, *self.rows)) + "\n")
         given = ["--table", str(table), "--images", str(self.root / "images"), "--output", str(self.output)]
         given += ["--path-column", "path", "--label-column", "label", "--classes", "calm", "glad", "--holdout", "0"]
-        return self.job.run("folder", *given, *more)
+        return self.scripts.run("make_shards", "folder", *given, *more)
 
     def info(self) -> DatasetInfo:
         return read_info(str(self.output))
 
 
 @pytest.fixture
-def job(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Job:
-    return Job(capsys, monkeypatch)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, job: Job) -> Folder:
-    return Folder(tmp_path, job)
+def folder(tmp_path: Path, scripts: Scripts) -> Folder:
+    return Folder(tmp_path, scripts)
 
 
 def _sentence(done: Done) -> str:
@@ -252,9 +221,9 @@ def test_a_table_that_is_not_there_is_a_setting_error(folder: Folder) -> None:
     assert "must name what exists" in _sentence(done)
 
 
-def test_drawn_faces_keep_the_truth_in_the_manifest_and_out_of_the_shards(tmp_path: Path, job: Job) -> None:
+def test_drawn_faces_keep_the_truth_in_the_manifest_and_out_of_the_shards(tmp_path: Path, scripts: Scripts) -> None:
     output = tmp_path / "faces"
-    done = job.run("faces", "--output", str(output), "--train", "300", "--test", "40")
+    done = scripts.run("make_shards", "faces", "--output", str(output), "--train", "300", "--test", "40")
     assert done.code == 0, done.stderr
     info = read_info(str(output))
     assert info.flip_share == pytest.approx(0.3)
@@ -294,16 +263,16 @@ def test_a_bad_row_ends_the_job_where_that_is_asked_for(folder: Folder) -> None:
 
 def test_verify_says_ok_or_what_is_wrong(folder: Folder) -> None:
     assert folder.pack().code == 0
-    done = folder.job.run("verify", str(folder.output))
+    done = folder.scripts.run("make_shards", "verify", str(folder.output))
     assert done.code == 0, done.stderr
     assert "ok: 12 rows in 12 shards" in done.stdout
     (folder.output / folder.info().shards[4].name).unlink()
-    done = folder.job.run("verify", str(folder.output))
+    done = folder.scripts.run("make_shards", "verify", str(folder.output))
     assert done.code == 3
     assert "train-000004.tar" in done.stderr
 
 
 def test_verify_of_what_is_no_data_set_says_so(folder: Folder) -> None:
-    done = folder.job.run("verify", str(folder.root))
+    done = folder.scripts.run("make_shards", "verify", str(folder.root))
     assert done.code == 3
     assert "is not a data set" in _sentence(done)

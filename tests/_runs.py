@@ -1,0 +1,53 @@
+"""A run of a tiny network that many tests make, and what it leaves behind."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load
+
+from ldlva_dist.config import (
+    BankConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    NeighborConfig,
+    OptimConfig,
+    PlacementConfig,
+    RunConfig,
+    TrainingConfig,
+    UncertaintyConfig,
+)
+from ldlva_dist.data import storage
+from ldlva_dist.reporting.metrics_log import read_metrics
+
+
+def tiny_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
+    """Two epochs, twenty steps of 27 of the 270 drawn faces, with a checkpoint after each epoch.
+
+    BatchNorm is frozen and the bank keeps whole floats: a global batch then gives the same on any number of ranks.
+    """
+    return RunConfig(
+        name=name,
+        storage_path=str(storage_path),
+        data=DataConfig(dataset=dataset, batch_size=27, chunk_rows=16, image_size=48),
+        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8), freeze_batchnorm=True),
+        loss=LossConfig(recipe="official", gamma=0.05),
+        neighbors=NeighborConfig(num_neighbors=4, timeout_s=60),
+        bank=BankConfig(num_shards=2, probs_dtype="float32", features_dtype="float32"),
+        uncertainty=UncertaintyConfig(lr=0.3125, momentum=0.9),
+        optim=OptimConfig(name="sgd", lr=0.01),
+        training=TrainingConfig(epochs=2.0, evaluate_every_epochs=1.0, log_every_steps=1, num_to_keep=9),
+        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5, max_failures=0),
+    )
+
+
+def losses(run_uri: str) -> list[float]:
+    """The loss of every step of a run."""
+    return [line["loss"] for line in read_metrics(run_uri)]
+
+
+def table(checkpoint_uri: str) -> np.ndarray:
+    """The uncertainty logits of a checkpoint, [num_train]."""
+    folder = storage.join(checkpoint_uri, "table")
+    parts = [load(storage.read_bytes(storage.join(folder, name))) for name in storage.list_folder(folder)]
+    return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
