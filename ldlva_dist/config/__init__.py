@@ -61,6 +61,15 @@ class RunConfig:
             "data.batch_size must be >= placement.num_workers x training.gradient_accumulation_steps "
             f"({micro}), got {batch}",
         )
+        if self.index.space == "feature":
+            require(
+                self.neighbors.source == "bank",
+                "neighbors.source must be bank for index.space=feature, whose features the bank keeps, got exact",
+            )
+            require(
+                self.bank.on_loss == "rollback",
+                "bank.on_loss must be rollback for index.space=feature, as a lost shard loses its graph, got continue",
+            )
 
     @property
     def uses_neighbors(self) -> bool:

@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from ldlva_dist.command_line import parse_run
-from ldlva_dist.config import RunConfig, SweepConfig, TrainingConfig, from_json, to_json
+from ldlva_dist.config import (
+    BankConfig,
+    IndexConfig,
+    NeighborConfig,
+    RunConfig,
+    SweepConfig,
+    TrainingConfig,
+    from_json,
+    to_json,
+)
 from ldlva_dist.errors import SettingError
 from ldlva_dist.presets import PRESETS
 
@@ -39,6 +48,15 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
             lambda: RunConfig(training=TrainingConfig(gradient_accumulation_steps=64)),
             r"data\.batch_size must be >= .* \(64\), got 32",
         ),
+        (
+            lambda: RunConfig(index=IndexConfig(space="feature"), neighbors=NeighborConfig(source="exact")),
+            r"neighbors\.source must be bank for index\.space=feature",
+        ),
+        (
+            lambda: RunConfig(index=IndexConfig(space="feature"), bank=BankConfig(on_loss="continue")),
+            r"bank\.on_loss must be rollback for index\.space=feature",
+        ),
+        (lambda: IndexConfig(space="feature", backend="kdtree"), r"index\.backend must be auto, .* got kdtree"),
     ],
 )
 def test_a_value_that_breaks_a_rule_is_named_with_the_rule(build, sentence: str) -> None:
