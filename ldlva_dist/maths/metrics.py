@@ -28,13 +28,14 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
     Returns:
         ``accuracy`` in [0, 1]; ``mean_class_accuracy``: mean recall of the classes among the labels; ``macro_f1``:
         mean of F1 over the classes among labels or predictions; ``ece``: expected calibration error of the largest
-        probability, 15 equal bins; ``confusion``: [C][C] counts, rows = labels. All but the last are None for N = 0.
+        probability, 15 equal bins; ``confusion``: [C][C] counts, rows = labels; ``reliability``: see there. All but
+        the last two are None for N = 0.
     """
     predicted_N = probs_NC.argmax(axis=1)
     confusion_CC = confusion_matrix(labels_N, predicted_N, num_classes)
     if len(labels_N) == 0:
         names = ("accuracy", "mean_class_accuracy", "macro_f1", "ece")
-        return {**dict.fromkeys(names), "confusion": confusion_CC.tolist()}
+        return {**dict.fromkeys(names), "confusion": confusion_CC.tolist(), "reliability": []}
     hits_C, given_C, predicted_C = confusion_CC.diagonal(), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     present, either = given_C > 0, given_C + predicted_C > 0
     ece = multiclass_calibration_error(
@@ -49,7 +50,29 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
         "macro_f1": float((2 * hits_C[either] / (given_C + predicted_C)[either]).mean()),
         "ece": float(ece),
         "confusion": confusion_CC.tolist(),
+        "reliability": reliability(labels_N, probs_NC),
     }
+
+
+def reliability(labels_N: NDArray[Any], probs_NC: NDArray[Any]) -> list[dict[str, float]]:
+    """The reliability diagram: one dict for each of the 15 bins of the largest probability that has samples.
+
+    ``share`` of all samples; their mean ``confidence`` (the largest probability) and ``accuracy``, equal for a
+    calibrated model.
+    """
+    confidence_N, right_N = probs_NC.max(axis=1).astype(np.float64), probs_NC.argmax(axis=1) == labels_N
+    bin_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    counts, confidence, right = (
+        np.bincount(bin_N, weights=weights_N, minlength=ECE_BINS) for weights_N in (None, confidence_N, right_N)
+    )
+    return [
+        {
+            "share": float(counts[i] / len(labels_N)),
+            "confidence": float(confidence[i] / counts[i]),
+            "accuracy": float(right[i] / counts[i]),
+        }
+        for i in np.flatnonzero(counts)
+    ]
 
 
 def confusion_matrix(labels_N: NDArray[Any], predicted_N: NDArray[Any], num_classes: int) -> NDArray[np.int64]:

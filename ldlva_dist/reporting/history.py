@@ -1,0 +1,84 @@
+"""How the uncertainties went over a run: RUN/history, one small parquet file of each rank at each evaluation.
+
+``step-00000120-rank-00000.parquet`` has one column ``uncertainty`` (uint8: 255 times the uncertainty, rounded) of
+consecutive ids; its metadata say step, epoch and the first id. A byte a sample and evaluation: 450 k samples, 20
+evaluations: 9 MB. A run that goes on at a checkpoint first drops the files of later steps. n = samples asked for,
+E = evaluations.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ldlva_dist.data import storage
+from ldlva_dist.errors import DataError
+
+FOLDER = "history"
+SCALE = 255
+_META = b"history"
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Uncertainties of some samples over a run."""
+
+    epochs: NDArray[np.float64]
+    """[E] ascending."""
+    uncertainty: NDArray[np.float32]
+    """[E, n] in [0, 1], to 1/510."""
+
+
+def write_history(
+    run_uri: str, uncertainty_n: NDArray[np.floating], *, step: int, epoch: float, rank: int, first_id: int
+) -> None:
+    """Write one rank's rows [first_id, first_id + n) of the table, as uncertainties in [0, 1], after ``step`` steps."""
+    values = np.rint(np.asarray(uncertainty_n) * SCALE).astype(np.uint8)
+    facts = json.dumps({"step": step, "epoch": epoch, "first_id": first_id}).encode()
+    sink = pa.BufferOutputStream()
+    table = pa.table({"uncertainty": values}).replace_schema_metadata({_META: facts})
+    pq.write_table(table, sink, compression="zstd")
+    name = f"step-{step:08d}-rank-{rank:05d}.parquet"
+    storage.write_bytes(storage.join(run_uri, FOLDER, name), sink.getvalue().to_pybytes())
+
+
+def drop_history(run_uri: str, after_step: int) -> None:
+    """Forget what was written after ``after_step``: another lineage's."""
+    for name in _names(run_uri):
+        if int(name.split("-")[1]) > after_step:
+            storage.delete_file(storage.join(run_uri, FOLDER, name))
+
+
+def read_history(run_uri: str, ids_n: NDArray[np.int64]) -> History:
+    """The history of some samples; E = 0 where the run kept none.
+
+    Raises:
+        DataError: for a file that is damaged, or a step of which some of the samples are missing.
+    """
+    found: dict[int, tuple[float, NDArray[np.float32]]] = {}
+    for name in _names(run_uri):
+        uri = storage.join(run_uri, FOLDER, name)
+        try:
+            table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+            facts = json.loads((table.schema.metadata or {})[_META])
+            values = table["uncertainty"].to_numpy()
+        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise DataError(f"{uri} is no part of a history: {error}") from error
+        _, row_n = found.setdefault(facts["step"], (facts["epoch"], np.full(len(ids_n), np.nan, np.float32)))
+        inside_n = (ids_n >= facts["first_id"]) & (ids_n < facts["first_id"] + len(values))
+        row_n[inside_n] = values[ids_n[inside_n] - facts["first_id"]] / np.float32(SCALE)
+    for step, (_, row_n) in found.items():
+        if np.isnan(row_n).any():
+            raise DataError(f"{run_uri}/{FOLDER} lacks {np.isnan(row_n).sum()} of {len(ids_n)} samples at step {step}")
+    rows = [found[step] for step in sorted(found)]
+    return History(
+        epochs=np.array([epoch for epoch, _ in rows]),
+        uncertainty=np.stack([row_n for _, row_n in rows]) if rows else np.empty((0, len(ids_n)), np.float32),
+    )
+
+
+def _names(run_uri: str) -> list[str]:
+    return [name for name in storage.list_folder(storage.join(run_uri, FOLDER)) if name.startswith("step-")]

@@ -1,0 +1,118 @@
+"""Charts as plain numbers, for the template to draw: every chart has its own small coordinate system in pixels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+WIDTH, HEIGHT = 260, 120
+MAX_POINTS = 400
+CURVES = {
+    "loss": "training loss",
+    "holdout_accuracy": "accuracy on the holdout's given labels",
+    "uncertainty_mean": "mean uncertainty of the labels",
+    "staleness_mean": "age of neighbours' outputs, steps",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One run's curve."""
+
+    path: str
+    """An SVG path."""
+    last: str
+    """The last value, for people."""
+    end: tuple[float, float]
+    is_baseline: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A small line chart over the epochs."""
+
+    title: str
+    lines: Sequence[Line]
+    ticks: Sequence[tuple[float, str]]
+    """Height and text of each horizontal line."""
+    last_epoch: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bin of the reliability diagram, in the unit square (0 at the top)."""
+
+    x: float
+    width: float
+    top: float
+    """Accuracy."""
+    confidence: float
+    text: str
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]] = ()) -> list[Chart]:
+    """A chart for each of CURVES that the run has values of."""
+    charts = []
+    for key, title in CURVES.items():
+        series = [(_series(baseline, key), True), (_series(metrics, key), False)]
+        if len(series[1][0][0]):
+            charts.append(_chart(title, [(points, is_baseline) for points, is_baseline in series if len(points[0])]))
+    return charts
+
+
+def reliability(bins: Sequence[Mapping[str, float]], *, num_bins: int) -> list[Bar]:
+    """The bars of a reliability diagram, from ``metrics.reliability``."""
+    bars = []
+    for found in bins:
+        index = min(num_bins - 1, math.ceil(found["confidence"] * num_bins - 1e-9) - 1)
+        text = f"confidence {found['confidence']:.2f}, accuracy {found['accuracy']:.2f}, {found['share']:.1%} of all"
+        bars.append(
+            Bar(
+                x=index / num_bins,
+                width=1 / num_bins,
+                top=1 - found["accuracy"],
+                confidence=1 - found["confidence"],
+                text=text,
+            )
+        )
+    return bars
+
+
+def nice_ticks(low: float, high: float, count: int = 3) -> list[float]:
+    """Round numbers that span low..high, about ``count`` of them."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / count
+    size = 10 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw)
+    return [round(step * i, 10) for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def readable(value: float) -> str:
+    """Three decimals for small numbers, none for large ones."""
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(line["epoch"], line[key]) for line in metrics if line.get(key) is not None and math.isfinite(line[key])]
+    x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).astype(int)) if len(x) else slice(0)
+    return x[keep], y[keep]
+
+
+def _chart(title: str, series: Sequence[tuple[tuple[np.ndarray, np.ndarray], bool]]) -> Chart:
+    ticks = nice_ticks(min(float(y.min()) for (_, y), _ in series), max(float(y.max()) for (_, y), _ in series))
+    last_epoch = max(float(x.max()) for (x, _), _ in series) or 1.0
+    low, high = ticks[0], ticks[-1]
+    lines = []
+    for (x, y), is_baseline in series:
+        px, py = x / last_epoch * WIDTH, HEIGHT - (y - low) / (high - low) * HEIGHT
+        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(px.tolist(), py.tolist(), strict=True))
+        end = (round(float(px[-1]), 1), round(float(py[-1]), 1))
+        lines.append(Line(path=path, last=readable(float(y[-1])), end=end, is_baseline=is_baseline))
+    places = [(HEIGHT - (tick - low) / (high - low) * HEIGHT, f"{tick:g}") for tick in ticks]
+    return Chart(
+        title=title, lines=lines, ticks=places, last_epoch=f"{last_epoch:g}" if last_epoch < 10 else f"{last_epoch:.0f}"
+    )

@@ -1,0 +1,128 @@
+"""Which samples the page shows, and what it says of each.
+
+N = training samples, n = shown, K = neighbours, C = classes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldlva_dist.errors import SettingError
+
+KINDS = ("mislabelled", "uncertain", "confident")
+"""A sample can be of several; kind i is bit i."""
+SHARES = (0.5, 0.35, 0.15)
+"""Of the samples that are shown."""
+DECIMALS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The samples on the page, by id in ascending order; everything of them that is not an image."""
+
+    ids_n: NDArray[np.int64]
+    kinds_n: NDArray[np.int64]
+    """Bits of KINDS."""
+    keys_n: Sequence[str]
+    labels_n: NDArray[np.int64]
+    proposed_n: NDArray[np.int64]
+    ranks_n: NDArray[np.int64]
+    uncertainty_n: NDArray[np.float32]
+    probs_nC: NDArray[np.float32]
+    aggregated_nC: NDArray[np.float32]
+    target_nC: NDArray[np.float32]
+    neighbors_nK: NDArray[np.int64]
+    shares_nK: NDArray[np.float32]
+    truth_nC: NDArray[np.float32] | None = None
+    """Raters' votes or true distributions, where the data set has them; rows sum to 1, or to 0 where none is known."""
+    truth_name: str = "truth"
+    epochs_E: NDArray[np.float64] | None = None
+    history_En: NDArray[np.float32] | None = None
+    """Uncertainty over the epochs, where the run kept it."""
+
+
+def choose(
+    suspicion_N: NDArray[np.float64],
+    uncertainty_N: NDArray[np.float32],
+    is_proposed_N: NDArray[np.bool_],
+    count: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids [n] in ascending order, n <= ``count``, and kinds [n] of the samples to show.
+
+    Mislabelled: highest suspicion, where another class is proposed. Uncertain: highest uncertainty. Confident: lowest
+    suspicion. Ties go to the smaller id.
+    """
+    if count < len(KINDS):
+        raise SettingError(f"--samples must be >= {len(KINDS)}, got {count}")
+    kinds_N = np.zeros(len(suspicion_N), dtype=np.int64)
+    suspicious = np.argsort(-suspicion_N, kind="stable")
+    orders = (
+        suspicious[is_proposed_N[suspicious]],
+        np.argsort(-uncertainty_N, kind="stable"),
+        np.argsort(suspicion_N, kind="stable"),
+    )
+    for bit, (order, share) in enumerate(zip(orders, SHARES, strict=True)):
+        kinds_N[order[: int(share * count)]] |= 1 << bit
+    ids_n = np.flatnonzero(kinds_N)
+    return ids_n, kinds_N[ids_n]
+
+
+def pictured_neighbors(shown: Shown) -> NDArray[np.int64]:
+    """Ids of all neighbours, each once, those that matter first: of suspicious samples, of large shares."""
+    place_nK = np.argsort(np.argsort(-shown.shares_nK, axis=1, kind="stable"), axis=1)
+    order = np.lexsort((np.repeat(shown.ranks_n, shown.shares_nK.shape[1]), place_nK.ravel()))
+    ids = shown.neighbors_nK.ravel()[order]
+    first = np.sort(np.unique(ids, return_index=True)[1])
+    return ids[first]
+
+
+def as_json(
+    shown: Shown, labels_N: NDArray[np.int64], va_N2: NDArray[np.float32], picture_of: dict[int, int]
+) -> dict[str, Any]:
+    """Columns for the page's script; ``picture_of`` gives a neighbour's place among its pictures, if it has one."""
+    others, place_nK = np.unique(shown.neighbors_nK, return_inverse=True)
+    columns: dict[str, Any] = {
+        "id": shown.ids_n.tolist(),
+        "key": list(shown.keys_n),
+        "kinds": shown.kinds_n.tolist(),
+        "label": shown.labels_n.tolist(),
+        "proposed": shown.proposed_n.tolist(),
+        "rank": shown.ranks_n.tolist(),
+        "uncertainty": _short(shown.uncertainty_n),
+        "model": _short(shown.probs_nC),
+        "neighbors": _short(shown.aggregated_nC),
+        "target": _short(shown.target_nC),
+        "va": _short(va_N2[shown.ids_n]),
+        "near": place_nK.reshape(shown.neighbors_nK.shape).tolist(),
+        "shares": _short(shown.shares_nK),
+    }
+    if shown.truth_nC is not None:
+        columns["truth"] = _short(shown.truth_nC)
+    if shown.history_En is not None and shown.epochs_E is not None and len(shown.epochs_E):
+        columns["history"] = _short(shown.history_En.T)
+    return {
+        "kinds": list(KINDS),
+        "truthName": shown.truth_name,
+        "epochs": [] if shown.epochs_E is None else _short(shown.epochs_E),
+        "samples": columns,
+        "others": {
+            "id": others.tolist(),
+            "label": labels_N[others].tolist(),
+            "va": _short(va_N2[others]),
+            "picture": [picture_of.get(i, -1) for i in others.tolist()],
+        },
+    }
+
+
+def size_of(data: dict[str, Any]) -> int:
+    """Characters of the data in the page, about; at the end every neighbour's picture is a number of five digits."""
+    return len(json.dumps(data)) + 6 * len(data["others"]["id"])
+
+
+def _short(values: NDArray[Any]) -> list[Any]:
+    """Rounded: JSON of float64 would be five times as long. NaN is no JSON."""
+    return np.round(np.nan_to_num(values.astype(np.float64)), DECIMALS).tolist()

@@ -1,0 +1,52 @@
+// Marked samples: place -> proposed class. They outlive a reload where the browser lets a page keep something.
+const KEPT = `ldlva-marks-${DATA.fingerprint}`;
+const marks = new Map();
+const markWatchers = [];
+const placeOf = new Map(S.id.map((id, index) => [id, index]));
+
+function keep(action) {
+  try {
+    return action(window.localStorage);
+  } catch {
+    return null; // storage is forbidden for this page: marks last until it is closed
+  }
+}
+
+for (const [id, label] of JSON.parse(keep((store) => store.getItem(KEPT)) || "[]")) {
+  if (placeOf.has(id) && label < CLASSES.length) marks.set(placeOf.get(id), label);
+}
+
+function setMark(index, label) {
+  if (label === null) marks.delete(index);
+  else marks.set(index, label);
+  const kept = JSON.stringify([...marks].map(([place, proposed]) => [S.id[place], proposed]));
+  keep((store) => store.setItem(KEPT, kept));
+  tellMarks(index);
+}
+
+const toggleMark = (index) => setMark(index, marks.has(index) ? null : S.proposed[index]);
+
+function tellMarks(index) {
+  byId("mark-count").textContent = `${marks.size} marked`;
+  byId("export").disabled = marks.size === 0;
+  markWatchers.forEach((watch) => watch(index));
+}
+
+// RFC 4180: a field with a comma, quote or line break stands in quotes.
+const field = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+
+function csv() {
+  const rows = [...marks].sort((a, b) => a[0] - b[0]).map(([i, label]) =>
+    [S.id[i], S.key[i], CLASSES[S.label[i]], CLASSES[label], S.uncertainty[i]].map(field).join(","));
+  return ["id,key,given_label,proposed_label,uncertainty", ...rows, ""].join("\n");
+}
+
+function exportMarks() {
+  if (!marks.size) return;
+  const url = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
+  const link = el("a", { href: url, download: `marked-${DATA.name}.csv` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+byId("export").addEventListener("click", exportMarks);

@@ -1,0 +1,108 @@
+// The list: filtered, sorted, one page of cards at a time in the document.
+const PAGE = 48;
+const TITLES = { mislabelled: "probably mislabelled", uncertain: "most uncertain", confident: "most confident" };
+const own = (rows) => (i) => rows[i][S.label[i]];
+const SORTS = {
+  "suspicion": (i) => S.rank[i],
+  "uncertainty": (i) => -S.uncertainty[i],
+  "p(label)": own(S.model),
+  "agreement": own(S.neighbors),
+  "id": (i) => S.id[i],
+};
+const ANY = "any";
+const view = { kind: DATA.kinds[0], order: [], page: 0 };
+
+function passes(i) {
+  const given = byId("given").value, proposed = byId("proposed").value;
+  const wanted = byId("find").value.trim().toLowerCase();
+  const bit = DATA.kinds.indexOf(view.kind);
+  if (view.kind === "marked" ? !marks.has(i) : bit >= 0 && !(S.kinds[i] & (1 << bit))) return false;
+  if (given !== ANY && S.label[i] !== +given) return false;
+  if (proposed !== ANY && S.proposed[i] !== +proposed) return false;
+  return !wanted || String(S.id[i]) === wanted || S.key[i].toLowerCase().includes(wanted);
+}
+
+function refilter() {
+  const by = SORTS[byId("sort").value];
+  view.order = Array.from({ length: COUNT }, (_, i) => i).filter(passes).sort((a, b) => by(a) - by(b) || a - b);
+  view.page = 0;
+  drawPage();
+}
+
+const pages = () => Math.max(1, Math.ceil(view.order.length / PAGE));
+
+function turn(step) {
+  const page = Math.min(pages() - 1, Math.max(0, view.page + step));
+  if (page === view.page) return false;
+  view.page = page;
+  drawPage();
+  return true;
+}
+
+function drawPage() {
+  const shown = view.order.slice(view.page * PAGE, (view.page + 1) * PAGE);
+  byId("cards").replaceChildren(...shown.map(card));
+  byId("nothing").hidden = shown.length > 0;
+  const first = view.page * PAGE + 1;
+  byId("page").textContent = shown.length ? `${first}–${first + shown.length - 1} of ${view.order.length.toLocaleString("en")}` : "0";
+  byId("previous").disabled = view.page === 0;
+  byId("next").disabled = view.page >= pages() - 1;
+}
+
+function stripe(shares) {
+  const parts = shares.map((share, c) => el("i", { style: { width: `${share * 100}%`, background: colorOf(c) } }));
+  return el("span", { class: "stripe" }, ...parts);
+}
+
+function card(i) {
+  const doubted = S.proposed[i] !== S.label[i];
+  const labels = el("span", { class: "labels" }, named(S.label[i], doubted ? "given doubted" : "given"),
+    ...(doubted ? [named(S.proposed[i], "")] : []));
+  const text = `uncertainty ${S.uncertainty[i].toFixed(2)}${doubted ? "" : ", agreed"}`;
+  const open = el("button", { class: "open", type: "button", on: { click: () => choose(i) } },
+    picture(S.picture[i], "", ""),
+    el("span", {}, labels, el("span", { class: "doubt", text }), stripe(S.model[i]), stripe(S.neighbors[i]), stripe(S.target[i])));
+  const about = `sample ${S.id[i]}, given ${CLASSES[S.label[i]]}${doubted ? `, proposed ${CLASSES[S.proposed[i]]}` : ""}, ${text}`;
+  open.setAttribute("aria-label", about);
+  const mark = el("button", { class: "mark", type: "button", title: "mark", "aria-label": `mark sample ${S.id[i]}`, text: "✓",
+    on: { click: () => toggleMark(i) } });
+  const node = el("li", { class: "card", "data-place": i }, open, mark);
+  dress(node, i);
+  return node;
+}
+
+function dress(node, i) {
+  node.classList.toggle("marked", marks.has(i));
+  node.querySelector(".mark").setAttribute("aria-pressed", String(marks.has(i)));
+  node.setAttribute("aria-current", String(chosen.index === i));
+}
+
+const cardOf = (i) => byId("cards").querySelector(`[data-place="${i}"]`);
+
+function redress(i) {
+  document.querySelectorAll(`[data-place="${i}"]`).forEach((node) => dress(node, i));
+}
+
+function fillControls() {
+  const counts = DATA.kinds.map((_, bit) => S.kinds.filter((kinds) => kinds & (1 << bit)).length);
+  const kinds = [...DATA.kinds.map((kind, bit) => [kind, `${TITLES[kind]} ${counts[bit].toLocaleString("en")}`]), ["marked", "marked"], ["all", "all"]];
+  for (const [kind, text] of kinds) {
+    const input = el("input", { type: "radio", name: "kind", value: kind, on: { change: () => { view.kind = kind; refilter(); } } });
+    input.checked = kind === view.kind;
+    byId("kinds").append(el("label", {}, input, el("span", { text })));
+  }
+  for (const name of ["given", "proposed"]) {
+    byId(name).append(el("option", { value: ANY, text: "any class" }), ...CLASSES.map((text, value) => el("option", { value, text })));
+  }
+  byId("sort").append(...Object.keys(SORTS).map((value) => el("option", { value, text: value })));
+  for (const name of ["given", "proposed", "sort"]) byId(name).addEventListener("change", refilter);
+  byId("find").addEventListener("input", refilter);
+  byId("previous").addEventListener("click", () => turn(-1));
+  byId("next").addEventListener("click", () => turn(1));
+}
+
+markWatchers.push(redress);
+chosen.watchers.push((index) => {
+  byId("cards").querySelectorAll('[aria-current="true"]').forEach((node) => node.setAttribute("aria-current", "false"));
+  redress(index);
+});

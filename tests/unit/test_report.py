@@ -1,0 +1,262 @@
+"""The page without a browser: what it shows, that it is safe, that it is the same every time."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from bench._report_run import SyntheticRun, synthetic_run
+from ldlva_dist.data.manifest import write_info
+from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.findings import write_uncertainty
+from ldlva_dist.maths import metrics
+from ldlva_dist.reporting.history import write_history
+from ldlva_dist.reporting.report import charts, pictures, plane, samples
+from ldlva_dist.reporting.report.overview import Run, overview
+from ldlva_dist.reporting.report.page import class_colors, render
+from ldlva_dist.run_report import Limits, collect
+
+ROWS = 400
+HOSTILE = "</script><script>alert(1)</script><!--\u2028\"'&"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
+    return synthetic_run(tmp_path_factory.mktemp("run"), rows=ROWS, k=5, pool=40, pixels=48)
+
+
+def glance(run: SyntheticRun, name: str = "first") -> Run:
+    probs_nC, labels_n = run.findings.probs_NC[:100], run.findings.labels_N[:100]
+    given = metrics.classification(labels_n, probs_nC, num_classes=7)
+    return Run(
+        name=name,
+        facts=[("data set", run.info.name)],
+        metrics=[{"epoch": e, "loss": 2 - e / 5, "holdout_accuracy": None} for e in range(5)],
+        evaluation={"given": given, "split": "test", "samples": 100, "steps": 70},
+        class_names=run.info.class_names,
+        class_counts=run.info.class_counts["train"],
+    )
+
+
+def page(run: SyntheticRun, folder: Path, limits: Limits | None = None) -> str:
+    shown = collect(str(folder / "first"), run, run.findings, limits or Limits(samples=60))
+    return render(overview(glance(run), None), shown).decode()
+
+
+class Scripts(HTMLParser):
+    """Every script element, with its attributes and its text, and every other tag's attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.scripts: list[tuple[dict[str, Any], str]] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "action", "data", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            attrs, text = self.scripts.pop()
+            self.scripts.append((attrs, text + data))
+        else:
+            self.text.append(data)
+
+    def data(self) -> dict[str, Any]:
+        [text] = [text for attrs, text in self.scripts if attrs.get("id") == "data"]
+        return json.loads(text)
+
+
+def test_the_page_holds_what_the_run_found(run: SyntheticRun, tmp_path: Path) -> None:
+    found = Scripts(page(run, tmp_path))
+    data, findings = found.data(), run.findings
+    shown, ids = data["samples"], np.array(data["samples"]["id"])
+    assert len(ids) == len(set(ids)) > 40
+    assert shown["key"] == [f"face_{i:07d}" for i in ids]
+    assert shown["label"] == findings.labels_N[ids].tolist()
+    np.testing.assert_allclose(shown["model"], findings.probs_NC[ids], atol=6e-4)
+    np.testing.assert_allclose(shown["neighbors"], findings.aggregated_NC[ids], atol=6e-4)
+    assert [[data["others"]["id"][o] for o in row] for row in shown["near"]] == run.graph_NK[ids].tolist()
+    lines = [text for attrs, text in found.scripts if attrs.get("id") == "pictures"][0].strip().split("\n")
+    assert len(lines) == len(ids) + len(data["others"]["id"])
+    for place, side in ((shown["picture"][0], 88), (data["others"]["picture"][0], 44)):
+        with Image.open(io.BytesIO(base64.b64decode(lines[place]))) as picture:
+            assert (picture.format, picture.size) == ("WEBP", (side, side))
+    assert "history" not in shown
+
+
+def test_every_sample_is_shown_for_what_it_is(run: SyntheticRun) -> None:
+    findings = run.findings
+    proposed = findings.proposed_N != findings.labels_N
+    ids, kinds = samples.choose(findings.suspicion_N, findings.uncertainty_N, proposed, 40)
+    by_suspicion = sorted(range(ROWS), key=lambda i: (-findings.suspicion_N[i], i))
+    expected = {
+        1: [i for i in by_suspicion if proposed[i]][:20],
+        2: sorted(range(ROWS), key=lambda i: (-findings.uncertainty_N[i], i))[:14],
+        4: sorted(range(ROWS), key=lambda i: (findings.suspicion_N[i], i))[:6],
+    }
+    for bit, wanted in expected.items():
+        assert ids[(kinds & bit) > 0].tolist() == sorted(wanted)
+    with pytest.raises(SettingError, match="--samples must be >= 3, got 2"):
+        samples.choose(findings.suspicion_N, findings.uncertainty_N, proposed, 2)
+
+
+def test_the_rank_counts_from_the_most_suspicious(run: SyntheticRun) -> None:
+    findings = run.findings
+    order = sorted(range(ROWS), key=lambda i: (-findings.suspicion_N[i], i))
+    assert findings.rank_N.tolist() == [order.index(i) + 1 for i in range(ROWS)]
+
+
+def test_neighbours_that_matter_most_get_their_pictures_first(run: SyntheticRun, tmp_path: Path) -> None:
+    data = Scripts(page(run, tmp_path)).data()
+    shown, others = data["samples"], data["others"]
+    pairs = []
+    for i, rank in enumerate(shown["rank"]):
+        shares = run.opinions(np.array(shown["id"])).shares_nK[i]
+        order = sorted(range(len(shares)), key=lambda k: (-shares[k], k))
+        pairs += [(order.index(k), rank, k, shown["near"][i][k]) for k in range(len(shares))]
+    expected = list(dict.fromkeys(other for *_, other in sorted(pairs)))
+    assert expected == sorted(range(len(others["id"])), key=lambda o: others["picture"][o])
+
+
+def test_pictures_that_do_not_fit_are_left_out(run: SyntheticRun, tmp_path: Path) -> None:
+    full = page(run, tmp_path)
+    tight = page(run, tmp_path, Limits(samples=60, megabytes=0.16))
+    assert len(tight) < len(full)
+    data = Scripts(tight).data()
+    pictured = [place >= 0 for place in data["others"]["picture"]]
+    assert any(pictured)
+    assert not all(pictured)
+    overhead = len(render(overview(glance(run), None), None))
+    assert len(tight) - overhead - 12_000 < 0.16e6  # less the markup of samples and plane
+
+
+def test_a_damaged_image_is_named(run: SyntheticRun) -> None:
+    small = pictures.Pictures(lambda ids: [b"no image" for _ in ids], 10**6)
+    with pytest.raises(DataError, match="an image cannot be decoded"):
+        small.add([1], pictures.FACE)
+
+
+def test_the_plane_unpacks_to_its_points(run: SyntheticRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "MAX_POINTS", 150)
+    facts, text = plane.pack(run.va_N2, run.findings.labels_N, run.findings.uncertainty_N)
+    points, take = np.frombuffer(base64.b64decode(text), dtype=plane.RECORD), slice(0, None, 3)
+    assert (facts["points"], facts["of"]) == (len(points), ROWS)
+    for axis, name in enumerate("xy"):
+        back = points[name] / plane.LEVELS * facts["span"] + facts["low"][axis]
+        np.testing.assert_allclose(back, run.va_N2[take, axis], atol=facts["span"] / plane.LEVELS)
+    assert points["label"].tolist() == run.findings.labels_N[take].tolist()
+    np.testing.assert_allclose(points["uncertainty"] / 255, run.findings.uncertainty_N[take], atol=0.5 / 255 + 1e-6)
+
+
+def test_hostile_keys_and_names_stay_text(run: SyntheticRun, tmp_path: Path) -> None:
+    names = (HOSTILE, *run.info.class_names[1:])
+    info = replace(run.info, class_names=names)
+    hostile = replace(run, info=info)
+    first = replace(glance(hostile), name=HOSTILE, facts=[(HOSTILE, HOSTILE)], class_names=names)
+    shown = collect(str(tmp_path), hostile, run.findings, Limits(samples=30))
+    shown.data["samples"]["key"][0] = HOSTILE  # pyright: ignore[reportIndexIssue]
+    found = Scripts(render(overview(first, glance(run, HOSTILE)), shown).decode())
+    assert [attrs.get("type") for attrs, _ in found.scripts] == ["application/json", "text/plain", "text/plain", None]
+    data = found.data()
+    assert (data["classes"][0], data["samples"]["key"][0]) == (HOSTILE, HOSTILE)
+    assert "alert(1)" not in found.scripts[-1][1]
+    assert HOSTILE in "".join(found.text)
+
+
+def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(run: SyntheticRun, tmp_path: Path) -> None:
+    text = page(run, tmp_path)
+    found = Scripts(text)
+    assert [link for link in found.links if not link.startswith("#")] == []
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) == {"http://www.w3.org/2000/svg"}
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+    assert policy is not None
+    digest = base64.b64encode(hashlib.sha256(found.scripts[-1][1].encode()).digest()).decode()
+    assert "default-src 'none'" in policy[1]
+    assert f"script-src 'sha256-{digest}'" in policy[1].replace("&#39;", "'").replace("&#43;", "+")
+    assert "innerHTML" not in text
+
+
+def test_the_same_run_gives_the_same_page(run: SyntheticRun, tmp_path: Path) -> None:
+    assert page(run, tmp_path) == page(run, tmp_path)
+
+
+def test_the_history_is_shown_where_the_run_kept_it(run: SyntheticRun, tmp_path: Path) -> None:
+    for step in (1, 2):
+        write_history(
+            str(tmp_path / "first"), run.findings.uncertainty_N / step, step=step, epoch=step / 2, rank=0, first_id=0
+        )
+    data = Scripts(page(run, tmp_path)).data()
+    assert data["epochs"] == [0.5, 1.0]
+    expected = run.findings.uncertainty_N[data["samples"]["id"]]
+    np.testing.assert_allclose(data["samples"]["history"], np.stack([expected, expected / 2], axis=1), atol=3e-3)
+
+
+def test_a_run_without_neighbours_is_shown_without_samples(run: SyntheticRun) -> None:
+    found = Scripts(render(overview(glance(run), None), None).decode())
+    assert len(found.scripts) == 1
+    assert "keeps no outputs of single samples" in "".join(found.text)
+
+
+def test_a_baseline_is_compared_figure_by_figure(run: SyntheticRun) -> None:
+    ours, theirs = glance(run), glance(run, "plain")
+    given = ours.evaluation["given"]
+    theirs.evaluation["given"] = given | {"accuracy": given["accuracy"] - 0.1, "ece": given["ece"] - 0.05}
+    figures = {figure.name: figure for figure in overview(ours, theirs).figures}
+    assert (figures["accuracy"].difference, figures["accuracy"].is_better) == ("+0.100", True)
+    assert (figures["calibration error (ECE)"].difference, figures["calibration error (ECE)"].is_better) == (
+        "+0.050",
+        False,
+    )
+    assert (figures["macro F1"].difference, figures["macro F1"].is_better) == ("±0.000", None)
+
+
+def test_charts_leave_out_what_has_no_values(run: SyntheticRun) -> None:
+    [chart] = charts.curves(glance(run).metrics)
+    assert (chart.title, chart.lines[0].last) == ("training loss", "1.200")
+    assert charts.nice_ticks(0.12, 0.57) == [0.0, 0.2, 0.4, 0.6]
+    assert charts.nice_ticks(3, 3) == [2.5, 3.0, 3.5]
+
+
+def test_reliability_bins_are_those_of_the_calibration_error(run: SyntheticRun) -> None:
+    probs, labels = run.findings.probs_NC, run.findings.labels_N
+    bins = metrics.reliability(labels, probs)
+    assert sum(found["share"] for found in bins) == pytest.approx(1)
+    gap = sum(found["share"] * abs(found["accuracy"] - found["confidence"]) for found in bins)
+    assert gap == pytest.approx(metrics.classification(labels, probs, num_classes=7)["ece"], abs=1e-6)
+    bars = charts.reliability(bins, num_bins=15)
+    assert all(bar.x <= 1 - bar.confidence + 1e-9 <= bar.x + bar.width + 2e-9 for bar in bars)
+
+
+def test_many_classes_have_colours_of_their_own() -> None:
+    assert len(set(class_colors(40))) == 40
+
+
+def test_uncertainty_parquet_has_a_row_for_every_training_sample(run: SyntheticRun, tmp_path: Path) -> None:
+    silent = run.findings.aggregated_NC.copy()
+    silent[3] = 0
+    findings = replace(run.findings, aggregated_NC=silent)
+    write_info(run.dataset_uri, run.info)
+    rows = pq.read_table(write_uncertainty(str(tmp_path), run.dataset_uri, run.info, findings)).to_pylist()
+    assert [row["id"] for row in rows] == list(range(ROWS))
+    names = run.info.class_names
+    for i, row in enumerate(rows):
+        label = findings.labels_N[i]
+        assert (row["key"], row["label"], row["rank"]) == (f"face_{i:07d}", names[label], findings.rank_N[i])
+        assert row["p_label"] == pytest.approx(findings.probs_NC[i, label])
+        assert row["agreement"] == (None if i == 3 else pytest.approx(silent[i, label]))
+        assert row["proposed_label"] == names[findings.proposed_N[i]]
+        assert row["uncertainty"] == pytest.approx(findings.uncertainty_N[i])
