@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ldlva_dist.config import TrainingConfig
 from ldlva_dist.data.plan import PLAN_VERSION, Plan
@@ -22,6 +21,7 @@ from ldlva_dist.training.due import due_at
 from ldlva_dist.training.resume import newest_whole, roll_back
 from ldlva_dist.training.saver import Saver
 from ldlva_dist.training.state import last_checkpoint, pack, read_parts, require_same_plan
+from tests._ranks import run_ranks
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_checkpoint_is_due_by_the_clock_besides_its_steps() -> None:
 
 
 def test_every_rank_uploads_its_share_checks_its_share_and_names_a_bad_loss(tmp_path: Path) -> None:
-    mp.spawn(_three_ranks, (str(tmp_path),), nprocs=3)
+    run_ranks(_three_ranks, (str(tmp_path),), 3)
     for rank in range(3):
         said = json.loads((tmp_path / f"rank-{rank}.json").read_text())
         assert said["names"] == ["model.safetensors", *(f"table/part-{r}" for r in range(3))]
