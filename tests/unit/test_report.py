@@ -90,7 +90,7 @@ def test_the_page_holds_what_the_run_found(run: SyntheticRun, tmp_path: Path) ->
     np.testing.assert_allclose(shown["model"], findings.probs_NC[ids], atol=6e-4)
     np.testing.assert_allclose(shown["neighbors"], findings.aggregated_NC[ids], atol=6e-4)
     assert [[data["others"]["id"][o] for o in row] for row in shown["near"]] == run.graph_NK[ids].tolist()
-    lines = [text for attrs, text in found.scripts if attrs.get("id") == "pictures"][0].strip().split("\n")
+    lines = next(text for attrs, text in found.scripts if attrs.get("id") == "pictures").strip().split("\n")
     assert len(lines) == len(ids) + len(data["others"]["id"])
     for place, side in ((shown["picture"][0], 88), (data["others"]["picture"][0], 44)):
         with Image.open(io.BytesIO(base64.b64decode(lines[place]))) as picture:

@@ -1,0 +1,199 @@
+"""The page in headless Chromium: it opens, filters, pages, marks and exports. Skipped where there is no Chromium."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright")
+
+from playwright.sync_api import Browser, Page, expect
+
+from bench._browser import chromium, find_chromium
+from bench._report_run import SyntheticRun, synthetic_run
+from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.data.relabel import read_corrections, relabel
+from ldlva_dist.maths import metrics
+from ldlva_dist.reporting.report.overview import Run, overview
+from ldlva_dist.reporting.report.page import render
+from ldlva_dist.run_report import Limits, collect
+
+CHROMIUM = find_chromium()
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+NAMES = ("Neutral", 'Hap"py, very', "</script><b>Sad", "Surprise", "Fear", "Disgust", "Anger")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
+    made = synthetic_run(tmp_path_factory.mktemp("run"), rows=500, k=5, pool=40, pixels=48)
+    return replace(made, info=replace(made.info, class_names=NAMES))
+
+
+@pytest.fixture(scope="module")
+def address(run: SyntheticRun, tmp_path_factory: pytest.TempPathFactory) -> str:
+    given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=7)
+    first = Run(
+        name="first",
+        facts=[("data set", "toy")],
+        metrics=[],
+        evaluation={"given": given, "split": "test", "samples": 500, "steps": 1},
+        class_names=NAMES,
+        class_counts=run.info.class_counts["train"],
+    )
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_bytes(render(overview(first, None), collect("first", run, run.findings, Limits(samples=240))))
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM is not None
+    with chromium(CHROMIUM) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(request.url),
+    )
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]", state="attached")
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def order(run: SyntheticRun) -> list[int]:
+    """What the first view shows: the 120 most suspicious for which another class is proposed."""
+    found = run.findings
+    ids = [
+        i for i in np.argsort(-found.suspicion_N, kind="stable").tolist() if found.proposed_N[i] != found.labels_N[i]
+    ]
+    return ids[:120]
+
+
+def names_on(page: Page) -> list[int]:
+    texts = page.locator("#cards .mark").evaluate_all("nodes => nodes.map(node => node.getAttribute('aria-label'))")
+    return [int(text.rpartition(" ")[2]) for text in texts]
+
+
+def test_it_opens_on_the_most_suspicious_and_pages_through_them(page: Page, run: SyntheticRun) -> None:
+    expected = order(run)
+    assert names_on(page) == expected[:48]
+    expect(page.locator("#page")).to_have_text(f"1–48 of {len(expected)}")
+    page.click("#next")
+    assert names_on(page) == expected[48:96]
+    page.keyboard.press("p")
+    assert names_on(page) == expected[:48]
+    shown = page.locator("#cards img").evaluate_all(
+        "nodes => Promise.all(nodes.slice(0, 4).map((node) => node.decode().then(() => node.naturalWidth)))"
+    )
+    assert shown == [88] * 4
+
+
+def test_it_filters_sorts_and_finds(page: Page, run: SyntheticRun) -> None:
+    labels = run.findings.labels_N
+    page.select_option("#given", label=NAMES[2])
+    assert names_on(page) == [i for i in order(run) if labels[i] == 2][:48]
+    page.select_option("#given", "any")
+    page.select_option("#sort", "id")
+    assert names_on(page) == sorted(order(run))[:48]
+    page.check("input[name=kind][value=uncertain]", force=True)
+    page.select_option("#sort", "uncertainty")
+    by_uncertainty = np.argsort(-run.findings.uncertainty_N, kind="stable")[:10].tolist()
+    assert set(names_on(page)[:10]) == set(by_uncertainty)
+    page.check("input[name=kind][value=all]", force=True)
+    page.fill("#find", f"face_{by_uncertainty[0]:07d}")
+    assert names_on(page) == [by_uncertainty[0]]
+    page.fill("#find", "nobody")
+    expect(page.locator("#nothing")).to_be_visible()
+
+
+def test_the_detail_says_everything_of_the_chosen_sample(page: Page, run: SyntheticRun) -> None:
+    sample = order(run)[3]
+    page.locator("#cards .open").nth(3).click()
+    detail = page.locator("#detail")
+    expect(detail.locator("dd").nth(5)).to_have_text(f"face_{sample:07d}")
+    expect(detail.locator(".title span").first).to_have_text(NAMES[run.findings.labels_N[sample]])
+    expect(detail.locator(".near li")).to_have_count(5)
+    assert detail.locator("tbody th").all_text_contents() == list(NAMES)
+    page.keyboard.press("z")
+    assert page.locator("#near-by .near li").count() == 5
+
+
+def test_marked_samples_are_exported_and_become_a_version(page: Page, run: SyntheticRun, tmp_path: Path) -> None:
+    ids, found = order(run), run.findings
+    page.locator("#cards .mark").nth(0).click()
+    page.locator("#cards .open").nth(1).click()
+    page.keyboard.press("2")
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    expect(page.locator("#mark-count")).to_have_text("2 marked")
+    page.check("input[name=kind][value=marked]", force=True)
+    assert sorted(names_on(page)) == sorted(ids[:2])
+    with page.expect_download() as download:
+        page.click("#export")
+    assert download.value.suggested_filename == "marked-first.csv"
+    path = tmp_path / "marked.csv"
+    download.value.save_as(path)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    proposed = {ids[0]: int(found.proposed_N[ids[0]]), ids[1]: 1}
+    assert [{**row, "uncertainty": float(row["uncertainty"])} for row in rows] == [
+        {
+            "id": str(i),
+            "key": f"face_{i:07d}",
+            "given_label": NAMES[found.labels_N[i]],
+            "proposed_label": NAMES[proposed[i]],
+            "uncertainty": pytest.approx(found.uncertainty_N[i], abs=6e-4),
+        }
+        for i in sorted(proposed)
+    ]
+    relabel(run.dataset_uri, "v1", read_corrections(str(path), run.info))
+    labels = read_columns(f"{run.dataset_uri}/versions/v1", ["label"])["label"].to_numpy()
+    changed = {i: label for i, label in proposed.items() if label != found.labels_N[i]}
+    assert {int(i): int(labels[i]) for i in np.flatnonzero(labels != found.labels_N)} == changed
+    assert read_info(f"{run.dataset_uri}/versions/v1").source["relabelled"] == len(changed)
+
+
+def test_the_plane_is_drawn_and_zooms_to_a_neighbourhood(page: Page) -> None:
+    inked = """canvas => {
+        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        return pixels.filter((value, i) => i % 4 === 3 && value > 0).length;
+    }"""
+    page.locator("#plane").scroll_into_view_if_needed()
+    expect(page.locator("#plane-note")).to_have_text("500 samples")
+    assert page.locator("#canvas").evaluate(inked) > 1000
+    before = page.locator("#canvas").evaluate("c => c.toDataURL()")
+    page.click("#zoom-near")
+    page.check("input[name=colour][value=uncertainty]", force=True)
+    expect(page.locator("#legend")).to_contain_text("uncertain")
+    page.locator("#canvas").evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+    assert page.locator("#canvas").evaluate("c => c.toDataURL()") != before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_narrow_screen(browser: Browser, address: str, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]", state="attached")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    expect(page.locator("#detail")).to_be_hidden()
+    page.locator("#cards .open").first.click()
+    expect(page.locator("#detail")).to_be_visible()
+    page.click("#detail .close")
+    expect(page.locator("#detail")).to_be_hidden()
+    context.close()
