@@ -8,35 +8,58 @@ from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from ldlva_dist.errors import LdlvaError, NeighborServiceError
+from ldlva_dist.neighbors.bank import StateLost
+
+
+class ShardsLost(NeighborServiceError):
+    """Shards that died, or that started again and know nothing of the attempt."""
+
+    def __init__(self, message: str, shards: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.shards = shards
 
 
 def get_all(
-    refs: Sequence[ObjectRef[Any]], timeout_s: float, what: str, names: Sequence[int] | None = None
+    refs: Sequence[ObjectRef[Any]],
+    timeout_s: float,
+    what: str,
+    names: Sequence[int] | None = None,
+    kind: str = "bank shards",
 ) -> list[Any]:
-    """All answers within the limit; an error names the shards that are late or dead, or says what one of them said."""
+    """All answers within the limit; an error names the shards that are late or lost, or says what one of them said.
+
+    Raises:
+        ShardsLost: as soon as the first loss is known.
+        NeighborServiceError: for shards that do not answer.
+    """
     names = range(len(refs)) if names is None else names
     try:
         return ray.get(list(refs), timeout=timeout_s)
     except GetTimeoutError as e:
         _, late = ray.wait(list(refs), num_returns=len(refs), timeout=0)
         slow = [name for name, ref in zip(names, refs, strict=True) if ref in late]
-        raise NeighborServiceError(f"bank shards {slow} did not answer in {timeout_s:g} s when asked {what}") from e
-    except (RayActorError, ObjectLostError) as e:
-        dead = [name for name, ref in zip(names, refs, strict=True) if _failed(ref)]
-        raise NeighborServiceError(f"bank shards {dead} died or cannot be reached, found when asked {what}") from e
-    except RayTaskError as e:
-        if not isinstance(e.cause, LdlvaError):
+        raise NeighborServiceError(f"{kind} {slow} did not answer in {timeout_s:g} s when asked {what}") from e
+    except (RayActorError, ObjectLostError, RayTaskError) as e:
+        errors = {name: error for name, ref in zip(names, refs, strict=True) if (error := _error(ref))}
+        lost = [name for name, error in errors.items() if _is_loss(error)]
+        if lost:
+            raise ShardsLost(f"{kind} {lost} died or cannot be reached, found when asked {what}", lost) from e
+        cause = getattr(e, "cause", None)
+        if not isinstance(cause, LdlvaError):
             raise
-        bad = [name for name, ref in zip(names, refs, strict=True) if _failed(ref)]
-        raise type(e.cause)(f"bank shards {bad} failed when asked {what}: {e.cause}") from e
+        raise type(cause)(f"{kind} {list(errors)} failed when asked {what}: {cause}") from e
 
 
-def _failed(ref: ObjectRef[Any]) -> bool:
-    """Whether an error has come instead of an answer."""
+def _error(ref: ObjectRef[Any]) -> Exception | None:
+    """What has come instead of an answer."""
     try:
         ray.get(ref, timeout=0)
     except GetTimeoutError:
-        return False
-    except (RayActorError, ObjectLostError, RayTaskError):
-        return True
-    return False
+        return None
+    except (RayActorError, ObjectLostError, RayTaskError) as e:
+        return e
+    return None
+
+
+def _is_loss(error: Exception) -> bool:
+    return isinstance(error, RayActorError | ObjectLostError) or isinstance(getattr(error, "cause", None), StateLost)

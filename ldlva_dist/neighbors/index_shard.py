@@ -149,9 +149,16 @@ class IndexShard:
         """The nearest samples held here of new points; equally far ones by id."""
         return self._set(version).around(points_nd, np.zeros(len(points_nd), dtype=np.int64), k)
 
-    def finish(self, then: Callable[..., Any], ids_n: Ids, num_samples: int, *answers: Any) -> Any:
-        """Call ``then`` with the neighbour ids and squared distances [n, k] that all shards together found."""
-        return then(*join(ids_n, num_samples, answers))
+    def finish(self, then: Callable[..., Any], ids_n: Ids, num_samples: int, *answers: Any) -> tuple[Any, None]:
+        """What ``then`` makes of the neighbour ids and squared distances [n, k] that all shards together found.
+
+        The second value says that it is done to one who does not want to see the first.
+        """
+        return then(*join(ids_n, num_samples, answers)), None
+
+    def stack(self, *rows: NDArray[Any]) -> tuple[NDArray[Any], None]:
+        """One array of several that follow each other."""
+        return np.concatenate(rows), None
 
     def _set(self, version: int) -> PointSet:
         if version not in self._sets:

@@ -1,0 +1,211 @@
+"""The index as actors. One service for most tests: each starts processes."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from numpy.typing import NDArray
+
+from ldlva_dist.data import manifest
+from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
+from ldlva_dist.neighbors.graph import build_graph, plan_graph, read_graph, require_graph
+from ldlva_dist.neighbors.index_client import IndexClient
+from ldlva_dist.neighbors.index_service import IndexService, build_graph_with_actors, start_index
+
+OPTIONS = {"num_cpus": 0.25, "max_restarts": 0}
+
+
+def write_dataset(folder: Path, va: NDArray) -> str:
+    n = len(va)
+    columns = {
+        "id": np.arange(n),
+        "key": [f"k{i}" for i in range(n)],
+        "shard": np.zeros(n, np.int32),
+        "offset": np.zeros(n, np.int64),
+        "size": np.ones(n, np.int32),
+        "checksum": np.zeros(n, np.uint32),
+        "label": np.zeros(n, np.int16),
+        "valence": va[:, 0],
+        "arousal": va[:, 1],
+        "split": pa.array(["train"] * n).dictionary_encode(),
+    }
+    folder.mkdir()
+    manifest.write_manifest(str(folder), pa.table(columns))
+    splits = {name: manifest.SplitInfo(first_id=n, rows=0) for name in manifest.SPLITS}
+    splits["train"] = manifest.SplitInfo(first_id=0, rows=n)
+    info = manifest.DatasetInfo(
+        name="test",
+        class_names=("a", "b"),
+        splits=splits,
+        shards=(),
+        has_valence_arousal=True,
+        content_hash="a",
+        class_counts={},
+    )
+    manifest.write_info(str(folder), info)
+    return str(folder)
+
+
+def plane(n: int, seed: int = 0) -> NDArray[np.float32]:
+    """Half of the samples share points."""
+    rng = np.random.default_rng(seed)
+    va = rng.uniform(-1, 1, (n, 2))
+    va[::2] = np.round(va[::2], 1)
+    return va.astype(np.float32)
+
+
+def exhaustive(points: NDArray, queries: NDArray, k: int) -> tuple[NDArray, NDArray]:
+    """By distance, then by id."""
+    squared = np.square(queries[:, None].astype(np.float64) - points).sum(axis=2)
+    ids = np.argsort(squared, axis=1, kind="stable")[:, :k]
+    return ids, np.take_along_axis(squared, ids, axis=1)
+
+
+@pytest.fixture(scope="module")
+def service(cluster: None) -> Iterator[IndexService]:
+    service = start_index(3, actor_options=OPTIONS)
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def client(service: IndexService) -> IndexClient:
+    return service.client(timeout_s=60)
+
+
+def test_the_graph_of_actors_is_that_of_one_index_in_one_process(client, tmp_path):
+    va = plane(3000)
+    uri = write_dataset(tmp_path / "set", va)
+    build_graph(uri, 7, part_rows=800)
+    expected = read_graph(uri, 0, 3000, 7)
+    (tmp_path / "set" / "graph-K7").rename(tmp_path / "one")
+
+    info = build_graph_with_actors(uri, 7, num_shards=2, actor_options=OPTIONS, part_rows=800)
+
+    assert info == require_graph(uri, 7)
+    for ours, theirs in zip(read_graph(uri, 0, 3000, 7), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "set" / "graph-K7" / path.name).read_bytes()
+
+
+def test_new_points_are_answered_as_by_the_naive_loop_and_a_rebuild_swaps_the_whole_answer(client, tmp_path):
+    old, new = plane(500), plane(700, seed=1)
+    queries = np.concatenate([plane(40, seed=2), [[9, 9], [-9, 0]]]).astype(np.float32)
+    assert client.build_from_dataset(write_dataset(tmp_path / "old", old)).version == client.facts.version
+    first = client.search(queries, 9)
+    np.testing.assert_array_equal(first.ids, exhaustive(old, queries, 9)[0])
+    np.testing.assert_array_equal(first.squared, exhaustive(old, queries, 9)[1])
+
+    client.build_from_dataset(write_dataset(tmp_path / "new", new))
+    second = client.search(queries, 700)
+    assert second.version == first.version + 1
+    np.testing.assert_array_equal(second.ids, exhaustive(new, queries, 700)[0])
+
+
+def test_a_rebuild_that_fails_leaves_the_old_version_in_use(client, tmp_path):
+    old = plane(100)
+    client.build_from_dataset(write_dataset(tmp_path / "old", old))
+    features = np.full((10, 2), np.nan, dtype=np.float32)
+    with pytest.raises(NeighborServiceError, match=r"index shards .* failed when asked to build version .* finite"):
+        client.build_from_rows([0, 10], [features], k=2)
+    np.testing.assert_array_equal(client.search(old[:5], 3).ids, exhaustive(old, old[:5], 3)[0])
+
+
+def test_graph_rows_of_features_are_those_of_the_naive_loop_whatever_the_parts_and_ranges(client, monkeypatch):
+    monkeypatch.setattr("ldlva_dist.neighbors.index_client.BLOCK_ROWS", 64)
+    features = np.random.default_rng(3).normal(size=(400, 20)).astype(np.float16)
+    features[::5] = features[0]
+    parts = [features[:130], ray.put(features[130:131]), ray.put(features[131:])]
+    client.build_from_rows([0, 130, 131, 400], parts, k=6)
+
+    rows = ray.get(client.graph([(0, 150), (150, 151), (151, 400)], 6), timeout=60)
+
+    exact = features.astype(np.float64)
+    squared = np.square(exact[:, None] - exact).sum(axis=2)
+    np.fill_diagonal(squared, np.inf)
+    turn = (np.arange(400) - np.arange(400)[:, None]) % 400
+    np.testing.assert_array_equal(np.concatenate(rows), np.lexsort((turn, squared), axis=1)[:, :6])
+    assert [part.shape for part in rows] == [(150, 6), (1, 6), (249, 6)]
+    assert rows[0].dtype == np.int32
+
+
+def test_cells_are_looked_into_until_the_measured_recall_is_what_was_asked_for(cluster):
+    features = np.random.default_rng(4).normal(size=(20_000, 12)).astype(np.float32)
+    service = start_index(2, min_recall=0.8, backend="faiss_cpu", actor_options=OPTIONS)
+    try:
+        client = service.client(timeout_s=120)
+        facts = client.build_from_rows([0, 20_000], [features], k=8)
+        [ids] = ray.get(client.graph([(0, 2000)], 8), timeout=60)
+    finally:
+        service.stop()
+    flat = faiss.IndexFlatL2(12)
+    flat.add(features)
+    expected = flat.search(features[:2000], 9)[1][:, 1:]
+    recall = (ids[:, :, None] == expected[:, None]).any(axis=2).mean()
+    assert all(shard.num_cells > 0 for shard in facts.shards)
+    assert 0 < facts.probes < facts.shards[0].num_cells
+    assert facts.recall >= 0.8
+    assert abs(recall - facts.recall) < 0.03
+
+
+def loaded_modules(ids: NDArray, squared: NDArray) -> list[str]:
+    return sorted(sys.modules)
+
+
+def test_an_index_actor_never_imports_torch(client, service, tmp_path):
+    client.build_from_dataset(write_dataset(tmp_path / "set", plane(50)))
+    answers = client._questions(client.facts).ask([(np.arange(50), loaded_modules)], 3)
+    [modules] = ray.get(answers, timeout=60)
+    assert "ldlva_dist.neighbors.index_shard" in modules
+    assert "torch" not in modules
+
+
+def test_a_killed_actor_is_named_and_nothing_is_taken_for_a_whole_graph(cluster, tmp_path):
+    uri = write_dataset(tmp_path / "set", plane(300))
+    service = start_index(3, actor_options=OPTIONS)
+    try:
+        client = service.client(timeout_s=30)
+        client.build_from_dataset(uri)
+        ray.kill(service.shards[1])
+        with pytest.raises(ClusterError, match=r"index shards \[1\] died or cannot be reached"):
+            client.write_graph(uri, plan_graph(uri, 4))
+        with pytest.raises(ClusterError, match=r"index shards \[1\] died or cannot be reached"):
+            client.search(plane(200, seed=5), 2)
+    finally:
+        service.stop()
+    assert not (tmp_path / "set" / "graph-K4" / "graph.json").exists()
+
+
+def hang(dataset: str) -> None:
+    """Longer than anybody waits."""
+    time.sleep(3600)
+
+
+def test_an_actor_that_hangs_is_named_within_the_limit(cluster, tmp_path):
+    uri = write_dataset(tmp_path / "set", plane(300))
+    service = start_index(2, actor_options=OPTIONS)
+    try:
+        client = service.client(timeout_s=3)
+        with pytest.raises(NeighborServiceError, match="must be built before it is asked"):
+            client.search(plane(3), 1)
+        client.build_from_dataset(uri)
+        service.shards[1].prepare.remote(99, 1, hang, uri)
+        with pytest.raises(NeighborServiceError, match=r"index shards \[1\] did not answer in 3 s when asked for nei"):
+            client.write_graph(uri, plan_graph(uri, 4))
+    finally:
+        service.stop()
+
+
+def test_values_that_cannot_be_searched_are_refused(client, tmp_path):
+    client.build_from_dataset(write_dataset(tmp_path / "set", plane(50)))
+    with pytest.raises(SettingError, match=r"k in 1\.\.50, got k 51"):
+        client.search(plane(3), 51)
+    with pytest.raises(SettingError, match="1 values that are not finite"):
+        client.search(np.array([[np.nan, 0]], dtype=np.float32), 1)
