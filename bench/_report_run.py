@@ -115,7 +115,7 @@ def _findings(truth_NC: NDArray[np.float32], labels_N: NDArray[np.int64], genera
     probs_NC, aggregated_NC = noisy(0.6), noisy(0.4)
     doubt_N = 1.5 - 4 * suspicion.of_label(aggregated_NC, labels_N) + generator.normal(0, 0.5, len(labels_N))
     uncertainty_N = (1 / (1 + np.exp(-doubt_N))).astype(np.float32)
-    pooled_NC = suspicion.pooled(probs_NC, aggregated_NC)
+    pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, labels_N)
     return Findings(
         labels_N=labels_N,
         uncertainty_N=uncertainty_N,

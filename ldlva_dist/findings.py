@@ -120,7 +120,7 @@ class TrainedRun:
             [self._opinions(ids_m, graph_mK).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
         )
         probs_NC, uncertainty_N = self._records["probs"].astype(np.float32), self._logit_N.sigmoid().numpy()
-        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC)
+        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N)
         return Findings(
             labels_N=self.labels_N,
             uncertainty_N=uncertainty_N,

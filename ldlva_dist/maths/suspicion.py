@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
-NEIGHBORS_WEIGHT = 2
-"""Of what the neighbours say, where the model's own prediction weighs 1 (DECISIONS.md)."""
+PROBABILITY_FLOOR = 1e-6
+"""Stored probabilities are rounded to 0 below float16's reach; a logarithm takes them as this."""
 
 
 def self_confidence(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:
@@ -37,13 +38,31 @@ def adjusted(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float
     return shifted_NC / shifted_NC.sum(axis=1, keepdims=True)
 
 
-def pooled(probs_NC: NDArray[Any], aggregated_NC: NDArray[Any]) -> NDArray[np.float64]:
-    """[N, C] what model and neighbours say together: a linear opinion pool, the neighbours counting twice.
+def model_weight(probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: NDArray[Any]) -> float:
+    """Weight of the model beside the neighbours, in [0, 1/2]: half the one that explains the given labels best.
 
-    The model has been trained on the very label that is in question, and tends to repeat it; what the neighbours say
-    was never shown it. A row of zeros (nothing is known) leaves the other side alone; two of them are uniform.
+    That one maximises the likelihood of the labels under the mixture of both, over the samples of which both are known;
+    it needs no truth. Half of it, because the model has been trained on the very label that is in question and repeats
+    some of them, while what the neighbours say of a sample was never shown its label.
     """
-    sum_NC = probs_NC.astype(np.float64) + NEIGHBORS_WEIGHT * aggregated_NC
+    is_known_N = probs_NC.any(axis=1) & aggregated_NC.any(axis=1)
+    if not is_known_N.any():
+        return 0.5
+    model_n, neighbors_n = (of_label(side[is_known_N], labels_N[is_known_N]) for side in (probs_NC, aggregated_NC))
+
+    def cost(weight: float) -> float:
+        return float(-np.log(np.maximum(weight * model_n + (1 - weight) * neighbors_n, PROBABILITY_FLOOR)).mean())
+
+    return float(minimize_scalar(cost, bounds=(0.0, 1.0), method="bounded").x) / 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def pooled(probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:
+    """[N, C] what model and neighbours say together: their mixture by :func:`model_weight`.
+
+    A row of zeros (nothing is known) leaves the other side alone; two of them are uniform.
+    """
+    weight = model_weight(probs_NC, aggregated_NC, labels_N)
+    sum_NC = weight * probs_NC.astype(np.float64) + (1 - weight) * aggregated_NC.astype(np.float64)
     total_N1 = sum_NC.sum(axis=1, keepdims=True)
     return np.where(total_N1 > 0, sum_NC / np.maximum(total_N1, 1e-12), 1 / probs_NC.shape[1])
 
