@@ -3,12 +3,20 @@
 import time
 from dataclasses import dataclass
 
+import ray
 import tyro
 
-from ldlva_dist.neighbors.graph import K_MAX, build_graph
+from ldlva_dist import placement
+from ldlva_dist.config import PlacementConfig
+from ldlva_dist.errors import SettingError
+from ldlva_dist.neighbors.graph import K_MAX, GraphInfo, build_graph, plan_graph
 from ldlva_dist.neighbors.imported import import_graph
 from ldlva_dist.neighbors.index import Backend, resolve
+from ldlva_dist.neighbors.index_service import build_graph_with_actors
 from ldlva_dist.terminal import run_job
+
+SMALL = 100_000
+"""Samples below which starting actors takes longer than the search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +29,11 @@ class Arguments:
     """Neighbours to keep; every run and trial with num_neighbors up to this shares the graph."""
     backend: Backend = "auto"
     """auto: FAISS where it sees a GPU, else a KD-tree. All give the same graph."""
+    num_shards: int | None = None
+    """Actors that do the work, each with its part of the plane; 1 searches in this process. Default: as many as the
+    cluster has CPUs, 1 for fewer than 100,000 samples."""
+    gpus_per_shard: float = 0.0
+    """GPU, or share of one, of each actor."""
     import_table: str | None = None
     """Take the neighbours from this CSV (the one that was packed) instead of searching them; see --column."""
     column: str = "knn"
@@ -35,8 +48,7 @@ def main(arguments: Arguments) -> None:
     """Build, write, and say what was built."""
     began = time.perf_counter()
     if arguments.import_table is None:
-        how = resolve(arguments.backend)
-        info = build_graph(arguments.dataset, arguments.k_max, how)
+        how, info = build(arguments)
     else:
         how = "imported"
         info = import_graph(
@@ -48,6 +60,24 @@ def main(arguments: Arguments) -> None:
         )
     seconds = time.perf_counter() - began
     print(f"graph-K{info.num_neighbors}: N {info.num_samples}, K {info.num_neighbors}, {how}, {seconds:.1f} s")
+
+
+def build(arguments: Arguments) -> tuple[str, GraphInfo]:
+    """Search, in this process or on the cluster; how it was done, and the graph."""
+    num_shards, gpus = arguments.num_shards, arguments.gpus_per_shard
+    if (num_shards is not None and num_shards < 1) or gpus < 0:
+        raise SettingError(f"--num-shards must be >= 1 and --gpus-per-shard >= 0, got {num_shards} and {gpus:g}")
+    dataset, k_max, backend = arguments.dataset, arguments.k_max, arguments.backend
+    planned = plan_graph(dataset, k_max)  # what is wrong with the data set is said before a cluster starts
+    if num_shards is None and planned.num_samples < SMALL:
+        num_shards = 1
+    if num_shards == 1 and not gpus:
+        return resolve(backend), build_graph(dataset, k_max, backend)
+    placement.connect()
+    num_shards = num_shards or int(ray.cluster_resources()["CPU"])
+    options = placement.index_actor(PlacementConfig(gpus_per_index=gpus))
+    info = build_graph_with_actors(dataset, k_max, backend, num_shards=num_shards, actor_options=options)
+    return f"{backend} on {num_shards} actors", info
 
 
 if __name__ == "__main__":
