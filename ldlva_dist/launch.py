@@ -220,11 +220,15 @@ class _NoSecondTry(UserCallback):
 
 
 def _ours(errors: Iterable[BaseException]) -> LdlvaError | None:
-    """The first error of ours, free of what Ray wraps around it."""
-    for error in errors:
-        inner: BaseException | None = error
-        while inner is not None:
-            if isinstance(inner, LdlvaError) and not isinstance(inner, RayError):
-                return inner
-            inner = getattr(inner, "cause", None) or getattr(inner, "_base_exc", None) or inner.__cause__
+    """An error of ours, free of what Ray wraps around it; of several, one that a restart would meet again."""
+    found = [ours for error in errors if (ours := _unwrapped(error))]
+    return min(found, key=lambda ours: ours.exit_code, default=None)
+
+
+def _unwrapped(error: BaseException) -> LdlvaError | None:
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, LdlvaError) and not isinstance(inner, RayError):
+            return inner
+        inner = getattr(inner, "cause", None) or getattr(inner, "_base_exc", None) or inner.__cause__
     return None

@@ -6,7 +6,7 @@ call is a collective. The table is its own optimiser: SGD on each sample's own l
 of the batch move), so a row's path depends on neither batch size, ranks nor accumulation (METHOD.md, section 3).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class UncertaintyTable:
         """This rank's rows, and where they begin, as tensors to save."""
         return {"first_id": torch.tensor([self.start]), "logits": self._logits, "velocity": self._velocity}
 
-    def restore(self, parts: list[Mapping[str, Tensor]]) -> None:
+    def restore(self, parts: Iterable[Mapping[str, Tensor]]) -> None:
         """Take this rank's rows out of the parts that any number of ranks saved.
 
         Raises:

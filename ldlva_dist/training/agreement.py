@@ -16,6 +16,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray import ObjectRef
 
 ASK_RAY_EVERY_S = 5.0  # Ray itself looks so often
 _terminated = threading.Event()
@@ -43,10 +44,9 @@ class Verdict:
 class Agreement:
     """One rank's voice in the verdicts."""
 
-    def __init__(self, control: Any, *, save_every_minutes: float | None) -> None:
-        """Listen to a :class:`RunControl` actor."""
-        self._is_first = dist.get_rank() == 0
-        self._stopping = control.stopping.remote() if self._is_first else None
+    def __init__(self, stopping: ObjectRef[Any] | None, *, save_every_minutes: float | None) -> None:
+        """``stopping`` is answered once the launching process asks the run to stop (control.py)."""
+        self._is_first, self._stopping = dist.get_rank() == 0, stopping
         self._save_every_s = 60 * save_every_minutes if save_every_minutes else math.inf
         self._saved_at = self._asked_at = time.monotonic()
         self._preempted: set[str] = set()

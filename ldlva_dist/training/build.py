@@ -1,5 +1,6 @@
 """From settings to a state: model, optimiser, engine, table, bank; restored where there is a checkpoint."""
 
+from datetime import timedelta
 from typing import cast
 
 import torch
@@ -72,7 +73,7 @@ def build_state(
 
 
 def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
-    group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if dist.get_world_size() > 1 else None
+    group = _gloo_group(config.training.timeout_s) if dist.get_world_size() > 1 else None
     uncertainty = config.uncertainty
     return UncertaintyTable(
         info.num_train,
@@ -81,6 +82,10 @@ def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
         momentum=uncertainty.momentum,
         group=group,
     )
+
+
+def _gloo_group(timeout_s: float) -> dist.ProcessGroup:
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)))
 
 
 def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:

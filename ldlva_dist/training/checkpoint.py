@@ -9,7 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from isal import isal_zlib
+from safetensors.torch import save
+from torch import Tensor
 
 from ldlva_dist.data import storage
 from ldlva_dist.errors import DataError
@@ -17,7 +20,7 @@ from ldlva_dist.errors import DataError
 FORMAT_VERSION = 2
 STATE = "state.json"
 PREFIX = "step-"
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 8 << 20
 
 
 class UnknownFormatError(DataError):
@@ -115,6 +118,14 @@ def worth_keeping(accuracies: Mapping[int, float | None], num_to_keep: int) -> s
     """Of a run's finished checkpoints (step to holdout accuracy): the newest ones and the best; a tie to the later."""
     best = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
     return set(sorted(accuracies)[-num_to_keep:]) | ({max(best)[1]} if best else set())
+
+
+def pack(what: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """A file of tensors; DataError where any of them is not finite."""
+    broken = [name for name, values in tensors.items() if not torch.isfinite(values).all()]
+    if broken:
+        raise DataError(f"the {what} are not finite any more, first {broken[0]}: no checkpoint is made of them")
+    return save(dict(tensors))
 
 
 def _parse(uri: str, text: bytes) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 import asyncio
 
+PATIENCE_S = 5.0
+"""Ranks that wait for the same rank give up within this time of each other."""
+
 
 class RunControl:
     """One way a request to stop, the other way sentences for the terminal. Callers wait for news instead of polling."""
@@ -10,6 +13,7 @@ class RunControl:
         self._stop = asyncio.Event()
         self._sentences: list[str] = []
         self._told = asyncio.Event()
+        self._waiting: dict[str, set[int]] = {}
 
     async def stop(self) -> None:
         """Ask the workers to save and stop after the step they are at."""
@@ -30,3 +34,12 @@ class RunControl:
         self._told.clear()
         sentences, self._sentences = self._sentences, []
         return sentences
+
+    async def find_late(self, place: str, rank: int, world_size: int) -> list[int]:
+        """Said by a rank that waited in vain at some place; answers with the ranks that do not say so too."""
+        if place not in self._waiting:
+            asyncio.get_running_loop().call_later(2 * PATIENCE_S, self._waiting.pop, place, None)
+        waiting = self._waiting.setdefault(place, set())
+        waiting.add(rank)
+        await asyncio.sleep(PATIENCE_S)
+        return sorted(set(range(world_size)) - waiting)

@@ -1,8 +1,10 @@
 """The loop every training worker runs: look up, step, write, measure, save."""
 
 import uuid
+from functools import partial
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -26,14 +28,22 @@ from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neig
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.optimize import Outputs, optimize
 from ldlva_dist.training.resume import newest_whole, roll_back
-from ldlva_dist.training.saver import Saver
+from ldlva_dist.training.saver import METRIC, Saver
 from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.state import TrainState
+from ldlva_dist.training.waits import named_waits
 from ldlva_dist.training.warm_start import fill_bank, steps_of_one_pass
+
+FIND_LATE_S = 30.0
 
 
 def train_worker(config: RunConfig, resources: Resources) -> None:
-    """Train from the last checkpoint, or the beginning, to the last step."""
+    """Train from the last checkpoint, or the beginning, to the last step; a rank that others wait for is named."""
+    with named_waits(partial(_find_late, resources.control)):
+        _train(config, resources)
+
+
+def _train(config: RunConfig, resources: Resources) -> None:
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
     plan = balanced_plan(config, resources)
@@ -46,7 +56,7 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
     log = _roll_back(config, state.step)
     training = config.training
     saver = Saver(run_uri(config), num_to_keep=training.num_to_keep, limit_s=training.timeout_s)
-    agreement = Agreement(resources.control, save_every_minutes=training.checkpoint_every_minutes)
+    agreement = Agreement(resources.control.stopping.remote(), save_every_minutes=training.checkpoint_every_minutes)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
     _warm_start(config, resources, state, client)
@@ -57,7 +67,7 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
         use_neighbors = plan.epoch_of(state.step) >= config.loss.warmup_epochs
         outputs = optimize(state, batch, neighbors, settings=settings, lr=lr, use_neighbors=use_neighbors)
         if client:
-            client.write(_bank_update(config, batch, outputs))
+            client.write(bank_update(config, batch, outputs))
         state.step += 1
         meters.add(outputs.terms, batch, neighbors)
         if ids:
@@ -134,12 +144,15 @@ def save(state: TrainState, saver: Saver, metrics: dict[str, Any], ids: IdsLog |
 
 
 def finish(saver: Saver) -> None:
-    """Wait for the checkpoint in flight, if there is one, and report it to Ray Train. Collective.
+    """Wait for the checkpoint in flight, if there is one, and report the evaluation it goes with. Collective.
 
-    Ray is told of the numbers only: which checkpoints there are, are whole, and are kept is read from their own lists.
+    Reports are for a sweep: Ray Train keeps no account of checkpoints, whose own lists say which of them are whole.
     """
-    if saver.in_flight:
-        ray.train.report(dict(saver.finish()["metrics"]))
+    if not saver.in_flight:
+        return
+    metrics = dict(saver.finish()["metrics"])
+    if METRIC in metrics:
+        ray.train.report(metrics)
 
 
 def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
@@ -186,7 +199,12 @@ def _schedule(config: RunConfig, plan: Plan) -> Schedule:
     )
 
 
-def _bank_update(config: RunConfig, batch: Batch, outputs: Outputs) -> BankUpdate:
+def _find_late(control: Any, place: str, rank: int) -> list[int]:
+    """Ask the launching process which ranks are not waiting at a place as this one is."""
+    return ray.get(control.find_late.remote(place, rank, dist.get_world_size()), timeout=FIND_LATE_S)
+
+
+def bank_update(config: RunConfig, batch: Batch, outputs: Outputs) -> BankUpdate:
     """The exact source reads no features back; its probabilities are kept for the reports."""
     features = outputs.features[:, :0] if config.neighbors.source == "exact" else outputs.features
     return BankUpdate(step=batch.step, positions=batch.positions, ids=batch.ids, probs=outputs.probs, features=features)

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import torch
 import torch.distributed as dist
-from safetensors.torch import load, save
-from torch import Tensor
+from safetensors.torch import load
 
 from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import PLAN_VERSION
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.training import checkpoint
-from ldlva_dist.training.checkpoint import Checkpoint
+from ldlva_dist.training.checkpoint import Checkpoint, pack
 from ldlva_dist.training.engine import Engine
+from ldlva_dist.training.table_files import restore_table, table_files
 from ldlva_dist.uncertainty import UncertaintyTable
 
 
@@ -67,8 +66,7 @@ class TrainState:
             files["config.json"] = to_json(self.config).encode
             files["classes.json"] = json.dumps(list(self.info.class_names)).encode
         if self.table:
-            rows = {name: rows.clone() for name, rows in self.table.state().items()}
-            files[f"table/part-{rank:05d}.safetensors"] = partial(pack, "uncertainties", rows)
+            files |= table_files(self.table)
         if self.bank:
             shards = list(range(rank, self.bank.num_shards, world_size))
             for name, part in self.bank.snapshot(self.step, shards).items():
@@ -81,12 +79,12 @@ class TrainState:
         The weights were loaded before the engine was built (:func:`read_weights`).
         """
         if checkpoint_uri:
-            facts = read_facts(checkpoint_uri, self.info)
+            saved, facts = Checkpoint(checkpoint_uri), read_facts(checkpoint_uri, self.info)
             require_same_plan(checkpoint_uri, facts)
             self.step, self.engine.skipped_steps = facts["step"], facts["skipped_steps"]
-            self.engine.load_optimizer_state(load(Checkpoint(checkpoint_uri).read("optimizer.safetensors")))
+            self.engine.load_optimizer_state(load(saved.read("optimizer.safetensors")))
             if self.table:
-                self.table.restore([load(part) for part in read_parts(checkpoint_uri, "table")])
+                restore_table(self.table, saved)
         if self.bank:
             if dist.get_rank() == 0:
                 self.bank.begin(self.step, read_parts(checkpoint_uri, "bank") if checkpoint_uri else [])
@@ -169,11 +167,3 @@ def read_parts(checkpoint_uri: str, folder: str) -> list[bytes]:
     """The files of ``table/`` or ``bank/``, in id order; none where the run had none."""
     saved = Checkpoint(checkpoint_uri)
     return [saved.read(name) for name in saved.names(folder)]
-
-
-def pack(what: str, tensors: Mapping[str, Tensor]) -> bytes:
-    """A file of tensors; DataError where any of them is not finite."""
-    broken = [name for name, values in tensors.items() if not torch.isfinite(values).all()]
-    if broken:
-        raise DataError(f"the {what} are not finite any more, first {broken[0]}: no checkpoint is made of them")
-    return save(dict(tensors))

@@ -15,12 +15,15 @@ from ldlva_dist.config import TrainingConfig
 from ldlva_dist.data.plan import PLAN_VERSION, Plan
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.training import checkpoint
+from ldlva_dist.training import table_files as table_files_module
 from ldlva_dist.training.bad_loss import give_up
-from ldlva_dist.training.checkpoint import Checkpoint, UnknownFormatError, worth_keeping
+from ldlva_dist.training.checkpoint import Checkpoint, UnknownFormatError, pack, worth_keeping
 from ldlva_dist.training.due import due_at
 from ldlva_dist.training.resume import newest_whole, roll_back
 from ldlva_dist.training.saver import Saver
-from ldlva_dist.training.state import last_checkpoint, pack, read_parts, require_same_plan
+from ldlva_dist.training.state import last_checkpoint, read_parts, require_same_plan
+from ldlva_dist.training.table_files import read_table, restore_table, table_files
+from ldlva_dist.uncertainty import UncertaintyTable
 from tests._ranks import run_ranks
 
 
@@ -254,3 +257,24 @@ def _three_ranks(rank: int, folder: str) -> None:
         Path(folder, f"rank-{rank}.json").write_text(json.dumps(said))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def test_a_table_comes_back_on_any_number_of_ranks_and_each_reads_only_the_files_that_hold_its_rows(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_files_module, "FILE_ROWS", 7)
+    table = UncertaintyTable(30, initial_logit=0.0, lr=0.1, momentum=0.9)
+    table.apply(np.arange(30), np.random.default_rng(0).normal(size=30).astype(np.float32))
+    files = table_files(table)
+    there = {name: values.clone() for name, values in table.state().items()}
+    table.apply(np.arange(30), np.ones(30, dtype=np.float32))  # what is learnt later is not in them
+    saver = Saver(str(tmp_path), num_to_keep=1, limit_s=60)
+    saver.begin(1, files, {"step": 1, "metrics": {}})
+    saver.finish()
+    saved = Checkpoint(checkpoint.uri_of(str(tmp_path), 1))
+    assert len(saved.names("table")) == 5
+    parts = [list(read_table(saved, start, stop)) for start, stop in ((0, 30), (6, 8), (7, 14))]
+    assert [len(part) for part in parts] == [5, 2, 1]
+    restore_table(table, saved)
+    for name in ("logits", "velocity"):
+        assert torch.equal(table.state()[name], there[name])
