@@ -30,8 +30,9 @@ from scipy.spatial.distance import cdist
 from ldlva_dist.data import manifest
 from ldlva_dist.neighbors.cut import Box, cut_plane, in_box
 from ldlva_dist.neighbors.graph import nearest_neighbors, plan_graph
+from ldlva_dist.neighbors.index_parts import PartFacts, join
 from ldlva_dist.neighbors.index_service import start_index
-from ldlva_dist.neighbors.index_shard import IndexShard, PartFacts, join, together
+from ldlva_dist.neighbors.index_shard import IndexShard, together
 
 K = 32
 SHARDS = 1, 4, 16

@@ -22,7 +22,8 @@ from ldlva_dist.data.manifest import read_info
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.neighbors.cut import cut_dataset, load_box
 from ldlva_dist.neighbors.index import Backend, build_index
-from ldlva_dist.neighbors.index_shard import IndexShard, join, together
+from ldlva_dist.neighbors.index_parts import join
+from ldlva_dist.neighbors.index_shard import IndexShard, together
 from ldlva_dist.neighbors.points import PointSet, check_k, check_va
 
 FORMAT_VERSION = 1

@@ -60,8 +60,8 @@ class FaissIndex:
 
     exact, spare = True, 16
 
-    def __init__(self, points_Nd: Floats, *, gpu: bool = False, threads: int = ALL_CORES) -> None:
-        self._faiss = _faiss(threads)
+    def __init__(self, points_Nd: Floats, *, gpu: bool = False) -> None:
+        self._faiss = _faiss()
         num_points, dimensions = points_Nd.shape
         self._center_d = points_Nd.mean(axis=0, dtype=np.float64).astype(np.float32)
         centered_Nd = self._center(points_Nd)
@@ -129,14 +129,15 @@ def build_index(
     """An index of the points, in the backend that :func:`resolve` names.
 
     ``min_recall`` below 1 allows cells instead of exhaustive search where FAISS searches at least
-    ``CellIndex.MIN_POINTS`` points on the CPU; how many to look into must then be found by measuring.
+    ``CellIndex.MIN_POINTS`` points on the CPU; how many to look into must then be found by measuring. ``threads`` are
+    the KD-tree's: FAISS uses as many as OMP_NUM_THREADS says.
     """
     chosen = resolve(backend, points_Nd.shape[1])
     if chosen == "kdtree":
         return KDTreeIndex(points_Nd, threads)
     if chosen == "faiss_cpu" and min_recall < 1 and len(points_Nd) >= CellIndex.MIN_POINTS:
-        return CellIndex(points_Nd, threads=threads)
-    return FaissIndex(points_Nd, gpu=chosen == "faiss_gpu", threads=threads)
+        return CellIndex(points_Nd)
+    return FaissIndex(points_Nd, gpu=chosen == "faiss_gpu")
 
 
 def resolve(backend: Backend, dimensions: int = 2) -> Backend:
@@ -157,14 +158,11 @@ def _squared_norms(points_nd: Floats) -> NDArray[np.float64]:
     return np.einsum("nd,nd->n", points_nd, points_nd, dtype=np.float64)
 
 
-def _faiss(threads: int = ALL_CORES) -> Any:
+def _faiss() -> Any:
     try:
-        faiss = import_module("faiss")
+        return import_module("faiss")
     except ImportError as e:
         raise SettingError("index.backend faiss_* must find the package faiss (extra [cpu] or [gpu]), got none") from e
-    if threads != ALL_CORES:
-        faiss.omp_set_num_threads(threads)
-    return faiss
 
 
 def _num_gpus() -> int:

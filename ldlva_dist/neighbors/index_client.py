@@ -5,7 +5,7 @@ N = samples, S = shards, n = queries, d = dimensions, k = neighbours.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,43 +19,14 @@ from ldlva_dist.errors import NeighborServiceError, SettingError
 from ldlva_dist.neighbors.answers import get_all
 from ldlva_dist.neighbors.cut import load_box
 from ldlva_dist.neighbors.graph import GraphInfo, part_ids, write_part, writing
+from ldlva_dist.neighbors.index_parts import Found, IndexFacts, PartFacts, box_distance
 from ldlva_dist.neighbors.index_questions import KIND, Questions
-from ldlva_dist.neighbors.index_shard import Load, PartFacts, box_distance, load_rows
-from ldlva_dist.neighbors.nearest import Floats, Ids, Nearest, merge, nobody
+from ldlva_dist.neighbors.index_shard import Load, load_rows
+from ldlva_dist.neighbors.nearest import Ids, Nearest, merge, nobody
 from ldlva_dist.neighbors.points import Points, check_k
 
 BLOCK_ROWS = 8192
 RECALL_SAMPLE = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexFacts:
-    """What one version of an index is."""
-
-    version: int
-    num_samples: int
-    shards: tuple[PartFacts, ...]
-    recall: float = 1.0
-    """Share of the true neighbours found, measured where shards look into cells; else nothing is missed."""
-    probes: int = 0
-    """Cells that each shard looks into; 0 without cells."""
-
-    @property
-    def bounds(self) -> Floats:
-        """[S, 2, d] the box around each shard's points."""
-        return np.stack([shard.bounds for shard in self.shards])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The answer to a search."""
-
-    version: int
-    """Of the index that the whole answer is from."""
-    ids: Ids
-    """[n, k] nearest first, equally far ones by id."""
-    squared: Floats
-    """[n, k] squared Euclidean distances."""
 
 
 class IndexClient:

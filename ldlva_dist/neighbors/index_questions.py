@@ -10,8 +10,9 @@ from typing import Any
 
 import ray
 from ray import ObjectRef
+from ray.exceptions import RayError
 
-from ldlva_dist.errors import NeighborServiceError
+from ldlva_dist.errors import LdlvaError, NeighborServiceError
 from ldlva_dist.neighbors.answers import get_all
 from ldlva_dist.neighbors.nearest import Floats, Ids
 
@@ -93,7 +94,7 @@ class Questions:
                 )
         try:
             get_all([block.done], self.timeout_s, "for neighbours", [block.finisher], KIND)
-        except NeighborServiceError:  # its own, or one that came down to it
+        except (LdlvaError, RayError):  # its own, or one that came down to it
             for stage in (block.own, block.helped):
                 get_all(stage, self.timeout_s, "for neighbours", kind=KIND)
             raise

@@ -48,7 +48,7 @@ def start_index(
         num_shards: Actors.
         backend: What each of them searches with; "auto" is what suits the place where it runs.
         min_recall: Below 1 FAISS on the CPU looks into cells, as many as it takes to find this share of neighbours.
-        actor_options: Ray's options for each of them; ``num_cpus`` is also how many threads it uses.
+        actor_options: Ray's options for each of them; ``num_cpus`` is also how many threads search.
     """
     threads = max(1, int(actor_options.get("num_cpus", 1)))
     actor = IndexActor.options(**actor_options)

@@ -4,12 +4,11 @@ A shard answers its own samples from its own points. A query whose last neighbou
 shard's points is answered by that shard too, and the answers are merged. In the plane boxes do not overlap and few
 queries reach another one; in a feature space cut by id all boxes overlap, and every shard is asked.
 
-N = all samples, S = shards, n = samples asked about, m = those of them that a shard holds, r = those that reach other
-boxes, d = dimensions, k = neighbours.
+S = shards, n = samples asked about, m = those of them that a shard holds, r = those that reach other boxes,
+d = dimensions, k = neighbours.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,60 +18,11 @@ from numpy.typing import NDArray
 from ldlva_dist.errors import NeighborServiceError
 from ldlva_dist.neighbors.cut import Box, cut_dataset
 from ldlva_dist.neighbors.index import ALL_CORES, Backend, CellIndex, build_index, resolve
-from ldlva_dist.neighbors.nearest import Floats, Ids, Nearest, merge
-from ldlva_dist.neighbors.points import Points, PointSet, squared_length
+from ldlva_dist.neighbors.index_parts import Far, Help, Part, PartFacts, join, reached
+from ldlva_dist.neighbors.nearest import Floats, Ids, Nearest
+from ldlva_dist.neighbors.points import Points, PointSet
 
 Load = Callable[..., tuple[Ids, Points]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartFacts:
-    """What a shard holds of one version."""
-
-    num_samples: int
-    bounds: Floats
-    """[2, d] the box around its points."""
-    backend: Backend
-    num_cells: int
-    """Cells of an IVF index; 0 for one that misses nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A shard's answer about those samples of a question that it holds."""
-
-    place: Ids
-    """[m] where they stand in the question."""
-    ids: NDArray[np.int32]
-    """[m, k]"""
-    squared: NDArray[np.float32]
-    """[m, k]"""
-    far: "Far"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Far:
-    """Queries that reach the boxes of other shards, and the neighbours that are known so far."""
-
-    shard: int
-    place: Ids
-    """[r]"""
-    own: Ids
-    """[r] their own ids."""
-    points: Points
-    """[r, d]"""
-    known: Nearest
-    """[r, k]"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Help:
-    """What another shard's samples add to the far queries of one shard."""
-
-    place: Ids
-    """[r] of those that reach it."""
-    found: Nearest
-    """[r, k]"""
 
 
 class IndexShard:
@@ -120,7 +70,7 @@ class IndexShard:
         place_m = np.flatnonzero(held_n)
         found = held.around_own(rows_m, k, exact=exact)
         others = np.arange(len(bounds_S2d)) != self._number
-        far = np.flatnonzero(_reached(held.points(rows_m), found.radius, bounds_S2d[others]).any(axis=1))
+        far = np.flatnonzero(reached(held.points(rows_m), found.radius, bounds_S2d[others]).any(axis=1))
         return Part(
             place=place_m,
             ids=found.ids.astype(np.int32),
@@ -140,9 +90,9 @@ class IndexShard:
         bounds_12d = held.bounds()[None]
         answers = []
         for far in (part.far for part in parts if part.far.shard != self._number and len(part.far.place)):
-            reached = np.flatnonzero(_reached(far.points, far.known.radius, bounds_12d)[:, 0])
-            found = held.around(far.points[reached], far.own[reached], k, exact=exact)
-            answers.append(Help(place=far.place[reached], found=found))
+            rows_r = np.flatnonzero(reached(far.points, far.known.radius, bounds_12d)[:, 0])
+            found = held.around(far.points[rows_r], far.own[rows_r], k, exact=exact)
+            answers.append(Help(place=far.place[rows_r], found=found))
         return answers
 
     def around(self, version: int, points_nd: Points, k: int) -> Nearest:
@@ -168,29 +118,6 @@ class IndexShard:
         return self._sets[version]
 
 
-def join(
-    ids_n: Ids, num_samples: int, answers: Sequence[Part | list[Help]]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Neighbour ids and squared distances [n, k] from the parts and the help of all shards, as one index has them."""
-    parts = [answer for answer in answers if isinstance(answer, Part)]
-    k = parts[0].ids.shape[1]
-    ids_nk, squared_nk = np.empty((len(ids_n), k), dtype=np.int32), np.empty((len(ids_n), k), dtype=np.float32)
-    for part in parts:
-        ids_nk[part.place], squared_nk[part.place] = part.ids, part.squared
-
-    far = np.sort(np.concatenate([part.far.place for part in parts]))
-    best = Nearest(ids=np.empty((len(far), k), dtype=np.int64), squared=np.empty((len(far), k)))
-    for part in parts:
-        rows = np.searchsorted(far, part.far.place)
-        best.ids[rows], best.squared[rows] = part.far.known.ids, part.far.known.squared
-    for helped in (one for answer in answers if not isinstance(answer, Part) for one in answer):
-        rows = np.searchsorted(far, helped.place)
-        merged = merge(best.rows(rows), helped.found, ids_n[helped.place], num_samples)
-        best.ids[rows], best.squared[rows] = merged.ids, merged.squared
-    ids_nk[far], squared_nk[far] = best.ids, best.squared
-    return ids_nk, squared_nk
-
-
 def together(shards: Sequence[IndexShard], version: int, ids_n: Ids, k: int, facts: Sequence[PartFacts]) -> list[Any]:
     """What all shards answer about some samples, one after the other in this process; for :func:`join`."""
     bounds_S2d = np.stack([fact.bounds for fact in facts])
@@ -209,15 +136,3 @@ def load_rows(first: int, stop: int, starts: Sequence[int], *rows: Points) -> tu
     if len(points) != stop - first or not np.isfinite(points).all():
         raise NeighborServiceError(f"rows of samples {first}..{stop - 1} must be given, once each and finite")
     return np.arange(first, stop), points
-
-
-def _reached(points_nd: Points, radius_n: Floats, bounds_S2d: Floats) -> NDArray[np.bool_]:
-    """[n, S] whether a box has room for a neighbour that is as near as the last one known."""
-    reached = [box_distance(points_nd, bounds_2d) <= radius_n for bounds_2d in bounds_S2d]
-    return np.stack(reached, axis=1) if reached else np.zeros((len(points_nd), 0), dtype=bool)
-
-
-def box_distance(points_nd: Points, bounds_2d: Floats) -> Floats:
-    """[n] never more than the squared distance of any point in the box, as both are rounded alike."""
-    low_d, high_d = bounds_2d
-    return squared_length(np.maximum(np.maximum(low_d - points_nd, points_nd - high_d), 0))

@@ -1,5 +1,7 @@
 """The index as actors. One service for most tests: each starts processes."""
 
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data import manifest
 from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
-from ldlva_dist.neighbors.graph import build_graph, plan_graph, read_graph, require_graph
+from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
 from ldlva_dist.neighbors.index_client import IndexClient
 from ldlva_dist.neighbors.index_service import IndexService, build_graph_with_actors, start_index
 
@@ -192,12 +194,12 @@ def test_an_actor_that_hangs_is_named_within_the_limit(cluster, tmp_path):
     uri = write_dataset(tmp_path / "set", plane(300))
     service = start_index(2, actor_options=OPTIONS)
     try:
-        client = service.client(timeout_s=3)
+        client = service.client(timeout_s=10)
         with pytest.raises(NeighborServiceError, match="must be built before it is asked"):
             client.search(plane(3), 1)
         client.build_from_dataset(uri)
         service.shards[1].prepare.remote(99, 1, hang, uri)
-        with pytest.raises(NeighborServiceError, match=r"index shards \[1\] did not answer in 3 s when asked for nei"):
+        with pytest.raises(NeighborServiceError, match=r"index shards \[1\] did not answer in 10 s when asked for nei"):
             client.write_graph(uri, plan_graph(uri, 4))
     finally:
         service.stop()
@@ -209,3 +211,19 @@ def test_values_that_cannot_be_searched_are_refused(client, tmp_path):
         client.search(plane(3), 51)
     with pytest.raises(SettingError, match="1 values that are not finite"):
         client.search(np.array([[np.nan, 0]], dtype=np.float32), 1)
+
+
+def test_the_job_builds_a_graph_with_actors_on_the_cluster_it_is_given(cluster, tmp_path, root):
+    va = plane(400)
+    uri = write_dataset(tmp_path / "set", va)
+    done = subprocess.run(
+        [sys.executable, str(root / "jobs" / "build_index.py"), "--dataset", uri, "--k-max", "5", "--num-shards", "2"],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "graph-K5: N 400, K 5, auto on 2 actors" in done.stdout
+    for ours, theirs in zip(read_graph(uri, 0, 400, 5), nearest_neighbors(va, 5), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -10,7 +10,8 @@ from ldlva_dist.errors import NeighborServiceError, SettingError
 from ldlva_dist.neighbors.cut import cut_dataset, cut_plane, in_box, load_box
 from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors
 from ldlva_dist.neighbors.index import CellIndex
-from ldlva_dist.neighbors.index_shard import IndexShard, join, load_rows, together
+from ldlva_dist.neighbors.index_parts import join
+from ldlva_dist.neighbors.index_shard import IndexShard, load_rows, together
 from ldlva_dist.neighbors.nearest import Nearest, merge
 from ldlva_dist.neighbors.points import PointSet
 from tests.unit.test_graph import naive, point_sets, write_dataset
