@@ -37,6 +37,8 @@ class Arguments:
     """Faces drawn for training."""
     test: int = 1000
     epochs: float = 8.0
+    batch_size: int | None = None
+    """None: the preset's. A small data set needs small batches, to have steps enough."""
     neighbors: int = 8
     """K."""
 
@@ -72,7 +74,7 @@ def settings(arguments: Arguments, folder: str, seed: int) -> RunConfig:
     return replace(
         base,
         storage_path=f"{folder}/runs",
-        data=replace(base.data, dataset=dataset),
+        data=replace(base.data, dataset=dataset, batch_size=arguments.batch_size or base.data.batch_size),
         neighbors=replace(base.neighbors, num_neighbors=arguments.neighbors),
         training=replace(base.training, seed=seed, epochs=arguments.epochs, evaluate_every_epochs=arguments.epochs),
         placement=PlacementConfig(cpus_per_worker=1.0, data_cpus_per_worker=0.5, max_failures=0),
