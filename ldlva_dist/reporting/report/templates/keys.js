@@ -26,10 +26,11 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
-  if (event.target.matches("input, select, textarea")) {
+  if (event.target.matches("input:not([type=radio]), select")) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
+  if (event.target.matches("[type=radio]") && event.key.startsWith("Arrow")) return;
   const digit = "123456789".indexOf(event.key);
   const act = digit >= 0 && digit < CLASSES.length && chosen.index >= 0 ? () => setMark(chosen.index, digit) : KEYS[event.key];
   if (!act) return;

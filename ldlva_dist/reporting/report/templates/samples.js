@@ -1,6 +1,6 @@
 // The list: filtered, sorted, one page of cards at a time in the document.
 const PAGE = 48;
-const TITLES = { mislabelled: "probably mislabelled", uncertain: "most uncertain", confident: "most confident" };
+const TITLES = { mislabelled: "highest suspicion, another class proposed", uncertain: "highest uncertainty", confident: "lowest suspicion" };
 const own = (rows) => (i) => rows[i][S.label[i]];
 const SORTS = {
   "suspicion": (i) => S.rank[i],
@@ -85,11 +85,11 @@ function redress(i) {
 
 function fillControls() {
   const counts = DATA.kinds.map((_, bit) => S.kinds.filter((kinds) => kinds & (1 << bit)).length);
-  const kinds = [...DATA.kinds.map((kind, bit) => [kind, `${TITLES[kind]} ${counts[bit].toLocaleString("en")}`]), ["marked", "marked"], ["all", "all"]];
+  const kinds = [...DATA.kinds.map((kind, bit) => [kind, `${kind} ${counts[bit].toLocaleString("en")}`]), ["marked", "marked"], ["all", "all"]];
   for (const [kind, text] of kinds) {
     const input = el("input", { type: "radio", name: "kind", value: kind, on: { change: () => { view.kind = kind; refilter(); } } });
     input.checked = kind === view.kind;
-    byId("kinds").append(el("label", {}, input, el("span", { text })));
+    byId("kinds").append(el("label", { title: TITLES[kind] }, input, el("span", { text })));
   }
   for (const name of ["given", "proposed"]) {
     byId(name).append(el("option", { value: ANY, text: "any class" }), ...CLASSES.map((text, value) => el("option", { value, text })));

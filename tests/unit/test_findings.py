@@ -1,0 +1,124 @@
+"""What the report reads of a checkpoint: tables, bank and calibration network, against the method row by row."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from bench._report_run import SyntheticRun, synthetic_run
+from ldlva_dist import findings as module
+from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.errors import SettingError
+from ldlva_dist.findings import TrainedRun, scores
+from ldlva_dist.maths import suspicion
+from ldlva_dist.neighbors import snapshots
+from ldlva_dist.neighbors.graph import build_graph
+from ldlva_dist.neighbors.outputs import Outputs, blank, encode
+from ldlva_dist.presets import demo
+from ldlva_dist.training import checkpoint
+from ldlva_dist.training.build import bank_spec, build_model
+
+N, K, C = 90, 4, 7
+SILENT = 11
+"""No neighbour of this sample was ever reached."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
+    run = synthetic_run(tmp_path_factory.mktemp("set"), rows=N, k=K, pool=40, pixels=48)
+    build_graph(run.dataset_uri, k_max=K)
+    return run
+
+
+def config_of(run: SyntheticRun) -> RunConfig:
+    base = demo()
+    return replace(
+        base,
+        data=replace(base.data, dataset=run.dataset_uri),
+        model=replace(base.model, width=4, calibration_hidden=(8, 6)),
+        neighbors=replace(base.neighbors, num_neighbors=K),
+        loss=replace(base.loss, label_smoothing=0.1),
+    )
+
+
+def write_checkpoint(folder: Path, run: SyntheticRun, config: RunConfig) -> tuple[str, torch.Tensor, np.ndarray]:
+    """A finished checkpoint in two parts; its uncertainty logits [N] and the bank's features [N, V]."""
+    uri, generator = checkpoint.uri_of(str(folder), 5), np.random.default_rng(0)
+    model, spec = build_model(config, C), bank_spec(config, run.info)
+    logits = torch.from_numpy(generator.normal(0, 1, N).astype(np.float32))
+    features = generator.normal(0, 1, (N, spec.feature_width)).astype(np.float16)
+    records = encode(run.findings.probs_NC, features, spec, 3)
+    records["versions"][run.graph_NK[SILENT]] = -1
+    parts = {
+        "model.safetensors": save({name: value.contiguous() for name, value in model.state_dict().items()}),
+        "config.json": to_json(config).encode(),
+        "classes.json": json.dumps(list(run.info.class_names)).encode(),
+    }
+    for i, (start, stop) in enumerate(((0, 40), (40, N))):
+        table = {"first_id": torch.tensor([start]), "logits": logits[start:stop], "velocity": torch.zeros(stop - start)}
+        parts[f"table/part-{i:05d}.safetensors"] = save(table)
+        old = Outputs(ids=np.arange(start, stop), records=records[start:stop].copy())
+        header = snapshots.PartHeader(start=start, stop=stop, step=5)
+        parts[f"bank/part-{i:05d}.safetensors"] = snapshots.pack(old, blank(0, 0, spec), header)
+    files = {name: checkpoint.write_file(uri, name, data) for name, data in parts.items()}
+    facts = {"step": 5, "class_names": list(run.info.class_names), "content_hash": run.info.content_hash}
+    checkpoint.finish(uri, facts | {"rows_hash": run.info.rows_hash}, files)
+    return uri, logits, features
+
+
+def test_opinions_and_targets_are_the_methods_own(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """METHOD.md, section 3, official: s = exp(-L1 / delta), z = sigmoid(max(g, -1.3)), d = (1 - u) l + u dt."""
+    monkeypatch.setattr(module, "PAIRS", 10 * K)  # several stretches
+    config = config_of(made)
+    uri, logits, features = write_checkpoint(tmp_path, made, config)
+    trained = TrainedRun(uri, made.dataset_uri, made.info)
+    everyone, model = trained.findings(), build_model(config, C).eval()
+    probs = made.findings.probs_NC.astype(np.float16).astype(float)
+    usable = np.ones(N, dtype=bool)
+    usable[made.graph_NK[SILENT]] = False
+    ids = np.array([0, SILENT, 39, 40, 41, N - 1])
+    opinions = trained.opinions(ids)
+    assert model.calibration is not None
+    for row, i in enumerate(ids):
+        weights, u = np.zeros(K), 1 / (1 + np.exp(-float(logits[i])))
+        for k, j in enumerate(made.graph_NK[i]):
+            pair = (torch.from_numpy(features[[n]].astype(np.float32)) for n in (i, j))
+            with torch.inference_mode():
+                g = float(model.calibration(*pair, torch.tensor([0])))
+            z = 1 / (1 + np.exp(-max(g, -1.3)))
+            weights[k] = z * np.exp(-np.abs(made.va_N2[i] - made.va_N2[j]).sum() / config.loss.kernel_width) * usable[j]
+        shares = weights / max(weights.sum(), 1e-30)
+        label = 0.9 * np.eye(C)[made.findings.labels_N[i]] + 0.1 / C
+        said = shares @ probs[made.graph_NK[i]]
+        target = (1 - u) * label + u * said if weights.any() else label
+        assert opinions.neighbors_nK[row].tolist() == made.graph_NK[i].tolist()
+        np.testing.assert_allclose(opinions.shares_nK[row], shares, atol=1e-5)
+        np.testing.assert_allclose(opinions.aggregated_nC[row], said, atol=1e-5)
+        np.testing.assert_allclose(opinions.target_nC[row], target, atol=1e-5)
+        np.testing.assert_allclose(everyone.aggregated_NC[i], said, atol=1e-5)
+        assert everyone.uncertainty_N[i] == pytest.approx(u, abs=1e-6)
+    assert not opinions.aggregated_nC[1].any()
+    pool = suspicion.pooled(everyone.probs_NC, everyone.aggregated_NC, everyone.labels_N)
+    assert everyone.proposed_N.tolist() == pool.argmax(axis=1).tolist()
+    np.testing.assert_allclose(everyone.suspicion_N, [1 - pool[i, y] for i, y in enumerate(everyone.labels_N)])
+    assert set(scores(everyone)) >= {"uncertainty", "one_minus_p_label", "neighbor_disagreement", "suspicion"}
+
+
+def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun, tmp_path: Path) -> None:
+    config = config_of(made)
+    uri, *_ = write_checkpoint(tmp_path / "va", made, config)
+    with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
+        TrainedRun(uri, made.dataset_uri, replace(made.info, content_hash="f" * 64))
+    for setting, other in (
+        ("loss.recipe must be official or paper", replace(config, loss=replace(config.loss, recipe="ce"))),
+        ("index.space must be va", replace(config, index=replace(config.index, space="feature"))),
+    ):
+        uri, *_ = write_checkpoint(tmp_path / setting[:4], made, other)
+        with pytest.raises(SettingError, match=setting):
+            TrainedRun(uri, made.dataset_uri, made.info)
