@@ -20,8 +20,9 @@ from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, SettingError
 from ldlva_dist.neighbors.graph import require_graph
-from ldlva_dist.neighbors.service import NeighborService, start_service
-from ldlva_dist.training import build
+from ldlva_dist.neighbors.outputs import bytes_per_row
+from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
+from ldlva_dist.training import build, recall
 from ldlva_dist.training.backend import StoppableTorchConfig
 from ldlva_dist.training.control import RunControl
 from ldlva_dist.training.inputs import Resources, make_plan
@@ -171,12 +172,21 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
+    bank, k, spec = config.bank, config.neighbors.num_neighbors, build.bank_spec(config, info)
+    num_bytes = info.num_train * bytes_per_row(spec, k)
+    print(
+        f"bank: {info.num_train:,} samples, {num_bytes / 2**20:,.0f} MiB in {bank.num_shards} shards "
+        f"({1e6 * bytes_per_row(spec, k) / 2**20:,.0f} MiB for a million samples, "
+        f"{1e6 * 4 * k / 2**20:,.0f} of them for the ids of {k} neighbours)",
+        flush=True,
+    )
+    placement.check_memory(num_bytes, bank.num_shards)
     return start_service(
-        config.data.dataset,
-        num_shards=config.bank.num_shards,
-        k=config.neighbors.num_neighbors,
-        spec=build.bank_spec(config, info),
-        actor_options=placement.bank_actor(config.placement),
+        run_uri(config),
+        shard_loads(config.data.dataset, k=k, num_shards=bank.num_shards),
+        spec,
+        placement.bank_actor(config.placement),
+        recall=partial(recall.bank_parts, run_uri(config)) if bank.on_loss == "continue" else None,
     )
 
 

@@ -51,6 +51,8 @@ class Neighbors:
     """[b, K, V] stored features; zeros where never written."""
     versions: NDArray[np.int64]
     """[b, K] global step at which the row was written; NEVER (-1), or LABEL (-2) of a warm start."""
+    graph: int = 0
+    """The graph that the ids are from: 0 is the data set's, later ones were found anew in feature space."""
     images: NDArray[np.uint8] | None = None
     """neighbors.source=exact: [b, K, H, W, channels] augmented, in 0..255, to be forwarded in place of the stored."""
 

@@ -62,8 +62,8 @@ def backend(placement: PlacementConfig) -> str:
 
 
 def bank_actor(placement: PlacementConfig) -> dict[str, Any]:
-    """A bank actor: spread over the nodes; lost state is restored with the ranks, so Ray need not restart it."""
-    return {"num_cpus": placement.cpus_per_shard, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+    """A bank actor: spread over the nodes. Ray starts a lost one again, without its state."""
+    return {"num_cpus": placement.cpus_per_shard, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
 
 
 def manifest_task() -> dict[str, Any]:
@@ -110,6 +110,17 @@ def trial() -> dict[str, float]:
 def check_fits(placement: PlacementConfig, num_shards: int) -> None:
     """SettingError if the cluster does not hold one run."""
     _count_fitting(_run_resources(placement, num_shards))
+
+
+def check_memory(bank_bytes: int, num_shards: int) -> None:
+    """SettingError if a run's bank is evidently larger than the memory that Ray counts on the nodes."""
+    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    if bank_bytes > sum(nodes) or bank_bytes / num_shards > max(nodes):
+        raise SettingError(
+            f"bank.num_shards={num_shards} and the bank's dtypes must fit the nodes' memory "
+            f"({sum(nodes) / 2**30:.1f} GiB, the largest node {max(nodes) / 2**30:.1f} GiB), "
+            f"got a bank of {bank_bytes / 2**30:.1f} GiB"
+        )
 
 
 def max_concurrent_trials(placement: PlacementConfig, num_shards: int) -> int:

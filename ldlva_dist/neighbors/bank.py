@@ -8,32 +8,34 @@ n = rows asked for, m = samples whose neighbours are asked for, K = neighbours, 
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.data.manifest import read_columns, read_va
 from ldlva_dist.errors import DataError, NeighborServiceError
+from ldlva_dist.neighbors.calls import HELD, Call
 from ldlva_dist.neighbors.graph import read_graph
+from ldlva_dist.neighbors.graphs import Graphs
 from ldlva_dist.neighbors.ledger import Ledger
 from ldlva_dist.neighbors.outputs import (
     STATIC,
     BankSpec,
     Outputs,
-    Write,
     as_records,
     blank,
+    decode_features,
     from_labels,
     merge,
 )
-from ldlva_dist.neighbors.snapshots import PartHeader, pack, read_header, unpack
+from ldlva_dist.neighbors.snapshots import PartHeader, pack, read_header, unpack, unpack_graphs
 
 
-def no_ids() -> NDArray[np.int64]:
-    """An empty question."""
-    return np.zeros(0, dtype=np.int64)
+class StateLost(NeighborServiceError):
+    """A shard's actor started again, and holds nothing of any attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,43 +49,8 @@ class ShardRows:
     """[n, K] the ids of the nearest neighbours, nearest first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What one rank tells and asks one shard at once."""
-
-    rank: int
-    write: Write | None = None
-    """Its outputs of a step."""
-    samples: NDArray[np.int64] = field(default_factory=no_ids)
-    """[m] the neighbours' ids of these are asked for."""
-    read_step: int | None = None
-    """The step that a read is for; None = no read."""
-    ids: NDArray[np.int64] = field(default_factory=no_ids)
-    """[n] the rows of these are asked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The answer to a call, row by row as asked; views into the one buffer that travels."""
-
-    rows: NDArray[np.uint8]
-    """[n, r] records."""
-    static: NDArray[np.uint8]
-    """[n, bytes of STATIC]"""
-    neighbors: NDArray[np.int32]
-    """[m, K]"""
-
-    @classmethod
-    def of(cls, buffer: NDArray[np.uint8], call: Call, spec: BankSpec) -> "Answer":
-        """The parts of a buffer, which travels whole because one array costs less than three."""
-        n, cuts = len(call.ids), np.cumsum([len(call.ids) * size for size in (spec.record.itemsize, STATIC.itemsize)])
-        rows, static, neighbors = np.split(buffer, cuts)
-        m = len(call.samples)
-        return cls(
-            rows=rows.reshape(n, spec.record.itemsize),
-            static=static.reshape(n, STATIC.itemsize),
-            neighbors=neighbors.view(np.int32).reshape(m, -1 if m else 0),
-        )
+Recall = Callable[[int, int], Sequence[bytes]]
+"""The parts of the run's last checkpoint that hold the ids start..stop-1; none if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +59,7 @@ class ShardFacts:
 
     start: int
     stop: int
+    spec: BankSpec
     num_bytes: int
     """Memory of its arrays."""
     pid: int
@@ -108,35 +76,61 @@ def load_rows(dataset_uri: str, start: int, stop: int, k: int) -> ShardRows:
 class BankShard:
     """One id range of a run's bank: static rows, graph rows and stored outputs. All of it is in memory."""
 
-    def __init__(self, load: Callable[[], ShardRows], spec: BankSpec) -> None:
-        self._rows, self._spec = load(), spec
+    def __init__(self, load: Callable[[], ShardRows], spec: BankSpec, recall: Recall | None = None) -> None:
+        """``recall`` reads the run's last checkpoint, for a shard that goes on after a loss."""
+        self._rows, self._spec, self._recall = load(), spec, recall
         self._start, self._stop = self._rows.start, self._rows.start + len(self._rows.static)
         self._ledger: Ledger | None = None
+        self._graphs = Graphs(self._rows.graph)
         self._outputs = blank(self._start, self._stop, spec)
         self._restored = self._young = self._undo = blank(0, 0, spec)
         self._changed = asyncio.Event()
+        self._is_drained = False
 
     async def facts(self) -> ShardFacts:
         """What it holds; answers as soon as everything is loaded."""
         arrays = self._rows.static, self._rows.graph, self._outputs.records
         num_bytes = sum(array.nbytes for array in arrays)
-        return ShardFacts(start=self._start, stop=self._stop, num_bytes=num_bytes, pid=os.getpid())
+        return ShardFacts(start=self._start, stop=self._stop, spec=self._spec, num_bytes=num_bytes, pid=os.getpid())
 
     async def begin(self, token: str, world_size: int, step: int, parts: Sequence[bytes]) -> None:
         """Start an attempt whose next step is ``step``: as a new bank, or from the parts of a checkpoint of that step.
 
         Parts may be cut at other ids than this shard. Messages of earlier attempts are refused from now on.
         """
+        self._require_service()
         outputs, restored = self._new_outputs(), blank(0, 0, self._spec)
         if parts:
             steps = sorted({read_header(part).step for part in parts})
             if steps != [step]:
                 raise DataError(f"the bank of the checkpoint must be of step {step}, got steps {steps}")
             outputs, restored = unpack(parts, self._start, self._stop, self._spec)
+        self._graphs = Graphs.restored(self._rows.graph, unpack_graphs(parts, self._start, self._stop))
         self._outputs, self._restored = outputs, restored
         self._young = self._undo = blank(0, 0, self._spec)
         self._ledger = Ledger(token=token, world_size=world_size, first=step)
         self._notify()
+
+    async def rejoin(self, token: str, world_size: int, step: int) -> None:
+        """Go on with an attempt that this actor's predecessor was lost in, at the request of a rank; more may ask.
+
+        The caller's read of ``step``, or its write of step - 1, was not answered. So no rank can have got an answer to
+        its read of step + 2, and every rank will still ask for it: there the rule of time begins again. Reads before it
+        are answered at once out of the run's last checkpoint, and writes before it are gone, as those that the
+        predecessor had taken since that checkpoint.
+        """
+        self._require_service()
+        if self._ledger is not None:
+            self._require(token)
+            return
+        outputs = self._new_outputs()
+        parts = self._recall(self._start, self._stop) if self._recall else []
+        if parts:
+            outputs, young = unpack(parts, self._start, self._stop, self._spec)
+            outputs.put(young, self._spec.momentum)
+        self._graphs = Graphs.restored(self._rows.graph, unpack_graphs(parts, self._start, self._stop))
+        self._outputs = outputs
+        self._ledger = Ledger(token=token, world_size=world_size, first=step + 2, after_loss=True)
 
     async def fill(self, token: str, ids: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Put records [n, r] of distinct ids, before anything else happens in an attempt: the first read sees them."""
@@ -152,42 +146,67 @@ class BankShard:
     async def exchange(self, token: str, call: Call) -> NDArray[np.uint8]:
         """Store a rank's outputs of a step, which reads see two steps later, and answer its questions.
 
-        A read sees the rows as its step must; it waits for the ranks that are behind. Neighbours never change.
+        A read sees the rows as its step must; it waits for the ranks that are behind, and for the graph that it names.
 
         Returns:
             The buffer of an :class:`Answer`.
         """
+        came = time.monotonic()
         places, samples = self._places(call.ids), self._places(call.samples)
         if call.write is not None:
             self._places(call.write.ids)
             ledger = self._require(token)
-            ledger.note_write(call.rank, call.write)
-            self._advance(ledger)
+            if not ledger.lost(call.write.step):
+                ledger.note_write(call.rank, call.write)
+                self._advance(ledger)
+        graph = await self._graph(token, call.graph) if len(samples) else self._rows.graph
         if call.read_step is None:
-            return self._answer(places, samples)
+            return self._answer(places, samples, graph, came)
         step = call.read_step
         ledger = await self._until(
             token, lambda now: now.visible >= step - 2, f"the read of step {step} of rank {call.rank}"
         )
+        if ledger.lost(step):
+            return self._answer(places, samples, graph, came)
         if ledger.visible > step - 2 or call.rank in ledger.reads.get(step, ()):
             raise NeighborServiceError(f"{self}: rank {call.rank} asked for step {step} twice or after it was over")
-        answer = self._answer(places, samples)
+        answer = self._answer(places, samples, graph, came)
         ledger.note_read(step, call.rank)
         self._advance(ledger)
         return answer
 
+    async def drain(self) -> None:
+        """Refuse everything from now on, what waits included."""
+        self._is_drained = True
+        self._notify()
+
     async def snapshot(self, token: str, step: int) -> bytes:
         """The shard's part of a checkpoint whose next step is ``step``; waits for all writes of the steps before it.
 
-        May be asked for until the caller's own read of step + 1.
+        Waits for a graph that is being built, too. May be asked for until the caller's own read of step + 1.
         """
-        ledger = await self._until(token, lambda now: now.has_come(step - 1), f"the snapshot of step {step}")
+        if self._graphs.expected is not None:
+            await self._graph(token, self._graphs.expected)
+        old, young = await self._as_of(token, step, f"the snapshot of step {step}")
         header = PartHeader(start=self._start, stop=self._stop, step=step)
-        if ledger.visible == step - 1:  # another rank went on already
-            return pack(self._outputs.replaced(self._undo), self._young, header)
-        if ledger.visible != step - 2:
-            raise NeighborServiceError(f"{self}: the snapshot of step {step} was asked for after it was over")
-        return pack(self._outputs, self._pending(ledger, step - 1), header)
+        return pack(old, young, header, self._graphs.columns())
+
+    async def features(self, token: str, step: int, graph: int) -> tuple[NDArray[np.floating], None]:
+        """[n, V] the newest features as of ``step``, out of which graph number ``graph`` will be made.
+
+        May be asked for as a snapshot may. The second value only tells that the first is there.
+        """
+        old, young = await self._as_of(token, step, f"the features of step {step}")
+        self._graphs.expect(graph)
+        features = decode_features(old.records)
+        features[np.searchsorted(old.ids, young.ids)] = decode_features(young.records)
+        return features, None
+
+    async def put_graph(self, token: str, version: int, rows: NDArray[np.int32]) -> None:
+        """[n, K] the graph that was expected; questions and snapshots that waited for it go on."""
+        self._require(token)
+        self._graphs.put(version, rows)
+        self._notify()
 
     def __str__(self) -> str:
         return f"bank of ids {self._start}..{self._stop - 1}"
@@ -202,16 +221,44 @@ class BankShard:
             raise NeighborServiceError(f"{self}: asked for ids {ids.min()}..{ids.max()}")
         return ids - self._start
 
-    def _answer(self, places: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.uint8]:
+    async def _as_of(self, token: str, step: int, what: str) -> tuple[Outputs, Outputs]:
+        """The rows that a read of ``step`` sees, and the young ones that become visible after it."""
+        ledger = await self._until(token, lambda now: now.has_come(step - 1), what)
+        if ledger.lost(step):
+            return self._outputs, blank(0, 0, self._spec)
+        if ledger.visible == step - 1:  # another rank went on already
+            return self._outputs.replaced(self._undo), self._young
+        if ledger.visible != step - 2:
+            raise NeighborServiceError(f"{self}: {what} was asked for after it was over")
+        return self._outputs, self._pending(ledger, step - 1)
+
+    async def _graph(self, token: str, version: int) -> NDArray[np.int32]:
+        """[n, K] of a graph; waits, within the limit, for one that is being built."""
+        try:
+            async with asyncio.timeout(self._spec.timeout_s):
+                while not self._graphs.has(version):
+                    self._require(token)
+                    await self._changed.wait()
+        except TimeoutError as e:
+            raise NeighborServiceError(
+                f"{self} waited {self._spec.timeout_s:g} s for graph {version}: the index takes longer than half of "
+                "index.rebuild_every_epochs"
+            ) from e
+        return self._graphs.rows(version)
+
+    def _answer(
+        self, places: NDArray[np.int64], samples: NDArray[np.int64], graph: NDArray[np.int32], came: float
+    ) -> NDArray[np.uint8]:
         """Everything that was asked for, gathered straight into one buffer."""
-        sources = (self._outputs.records, places), (self._rows.static, places), (self._rows.graph, samples)
-        row_bytes = [source.strides[0] for source, _ in sources]
-        buffer = np.empty(sum(n * len(at) for n, (_, at) in zip(row_bytes, sources, strict=True)), dtype=np.uint8)
-        end = 0
-        for n, (source, at) in zip(row_bytes, sources, strict=True):
-            begin, end = end, end + n * len(at)
+        sources = (self._outputs.records, places), (self._rows.static, places), (graph, samples)
+        sizes = [source.strides[0] for source, _ in sources]
+        ends = np.cumsum([HELD.itemsize, *(size * len(at) for size, (_, at) in zip(sizes, sources, strict=True))])
+        buffer = np.empty(ends[-1], dtype=np.uint8)
+        for size, begin, end, (source, at) in zip(sizes, ends[:-1], ends[1:], sources, strict=True):
             # The places are checked; with "clip" numpy gathers into ``out`` without a copy.
-            source.view(np.uint8).reshape(-1, n).take(at, axis=0, out=buffer[begin:end].reshape(-1, n), mode="clip")
+            target = buffer[begin:end].reshape(-1, size)
+            source.view(np.uint8).reshape(-1, size).take(at, axis=0, out=target, mode="clip")
+        buffer[: HELD.itemsize].view(HELD)[0] = time.monotonic() - came
         return buffer
 
     def _pending(self, ledger: Ledger, step: int) -> Outputs:
@@ -231,12 +278,18 @@ class BankShard:
         self._changed = asyncio.Event()
 
     def _require(self, token: str) -> Ledger:
-        if self._ledger is None or self._ledger.token != token:
+        self._require_service()
+        if self._ledger is None:
+            raise StateLost(f"{self} does not know attempt {token!r}: it restarted and lost its state")
+        if self._ledger.token != token:
             raise NeighborServiceError(
-                f"{self} does not know attempt {token!r}: "
-                "it restarted and lost its state, or the message belongs to an earlier attempt"
+                f"{self} does not know attempt {token!r}: the message belongs to an earlier attempt"
             )
         return self._ledger
+
+    def _require_service(self) -> None:
+        if self._is_drained:
+            raise NeighborServiceError(f"{self} takes nothing more: its service was drained")
 
     async def _until(self, token: str, ready: Callable[[Ledger], bool], what: str) -> Ledger:
         """Wait, within the limit, for other ranks' messages."""

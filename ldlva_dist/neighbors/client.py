@@ -4,22 +4,24 @@ What a rank has to say to a shard travels in one call where it can: the write of
 of a later batch, and the read of step t + 2. b = rows of one rank, K = neighbours, S = shards.
 """
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ray import ObjectRef
 
 from ldlva_dist.messages import BankUpdate, Neighbors
-from ldlva_dist.neighbors.answers import get_all
-from ldlva_dist.neighbors.bank import Answer, Call, no_ids
-from ldlva_dist.neighbors.outputs import STATIC, BankSpec, Write, as_bytes, as_records, decode_features, encode
+from ldlva_dist.neighbors.answers import ShardsLost, get_all
+from ldlva_dist.neighbors.calls import Answer, Call, no_ids
+from ldlva_dist.neighbors.outputs import STATIC, Write, as_bytes, as_records, decode_features, encode
 from ldlva_dist.neighbors.service import NeighborService
 from ldlva_dist.neighbors.snapshots import read_header
+from ldlva_dist.neighbors.traffic import Traffic
 
 MAX_IN_FLIGHT = 2
 PATIENCE = 1.25  # times the limit of a shard: one that waits for a rank gives up first, as it can name the rank
@@ -32,15 +34,12 @@ class Round:
     calls: dict[int, Call]
     """By shard."""
     refs: dict[int, ObjectRef[Any]]
-    spec: BankSpec
-    timeout_s: float
+    step: int | None
+    """The first step whose read is not answered yet; None where the calls have nothing to do with steps."""
+    is_read: bool
     what: str
-
-    @cached_property
-    def answers(self) -> dict[int, Answer]:
-        """By shard; waits for them."""
-        buffers = get_all(list(self.refs.values()), self.timeout_s, self.what, list(self.refs))
-        return {i: Answer.of(buffer, self.calls[i], self.spec) for i, buffer in zip(self.refs, buffers, strict=True)}
+    answers: dict[int, Answer] | None = None
+    """By shard; None until they were waited for."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +50,8 @@ class PendingIds:
     """[b]"""
     owner: NDArray[np.int64]
     """[b] the shard of each."""
+    graph: int = 0
+    """The graph asked."""
     sent: Round | None = None
 
 
@@ -62,6 +63,8 @@ class PendingRows:
     """[b, K] neighbour ids."""
     place: NDArray[np.int64]
     """[b K] where each id stands among the distinct ones."""
+    graph: int
+    """The graph that the ids are from."""
     sent: Round
 
 
@@ -75,21 +78,31 @@ class NeighborClient:
         self, service: NeighborService, *, rank: int, world_size: int, token: str, k: int, timeout_s: float
     ) -> None:
         self.num_shards = len(service.shards)
+        self.traffic = Traffic()
         self._shards, self._bounds, self._spec = service.shards, np.asarray(service.bounds), service.spec
         self._rank, self._world_size, self._token, self._k = rank, world_size, token, k
         self._timeout_s = PATIENCE * timeout_s
         self._update: BankUpdate | None = None
         self._found: PendingIds | None = None
+        self._goes_on = service.on_loss == "continue"
         self._in_flight: deque[Round] = deque()
+
+    @property
+    def bounds(self) -> list[int]:
+        """[S + 1] shard i holds the ids bounds[i]..bounds[i + 1] - 1."""
+        return self._bounds.tolist()
 
     def begin(self, step: int, parts: Sequence[bytes] = ()) -> None:
         """Start the attempt whose next step is ``step`` on all shards: as a new bank, or from a checkpoint's parts."""
         headers = [read_header(part) for part in parts]
-        refs = []
-        for shard, start, stop in zip(self._shards, self._bounds[:-1], self._bounds[1:], strict=True):
+
+        def begin(i: int) -> ObjectRef[Any]:
+            start, stop = self._bounds[i : i + 2]
             own = [part for part, header in zip(parts, headers, strict=True) if header.overlaps(start, stop)]
-            refs.append(shard.begin.remote(self._token, self._world_size, step, own))
-        get_all(refs, self._timeout_s, "to begin")
+            return self._shards[i].begin.remote(self._token, self._world_size, step, own)
+
+        # A shard may just have been lost: that is why there is a new attempt.
+        self._get({i: begin(i) for i in range(self.num_shards)}, "to begin", begin, again=True)
 
     def fill(self, ids: NDArray[np.int64], probs: NDArray[np.floating], features: NDArray[np.floating]) -> None:
         """Give distinct rows [n] their first outputs, [n, C] and [n, V], as if the first step's weights wrote them.
@@ -102,64 +115,96 @@ class NeighborClient:
         refs = [self._shards[i].fill.remote(self._token, ids[owner == i], rows[owner == i]) for i in shards]
         get_all(refs, self._timeout_s, "to be filled", shards)
 
-    def find(self, ids: NDArray[np.int64]) -> PendingIds:
-        """Ask the graph for the neighbours' ids of a batch; the question travels with the next call."""
-        if self._found:
-            self._send("for neighbour ids")
-        self._found = PendingIds(samples=ids, owner=self._owner(ids))
-        return self._found
+    def find(self, ids: NDArray[np.int64], graph: int = 0) -> PendingIds:
+        """Ask a graph for the neighbours' ids of a batch; the question travels with the next call."""
+        with self._busy():
+            if self._found:
+                self._send("for neighbour ids")
+            self._found = PendingIds(samples=ids, owner=self._owner(ids), graph=graph)
+            return self._found
 
     def ask(self, step: int, found: PendingIds) -> PendingRows:
         """Ask the bank for the neighbours' rows as of ``step``; waits for the ids.
 
         Ids that were asked for before the last question are here with its answer, at the latest.
         """
-        if found is self._found:
-            self._send("for neighbour ids")
-        ids = self._neighbors(found)
-        distinct, place = np.unique(ids, return_inverse=True)
-        sent = self._send(f"for step {step}", step, distinct)
-        return PendingRows(ids=ids, place=place.ravel(), sent=sent)
+        with self._busy():
+            if found is self._found:
+                self._send("for neighbour ids")
+            ids = self._neighbors(found)
+            distinct, place = np.unique(ids, return_inverse=True)
+            sent = self._send(f"for step {step}", step, distinct)
+            return PendingRows(ids=ids, place=place.ravel(), graph=found.graph, sent=sent)
 
     def collect(self, asked: PendingRows) -> Neighbors:
         """Wait for the answer to a question."""
-        answers, shape = asked.sent.answers, asked.ids.shape
+        with self._busy():
+            answers, shape = self._wait(asked.sent), asked.ids.shape
 
-        def rows(name: str, dtype: np.dtype[Any]) -> NDArray[np.void]:
-            distinct = np.concatenate([getattr(answers[i], name) for i in range(self.num_shards)])
-            return as_records(distinct.take(asked.place, axis=0), dtype).reshape(shape)
+            def rows(name: str, dtype: np.dtype[Any]) -> NDArray[np.void]:
+                distinct = np.concatenate([getattr(answers[i], name) for i in range(self.num_shards)])
+                return as_records(distinct.take(asked.place, axis=0), dtype).reshape(shape)
 
-        records, static = rows("rows", self._spec.record), rows("static", STATIC)
-        return Neighbors(
-            ids=asked.ids,
-            va=static["va"],
-            labels=static["label"].astype(np.int64),
-            probs=records["probs"],
-            features=decode_features(records),
-            versions=records["versions"],
-        )
+            records, static = rows("rows", self._spec.record), rows("static", STATIC)
+            return Neighbors(
+                ids=asked.ids,
+                va=static["va"],
+                labels=static["label"].astype(np.int64),
+                probs=records["probs"],
+                features=decode_features(records),
+                versions=records["versions"],
+                graph=asked.graph,
+            )
 
     def write(self, update: BankUpdate) -> None:
         """Store the rank's outputs of a step; they travel with the next call, and nobody waits for them."""
-        if self._update:
-            self._send("to take a write")
-        self._update = update
+        with self._busy():
+            if self._update:
+                self._send("to take a write")
+            self._update = update
 
     def snapshot(self, step: int, shard_indices: Sequence[int]) -> dict[str, bytes]:
         """Checkpoint parts of some shards, by file name, as of ``step``: the next one, which no rank has written.
 
         Every rank calls it between its write of step - 1 and its question for step + 1, also with no shards to save.
         """
+        self._settle()
+
+        def take(i: int) -> ObjectRef[Any]:
+            return self._shards[i].snapshot.remote(self._token, step)
+
+        parts = self._get({i: take(i) for i in shard_indices}, f"for a snapshot of step {step}", take, step)
+        return {f"ids-{self._bounds[i]:012d}-{self._bounds[i + 1]:012d}.safetensors": parts[i] for i in shard_indices}
+
+    def take_features(self, step: int, graph: int) -> list[ObjectRef[Any]]:
+        """References to all shards' features [n, V] as of ``step``, for graph number ``graph``; when they are copied.
+
+        To be called by one rank, when a snapshot may be.
+        """
+        self._settle()
+        refs = [shard.features.options(num_returns=2).remote(self._token, step, graph) for shard in self._shards]
+        get_all([done for _, done in refs], self._timeout_s, f"for the features of step {step}")
+        return [features for features, _ in refs]
+
+    def put_graph(self, version: int, parts: Sequence[ObjectRef[Any]]) -> None:
+        """Give every shard its rows [n, K] of a graph; may be called from another thread."""
+        refs = [
+            shard.put_graph.remote(self._token, version, part) for shard, part in zip(self._shards, parts, strict=True)
+        ]
+        get_all(refs, self._timeout_s, f"to take graph {version}")
+
+    def _settle(self) -> None:
+        """Send what waits to be said, and wait until everything that was sent is answered."""
         if self._update:
             self._send("to take a write")
         while self._in_flight:
-            _ = self._in_flight.popleft().answers
-        refs = [self._shards[i].snapshot.remote(self._token, step) for i in shard_indices]
-        parts = cast(list[bytes], get_all(refs, self._timeout_s, f"for a snapshot of step {step}", shard_indices))
-        return {
-            f"ids-{self._bounds[i]:012d}-{self._bounds[i + 1]:012d}.safetensors": part
-            for i, part in zip(shard_indices, parts, strict=True)
-        }
+            self._wait(self._in_flight.popleft())
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.traffic.busy_s += time.monotonic() - began
 
     def _send(self, what: str, read_step: int | None = None, distinct: NDArray[np.int64] | None = None) -> Round:
         """One call to every shard that is concerned, with all that waits to be said; does not wait for the answers.
@@ -167,7 +212,7 @@ class NeighborClient:
         Only the oldest of the calls before it may be waited for; its answer holds up no rank.
         """
         while len(self._in_flight) >= MAX_IN_FLIGHT:
-            _ = self._in_flight.popleft().answers
+            self._wait(self._in_flight.popleft())
         found, update = self._found, self._update
         self._found = self._update = None
         writes = self._split_update(update) if update else [None] * self.num_shards
@@ -177,9 +222,17 @@ class NeighborClient:
         for i in range(self.num_shards):
             samples = found.samples[found.owner == i] if found else no_ids()
             if update or read_step is not None or len(samples):
-                calls[i] = Call(rank=self._rank, write=writes[i], samples=samples, read_step=read_step, ids=reads[i])
-        refs = {i: self._shards[i].exchange.remote(self._token, call) for i, call in calls.items()}
-        sent = Round(calls=calls, refs=refs, spec=self._spec, timeout_s=self._timeout_s, what=what)
+                calls[i] = Call(
+                    rank=self._rank,
+                    write=writes[i],
+                    samples=samples,
+                    graph=found.graph if found else 0,
+                    read_step=read_step,
+                    ids=reads[i],
+                )
+        refs = {i: self._exchange(i, call) for i, call in calls.items()}
+        step = update.step + 1 if update and read_step is None else read_step
+        sent = Round(calls=calls, refs=refs, step=step, is_read=read_step is not None, what=what)
         if found:
             found.sent = sent
         self._in_flight.append(sent)
@@ -188,14 +241,62 @@ class NeighborClient:
     def _neighbors(self, found: PendingIds) -> NDArray[np.int64]:
         """[b, K] the answer to a question that was sent."""
         assert found.sent, "the question was sent"
+        answers = self._wait(found.sent)
         ids = np.empty((len(found.samples), self._k), dtype=np.int64)
         for i in np.unique(found.owner).tolist():
-            ids[found.owner == i] = found.sent.answers[i].neighbors[:, : self._k]
+            ids[found.owner == i] = answers[i].neighbors[:, : self._k]
         return ids
+
+    def _wait(self, sent: Round) -> dict[int, Answer]:
+        """The answers, by shard."""
+        if sent.answers is None:
+            buffers = self._get(sent.refs, sent.what, lambda i: self._exchange(i, sent.calls[i]), sent.step)
+            sent.answers = {i: Answer.of(buffer, sent.calls[i], self._spec) for i, buffer in buffers.items()}
+            self.traffic.bytes_read += sum(buffer.nbytes for buffer in buffers.values())
+            if sent.is_read:
+                self.traffic.shard_s += max(answer.held_s for answer in sent.answers.values())
+        return sent.answers
+
+    def _get(
+        self,
+        refs: Mapping[int, ObjectRef[Any]],
+        what: str,
+        send: Callable[[int], ObjectRef[Any]],
+        step: int | None = None,
+        *,
+        again: bool = False,
+    ) -> dict[int, Any]:
+        """What shards answer. With ``bank.on_loss=continue`` one that was lost takes the attempt up and is asked again.
+
+        Ray starts it again meanwhile, and holds what is sent to it until then.
+
+        Args:
+            refs: By shard.
+            what: For errors.
+            send: Asks a shard the same once more.
+            step: See :meth:`BankShard.rejoin`; None for questions that need no attempt.
+            again: Ask again whatever ``bank.on_loss`` says.
+        """
+        deadline, refs = time.monotonic() + self._timeout_s, dict(refs)
+        while True:
+            try:
+                left = max(0.0, deadline - time.monotonic())
+                return dict(zip(refs, get_all(list(refs.values()), left, what, list(refs)), strict=True))
+            except ShardsLost as lost:
+                if not (again or self._goes_on) or time.monotonic() > deadline:
+                    raise
+                for i in lost.shards:
+                    if step is not None:
+                        self._shards[i].rejoin.remote(self._token, self._world_size, step)
+                    refs[i] = send(i)
+
+    def _exchange(self, shard: int, call: Call) -> ObjectRef[Any]:
+        return self._shards[shard].exchange.remote(self._token, call)
 
     def _split_update(self, update: BankUpdate) -> list[Write]:
         rows = as_bytes(encode(update.probs, update.features, self._spec, update.step))
         owner = self._owner(update.ids)
+        self.traffic.bytes_written += rows.nbytes
         return [
             Write(step=update.step, positions=update.positions[own], ids=update.ids[own], rows=rows[own])
             for own in (np.flatnonzero(owner == i) for i in range(self.num_shards))

@@ -15,6 +15,8 @@ class Ledger:
     world_size: int
     first: int
     """The step at which the attempt began; what was written before came from a checkpoint."""
+    after_loss: bool = False
+    """Whether the attempt had begun before: messages of earlier steps may come, and count for nothing."""
     visible: int = field(init=False)
     """The last step whose writes are visible."""
     reads: dict[int, set[int]] = field(default_factory=dict)
@@ -26,6 +28,10 @@ class Ledger:
     def is_new(self) -> bool:
         """Whether nothing has come yet."""
         return self.visible == self.first - 2 and not self.reads and not self.writes
+
+    def lost(self, step: int) -> bool:
+        """Whether messages of the step are of the time that went with a lost shard."""
+        return self.after_loss and step < self.first
 
     def lacks_writes(self, step: int) -> list[int]:
         """Ranks whose write of the step has not come."""

@@ -13,6 +13,7 @@ from ldlva_dist.errors import DataError
 from ldlva_dist.neighbors.outputs import BankSpec, Outputs, blank
 
 FORMAT_VERSION = 2
+GRAPH = "graph_"
 READABLE = (1, 2)
 """Version 1 knew no int8, and is otherwise the same."""
 
@@ -30,12 +31,18 @@ class PartHeader:
         return self.start < stop and start < self.stop
 
 
-def pack(old: Outputs, young: Outputs, header: PartHeader) -> bytes:
-    """One part: the rows that a read of ``step`` sees, and the young rows that become visible after it."""
+def pack(
+    old: Outputs, young: Outputs, header: PartHeader, graphs: Mapping[str, NDArray[np.int32]] | None = None
+) -> bytes:
+    """One part: the rows that a read of ``step`` sees, and the young rows that become visible after it.
+
+    ``graphs`` are the rows [n, K] of graphs found anew, named ``graph_1`` and so on.
+    """
     values = {"start": header.start, "stop": header.stop, "step": header.step, "format_version": FORMAT_VERSION}
     columns = _columns(old.records) | {f"young_{name}": column for name, column in _columns(young.records).items()}
     del columns["young_versions"]  # all of step - 1
-    return save(columns | {"young_ids": young.ids}, metadata={"bank": json.dumps(values)})  # one key: bytes repeat
+    columns |= {"young_ids": young.ids} | dict(graphs or {})
+    return save(columns, metadata={"bank": json.dumps(values)})  # one key: bytes repeat
 
 
 def read_header(part: bytes) -> PartHeader:
@@ -72,6 +79,17 @@ def unpack(parts: Iterable[bytes], start: int, stop: int, spec: BankSpec) -> tup
         raise DataError(f"the bank of the checkpoint lacks {np.count_nonzero(~is_held)} of the ids {start}..{stop - 1}")
     ids, records = (np.concatenate([getattr(young, name) for young in youngs]) for name in ("ids", "records"))
     return old, Outputs(ids=ids, records=records)
+
+
+def unpack_graphs(parts: Iterable[bytes], start: int, stop: int) -> dict[str, NDArray[np.int32]]:
+    """Rows start..stop-1 of the graphs that parts hold; parts of one bank hold the same graphs."""
+    found: dict[str, list[NDArray[np.int32]]] = {}
+    for header, part in sorted(((read_header(part), part) for part in parts), key=lambda pair: pair[0].start):
+        rows = slice(max(start, header.start) - header.start, max(0, min(stop, header.stop) - header.start))
+        for name, column in load(part).items():
+            if name.startswith(GRAPH):
+                found.setdefault(name, []).append(column[rows])
+    return {name: np.concatenate(columns) for name, columns in found.items()}
 
 
 def newest(parts: Sequence[bytes], spec: BankSpec) -> Outputs:

@@ -77,7 +77,10 @@ def _train(config: RunConfig, resources: Resources) -> None:
         settle(verdict, state, saver, batch, outputs)
         due = due_at(training, plan, state.step, save=verdict.save or verdict.stop)
         if due.log:
-            metrics = meters.drain(state.step) | {"learning_rate": lr, "skipped_steps": state.engine.skipped_steps}
+            metrics = meters.drain(state.step, client and client.traffic.drain()) | {
+                "learning_rate": lr,
+                "skipped_steps": state.engine.skipped_steps,
+            }
             if due.evaluation:
                 metrics |= evaluate(state)
             if log:

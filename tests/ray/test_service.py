@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +14,14 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from ldlva_dist import placement
 from ldlva_dist.data import manifest
 from ldlva_dist.errors import DataError, NeighborServiceError, SettingError
 from ldlva_dist.messages import BankUpdate, Neighbors
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors
 from ldlva_dist.neighbors.outputs import BankSpec
-from ldlva_dist.neighbors.service import NeighborService, start_service
+from ldlva_dist.neighbors.service import NeighborService, find_service, shard_loads, start_service
 
 N, C, V, K, BATCH = 50, 7, 6, 4, 8
 VA = np.random.default_rng(3).uniform(-1, 1, (N, 2)).astype(np.float32)
@@ -60,9 +64,11 @@ def dataset(tmp_path_factory) -> str:
 def start(dataset) -> Iterator:
     services: list[NeighborService] = []
 
-    def start_one(num_shards: int, timeout_s: float = 20.0) -> NeighborService:
+    def start_one(num_shards: int, timeout_s: float = 20.0, recall=None) -> NeighborService:
         spec = BankSpec(num_classes=C, feature_width=V, timeout_s=timeout_s)
-        services.append(start_service(dataset, k=K, num_shards=num_shards, spec=spec, actor_options={"num_cpus": 0}))
+        loads = shard_loads(dataset, k=K, num_shards=num_shards)
+        options = {"num_cpus": 0, "max_restarts": -1}
+        services.append(start_service(f"service {len(services)}", loads, spec, options, recall))
         return services[-1]
 
     yield start_one
@@ -124,16 +130,13 @@ def test_one_and_three_shards_give_two_ranks_the_same_neighbours(start):
         for rank in range(2):
             assert_equal(one[step][rank], three[step][rank])
 
-    written = np.full(N, -1)
     for step in range(6):
-        if step >= 2:
-            written[batch_of(step - 2, 0, 1)[0]] = step - 2
         for rank, seen in enumerate(three[step]):
             ids = batch_of(step, rank, 2)[0]
             np.testing.assert_array_equal(seen.ids, GRAPH[ids])
             np.testing.assert_array_equal(seen.va, VA[seen.ids])
             np.testing.assert_array_equal(seen.labels, seen.ids % C)
-            np.testing.assert_array_equal(seen.versions, written[seen.ids])
+            np.testing.assert_array_equal(seen.versions, written_by(step)[seen.ids])
             np.testing.assert_allclose(seen.probs.sum(-1), seen.versions >= 0, atol=2e-3)
 
 
@@ -209,9 +212,18 @@ def test_a_killed_shard_is_named(start):
     service = start(3)
     [client] = clients_of(service, 1)
     client.begin(0)
-    ray.kill(service.shards[1])
+    pid = ray.get(service.shards[1].facts.remote(), timeout=20).pid
+    found = client.find(np.zeros(0, np.int64))
+    client.collect(client.ask(0, found))
+    waiting = client.ask(2, found)
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(NeighborServiceError, match=r"bank shards \[1\] died or cannot be reached"):
-        client.collect(client.ask(0, client.find(np.zeros(0, np.int64))))
+        client.collect(waiting)
+    with pytest.raises(NeighborServiceError, match=r"bank shards \[1\] died or cannot be reached.*for step 3$"):
+        client.collect(client.ask(3, found))  # Ray has started it again, and it knows of no attempt
+    [client] = clients_of(service, 1, token="next")
+    client.begin(0)
+    client.collect(client.ask(0, client.find(np.arange(3))))
 
 
 def test_a_shard_that_hangs_is_named(start):
@@ -264,6 +276,12 @@ def dies_within(shard, *, seconds: float) -> bool:
     return False
 
 
+def test_a_bank_that_no_node_can_hold_is_refused():
+    placement.check_memory(2**20, 1)
+    with pytest.raises(SettingError, match=r"bank.num_shards=4 .* got a bank of 1073741824.0 GiB"):
+        placement.check_memory(2**60, 4)
+
+
 def test_stop_leaves_no_actor(start):
     service = start(2)
     service.stop()
@@ -272,12 +290,118 @@ def test_stop_leaves_no_actor(start):
 
 
 def test_a_service_that_cannot_be_is_refused_before_any_actor_starts(dataset, tmp_path):
-    spec = BankSpec(num_classes=C, feature_width=V)
     with pytest.raises(SettingError, match=r"num_shards must be .* \(50\), got 51"):
-        start_service(dataset, k=K, num_shards=51, spec=spec, actor_options={})
+        shard_loads(dataset, k=K, num_shards=51)
     with pytest.raises(SettingError, match=r"num_neighbors must be <= the K of the neighbour graph \(6\), got 7"):
-        start_service(dataset, k=7, num_shards=1, spec=spec, actor_options={})
+        shard_loads(dataset, k=7, num_shards=1)
     for name in ("manifest.parquet", "dataset.json"):
         (tmp_path / name).write_bytes((Path(dataset) / name).read_bytes())
     with pytest.raises(DataError, match=r"no neighbour graph; run: python jobs/build_index\.py"):
-        start_service(str(tmp_path), k=K, num_shards=1, spec=spec, actor_options={})
+        shard_loads(str(tmp_path), k=K, num_shards=1)
+
+
+def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_not_touched(start, dataset, monkeypatch):
+    monkeypatch.setattr("ldlva_dist.neighbors.service.NAME_TIMEOUT_S", 0.0)
+    mine, other = start(3), start(2)
+    [client], [other_client] = clients_of(mine, 1), clients_of(other, 1)
+    for each in (client, other_client):
+        each.begin(0)
+    with pytest.raises(SettingError, match="a run 'service 0' is being trained"):
+        start_service(mine.name, shard_loads(dataset, k=K, num_shards=1), mine.spec, {})
+    found = find_service(mine.name)
+    assert (found.bounds, found.spec, found.num_bytes) == (mine.bounds, mine.spec, mine.num_bytes)
+    ids = client.find(np.arange(N))
+    client.collect(client.ask(0, ids))
+    found.drain()
+    with pytest.raises(NeighborServiceError, match="takes nothing more: its service was drained"):
+        client.collect(client.ask(1, ids))
+    found.stop()
+    with pytest.raises(NeighborServiceError, match="no neighbour service 'service 0'"):
+        find_service(mine.name)
+    other_client.collect(other_client.ask(0, other_client.find(np.arange(N))))
+    assert len(find_service(other.name).shards) == 2
+
+
+DRIVER = """
+import os, signal, sys
+import ray
+from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.neighbors.service import shard_loads, start_service
+address, dataset = sys.argv[1:]
+ray.init(address=address, log_to_driver=False)
+loads = shard_loads(dataset, k=2, num_shards=2)
+start_service("crashed", loads, BankSpec(num_classes=2, feature_width=2), {"num_cpus": 0, "max_restarts": -1})
+print("started", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_stays_of_a_driver_that_was_killed(dataset):
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run([sys.executable, "-c", DRIVER, address, dataset], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("started\n", -signal.SIGKILL), done.stderr
+    end = time.monotonic() + 30
+    while any(actor["name"].startswith("crashed") for actor in ray.util.list_named_actors(all_namespaces=True)):
+        assert time.monotonic() < end, "the actors of a killed driver are still there"
+        time.sleep(0.05)
+
+
+def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing(start, dataset, tmp_path):
+    """Two ranks in step, three shards, the second killed at step 6; its last snapshot is of step 3."""
+    saved: dict[str, bytes] = {}
+    (tmp_path / "parts").mkdir()
+
+    def recall(start: int, stop: int) -> list[bytes]:
+        return [path.read_bytes() for path in (tmp_path / "parts").iterdir()]
+
+    service = start(3, recall=recall)
+    clients, steps, ids = clients_of(service, 2), 16, np.arange(N)
+    clients[0].begin(0)
+    in_step = threading.Barrier(2, timeout=60)
+    seen: list[dict[int, Neighbors]] = [{}, {}]
+
+    def rank_loop(rank: int) -> None:
+        client = clients[rank]
+        found, asked = client.find(ids), None
+        asked = client.ask(0, found)
+        for step in range(steps):
+            coming = client.ask(step + 1, found)
+            seen[rank][step] = client.collect(asked)
+            asked = coming
+            if in_step.wait() == 0 and step == 6:
+                os.kill(ray.get(service.shards[1].facts.remote(), timeout=20).pid, signal.SIGKILL)
+            in_step.wait()  # the all-reduce
+            client.write(update_of(step, rank, 2))
+            if step + 1 in (3, 7, 12):
+                parts = client.snapshot(step + 1, [[0, 2], [1]][rank])
+                if step + 1 == 3 and rank == 1:
+                    [(tmp_path / "parts" / name).write_bytes(part) for name, part in parts.items()]
+                saved.update(parts)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(rank_loop, range(2)))
+
+    lost = (service.bounds[1] <= GRAPH) & (service.bounds[2] > GRAPH)
+    for step in range(steps):
+        assert_equal(seen[0][step], seen[1][step])
+        versions = seen[0][step].versions
+        np.testing.assert_array_equal(versions[~lost], written_by(step)[GRAPH][~lost])
+        if step <= 6:
+            np.testing.assert_array_equal(versions, written_by(step)[GRAPH])
+        else:
+            kept, now = written_by(4)[GRAPH], written_by(step)[GRAPH]  # a read of step 4 sees the writes up to step 2
+            assert ((versions == kept) | (versions == now))[lost].all()
+    first = min(step for step in range(7, steps) if (seen[0][step].versions != written_by(4)[GRAPH])[lost].any())
+    assert first <= 6 + 6
+    late = written_by(steps - 1)[GRAPH]
+    is_new = lost & (late >= first - 2)
+    np.testing.assert_array_equal(seen[0][steps - 1].versions[is_new], late[is_new])
+    assert is_new.any()
+
+
+def written_by(step: int) -> np.ndarray:
+    """[N] the versions that a read of the step must see where nothing was lost."""
+    versions = np.full(N, -1)
+    for before in range(step - 1):
+        versions[batch_of(before, 0, 1)[0]] = before
+    return versions

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist.errors import DataError, NeighborServiceError
 from ldlva_dist.messages import LABEL, BankUpdate
-from ldlva_dist.neighbors.bank import Answer, BankShard, Call, ShardRows
+from ldlva_dist.neighbors.bank import BankShard, ShardRows, StateLost
+from ldlva_dist.neighbors.calls import Answer, Call
 from ldlva_dist.neighbors.outputs import (
     STATIC,
     BankSpec,
@@ -460,6 +461,72 @@ def test_a_checkpoint_of_the_first_format_is_read_and_one_of_another_form_refuse
     old = part.replace(b'"format_version\\": 2', b'"format_version\\": 1')
     for mine, theirs in zip(unpack([old], 0, N, spec()), unpack([part], 0, N, spec()), strict=True):
         np.testing.assert_array_equal(mine.records, theirs.records)
+
+
+def test_a_shard_that_started_again_goes_on_where_the_rule_of_time_can_begin_anew():
+    """Rank 0 lacks the answer to its read of step 5, rank 1 has it and asked for step 6; the last snapshot is of 3."""
+    ids = np.arange(N)
+    _, [part] = asyncio.run(simulate(make_shards(1, spec()), world_size=1, stop=4, snapshot_at=3))
+    known = naive_state(2, 0.0)[2]
+
+    async def scenario() -> None:
+        shard = BankShard(lambda: rows(0, N), spec(), lambda start, stop: [part])
+
+        async def turn(rank: int, step: int) -> NDArray[np.int64]:
+            """The write of step - 2 and the read of a step."""
+            own = part_of(global_update(step - 2), np.arange(BATCH) % 2 == rank)
+            call = Call(rank=rank, write=to_write(own, shard._spec), read_step=step, ids=ids)
+            answer = Answer.of(await shard.exchange("a", call), call, shard._spec)
+            return as_records(answer.rows, shard._spec.record)["versions"].copy()
+
+        with pytest.raises(StateLost, match="restarted and lost its state"):
+            await turn(0, 5)
+        await shard.rejoin("a", 2, 5)
+        np.testing.assert_array_equal(await turn(0, 5), known)
+        await shard.rejoin("a", 2, 6)  # the other rank finds out later, and changes nothing
+        np.testing.assert_array_equal(await turn(1, 6), known)
+        assert newest([await shard.snapshot("a", 6)], spec()).records["versions"].tolist() == known.tolist()
+        for rank, step in ((0, 6), (0, 7), (1, 7)):
+            np.testing.assert_array_equal(await turn(rank, step), known)
+        early = asyncio.create_task(turn(0, 8))
+        np.testing.assert_array_equal(await turn(1, 8), known)
+        np.testing.assert_array_equal(await early, known)
+        early = asyncio.create_task(turn(0, 9))
+        await asyncio.sleep(0)
+        assert not early.done(), "the rule holds again: rank 1 has not written step 7"
+        seen = await turn(1, 9)
+        expected = known.copy()
+        expected[global_update(7).ids] = 7
+        np.testing.assert_array_equal(seen, expected)
+        np.testing.assert_array_equal(await early, expected)
+        with pytest.raises(NeighborServiceError, match="earlier attempt"):
+            await shard.rejoin("old", 2, 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_shard_without_a_snapshot_goes_on_as_a_new_one():
+    async def scenario() -> None:
+        shard = BankShard(lambda: rows(0, N), spec(), lambda start, stop: [])
+        await shard.rejoin("a", 1, 4)
+        assert (await read(shard, "a", 4, 0, np.arange(N)))["versions"].tolist() == [-1] * N
+
+    asyncio.run(scenario())
+
+
+def test_a_drained_shard_takes_nothing_more_and_lets_go_who_waits():
+    async def scenario() -> None:
+        [shard] = make_shards(1, spec())
+        await shard.begin("a", 2, 0, [])
+        await read(shard, "a", 0, 0, NO_IDS)
+        waiting = asyncio.create_task(read(shard, "a", 2, 0, NO_IDS))
+        await asyncio.sleep(0)
+        await shard.drain()
+        for call in (waiting, shard.begin("b", 1, 0, []), write(shard, "a", 0, global_update(0))):
+            with pytest.raises(NeighborServiceError, match="takes nothing more: its service was drained"):
+                await call
+
+    asyncio.run(scenario())
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing():
