@@ -96,7 +96,7 @@ def open_page(path: str, address: str, repeats: int) -> dict[str, Any]:
             page.evaluate(FRAME)
             times["open_s"].append(time.perf_counter() - began)
             for name, act in {
-                "turn_s": "document.getElementById('next').click()",
+                "turn_s": "document.querySelector('.headline .pager button:last-of-type').click()",
                 "filter_s": "document.querySelector('input[name=kind][value=all]').click()",
             }.items():
                 timing = f"const began = performance.now(); {act}; await {FRAME}; return performance.now() - began;"

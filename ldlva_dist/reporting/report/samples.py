@@ -17,7 +17,8 @@ KINDS = ("mislabelled", "uncertain", "confident")
 """A sample can be of several; kind i is bit i."""
 SHARES = (0.5, 0.35, 0.15)
 """Of the samples that are shown."""
-DECIMALS = 3
+DECIMALS, PLACES = 3, 5
+"""Of shares, and of places in the plane, which is zoomed into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def as_json(
         "model": _short(shown.probs_nC),
         "neighbors": _short(shown.aggregated_nC),
         "target": _short(shown.target_nC),
-        "va": _short(va_N2[shown.ids_n]),
+        "va": _short(va_N2[shown.ids_n], PLACES),
         "near": place_nK.reshape(shown.neighbors_nK.shape).tolist(),
         "shares": _short(shown.shares_nK),
     }
@@ -112,7 +113,7 @@ def as_json(
         "others": {
             "id": others.tolist(),
             "label": labels_N[others].tolist(),
-            "va": _short(va_N2[others]),
+            "va": _short(va_N2[others], PLACES),
             "picture": [picture_of.get(i, -1) for i in others.tolist()],
         },
     }
@@ -123,6 +124,6 @@ def size_of(data: dict[str, Any]) -> int:
     return len(json.dumps(data)) + 6 * len(data["others"]["id"])
 
 
-def _short(values: NDArray[Any]) -> list[Any]:
+def _short(values: NDArray[Any], decimals: int = DECIMALS) -> list[Any]:
     """Rounded: JSON of float64 would be five times as long. NaN is no JSON."""
-    return np.round(np.nan_to_num(values.astype(np.float64)), DECIMALS).tolist()
+    return np.round(np.nan_to_num(values.astype(np.float64)), decimals).tolist()

@@ -31,12 +31,14 @@ function refilter() {
 
 const pages = () => Math.max(1, Math.ceil(view.order.length / PAGE));
 
-function turn(step) {
-  const page = Math.min(pages() - 1, Math.max(0, view.page + step));
-  if (page === view.page) return false;
+const turners = (by) => document.querySelectorAll(`[data-turn="${by}"]`);
+
+function turn(by) {
+  const page = Math.min(pages() - 1, Math.max(0, view.page + by));
+  if (page === view.page) return;
   view.page = page;
   drawPage();
-  return true;
+  if (byId("cards").getBoundingClientRect().top < 0) byId("samples").scrollIntoView({ behavior: "instant" });
 }
 
 function drawPage() {
@@ -45,8 +47,8 @@ function drawPage() {
   byId("nothing").hidden = shown.length > 0;
   const first = view.page * PAGE + 1;
   byId("page").textContent = shown.length ? `${first}–${first + shown.length - 1} of ${view.order.length.toLocaleString("en")}` : "0";
-  byId("previous").disabled = view.page === 0;
-  byId("next").disabled = view.page >= pages() - 1;
+  turners(-1).forEach((button) => { button.disabled = view.page === 0; });
+  turners(1).forEach((button) => { button.disabled = view.page >= pages() - 1; });
 }
 
 function stripe(shares) {
@@ -97,8 +99,7 @@ function fillControls() {
   byId("sort").append(...Object.keys(SORTS).map((value) => el("option", { value, text: value })));
   for (const name of ["given", "proposed", "sort"]) byId(name).addEventListener("change", refilter);
   byId("find").addEventListener("input", refilter);
-  byId("previous").addEventListener("click", () => turn(-1));
-  byId("next").addEventListener("click", () => turn(1));
+  for (const by of [-1, 1]) turners(by).forEach((button) => button.addEventListener("click", () => turn(by)));
 }
 
 markWatchers.push(redress);
