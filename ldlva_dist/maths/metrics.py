@@ -1,6 +1,7 @@
 """How good predictions are, and how well a score finds wrong labels. N = samples, C = classes.
 
-Numpy in, JSON-ready dicts out. None stands for a number that is not defined, never for a bad one.
+Numpy in, JSON-ready dicts out. None stands for a number that is not defined, never for a bad one. Torchmetrics takes a
+second to import, with matplotlib, and most processes that import this module never call it.
 """
 
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import rel_entr
 from scipy.stats import mannwhitneyu
-from torchmetrics.functional.classification import binary_average_precision, multiclass_calibration_error
 
 ECE_BINS = 15
 PROBABILITY_FLOOR = 1e-10
@@ -38,6 +38,8 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
         return {**dict.fromkeys(names), "confusion": confusion_CC.tolist(), "reliability": []}
     hits_C, given_C, predicted_C = confusion_CC.diagonal(), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     present, either = given_C > 0, given_C + predicted_C > 0
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     ece = multiclass_calibration_error(
         torch.from_numpy(np.ascontiguousarray(probs_NC, dtype=np.float64)),
         torch.from_numpy(np.ascontiguousarray(labels_N, dtype=np.int64)),
@@ -121,6 +123,8 @@ def noise_finding(scores_N: NDArray[Any], wrong_N: NDArray[np.bool_]) -> dict[st
     num_wrong, num_right = int(wrong_N.sum()), int((~wrong_N).sum())
     if num_wrong == 0 or num_right == 0:
         return {"auroc": None, "average_precision": None}
+    from torchmetrics.functional.classification import binary_average_precision
+
     above = mannwhitneyu(scores_N[wrong_N], scores_N[~wrong_N], method="asymptotic").statistic
     # torchmetrics squashes scores outside [0, 1], which could tie some; ranks keep their order and their ties.
     _, rank_N = np.unique(scores_N, return_inverse=True)
