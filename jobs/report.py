@@ -36,6 +36,8 @@ class Arguments:
     """Another run's folder, judged on the same split, to compare with."""
     dataset: str | None = None
     """Another place of the data set the run was trained on."""
+    split: str = "test"
+    """What the runs are judged on."""
     samples: int = 3000
     """Samples on the page: half probably mislabelled, the others most uncertain and most confident."""
     megabytes: float = 28.0
@@ -70,22 +72,23 @@ def look_at(run_uri: str, arguments: Arguments) -> tuple[Run, str, str, DatasetI
     config = read_config(checkpoint)
     dataset = arguments.dataset or config.data.dataset
     info = read_info(dataset)
-    evaluation = evaluate(run_uri, checkpoint, dataset, info, arguments.num_tasks)
+    evaluation = evaluate(run_uri, checkpoint, dataset, info, arguments)
     name = run_uri.rstrip("/").rpartition("/")[2]
     return describe(name, config, info, evaluation, run_uri), checkpoint, dataset, info
 
 
-def evaluate(run_uri: str, checkpoint: str, dataset: str, info: DatasetInfo, num_tasks: int) -> dict[str, Any]:
-    """The run's evaluation.json if it is of this checkpoint; otherwise it is made, as jobs/evaluate.py does."""
+def evaluate(run_uri: str, checkpoint: str, dataset: str, info: DatasetInfo, arguments: Arguments) -> dict[str, Any]:
+    """The run's evaluation.json if it is of this checkpoint and split, or one made as jobs/evaluate.py does."""
     uri = storage.join(run_uri, "evaluation.json")
     step = read_facts(checkpoint, info)["step"]
     if storage.exists(uri):
         found = json.loads(storage.read_bytes(uri))
-        if found["steps"] == step and found["version"] == info.content_hash and "reliability" in found["given"]:
+        is_of_this = (found["steps"], found["version"], found["split"]) == (step, info.content_hash, arguments.split)
+        if is_of_this and "reliability" in found["given"]:  # which earlier versions did not write
             return found
     print(f"evaluating {checkpoint}", flush=True)
     placement.connect()
-    result = score(checkpoint, dataset, num_tasks=num_tasks)
+    result = score(checkpoint, dataset, split=arguments.split, num_tasks=arguments.num_tasks)
     storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
     return result
 

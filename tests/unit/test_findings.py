@@ -1,10 +1,14 @@
 """What the report reads of a checkpoint: tables, bank and calibration network, against the method row by row."""
 
 import json
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save
@@ -14,7 +18,7 @@ from ldlva_dist import findings as module
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import TrainedRun, scores
-from ldlva_dist.maths import suspicion
+from ldlva_dist.maths import metrics, suspicion
 from ldlva_dist.neighbors import snapshots
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.neighbors.outputs import Outputs, blank, encode
@@ -122,3 +126,42 @@ def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun
         uri, *_ = write_checkpoint(tmp_path / setting[:4], made, other)
         with pytest.raises(SettingError, match=setting):
             TrainedRun(uri, made.dataset_uri, made.info)
+
+
+def judged(run: SyntheticRun) -> dict[str, Any]:
+    """An evaluation.json of step 5."""
+    given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=C)
+    facts = {"dataset": "toy", "split": "test", "samples": N, "steps": 5, "version": run.info.content_hash}
+    return {**facts, "given": given}
+
+
+def run_report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The job's exit code."""
+    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "report.py"), run_name="__main__")
+    return int(left.value.code or 0)
+
+
+def test_the_job_writes_the_page_and_the_table(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(made)
+    for name, other in (("ours", config), ("plain", replace(config, loss=replace(config.loss, recipe="ce")))):
+        write_checkpoint(tmp_path / name, made, other)
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(judged(made)))
+    ours, plain = str(tmp_path / "ours"), str(tmp_path / "plain")
+    assert run_report(monkeypatch, "--run", ours, "--baseline", plain, "--samples", "20") == 0
+    assert "Compared with <b>plain</b>" in (tmp_path / "ours" / "report.html").read_text()
+    table = pq.read_table(tmp_path / "ours" / "uncertainty.parquet")
+    assert sorted(table["rank"].to_pylist()) == list(range(1, N + 1))
+    assert run_report(monkeypatch, "--run", plain) == 0
+    assert "keeps no outputs of single samples" in (tmp_path / "plain" / "report.html").read_text()
+    assert not (tmp_path / "plain" / "uncertainty.parquet").exists()
+    for arguments, message in (
+        (("--run", str(tmp_path / "nowhere")), "run must be a folder with a finished checkpoint"),
+        (("--run", ours, "--samples", "1"), "--samples must be >= 3, got 1"),
+        (("--run", ours, "--megabytes", "0"), "--megabytes must be >= 1, got 0"),
+    ):
+        assert run_report(monkeypatch, *arguments) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
