@@ -277,18 +277,20 @@ class NeighborClient:
             step: See :meth:`BankShard.rejoin`; None for questions that need no attempt.
             again: Ask again whatever ``bank.on_loss`` says.
         """
-        deadline, refs = time.monotonic() + self._timeout_s, dict(refs)
+        deadline, refs, lost = time.monotonic() + self._timeout_s, dict(refs), list[int]()
         while True:
+            left = max(0.0, deadline - time.monotonic())
             try:
-                left = max(0.0, deadline - time.monotonic())
+                if lost and step is not None:
+                    joining = [self._shards[i].rejoin.remote(self._token, self._world_size, step) for i in lost]
+                    get_all(joining, left, "to go on after a loss", lost)
+                refs |= {i: send(i) for i in lost}
+                lost.clear()
                 return dict(zip(refs, get_all(list(refs.values()), left, what, list(refs)), strict=True))
-            except ShardsLost as lost:
+            except ShardsLost as e:
                 if not (again or self._goes_on) or time.monotonic() > deadline:
                     raise
-                for i in lost.shards:
-                    if step is not None:
-                        self._shards[i].rejoin.remote(self._token, self._world_size, step)
-                    refs[i] = send(i)
+                lost = sorted({*lost, *e.shards})
 
     def _exchange(self, shard: int, call: Call) -> ObjectRef[Any]:
         return self._shards[shard].exchange.remote(self._token, call)
