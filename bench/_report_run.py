@@ -17,9 +17,10 @@ from ldlva_dist.data.faces import draw_faces, draw_people
 from ldlva_dist.data.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.data.rows import REFERENCE_CLASSES
 from ldlva_dist.data.transforms import encode
-from ldlva_dist.findings import Findings, Opinions
+from ldlva_dist.findings import Findings
 from ldlva_dist.maths import suspicion
 from ldlva_dist.neighbors.graph import nearest_neighbors
+from ldlva_dist.trained_run import Opinions
 
 CLASSES = len(REFERENCE_CLASSES)
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from ldlva_dist import launch
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.errors import SettingError
-from ldlva_dist.findings import TrainedRun, scores
+from ldlva_dist.findings import scores
 from ldlva_dist.maths.metrics import noise_finding
 from ldlva_dist.presets import demo
 from ldlva_dist.scoring import wrong_labels
+from ldlva_dist.trained_run import TrainedRun
 from ldlva_dist.training.state import last_checkpoint, read_config
 
 COMBINED = "suspicion"

@@ -15,12 +15,13 @@ from ldlva_dist import placement
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import SettingError
-from ldlva_dist.findings import TrainedRun, write_uncertainty
+from ldlva_dist.findings import write_uncertainty
 from ldlva_dist.reporting.report.overview import Run, overview
 from ldlva_dist.reporting.report.page import Samples, render
 from ldlva_dist.run_report import Limits, collect, describe, noise
 from ldlva_dist.scoring import score
 from ldlva_dist.terminal import run_job
+from ldlva_dist.trained_run import TrainedRun
 from ldlva_dist.training.state import last_checkpoint, read_config, read_facts
 
 FILE = "report.html"

@@ -1,51 +1,22 @@
 """What a run found out about the labels of its training samples, and ``uncertainty.parquet``.
 
-The one place where the report reads a checkpoint. Everything here is recomputed from the table, the bank, the
-calibration network and the neighbour graph as the last step left them. N = training samples, n = some of them,
-K = neighbours, C = classes, V = feature width.
+N = training samples, C = classes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
-from torch import Tensor
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.contents import read_blocks
-from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
-from ldlva_dist.errors import SettingError
-from ldlva_dist.maths import distribution, losses, suspicion
-from ldlva_dist.maths.similarity import log_similarity
-from ldlva_dist.neighbors.graph import read_graph
-from ldlva_dist.neighbors.outputs import decode_features
-from ldlva_dist.neighbors.snapshots import newest
-from ldlva_dist.training.build import bank_spec, build_model
-from ldlva_dist.training.state import read_config, read_facts, read_parts, read_weights
+from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.maths import suspicion
 
 FILE = "uncertainty.parquet"
-PAIRS = 1 << 18
-"""Pairs of a sample and a neighbour that are looked at together: V = 512 takes half a GB."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opinions:
-    """What the neighbours of some samples say, as the method weighs them."""
-
-    neighbors_nK: NDArray[np.int64]
-    """Their ids, nearest first."""
-    shares_nK: NDArray[np.float32]
-    """Contribution of each to what they say; a row sums to 1, or to 0 where none of them was ever reached."""
-    aggregated_nC: NDArray[np.float32]
-    """Their joint distribution; zeros where none was reached."""
-    target_nC: NDArray[np.float32]
-    """The training target made of it, the label and the uncertainty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,113 +41,6 @@ class Findings:
         rank_N = np.empty(len(self.labels_N), dtype=np.int64)
         rank_N[np.argsort(-self.suspicion_N, kind="stable")] = np.arange(1, len(rank_N) + 1)
         return rank_N
-
-
-class TrainedRun:
-    """A checkpoint of a run with neighbours, and the data set it was trained on."""
-
-    def __init__(self, checkpoint_uri: str, dataset_uri: str, info: DatasetInfo) -> None:
-        """Read table, bank and weights.
-
-        Raises:
-            SettingError: for a run without neighbours, in feature space, or on other data than ``dataset_uri``.
-        """
-        config = read_config(checkpoint_uri)
-        if not config.uses_neighbors:
-            raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint_uri}")
-        if config.index.space != "va":
-            raise SettingError(
-                f"index.space must be va: neighbours in feature space are not kept, got {config.index.space!r}"
-            )
-        self.facts = read_facts(checkpoint_uri, info)
-        self._config, self.dataset_uri, self.info = config, dataset_uri, info
-        self._logit_N = torch.empty(info.num_train)
-        for part in map(load, read_parts(checkpoint_uri, "table")):
-            first = int(part["first_id"])
-            self._logit_N[first : first + len(part["logits"])] = part["logits"]
-        self._records = newest(read_parts(checkpoint_uri, "bank"), bank_spec(config, info)).records
-        self._model = build_model(config, len(info.class_names), pretrained=False)
-        self._model.load_state_dict(read_weights(checkpoint_uri))
-        self._model.eval()
-        self.labels_N = read_columns(dataset_uri, ["label"], rows=info.num_train)["label"].to_numpy().astype(np.int64)
-        self.va_N2 = read_va(dataset_uri, 0, info.num_train)
-
-    @property
-    def num_neighbors(self) -> int:
-        """K of the run."""
-        return self._config.neighbors.num_neighbors
-
-    def opinions(self, ids_n: NDArray[np.int64]) -> Opinions:
-        """What the neighbours of some samples, in ascending order, say."""
-        pieces = [self._opinions(ids_m, graph_mK) for ids_m, graph_mK in self._graph(ids_n)]
-        return Opinions(
-            **{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in Opinions.__annotations__}
-        )
-
-    def findings(self) -> Findings:
-        """Everything of every sample."""
-        everyone = np.arange(self.info.num_train)
-        aggregated_NC = np.concatenate(
-            [self._opinions(ids_m, graph_mK).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
-        )
-        probs_NC, uncertainty_N = self._records["probs"].astype(np.float32), self._logit_N.sigmoid().numpy()
-        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N)
-        return Findings(
-            labels_N=self.labels_N,
-            uncertainty_N=uncertainty_N,
-            probs_NC=probs_NC,
-            aggregated_NC=aggregated_NC,
-            suspicion_N=suspicion.self_confidence(pooled_NC, self.labels_N),
-            proposed_N=pooled_NC.argmax(axis=1),
-        )
-
-    def _graph(self, ids_n: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """The samples and their neighbours [m, K], a stretch of ids at a time."""
-        stretch = max(1, PAIRS // self.num_neighbors)
-        for first in range(0, self.info.num_train, stretch):
-            ids_m = ids_n[np.searchsorted(ids_n, first) : np.searchsorted(ids_n, first + stretch)]
-            if len(ids_m):
-                begin, rows = int(ids_m[0]), int(ids_m[-1] - ids_m[0]) + 1
-                graph_mK = read_graph(self.dataset_uri, begin, rows, self.num_neighbors)[0][ids_m - begin]
-                yield ids_m, graph_mK.astype(np.int64)
-
-    def _opinions(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Opinions:
-        loss, va_N2 = self._config.loss, torch.from_numpy(self.va_N2)
-        usable_nK = torch.from_numpy(self._is_reached(graph_nK))
-        with torch.inference_mode():
-            shares_nK = distribution.contribution_shares(
-                log_similarity(va_N2[ids_n], va_N2[graph_nK], width=loss.kernel_width, recipe=loss.recipe),
-                self._calibration(ids_n, graph_nK),
-                usable_nK,
-                recipe=loss.recipe,
-            )
-            probs_nKC = torch.from_numpy(self._records["probs"][graph_nK].astype(np.float32))
-            aggregated_nC = distribution.aggregate(shares_nK, probs_nKC)
-            label_nC = losses.smoothed_labels(
-                torch.from_numpy(self.labels_N[ids_n]), len(self.info.class_names), loss.label_smoothing
-            )
-            target_nC = distribution.target_distribution(
-                label_nC, aggregated_nC, self._logit_N[ids_n].sigmoid(), usable_nK.any(dim=1)
-            )
-        return Opinions(
-            neighbors_nK=graph_nK,
-            shares_nK=shares_nK.numpy(),
-            aggregated_nC=aggregated_nC.numpy(),
-            target_nC=target_nC.numpy(),
-        )
-
-    def _calibration(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Tensor:
-        """[n, K] logits of the calibration network on stored features."""
-        own_nV, other_MV = (
-            torch.from_numpy(decode_features(self._records[rows]).astype(np.float32))
-            for rows in (ids_n, graph_nK.reshape(-1))
-        )
-        row_M = torch.arange(len(ids_n)).repeat_interleave(graph_nK.shape[1])
-        assert self._model.calibration is not None, "a recipe with neighbours has a calibration network"
-        return self._model.calibration(own_nV, other_MV, row_M).reshape(graph_nK.shape)
-
-    def _is_reached(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
-        return self._records["versions"][rows] >= 0
 
 
 def scores(findings: Findings) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,7 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.data.contents import read_blocks
 from ldlva_dist.data.manifest import DatasetInfo, column_names
 from ldlva_dist.data.stored_images import StoredImages
-from ldlva_dist.findings import Findings, Opinions, scores
+from ldlva_dist.findings import Findings, scores
 from ldlva_dist.maths import metrics
 from ldlva_dist.reporting.history import read_history
 from ldlva_dist.reporting.metrics_log import read_metrics
@@ -19,6 +19,7 @@ from ldlva_dist.reporting.report import pictures, plane, samples
 from ldlva_dist.reporting.report.overview import Run
 from ldlva_dist.reporting.report.page import Samples
 from ldlva_dist.scoring import wrong_labels
+from ldlva_dist.trained_run import Opinions
 
 TRUTHS = {"true_distribution": "truth", "votes": "raters"}
 
@@ -72,7 +73,7 @@ def noise(dataset_uri: str, info: DatasetInfo, findings: Findings) -> dict[str, 
 
 
 class HasNeighbors(Protocol):
-    """What is needed of ``findings.TrainedRun``."""
+    """What is needed of ``trained_run.TrainedRun``."""
 
     @property
     def dataset_uri(self) -> str: ...

@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import save
 
 from bench._report_run import SyntheticRun, synthetic_run
-from ldlva_dist import findings as module
+from ldlva_dist import trained_run as module
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.errors import SettingError
-from ldlva_dist.findings import TrainedRun, scores
+from ldlva_dist.findings import scores
 from ldlva_dist.maths import metrics, suspicion
 from ldlva_dist.neighbors import snapshots
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.neighbors.outputs import Outputs, blank, encode
 from ldlva_dist.presets import demo
+from ldlva_dist.trained_run import TrainedRun
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.build import bank_spec, build_model
 
