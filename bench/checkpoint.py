@@ -205,7 +205,8 @@ def move_table(folder: str, rows: int) -> dict[str, float]:
 def _save_table(rank: int, folder: str, rows: int) -> None:
     group, before = _join(rank, folder, SAVERS), _peak_bytes()
     table = UncertaintyTable(rows, initial_logit=0.0, lr=0.1, momentum=0.9, group=group)
-    table.state()["logits"].copy_(torch.from_numpy(_values(table.start, table.stop)))
+    for begin, values in _pieces(table):
+        table.state()["logits"][begin : begin + len(values)] = torch.from_numpy(values)
     dist.barrier()
     began = time.monotonic()
     saver = Saver(f"{folder}/table", num_to_keep=1, limit_s=600)
@@ -226,7 +227,8 @@ def _load_table(rank: int, folder: str, rows: int) -> None:
     restore_table(table, Checkpoint(uri))
     dist.barrier()
     seconds, peak = time.monotonic() - began, _peak_bytes() - before
-    np.testing.assert_array_equal(table.state()["logits"].numpy(), _values(table.start, table.stop))
+    for begin, values in _pieces(table):
+        np.testing.assert_array_equal(table.state()["logits"][begin : begin + len(values)].numpy(), values)
     _note(folder, "load", rank, seconds=seconds, bytes=peak, agreement_ms=agreement_ms)
     dist.destroy_process_group()
 
@@ -249,8 +251,11 @@ def _join(rank: int, folder: str, world_size: int) -> dist.ProcessGroup:
     return dist.group.WORLD
 
 
-def _values(start: int, stop: int) -> NDArray[np.float32]:
-    return (np.arange(start, stop, dtype=np.int64) % 9973).astype(np.float32)
+def _pieces(table: UncertaintyTable, rows: int = 1 << 18) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """What stands in the table, by id; in pieces, because memory is measured."""
+    for begin in range(table.start, table.stop, rows):
+        ids = np.arange(begin, min(begin + rows, table.stop))
+        yield begin - table.start, (ids % 9973).astype(np.float32)
 
 
 def _peak_bytes() -> int:
