@@ -20,6 +20,7 @@ from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, SettingError
 from ldlva_dist.neighbors.graph import require_graph
+from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
 from ldlva_dist.training import build, recall
@@ -27,6 +28,7 @@ from ldlva_dist.training.backend import StoppableTorchConfig
 from ldlva_dist.training.control import RunControl
 from ldlva_dist.training.inputs import Resources, make_plan
 from ldlva_dist.training.loop import run_uri, train_worker
+from ldlva_dist.training.rebuilds import plan_rebuilds
 from ldlva_dist.training.resume import require_fitting
 from ldlva_dist.training.state import last_checkpoint, read_facts
 
@@ -67,12 +69,15 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
     info = prepare(config)
     manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
     service = _start_service(config, info) if config.uses_neighbors else None
+    index = None
     control = ray.remote(RunControl).options(**placement.control_actor()).remote()
     try:
+        index = _start_index(config) if config.index_shards else None
         resources = Resources(
             info=info,
             manifest=manifest,
             service=service,
+            index=index,
             quarantine=_start_quarantine(config, info),
             control=control,
         )
@@ -91,8 +96,9 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
         )
         attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s)
     finally:
-        if service:
-            service.stop()
+        for started in (service, index):
+            if started:
+                started.stop()
     checkpoint_uri = last_checkpoint(run_uri(config))
     assert checkpoint_uri is not None, "a run that ended has a checkpoint"
     metrics = read_facts(checkpoint_uri)["metrics"]
@@ -135,7 +141,9 @@ def prepare(config: RunConfig) -> DatasetInfo:
     if config.uses_neighbors:
         require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    placement.check_fits(config.placement, config.bank.num_shards)
+    placement.check_fits(config.placement, config.bank.num_shards, config.index_shards)
+    if config.index_shards:
+        plan_rebuilds(plan, config.training.epochs, config.index.rebuild_every_epochs)
     smallest = len(plan.positions(config.placement.num_workers - 1, config.placement.num_workers))
     if smallest < config.training.gradient_accumulation_steps:
         raise SettingError(
@@ -187,6 +195,15 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
         spec,
         placement.bank_actor(config.placement),
         recall=partial(recall.bank_parts, run_uri(config)) if bank.on_loss == "continue" else None,
+    )
+
+
+def _start_index(config: RunConfig) -> IndexService:
+    return start_index(
+        config.index_shards,
+        backend=config.index.backend,
+        min_recall=config.index.min_recall,
+        actor_options=placement.index_actor(config.placement),
     )
 
 

@@ -66,6 +66,12 @@ def bank_actor(placement: PlacementConfig) -> dict[str, Any]:
     return {"num_cpus": placement.cpus_per_shard, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
 
 
+def index_actor(placement: PlacementConfig) -> dict[str, Any]:
+    """An index actor, on a GPU or a share of one where that is asked for; one that is lost takes the run back."""
+    resources = {"num_cpus": placement.cpus_per_index, "num_gpus": placement.gpus_per_index}
+    return {**resources, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+
+
 def manifest_task() -> dict[str, Any]:
     """A task that loads a block of the manifest: short, and never inside the resources of a trial."""
     return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
@@ -107,9 +113,9 @@ def trial() -> dict[str, float]:
     return {"CPU": 0.05}
 
 
-def check_fits(placement: PlacementConfig, num_shards: int) -> None:
+def check_fits(placement: PlacementConfig, bank_shards: int, index_shards: int) -> None:
     """SettingError if the cluster does not hold one run."""
-    _count_fitting(_run_resources(placement, num_shards))
+    _count_fitting(_run_resources(placement, bank_shards, index_shards))
 
 
 def check_memory(bank_bytes: int, num_shards: int) -> None:
@@ -123,20 +129,21 @@ def check_memory(bank_bytes: int, num_shards: int) -> None:
         )
 
 
-def max_concurrent_trials(placement: PlacementConfig, num_shards: int) -> int:
+def max_concurrent_trials(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
     """Trials that fit the cluster side by side; SettingError if not even one does.
 
     Tune cannot see the workers of a trial, so it has to be told.
     """
-    needed = _run_resources(placement, num_shards)
+    needed = _run_resources(placement, bank_shards, index_shards)
     return _count_fitting(needed | {"CPU": needed["CPU"] + trial()["CPU"]})
 
 
-def _run_resources(placement: PlacementConfig, num_shards: int) -> dict[str, float]:
+def _run_resources(placement: PlacementConfig, bank_shards: int, index_shards: int) -> dict[str, float]:
     """What one run needs at once, so that neither its workers nor their pipelines wait for each other."""
     cpus = placement.num_workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
-    gpus = placement.num_workers if placement.use_gpu else 0
-    return {"CPU": cpus + num_shards * placement.cpus_per_shard, "GPU": float(gpus)}
+    cpus += bank_shards * placement.cpus_per_shard + index_shards * placement.cpus_per_index
+    gpus = (placement.num_workers if placement.use_gpu else 0) + index_shards * placement.gpus_per_index
+    return {"CPU": cpus, "GPU": float(gpus)}
 
 
 def _count_fitting(needed: dict[str, float]) -> int:

@@ -147,7 +147,7 @@ def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
     trainable = tune.with_resources(partial(_run_trial, config=config), placement.trial())
     folder = storage.join(config.storage_path, config.name)
     storage.delete_folder(storage.join(folder, TUNE))
-    fits = placement.max_concurrent_trials(config.placement, config.bank.num_shards)
+    fits = placement.max_concurrent_trials(config.placement, config.bank.num_shards, config.index_shards)
     limit = min(fits, config.sweep.max_concurrent_trials or fits)
     return tune.Tuner(
         trainable,

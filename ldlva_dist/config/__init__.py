@@ -76,6 +76,11 @@ class RunConfig:
         """Whether the run needs the neighbour graph, the bank and the uncertainty table."""
         return self.loss.recipe != "ce"
 
+    @property
+    def index_shards(self) -> int:
+        """Index actors that the run needs."""
+        return self.index.num_shards if self.uses_neighbors and self.index.space == "feature" else 0
+
 
 def to_json(config: RunConfig) -> str:
     """The resolved settings as JSON; :func:`from_json` reads it back."""

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ldlva_dist.messages import Batch, Neighbors
@@ -13,12 +13,16 @@ from ldlva_dist.training.meters import Meters
 
 
 def look_ahead(
-    batches: Iterable[Batch], client: NeighborClient | None, meters: Meters, images: NeighborImages | None = None
+    batches: Iterable[Batch],
+    client: NeighborClient | None,
+    meters: Meters,
+    images: NeighborImages | None = None,
+    graph_of: Callable[[int], int] = lambda step: 0,
 ) -> Iterator[tuple[Batch, Neighbors | None]]:
     """Pair each batch with its neighbours, which were asked for before the previous batch was trained on.
 
-    The graph is asked for batch t + 2, the bank, and the neighbours' images where they are wanted, for batch t + 1
-    before batch t is handed out.
+    The graph that ``graph_of`` names for a step is asked for batch t + 2, the bank, and the neighbours' images where
+    they are wanted, for batch t + 1 before batch t is handed out.
     """
     if client is None:
         yield from ((batch, None) for batch in batches)
@@ -27,7 +31,7 @@ def look_ahead(
     asked: deque[_Asked] = deque()
     for batch in itertools.chain(batches, [None, None]):
         if batch is not None:
-            found.append((batch, client.find(batch.ids)))
+            found.append((batch, client.find(batch.ids, graph_of(batch.step))))
         if len(found) > (1 if batch is not None else 0):
             ready, ids = found.popleft()
             rows = client.ask(ready.step, ids)

@@ -13,6 +13,7 @@ from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import Plan
 from ldlva_dist.data.random_access import RandomAccess
 from ldlva_dist.messages import Batch
+from ldlva_dist.neighbors.index_service import IndexService
 from ldlva_dist.neighbors.service import NeighborService
 from ldlva_dist.training.exact import NeighborImages
 
@@ -24,6 +25,8 @@ class Resources:
     info: DatasetInfo
     manifest: stream.Manifest
     service: NeighborService | None
+    index: IndexService | None
+    """The index of the learnt features; None for neighbours in the plane."""
     quarantine: Any
     """The actor that counts bad rows; None where the first one stops the run."""
     control: Any

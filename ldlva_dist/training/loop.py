@@ -24,9 +24,12 @@ from ldlva_dist.training.bad_loss import give_up
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.due import due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
+from ldlva_dist.training.exported import ExportedMetrics
+from ldlva_dist.training.feature_graphs import Builder, FeatureGraphs
 from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.optimize import Outputs, optimize
+from ldlva_dist.training.rebuilds import Rebuilds, plan_rebuilds
 from ldlva_dist.training.resume import newest_whole, roll_back
 from ldlva_dist.training.saver import METRIC, Saver
 from ldlva_dist.training.schedule import Schedule
@@ -54,15 +57,18 @@ def _train(config: RunConfig, resources: Resources) -> None:
     total_steps = plan.steps_for(config.training.epochs)
     meters = Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device)
     log = _roll_back(config, state.step)
+    exported = ExportedMetrics(config.name)
     training = config.training
     saver = Saver(run_uri(config), num_to_keep=training.num_to_keep, limit_s=training.timeout_s)
     agreement = Agreement(resources.control.stopping.remote(), save_every_minutes=training.checkpoint_every_minutes)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
+    graphs = _feature_graphs(config, resources, plan, client)
     _warm_start(config, resources, state, client)
+    graphs.go_on(state.step)
     batches = read_batches(config, resources, plan, range(state.step, total_steps))
     images = neighbor_images(config, resources, plan)
-    for batch, neighbors in look_ahead(batches, client, meters, images):
+    for batch, neighbors in look_ahead(batches, client, meters, images, graphs.graph_of):
         lr = schedule.rate(state.step)
         use_neighbors = plan.epoch_of(state.step) >= config.loss.warmup_epochs
         outputs = optimize(state, batch, neighbors, settings=settings, lr=lr, use_neighbors=use_neighbors)
@@ -85,6 +91,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
                 metrics |= evaluate(state)
             if log:
                 log.add(metrics)
+                exported.set(metrics)
                 log.flush()  # a resumed run must find the lines of its checkpoint
             if due.checkpoint:
                 save(state, saver, metrics, ids)
@@ -92,6 +99,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
             meters.restart_clock()
         if verdict.stop:
             break
+        graphs.go_on(state.step)
     finish(saver)
     if log:
         log.close()
@@ -164,6 +172,19 @@ def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
         return None
     roll_back(run_uri(config), step)
     return MetricsLog(run_uri(config), step + 1)
+
+
+def _feature_graphs(
+    config: RunConfig, resources: Resources, plan: Plan, client: NeighborClient | None
+) -> FeatureGraphs:
+    """The rebuilds of a run in feature space; none for one in the plane."""
+    if client is None or resources.index is None:
+        return FeatureGraphs(Rebuilds(begins=(), takes_effect=()))
+    rebuilds = plan_rebuilds(plan, config.training.epochs, config.index.rebuild_every_epochs)
+    if dist.get_rank() != 0:
+        return FeatureGraphs(rebuilds)
+    index = resources.index.client(config.training.timeout_s)
+    return FeatureGraphs(rebuilds, Builder(client, index, config.neighbors.num_neighbors))
 
 
 def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClient | None:

@@ -26,6 +26,7 @@ class Meters:
         self._ages = np.zeros(len(EDGES), dtype=np.int64)
         self._age_sum = self._age_max = self._never = self._asked = 0
         self._waited = 0.0
+        self._graph = 0
 
     def add(self, terms: Mapping[str, Tensor], batch: Batch, neighbors: Neighbors | None) -> None:
         """Count one step: its terms are this rank's shares of the global batch's means."""
@@ -33,6 +34,7 @@ class Meters:
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value.detach()
         if neighbors is not None:
+            self._graph = neighbors.graph
             written = neighbors.versions >= 0
             ages = batch.step - neighbors.versions[written]
             self._ages += count_ages(ages)
@@ -82,6 +84,7 @@ class Meters:
         num_ranks = dist.get_world_size()
         calls = self._steps * num_ranks
         metrics = {
+            "graph": self._graph,
             "never_written": never / asked,
             "lookup_wait_share": waited / num_ranks / elapsed,
             "lookup_ms": 1000 * busy_s / calls,
