@@ -1,6 +1,5 @@
 """Runs with the exact source: repeatable, the same on any ranks and in micro-batches, and what a naive step says."""
 
-import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,28 +8,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from ldlva_dist import launch
-from ldlva_dist.config import (
-    BankConfig,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    NeighborConfig,
-    OptimConfig,
-    PlacementConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from ldlva_dist.config import RunConfig
 from ldlva_dist.data.manifest import read_columns, read_info, read_va
 from ldlva_dist.data.transforms import augment, decode, resize
 from ldlva_dist.errors import SettingError
 from ldlva_dist.neighbors.graph import read_graph
+from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.training.build import build_model, step_settings
 from ldlva_dist.training.evidence import read_beliefs
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.step import TensorBatch, TensorNeighbors, forward_neighbors, step
+from tests._runs import losses, table, tiny_run
 
 K, BATCH = 3, 27
 
@@ -38,27 +28,14 @@ K, BATCH = 3, 27
 @pytest.fixture
 def config(faces: str, tmp_path: Path) -> RunConfig:
     """Six steps of a tiny network whose BatchNorm trains."""
-    return RunConfig(
-        name="exact",
-        storage_path=str(tmp_path),
-        data=DataConfig(dataset=faces, batch_size=BATCH, chunk_rows=16, image_size=48, erase_probability=0.0),
-        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8)),
-        loss=LossConfig(recipe="official", gamma=0.05),
-        neighbors=NeighborConfig(num_neighbors=K, timeout_s=60, source="exact"),
-        bank=BankConfig(num_shards=2),
-        optim=OptimConfig(name="sgd", lr=0.01),
-        training=TrainingConfig(epochs=0.6, log_every_steps=1),
-        placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5, max_failures=0),
+    config = tiny_run(faces, tmp_path, "exact")
+    return replace(
+        config,
+        data=replace(config.data, erase_probability=0.0),
+        model=replace(config.model, freeze_batchnorm=False),
+        neighbors=replace(config.neighbors, num_neighbors=K, source="exact"),
+        training=replace(config.training, epochs=0.6),
     )
-
-
-def _lines(run_uri: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in Path(run_uri, "metrics.jsonl").read_text().splitlines()]
-
-
-def _table(checkpoint_uri: str) -> NDArray[np.float32]:
-    parts = [load_file(path) for path in sorted(Path(checkpoint_uri, "table").iterdir())]
-    return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
 
 
 def _images(config: RunConfig, ids: NDArray[np.int64], epoch: int) -> torch.Tensor:
@@ -111,7 +88,7 @@ def _naive_loss(config: RunConfig) -> float:
 def test_a_run_begins_with_the_naive_loss_repeats_and_can_be_judged(cluster: None, config: RunConfig) -> None:
     """The second run has another number of shards, and memory for half of the images."""
     first = launch.fit(config)
-    lines = _lines(first.run_uri)
+    lines = read_metrics(first.run_uri)
     assert lines[0]["loss"] == pytest.approx(_naive_loss(config), rel=1e-5)
     assert all(line["never_written"] == 0 and line["staleness_max"] == 0 for line in lines)
     probs = read_beliefs(first.checkpoint_uri, config, read_info(config.data.dataset)).probs
@@ -119,8 +96,8 @@ def test_a_run_begins_with_the_naive_loss_repeats_and_can_be_judged(cluster: Non
 
     again = replace(config, name="again", bank=replace(config.bank, num_shards=1))
     second = launch.fit(replace(again, neighbors=replace(config.neighbors, cache_mb=1)))
-    assert [line["loss"] for line in _lines(second.run_uri)] == [line["loss"] for line in lines]
-    np.testing.assert_array_equal(_table(second.checkpoint_uri), _table(first.checkpoint_uri))
+    assert losses(second.run_uri) == losses(first.run_uri)
+    np.testing.assert_array_equal(table(second.checkpoint_uri), table(first.checkpoint_uri))
 
 
 def test_neither_ranks_nor_micro_batches_change_it_where_batchnorm_is_frozen(cluster: None, config: RunConfig) -> None:
@@ -136,10 +113,9 @@ def test_neither_ranks_nor_micro_batches_change_it_where_batchnorm_is_frozen(clu
         placement=replace(config.placement, num_workers=2),
     )
     together = launch.fit(other)
-    assert len(np.unique(_table(alone.checkpoint_uri))) > 50
-    np.testing.assert_allclose(_table(together.checkpoint_uri), _table(alone.checkpoint_uri), atol=1e-5, rtol=0)
-    losses = [[line["loss"] for line in _lines(run.run_uri)] for run in (alone, together)]
-    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4, rtol=0)
+    assert len(np.unique(table(alone.checkpoint_uri))) > 50
+    np.testing.assert_allclose(table(together.checkpoint_uri), table(alone.checkpoint_uri), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(losses(together.run_uri), losses(alone.run_uri), atol=1e-4, rtol=0)
 
 
 def test_a_warm_start_of_the_bank_is_refused(config: RunConfig) -> None:
