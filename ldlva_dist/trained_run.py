@@ -21,7 +21,7 @@ from ldlva_dist.maths import distribution, losses, suspicion
 from ldlva_dist.maths.similarity import log_similarity
 from ldlva_dist.neighbors.graph import read_graph
 from ldlva_dist.neighbors.outputs import decode_features
-from ldlva_dist.neighbors.snapshots import newest
+from ldlva_dist.neighbors.snapshots import GRAPH, newest, unpack_graphs
 from ldlva_dist.training.build import bank_spec, build_model
 from ldlva_dist.training.state import read_config, read_facts, read_parts, read_weights
 
@@ -50,22 +50,22 @@ class TrainedRun:
         """Read table, bank and weights.
 
         Raises:
-            SettingError: for a run without neighbours, in feature space, or on other data than ``dataset_uri``.
+            SettingError: for a run without neighbours, or on other data than ``dataset_uri``.
         """
         config = read_config(checkpoint_uri)
         if not config.uses_neighbors:
             raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint_uri}")
-        if config.index.space != "va":
-            raise SettingError(
-                f"index.space must be va: neighbours in feature space are not kept, got {config.index.space!r}"
-            )
         self.facts = read_facts(checkpoint_uri, info)
         self._config, self.dataset_uri, self.info = config, dataset_uri, info
         self._logit_N = torch.empty(info.num_train)
         for part in map(load, read_parts(checkpoint_uri, "table")):
             first = int(part["first_id"])
             self._logit_N[first : first + len(part["logits"])] = part["logits"]
-        self._records = newest(read_parts(checkpoint_uri, "bank"), bank_spec(config, info)).records
+        bank = read_parts(checkpoint_uri, "bank")
+        self._records = newest(bank, bank_spec(config, info)).records
+        found_anew = unpack_graphs(bank, 0, info.num_train) if config.index.space == "feature" else {}
+        last = max(found_anew, key=lambda name: int(name.removeprefix(GRAPH)), default=None)
+        self._graph_NK = None if last is None else found_anew[last]
         self._model = build_model(config, len(info.class_names), pretrained=False)
         self._model.load_state_dict(read_weights(checkpoint_uri))
         self._model.eval()
@@ -108,8 +108,13 @@ class TrainedRun:
             ids_m = ids_n[np.searchsorted(ids_n, first) : np.searchsorted(ids_n, first + stretch)]
             if len(ids_m):
                 begin, rows = int(ids_m[0]), int(ids_m[-1] - ids_m[0]) + 1
-                graph_mK = read_graph(self.dataset_uri, begin, rows, self.num_neighbors)[0][ids_m - begin]
-                yield ids_m, graph_mK.astype(np.int64)
+                yield ids_m, self._rows(begin, rows)[ids_m - begin].astype(np.int64)
+
+    def _rows(self, begin: int, rows: int) -> NDArray[np.int32]:
+        """[rows, K] neighbours that the run used last: found anew in feature space, or those in the plane."""
+        if self._graph_NK is not None:
+            return self._graph_NK[begin : begin + rows, : self.num_neighbors]
+        return read_graph(self.dataset_uri, begin, rows, self.num_neighbors)[0]
 
     def _opinions(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Opinions:
         loss, va_N2 = self._config.loss, torch.from_numpy(self.va_N2)

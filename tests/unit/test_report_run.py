@@ -3,8 +3,10 @@
 import json
 import runpy
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,9 @@ def config_of(run: SyntheticRun) -> RunConfig:
     )
 
 
-def write_checkpoint(folder: Path, run: SyntheticRun, config: RunConfig) -> tuple[str, torch.Tensor, np.ndarray]:
+def write_checkpoint(
+    folder: Path, run: SyntheticRun, config: RunConfig, graphs: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> tuple[str, torch.Tensor, np.ndarray]:
     """A finished checkpoint in two parts; its uncertainty logits [N] and the bank's features [N, V]."""
     uri, generator = checkpoint.uri_of(str(folder), 5), np.random.default_rng(0)
     model, spec = build_model(config, C), bank_spec(config, run.info)
@@ -68,7 +72,9 @@ def write_checkpoint(folder: Path, run: SyntheticRun, config: RunConfig) -> tupl
         parts[f"table/part-{i:05d}.safetensors"] = save(table)
         old = Outputs(ids=np.arange(start, stop), records=records[start:stop].copy())
         header = snapshots.PartHeader(start=start, stop=stop, step=5)
-        parts[f"bank/part-{i:05d}.safetensors"] = snapshots.pack(old, blank(0, 0, spec), header)
+        parts[f"bank/part-{i:05d}.safetensors"] = snapshots.pack(
+            old, blank(0, 0, spec), header, {key: rows[start:stop] for key, rows in graphs.items()}
+        )
     files = {name: checkpoint.write_file(uri, name, data) for name, data in parts.items()}
     facts = {"step": 5, "class_names": list(run.info.class_names), "content_hash": run.info.content_hash}
     checkpoint.finish(uri, facts | {"rows_hash": run.info.rows_hash}, files)
@@ -120,13 +126,20 @@ def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun
     uri, *_ = write_checkpoint(tmp_path / "va", made, config)
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
         TrainedRun(uri, made.dataset_uri, replace(made.info, content_hash="f" * 64))
-    for setting, other in (
-        ("loss.recipe must be official or paper", replace(config, loss=replace(config.loss, recipe="ce"))),
-        ("index.space must be va", replace(config, index=replace(config.index, space="feature"))),
-    ):
-        uri, *_ = write_checkpoint(tmp_path / setting[:4], made, other)
-        with pytest.raises(SettingError, match=setting):
-            TrainedRun(uri, made.dataset_uri, made.info)
+    uri, *_ = write_checkpoint(tmp_path / "ce", made, replace(config, loss=replace(config.loss, recipe="ce")))
+    with pytest.raises(SettingError, match="recipe must be official or paper"):
+        TrainedRun(uri, made.dataset_uri, made.info)
+
+
+def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: SyntheticRun, tmp_path: Path) -> None:
+    config = config_of(made)
+    config = replace(config, index=replace(config.index, space="feature"))
+    graphs = {f"graph_{i}": np.roll(made.graph_NK, i, axis=0).astype(np.int32) for i in (2, 10)}
+    for name, found, expected in (("none", {}, made.graph_NK), ("two", graphs, graphs["graph_10"])):
+        uri, *_ = write_checkpoint(tmp_path / name, made, config, found)
+        ids = np.array([3, 50])
+        opinions = TrainedRun(uri, made.dataset_uri, made.info).opinions(ids)
+        assert opinions.neighbors_nK.tolist() == expected[ids].tolist()
 
 
 def judged(run: SyntheticRun) -> dict[str, Any]:
