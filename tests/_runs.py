@@ -1,5 +1,6 @@
-"""A run of a tiny network that many tests make, and what it leaves behind."""
+"""Runs of a tiny network that many tests make, and what they leave behind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,19 @@ def tiny_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
         optim=OptimConfig(name="sgd", lr=0.01),
         training=TrainingConfig(epochs=2.0, evaluate_every_epochs=1.0, log_every_steps=1, num_to_keep=9),
         placement=PlacementConfig(cpus_per_worker=0.5, data_cpus_per_worker=0.5, max_failures=0),
+    )
+
+
+def long_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
+    """Six epochs, sixty steps on two ranks, with a checkpoint after every second epoch; BatchNorm trains."""
+    config = tiny_run(dataset, storage_path, name)
+    return replace(
+        config,
+        model=replace(config.model, freeze_batchnorm=False),
+        bank=BankConfig(num_shards=3, features_dtype="int8"),
+        optim=OptimConfig(name="adamw", lr=1e-3),
+        training=replace(config.training, epochs=6.0, evaluate_every_epochs=2.0),
+        placement=replace(config.placement, num_workers=2),
     )
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import ray
 
+from ldlva_dist import launch
 from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.packing.engine import pack
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
 from ldlva_dist.neighbors.graph import build_graph
+from tests._runs import long_run
 from tests._scripts import Scripts
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
@@ -38,6 +40,12 @@ def faces(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     pack(source, output, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
     build_graph(output, 16)
     return output
+
+
+@pytest.fixture(scope="package")
+def straight(cluster: None, faces: str, tmp_path_factory: pytest.TempPathFactory) -> launch.RunResult:
+    """The long run that nothing happens to; what happens to others must leave no trace."""
+    return launch.fit(long_run(faces, tmp_path_factory.mktemp("runs"), "straight"))
 
 
 @pytest.fixture(scope="session")

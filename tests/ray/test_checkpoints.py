@@ -22,30 +22,22 @@ from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.control import RunControl
 from ldlva_dist.training.state import last_checkpoint
 from tests._jobs import LIMIT_S, terminate_a_training_worker, training_job, wait_until
-from tests._runs import losses, tiny_run
+from tests._runs import long_run, losses
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def _config(faces: str, runs: Path, name: str) -> RunConfig:
-    """Fifty steps on two ranks, a checkpoint every six; BatchNorm trains."""
-    config = tiny_run(faces, runs, name)
-    return replace(
-        config,
-        model=replace(config.model, freeze_batchnorm=False),
-        optim=OptimConfig(name="adamw", lr=1e-3),
-        training=replace(
-            config.training, epochs=5.0, evaluate_every_epochs=5.0, checkpoint_every_steps=6, num_to_keep=2
-        ),
-        placement=replace(config.placement, num_workers=2),
-    )
+    """The long run with a checkpoint every six of its sixty steps."""
+    config = long_run(faces, runs, name)
+    training = replace(config.training, evaluate_every_epochs=6.0, checkpoint_every_steps=6, num_to_keep=2)
+    return replace(config, training=training)
 
 
 def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_nothing_had_been(
-    faces: str, tmp_path: Path
+    straight: launch.RunResult, faces: str, tmp_path: Path
 ) -> None:
     """The driver is told to stop; a byte of the newest checkpoint changes; a worker is told to stop; the run ends."""
-    straight = launch.fit(_config(faces, tmp_path, "straight"))
     config, run = _config(faces, tmp_path, "stopped"), tmp_path / "stopped"
 
     with training_job(config, tmp_path) as job:
@@ -57,7 +49,7 @@ def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_
     stopped_at = Checkpoint(first).facts["step"]
     assert stopped_at >= 8
     said = (tmp_path / "stopped.log").read_text()
-    assert f"has saved after step {stopped_at} of 50 ({first}); the same command goes on from there" in said
+    assert f"has saved after step {stopped_at} of 60 ({first}); the same command goes on from there" in said
 
     _flip_a_byte(Path(first) / "optimizer.safetensors")
     with training_job(config, tmp_path) as job:
@@ -75,7 +67,7 @@ def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_
 
     last = launch.fit(config)
     assert losses(last.run_uri) == losses(straight.run_uri)
-    assert len(losses(last.run_uri)) == 50
+    assert len(losses(last.run_uri)) == 60
     there, here = Checkpoint(straight.checkpoint_uri), Checkpoint(last.checkpoint_uri)
     for name in set(there.names()) - {"config.json", "model.safetensors"}:
         assert here.read(name) == there.read(name), name
