@@ -10,6 +10,7 @@ actors that return as many bytes each and do nothing else. B = 256, K = 8, V = 5
 - trainers: calls per second of eight trainers on one service, in all, at least 0.9 of one trainer's.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from ldlva_dist.neighbors.service import NeighborService, start_service
 CLASSES, SHARDS, K = 8, 4, 8
 OPTIONS = {"num_cpus": 0}
 SMALL = 10_000
+DRAWN = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +188,14 @@ def call_bare(actors: list[Any]) -> list[NDArray[np.uint8]]:
 
 def look_ups(client: NeighborClient, samples: Samples, *, writes: bool = False) -> Iterator[None]:
     """One lookup for each turn; the ids of the next batch are asked for in the same calls, as in training."""
-    found, step = client.find(samples.draw()), 0
+    batches = itertools.cycle([samples.draw() for _ in range(DRAWN)])
+    found, step = client.find(next(batches)), 0
     random, rows = np.random.default_rng(1), samples.draw() if writes else np.zeros(0, dtype=np.int64)
     positions = np.arange(len(rows), dtype=np.int32)
     probs = random.dirichlet(np.ones(CLASSES), len(rows)).astype(np.float32)
     features = random.normal(size=(len(rows), samples.width)).astype(np.float32)
     while True:
-        coming = client.find(samples.draw())
+        coming = client.find(next(batches))
         client.collect(client.ask(step, found))
         client.write(BankUpdate(step=step, positions=positions, ids=rows, probs=probs, features=features))
         found, step = coming, step + 1

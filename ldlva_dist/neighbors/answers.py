@@ -38,7 +38,7 @@ def get_all(
     except GetTimeoutError as e:
         _, late = ray.wait(list(refs), num_returns=len(refs), timeout=0)
         slow = [name for name, ref in zip(names, refs, strict=True) if ref in late]
-        raise NeighborServiceError(f"{kind} {slow} did not answer in {timeout_s:g} s when asked {what}") from e
+        raise NeighborServiceError(f"{kind} {slow} did not answer in {timeout_s:.3g} s when asked {what}") from e
     except (RayActorError, ObjectLostError, RayTaskError) as e:
         errors = {name: error for name, ref in zip(names, refs, strict=True) if (error := _error(ref))}
         lost = [name for name, error in errors.items() if _is_loss(error)]

@@ -86,6 +86,7 @@ class NeighborClient:
         self._found: PendingIds | None = None
         self._goes_on = service.on_loss == "continue"
         self._in_flight: deque[Round] = deque()
+        self._kept: dict[str, NDArray[np.uint8]] = {}
 
     @property
     def bounds(self) -> list[int]:
@@ -142,7 +143,7 @@ class NeighborClient:
             answers, shape = self._wait(asked.sent), asked.ids.shape
 
             def rows(name: str, dtype: np.dtype[Any]) -> NDArray[np.void]:
-                distinct = np.concatenate([getattr(answers[i], name) for i in range(self.num_shards)])
+                distinct = self._join(name, [getattr(answers[i], name) for i in range(self.num_shards)])
                 return as_records(distinct.take(asked.place, axis=0), dtype).reshape(shape)
 
             records, static = rows("rows", self._spec.record), rows("static", STATIC)
@@ -192,6 +193,13 @@ class NeighborClient:
             shard.put_graph.remote(self._token, version, part) for shard, part in zip(self._shards, parts, strict=True)
         ]
         get_all(refs, self._timeout_s, f"to take graph {version}")
+
+    def _join(self, name: str, parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """All shards' rows, in memory that is kept from step to step: fresh pages would cost three times the copy."""
+        n = sum(len(part) for part in parts)
+        if name not in self._kept or len(self._kept[name]) < n:
+            self._kept[name] = np.empty((n, parts[0].shape[1]), dtype=np.uint8)
+        return np.concatenate(parts, out=self._kept[name][:n])
 
     def _settle(self) -> None:
         """Send what waits to be said, and wait until everything that was sent is answered."""
