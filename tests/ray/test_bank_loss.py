@@ -1,6 +1,5 @@
 """A bank actor killed in mid-epoch of a whole run: by default ranks and bank go back together; or the run goes on."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,41 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import ray
-from safetensors.numpy import load_file
 
 from ldlva_dist import launch
-from ldlva_dist.config import (
-    BankConfig,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    NeighborConfig,
-    OptimConfig,
-    PlacementConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from ldlva_dist.config import RunConfig
 from ldlva_dist.neighbors.service import find_service
+from ldlva_dist.reporting.metrics_log import read_metrics
+from tests._runs import long_run, losses, table
 
 STEPS, KILL_AFTER = 60, 25
 
 
-def _config(faces: str, runs: Path, name: str, **bank) -> RunConfig:
-    """Sixty steps in six epochs, with a checkpoint after every second epoch."""
-    return RunConfig(
-        name=name,
-        storage_path=str(runs),
-        data=DataConfig(dataset=faces, batch_size=27, chunk_rows=16, image_size=48),
-        model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8), freeze_batchnorm=True),
-        loss=LossConfig(recipe="official", gamma=0.05),
-        neighbors=NeighborConfig(num_neighbors=4, timeout_s=60),
-        bank=BankConfig(num_shards=3, features_dtype="int8", **bank),
-        optim=OptimConfig(name="sgd", lr=0.01),
-        training=TrainingConfig(epochs=6.0, evaluate_every_epochs=2.0, log_every_steps=1),
-        placement=PlacementConfig(num_workers=2, cpus_per_worker=0.5, data_cpus_per_worker=0.5, max_failures=1),
-    )
+def _config(faces: str, runs: Path, name: str, *, max_failures: int) -> RunConfig:
+    config = long_run(faces, runs, name)
+    return replace(config, placement=replace(config.placement, max_failures=max_failures))
 
 
 @contextmanager
@@ -56,9 +34,9 @@ def _killer(run_uri: str) -> Iterator[list[int]]:
     killed: list[int] = []
 
     def kill() -> None:
-        log, end = Path(run_uri, "metrics.jsonl"), time.monotonic() + 300
+        end = time.monotonic() + 300
         while time.monotonic() < end:
-            steps = [line["step"] for line in _lines(run_uri)] if log.exists() else []
+            steps = [line["step"] for line in read_metrics(run_uri)]
             if steps and steps[-1] >= KILL_AFTER:
                 facts = ray.get(find_service(run_uri).shards[1].facts.remote(), timeout=20)
                 os.kill(facts.pid, signal.SIGKILL)
@@ -72,44 +50,28 @@ def _killer(run_uri: str) -> Iterator[list[int]]:
     thread.join(timeout=300)
 
 
-def _lines(run_uri: str) -> list[dict]:
-    text = Path(run_uri, "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _table(checkpoint_uri: str) -> np.ndarray:
-    parts = [load_file(path) for path in sorted(Path(checkpoint_uri, "table").iterdir())]
-    return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
-
-
-@pytest.fixture(scope="module")
-def straight(cluster: None, faces: str, tmp_path_factory: pytest.TempPathFactory) -> launch.RunResult:
-    """The run that nothing happens to."""
-    return launch.fit(_config(faces, tmp_path_factory.mktemp("runs"), "straight"))
-
-
 def test_ranks_and_bank_go_back_together_and_the_run_ends_as_if_nothing_had_happened(
     straight: launch.RunResult, faces: str, tmp_path: Path
 ) -> None:
-    config = _config(faces, tmp_path, "killed")
+    config = _config(faces, tmp_path, "killed", max_failures=1)
     with _killer(f"{tmp_path}/killed") as killed:
         result = launch.fit(config)
     assert killed
     assert killed[0] < STEPS - 5, "the kill came too late to prove anything"
-    assert [line["loss"] for line in _lines(result.run_uri)] == [line["loss"] for line in _lines(straight.run_uri)]
-    np.testing.assert_array_equal(_table(result.checkpoint_uri), _table(straight.checkpoint_uri))
+    assert losses(result.run_uri) == losses(straight.run_uri)
+    np.testing.assert_array_equal(table(result.checkpoint_uri), table(straight.checkpoint_uri))
 
 
 def test_a_run_goes_on_without_a_restart_and_says_what_it_does_not_know(
     straight: launch.RunResult, faces: str, tmp_path: Path
 ) -> None:
-    config = _config(faces, tmp_path, "went-on", on_loss="continue")
-    config = replace(config, placement=replace(config.placement, max_failures=0))
+    config = _config(faces, tmp_path, "went-on", max_failures=0)
+    config = replace(config, bank=replace(config.bank, on_loss="continue"))
     with _killer(f"{tmp_path}/went-on") as killed:
         result = launch.fit(config)
     assert killed
     assert killed[0] < STEPS - 5, "the kill came too late to prove anything"
-    mine, theirs = _lines(result.run_uri), _lines(straight.run_uri)
+    mine, theirs = read_metrics(result.run_uri), read_metrics(straight.run_uri)
     assert [line["step"] for line in mine] == list(range(1, STEPS + 1))
     before = killed[0] - 1
     assert [line["loss"] for line in mine[:before]] == [line["loss"] for line in theirs[:before]]
