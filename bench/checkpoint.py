@@ -35,7 +35,7 @@ from ldlva_dist.messages import Batch
 from ldlva_dist.neighbors.bank import ShardRows
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.outputs import STATIC
-from ldlva_dist.neighbors.service import BankActor, NeighborService
+from ldlva_dist.neighbors.service import start_service
 from ldlva_dist.training import build
 from ldlva_dist.training.agreement import Agreement
 from ldlva_dist.training.ahead import look_ahead
@@ -157,8 +157,7 @@ def _state() -> tuple[TrainState, NeighborClient]:
         class_counts={"train": (SAMPLES // CLASSES,) * CLASSES, "holdout": (0,) * CLASSES, "test": (0,) * CLASSES},
     )
     spec = build.bank_spec(config, info)
-    shard = BankActor.options(num_cpus=0).remote(_bank_rows, spec)
-    service = NeighborService(shards=(shard,), bounds=(0, SAMPLES), spec=spec, num_bytes=0)
+    service = start_service("bench", [_bank_rows], spec, {"num_cpus": 0})
     client = NeighborClient(service, rank=0, world_size=1, token="bench", k=NEIGHBORS, timeout_s=60)
     return build.build_state(config, info, client, device=torch.device("cpu"), checkpoint_uri=None), client
 
