@@ -96,6 +96,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
         )
         attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s)
     finally:
+        ray.kill(control)  # somebody always waits for its news, so Ray would keep it
         for started in (service, index):
             if started:
                 started.stop()
