@@ -20,7 +20,8 @@ from ldlva_dist.neighbors.bank import BankShard, Recall, ShardFacts, ShardRows, 
 from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.outputs import BankSpec
 
-BankActor: Any = ray.remote(BankShard)
+# Ray need not keep an account of every call of every step.
+BankActor: Any = ray.remote(enable_task_events=False)(BankShard)
 
 NAMESPACE = "ldlva-neighbors"
 START_TIMEOUT_S = 120.0
