@@ -70,7 +70,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
     manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
     service = _start_service(config, info) if config.uses_neighbors else None
     index = None
-    control = ray.remote(RunControl).options(**placement.control_actor()).remote()
+    control: Any = ray.remote(RunControl).options(**placement.control_actor()).remote()
     try:
         index = _start_index(config) if config.index_shards else None
         resources = Resources(
@@ -194,7 +194,7 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
         run_uri(config),
         shard_loads(config.data.dataset, k=k, num_shards=bank.num_shards),
         spec,
-        placement.bank_actor(config.placement),
+        placement.bank_actor(config.placement, num_bytes // bank.num_shards),
         recall=partial(recall.bank_parts, run_uri(config)) if bank.on_loss == "continue" else None,
     )
 

@@ -61,9 +61,10 @@ def backend(placement: PlacementConfig) -> str:
     return "cpu:gloo,cuda:nccl" if placement.use_gpu else "gloo"
 
 
-def bank_actor(placement: PlacementConfig) -> dict[str, Any]:
-    """A bank actor: spread over the nodes. Ray starts a lost one again, without its state."""
-    return {"num_cpus": placement.cpus_per_shard, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+def bank_actor(placement: PlacementConfig, num_bytes: int) -> dict[str, Any]:
+    """A bank actor that holds so many bytes: spread over the nodes. Ray starts a lost one again, without its state."""
+    resources = {"num_cpus": placement.cpus_per_shard, "memory": num_bytes}  # Ray does not spread what asks for nothing
+    return {**resources, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
 
 
 def index_actor(placement: PlacementConfig) -> dict[str, Any]:

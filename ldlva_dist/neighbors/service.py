@@ -21,7 +21,7 @@ from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.outputs import BankSpec
 
 # Ray need not keep an account of every call of every step.
-BankActor: Any = ray.remote(enable_task_events=False)(BankShard)
+BankActor: Any = cast(Any, ray.remote)(enable_task_events=False)(BankShard)
 
 NAMESPACE = "ldlva-neighbors"
 START_TIMEOUT_S = 120.0
