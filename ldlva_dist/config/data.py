@@ -15,7 +15,7 @@ class DataConfig:
     batch_size: int = 32
     """Samples in one optimiser step, over all workers."""
     chunk_rows: int = 128
-    """Rows that one lane fetches at a time: larger reads less often and mixes less."""
+    """Rows of one window of a lane, fetched by two ranged reads or fewer: larger reads less often and mixes less."""
     balance: float = 0.0
     """Rows of a class in an epoch grow with its count to the power of 1 - balance: 0 as packed, 1 all classes alike."""
     on_bad_data: Literal["fail", "skip", "quarantine"] = "fail"
