@@ -45,7 +45,8 @@ class Arguments:
     seed: int = 0
     train: int = 3000
     """Faces drawn for training and holdout."""
-    test: int = 1000
+    test: int = 4000
+    """Faces drawn for testing: with 1,000 the standard error of one accuracy is .013, with 4,000 half of that."""
     flip_share: float = 0.3
     """Share of the training labels that are replaced by another class."""
     trials: int = 3

@@ -22,6 +22,8 @@ def connect() -> None:
         return
     # Ray's own default is nice 15: beside any busy process its workers would look hung.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # A run is some ten processes however few the cores; Ray warns at four times this number of them.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # Tune's own tables and tracebacks: the jobs print one line for each evaluation and a table at the end.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

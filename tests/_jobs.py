@@ -19,17 +19,12 @@ LIMIT_S = 300
 
 
 @contextmanager
-def training_job(config: RunConfig, folder: Path, *, own_cluster: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """jobs/train.py on the tests' cluster, or on one that it starts itself, which costs 15 s of CPU.
-
-    Its settings and output lie in ``folder``. It does not outlive the block.
-    """
+def training_job(config: RunConfig, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """jobs/train.py on the tests' cluster; settings and output lie in ``folder``. It does not outlive the block."""
     settings, log = folder / f"{config.name}.json", folder / f"{config.name}.log"
     settings.write_text(to_json(config))
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--config", str(settings)]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    if not own_cluster:
-        environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with open(log, "ab") as output:
         job = subprocess.Popen(command, start_new_session=True, env=environment, stdout=output, stderr=output)
     try:
@@ -40,7 +35,7 @@ def training_job(config: RunConfig, folder: Path, *, own_cluster: bool = False) 
 
 
 def kill_job(job: subprocess.Popen[bytes]) -> None:
-    """Kill the driver and every process that works for it, at one stroke; of a cluster of its own, that too."""
+    """Kill the driver and every process that works for it, at one stroke."""
     workers = _workers_of_other_jobs()
     os.killpg(job.pid, signal.SIGKILL)
     for process in workers:

@@ -20,28 +20,22 @@ from ldlva_dist.training.inputs import make_plan
 from tests._jobs import LIMIT_S, kill_a_training_worker, kill_job, training_job, wait_until
 from tests._runs import losses, table, tiny_run
 
-EPOCHS = 9.0
+EPOCHS = 5.0
 Attack = Callable[[subprocess.Popen[bytes]], None]
 
 
 def test_kills_and_changes_of_the_number_of_workers_leave_no_trace(cluster: None, faces: str, tmp_path: Path) -> None:
-    """3 workers, their job killed; 1 worker, the job killed; 2 workers, one of them killed, then the job; 4 workers."""
+    """2 workers, of which one is killed, then the whole job; 3 workers to the end."""
     config, random = tiny_run(faces, tmp_path, "straight"), np.random.default_rng(2026)
     straight = launch.fit(replace(config, training=replace(config.training, epochs=EPOCHS)))
     plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
     total = plan.steps_for(EPOCHS)
-    assert total >= 89
     training = replace(
         config.training, epochs=EPOCHS, evaluate_every_epochs=EPOCHS, checkpoint_every_steps=4, log_ids=True
     )
     config = replace(config, name="killed", training=training, bank=replace(config.bank, num_shards=1))
-    kills = (np.array([5, 22, 38, 54]) + random.integers(0, 10, size=4)).tolist()
-    worlds: list[tuple[int, list[Attack]]] = [
-        (3, [kill_job]),
-        (1, [kill_job]),
-        (2, [kill_a_training_worker, kill_job]),
-        (4, []),
-    ]
+    kills = (np.array([5, 20]) + random.integers(0, 10, size=2)).tolist()
+    worlds: list[tuple[int, list[Attack]]] = [(2, [kill_a_training_worker, kill_job]), (3, [])]
     run = str(tmp_path / "killed")
     for world_size, attacks in worlds:
         placement = replace(config.placement, num_workers=world_size, max_failures=1)
@@ -75,6 +69,6 @@ def _assert_exactly_once(log: pa.Table, plan: Plan, total: int) -> None:
         assert trained == ids[: len(trained)]
         for epoch, sample in zip(epochs, trained, strict=False):
             by_epoch.setdefault(epoch, []).append(sample)
-    assert len(by_epoch) >= 8
-    for epoch in range(7):
+    assert len(by_epoch) >= 4
+    for epoch in range(4):
         assert sorted(by_epoch[epoch]) == list(range(plan.num_rows)), "no row is left out or comes twice"

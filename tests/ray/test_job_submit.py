@@ -175,9 +175,9 @@ def test_a_submitted_sweep_goes_on_after_a_stop_and_gives_losers_cpus_back(
         model=ModelConfig(name="resnet10", width=8, stem="small", calibration_hidden=(16, 8)),
         neighbors=NeighborConfig(num_neighbors=4),
         optim=OptimConfig(name="adamw", lr=2e-3),
-        training=TrainingConfig(epochs=6.0, evaluate_every_epochs=1.0),
-        placement=PlacementConfig(num_workers=2, cpus_per_worker=0.5, data_cpus_per_worker=0.45),
-        sweep=SweepConfig(num_samples=2, num_neighbors=(2, 4), lr=(1e-9, 2e-9), grace_epochs=2.0),
+        training=TrainingConfig(epochs=4.0, evaluate_every_epochs=1.0),
+        placement=PlacementConfig(num_workers=1, cpus_per_worker=1.0, data_cpus_per_worker=0.9),
+        sweep=SweepConfig(num_samples=2, num_neighbors=(2, 4), lr=(1e-9, 2e-9), grace_epochs=1.0),
     )
     (tmp_path / "config.json").write_text(to_json(config))
     graphs = set(Path(colours).rglob("graph.json"))

@@ -65,7 +65,7 @@ def test_gradient_accumulation_changes_neither_table_nor_losses(
 def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
     cluster: None, faces: str, tmp_path: Path
 ) -> None:
-    """BatchNorm trains here, on two ranks; a job and its whole cluster are killed after the first checkpoint.
+    """BatchNorm trains here, on two ranks; the job is killed after its first checkpoint.
 
     The recipe is the paper's, whose centres are parameters; tests/s3/test_training.py does it for the official one.
     """
@@ -79,7 +79,7 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
     )
     straight = launch.fit(config)
     config = replace(config, name="killed")
-    with training_job(config, tmp_path, own_cluster=True) as job:
+    with training_job(config, tmp_path) as job:
         wait_until((tmp_path / "killed" / "step-00000010" / "state.json").exists, job, "the first checkpoint")
         kill_job(job)
     assert not (tmp_path / "killed" / "step-00000020").exists(), "the kill came too late to prove anything"
