@@ -23,6 +23,7 @@ from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
+from ldlva_dist.reporting.trackers import require_tracker
 from ldlva_dist.training import build, recall
 from ldlva_dist.training.backend import StoppableTorchConfig
 from ldlva_dist.training.control import RunControl
@@ -41,6 +42,7 @@ CHANGEABLE = (
     "training.num_to_keep",
     "training.stop_grace_s",
     "training.timeout_s",
+    "training.tracker",
 )
 """Settings that may change when a run goes on."""
 
@@ -138,6 +140,7 @@ def prepare(config: RunConfig) -> DatasetInfo:
     """Check everything that can be checked before a worker starts, and write the run's config.json."""
     info = read_info(config.data.dataset)
     build.check(config, info)
+    require_tracker(config.training.tracker)
     require_fitting(run_uri(config), info)
     if config.uses_neighbors:
         require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
@@ -164,7 +167,7 @@ def _claim(config: RunConfig) -> None:
         storage.write_bytes(uri, to_json(config).encode())
         return
     # Read back as settings, so that a run of a version without some setting has its default.
-    there, here = (_flat(json.loads(to_json(c))) for c in (from_json(storage.read_bytes(uri).decode()), config))
+    there, here = (flat(json.loads(to_json(c))) for c in (from_json(storage.read_bytes(uri).decode()), config))
     free = [name for name in here if here[name] != there[name] and not name.startswith(CHANGEABLE)]
     if free:
         raise SettingError(
@@ -173,11 +176,12 @@ def _claim(config: RunConfig) -> None:
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, such as ``loss.gamma``."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:

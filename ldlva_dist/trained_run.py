@@ -142,13 +142,14 @@ class TrainedRun:
         )
 
     def _calibration(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Tensor:
-        """[n, K] logits of the calibration network on stored features."""
+        """[n, K] logits of the calibration network on stored features; 0 where the run has none."""
+        if self._model.calibration is None:
+            return torch.zeros(graph_nK.shape)
         own_nV, other_MV = (
             torch.from_numpy(decode_features(self._records[rows]).astype(np.float32))
             for rows in (ids_n, graph_nK.reshape(-1))
         )
         row_M = torch.arange(len(ids_n)).repeat_interleave(graph_nK.shape[1])
-        assert self._model.calibration is not None, "a recipe with neighbours has a calibration network"
         return self._model.calibration(own_nV, other_MV, row_M).reshape(graph_nK.shape)
 
     def _is_reached(self, rows: NDArray[Any]) -> NDArray[np.bool_]:

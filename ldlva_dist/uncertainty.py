@@ -86,6 +86,10 @@ class UncertaintyTable:
         if covered != self.stop - self.start:
             raise ValueError(f"the saved table covers {covered} of the rows {self.start}..{self.stop}")
 
+    def uncertainties(self) -> NDArray[np.float32]:
+        """Those of this rank's rows [start, stop), in [0, 1]."""
+        return self._logits.sigmoid().numpy()
+
     def mean(self) -> float:
         """Mean uncertainty over all rows. Collective."""
         total = torch.stack(

@@ -37,6 +37,8 @@ class LossConfig:
     """Weight of the discriminative loss."""
     kernel_width: float = 0.5
     """delta, the width of the similarity kernel in valence-arousal units."""
+    calibration: bool = True
+    """False: neighbours count by their similarity alone; the calibration network is left out."""
     label_smoothing: float = 0.0
     """Share of each given label that is spread over all classes."""
     class_weights: Literal["balanced"] | None = None

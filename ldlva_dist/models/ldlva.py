@@ -17,7 +17,8 @@ class ModelOutput(NamedTuple):
     features_BV: Tensor
     logits_BC: Tensor
     calibration_BK: Tensor | None
-    """Raw logits of the calibration network; 0 for neighbours that are not usable; None if no neighbours were given."""
+    """Raw logits of the calibration network; 0 for neighbours that are not usable, and where there is no such network;
+    None if no neighbours were given."""
     centers_CV: Tensor | None = None
     """A copy of the class centres: under ZeRO-3 the parameter itself is empty outside the forward. None for ``ce``."""
 
@@ -31,9 +32,9 @@ class LDLVA(nn.Module):
         num_classes: int,
         *,
         recipe: str,
-        calibration_hidden: tuple[int, int] = (512, 256),
+        calibration_hidden: tuple[int, int] | None = (512, 256),
     ) -> None:
-        """Build the network; recipe ``ce`` has neither calibration nor centres.
+        """Build the network; recipe ``ce`` has neither calibration nor centres, others can do without calibration.
 
         ``official`` centres are a buffer with its own update rule, ``paper`` centres are a parameter.
         """
@@ -42,7 +43,8 @@ class LDLVA(nn.Module):
         self.backbone = backbone
         self.feature_width = int(backbone.feature_width)  # pyright: ignore[reportArgumentType]
         self.classifier = nn.Linear(self.feature_width, num_classes)
-        self.calibration = None if recipe == "ce" else Calibration(self.feature_width, calibration_hidden)
+        hidden = None if recipe == "ce" else calibration_hidden
+        self.calibration = Calibration(self.feature_width, hidden) if hidden else None
         zeros_CV = torch.zeros(num_classes, self.feature_width)
         if recipe == "official":
             self.register_buffer("centers", zeros_CV)
@@ -68,10 +70,12 @@ class LDLVA(nn.Module):
         return ModelOutput(features_BV.float(), logits_BC, calibration_BK, self._copy_of_centers())
 
     def _copy_of_centers(self) -> Tensor | None:
-        return None if self.calibration is None else self.centers.clone()
+        return self.centers.clone() if hasattr(self, "centers") else None
 
     def _calibrate(self, features_BV: Tensor, neighbor_features_BKV: Tensor, usable_BK: Tensor) -> Tensor:
-        assert self.calibration is not None, "recipe ce takes no neighbours"
+        assert hasattr(self, "centers"), "recipe ce takes no neighbours"
+        if self.calibration is None:
+            return torch.zeros(usable_BK.shape, device=usable_BK.device)
         row_M = usable_BK.nonzero()[:, 0]
         other_MV = neighbor_features_BKV[usable_BK].to(features_BV.dtype)
         zeros_BK = torch.zeros(usable_BK.shape, device=usable_BK.device)

@@ -94,6 +94,18 @@ def build_graph(
     return info
 
 
+def copy_graphs(dataset_uri: str, version_uri: str) -> None:
+    """Give a version with the same valence-arousal the graphs of its data set, those that are not there yet."""
+    data, version = read_info(dataset_uri), read_info(version_uri)
+    there = {info.num_neighbors for _, info in graph_infos(version_uri) if info.content_hash == version.content_hash}
+    for folder, info in graph_infos(dataset_uri):
+        if info.content_hash == data.content_hash and info.num_neighbors not in there:
+            copy = dataclasses.replace(info, content_hash=version.content_hash)
+            with writing(version_uri, copy):
+                for part in range(-(-info.num_samples // info.part_rows)):
+                    write_part(version_uri, copy, part, *read_part(folder, part))
+
+
 @contextmanager
 def writing(dataset_uri: str, info: GraphInfo) -> Iterator[None]:
     """Make room for the parts of a graph; only when all are written does it count as one."""

@@ -1,19 +1,15 @@
-"""A run's metrics.jsonl, and its TensorBoard events where the run's folder is local."""
+"""A run's metrics.jsonl; what is added to it goes to the run's tracker too."""
 
 import json
 import time
 from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from ldlva_dist.data import storage
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from ldlva_dist.reporting.trackers import Tracker
 
 FILE = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 REMOTE_FLUSH_S = 20.0
-PROGRESS_KEYS = ("step", "steps", "seconds_left")
 
 
 class MetricsLog:
@@ -23,47 +19,46 @@ class MetricsLog:
     :meth:`flush`, which :meth:`add` calls at most every 20 seconds.
     """
 
-    def __init__(self, folder_uri: str, keep_until_step: int) -> None:
+    def __init__(self, folder_uri: str, keep_until_step: int, tracker: Tracker | None = None) -> None:
         """Open the log of a run that goes on at ``keep_until_step``: earlier lines stay, the others are dropped."""
         self._uri = storage.join(folder_uri, FILE)
         self._lines = _kept_lines(self._uri, keep_until_step)
         storage.write_bytes(self._uri, _joined(self._lines))
         self._flushed_at = time.monotonic()
         self._file: IO[str] | None = None
-        self._writer: SummaryWriter | None = None
+        self._tracker = tracker
         if not storage.is_remote(folder_uri):
             self._lines = []  # they are in the file
             self._file = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115
-            self._writer = _tensorboard(folder_uri, keep_until_step)
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Append one line; its ``step`` must be there."""
         line = json.dumps(dict(metrics))
-        if self._file is None:
+        if self._file:
+            self._file.write(line + "\n")
+            self._file.flush()
+        else:
             self._lines.append(line)
             if time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S:
                 self.flush()
-            return
-        self._file.write(line + "\n")
-        self._file.flush()
-        if self._writer is not None:
-            _write_scalars(self._writer, metrics)
+        if self._tracker:
+            self._tracker.add(metrics)
 
     def flush(self) -> None:
         """Make every line added so far visible to others; before a checkpoint, or a resumed run lacks lines."""
         if self._file is None:
             storage.write_bytes(self._uri, _joined(self._lines))
             self._flushed_at = time.monotonic()
-        elif self._writer is not None:
-            self._writer.flush()
+        if self._tracker:
+            self._tracker.flush()
 
     def close(self) -> None:
         """Flush and close."""
         self.flush()
         if self._file is not None:
             self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._tracker:
+            self._tracker.close()
 
 
 def read_metrics(folder_uri: str) -> list[dict[str, Any]]:
@@ -81,16 +76,3 @@ def _kept_lines(uri: str, keep_until_step: int) -> list[str]:
 
 def _joined(lines: list[str]) -> bytes:
     return "".join(line + "\n" for line in lines).encode()
-
-
-def _tensorboard(folder_uri: str, purge_step: int) -> "SummaryWriter":
-    # Takes two seconds to import, and only one process of a run needs it.
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(storage.resolve(storage.join(folder_uri, TENSORBOARD))[1], purge_step=purge_step)
-
-
-def _write_scalars(writer: "SummaryWriter", metrics: Mapping[str, Any]) -> None:
-    for name, value in metrics.items():
-        if name not in PROGRESS_KEYS and isinstance(value, int | float):
-            writer.add_scalar(name, value, metrics["step"])

@@ -31,7 +31,8 @@ def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True)
         print(
             load_pretrained(backbone, storage.read_bytes(model.pretrained) if remote else model.pretrained), flush=True
         )
-    ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=config.model.calibration_hidden)
+    hidden = config.model.calibration_hidden if config.loss.calibration else None
+    ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=hidden)
     if model.freeze_batchnorm:
         freeze_batchnorm(ldlva)
     return ldlva

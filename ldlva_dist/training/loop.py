@@ -1,5 +1,6 @@
 """The loop every training worker runs: look up, step, write, measure, save."""
 
+import dataclasses
 import uuid
 from functools import partial
 from typing import Any
@@ -16,13 +17,15 @@ from ldlva_dist.data.plan import Plan
 from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.service import NeighborService
+from ldlva_dist.reporting.history import drop_history, write_history
 from ldlva_dist.reporting.ids_log import IdsLog
 from ldlva_dist.reporting.metrics_log import MetricsLog
+from ldlva_dist.reporting.trackers import open_tracker
 from ldlva_dist.training.agreement import Agreement, Verdict
 from ldlva_dist.training.ahead import look_ahead
 from ldlva_dist.training.bad_loss import give_up
 from ldlva_dist.training.build import build_state, step_settings
-from ldlva_dist.training.due import due_at
+from ldlva_dist.training.due import Due, due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
 from ldlva_dist.training.exported import ExportedMetrics
 from ldlva_dist.training.feature_graphs import Builder, FeatureGraphs
@@ -89,6 +92,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
             }
             if due.evaluation:
                 metrics |= evaluate(state)
+                remember(state, due, epoch=plan.epoch_of(state.step))
             if log:
                 log.add(metrics)
                 exported.set(metrics)
@@ -138,6 +142,13 @@ def evaluate(state: TrainState) -> dict[str, float]:
     return {"holdout_accuracy": hits.item() / len(labels)}
 
 
+def remember(state: TrainState, due: Due, *, epoch: float) -> None:
+    """Add this rank's uncertainties to the run's history, where they are due."""
+    if state.table and due.history:
+        uri, first_id, values_n = run_uri(state.config), state.table.start, state.table.uncertainties()
+        write_history(uri, values_n, step=state.step, epoch=epoch, rank=dist.get_rank(), first_id=first_id)
+
+
 def settle(verdict: Verdict, state: TrainState, saver: Saver, batch: Batch, outputs: Outputs) -> None:
     """Finish a checkpoint that is uploaded; DataError where some rank's loss is not finite. Collective."""
     if verdict.uploaded or verdict.is_bad:
@@ -171,7 +182,9 @@ def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
     if dist.get_rank() != 0:
         return None
     roll_back(run_uri(config), step)
-    return MetricsLog(run_uri(config), step + 1)
+    drop_history(run_uri(config), step)
+    tracker = open_tracker(config.training.tracker, run_uri(config), dataclasses.asdict(config), step + 1)
+    return MetricsLog(run_uri(config), step + 1, tracker)
 
 
 def _feature_graphs(

@@ -3,7 +3,9 @@
 That any number of ranks does is shown by tests/ray/test_exactly_once.py.
 """
 
+import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import pytest
 from ldlva_dist import launch
 from ldlva_dist.config import OptimConfig
 from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.reporting.history import read_history, write_history
+from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.scoring import score
+from ldlva_dist.training.exported import PREFIX, WITHOUT
 from tests._jobs import kill_job, training_job, wait_until
 from tests._runs import losses, table, tiny_run
 
@@ -32,6 +37,25 @@ def test_a_run_moves_the_table_and_writes_what_a_user_meets(alone: launch.RunRes
     assert 0 <= alone.metrics["holdout_accuracy"] <= 1
     assert len(losses(alone.run_uri)) == 20
     assert {"config.json", "metrics.jsonl", "tensorboard"} <= set(os.listdir(alone.run_uri))
+
+
+def test_the_dashboard_shows_gauges_that_a_run_exports(alone: launch.RunResult, root: Path) -> None:
+    dashboard = (root / "cluster" / "grafana-dashboard.json").read_text()
+    shown = set(re.findall(r"\bray_\w+", dashboard)) - {"ray_ldlva_"}
+    logged = {name for line in read_metrics(alone.run_uri) for name in line}
+    assert shown <= {f"ray_{PREFIX}{name}" for name in logged - set(WITHOUT)}
+    assert {"ray_ldlva_loss", "ray_ldlva_holdout_accuracy", "ray_ldlva_staleness_p95"} <= shown
+    queries = [target["expr"] for panel in json.loads(dashboard)["panels"] for target in panel.get("targets", [])]
+    assert len(queries) > 15
+    assert all(query.endswith('{run=~"$run"}') for query in queries)
+
+
+def test_the_history_of_the_uncertainties_ends_with_the_table(alone: launch.RunResult) -> None:
+    logits = table(alone.checkpoint_uri)
+    history = read_history(alone.run_uri, np.arange(len(logits)))
+    assert history.epochs.tolist() == pytest.approx([alone.metrics["epoch"] / 2, alone.metrics["epoch"]])
+    np.testing.assert_allclose(history.uncertainty[-1], 1 / (1 + np.exp(-logits)), atol=0.5 / 255 + 1e-6, rtol=0)
+    assert (history.uncertainty[0] != history.uncertainty[1]).any()
 
 
 def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(alone: launch.RunResult, faces: str) -> None:
@@ -82,8 +106,14 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
     with training_job(config, tmp_path) as job:
         wait_until((tmp_path / "killed" / "step-00000010" / "state.json").exists, job, "the first checkpoint")
         kill_job(job)
+    # As if an evaluation had come between the checkpoint and the end.
+    write_history(str(tmp_path / "killed"), np.zeros(9), step=15, epoch=1.5, rank=0, first_id=0)
     assert not (tmp_path / "killed" / "step-00000020").exists(), "the kill came too late to prove anything"
     killed = launch.fit(config)
 
     assert losses(killed.run_uri) == losses(straight.run_uri)
     np.testing.assert_array_equal(table(killed.checkpoint_uri), table(straight.checkpoint_uri))
+    ids = np.arange(len(table(straight.checkpoint_uri)))
+    there, here = (read_history(run.run_uri, ids) for run in (straight, killed))
+    np.testing.assert_array_equal(here.epochs, there.epochs)
+    np.testing.assert_array_equal(here.uncertainty, there.uncertainty)

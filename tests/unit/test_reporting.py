@@ -15,6 +15,7 @@ from ldlva_dist.reporting.contact_sheet import DoubtfulFace, draw_contact_sheet
 from ldlva_dist.reporting.curves import draw_curves
 from ldlva_dist.reporting.metrics_log import MetricsLog, read_metrics
 from ldlva_dist.reporting.progress import format_line, format_seconds
+from ldlva_dist.reporting.trackers import open_tracker
 
 LDLVA_LINE = {
     "step": 120,
@@ -100,7 +101,7 @@ def test_tensorboard_shows_the_scalars_of_the_surviving_steps_only(tmp_path: Pat
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for start, steps, loss in ((1, (20, 40, 60), 1.0), (41, (60,), 2.0)):
-        log = MetricsLog(str(tmp_path), start)
+        log = MetricsLog(str(tmp_path), start, open_tracker("tensorboard", str(tmp_path), {}, start))
         for step in steps:
             log.add(line(step, loss=loss))
         log.close()

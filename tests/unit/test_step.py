@@ -348,11 +348,32 @@ def test_a_neighbor_known_by_its_label_alone_counts_by_its_similarity(seed: int,
         assert found["counts"].tolist() == torch.bincount(labels, minlength=5).tolist()
 
 
+@few
+@given(seeds, recipes)
+def test_without_calibration_neighbors_count_by_their_similarity_and_centers_stay(seed: int, recipe: str) -> None:
+    """The same as a network whose every logit is 0, but for the parameters that are not there."""
+    case, plain = Case(seed, recipe=recipe), Case(seed, recipe=recipe)
+    assert case.model.calibration is not None
+    with torch.no_grad():
+        for parameter in case.model.calibration[-1].parameters():
+            parameter.zero_()
+    plain.model.calibration = None
+    expected = {name: value for name, value in outcome(case).items() if "calibration" not in name}
+    assert_same(outcome(plain), expected)
+
+
 def test_paper_centers_are_trained_and_ask_for_no_sums() -> None:
     case = Case(3, recipe="paper")
     result = case.step()
     assert result.center_sums_CV is result.center_counts_C is None
     assert case.gradients()["centers"].any()
+
+
+@pytest.mark.parametrize("recipe", ["official", "paper"])
+def test_a_network_built_without_calibration_has_its_centers(recipe: str) -> None:
+    model = LDLVA(Backbone(3), 5, recipe=recipe, calibration_hidden=None)
+    assert model.calibration is None
+    assert {name.split(".")[0] for name in model.state_dict()} == {"backbone", "classifier", "centers"}
 
 
 def test_plain_cross_entropy_has_neither_centers_nor_calibration() -> None:

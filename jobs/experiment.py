@@ -1,0 +1,150 @@
+"""The paper's experiments: python jobs/experiment.py noise|ablation --dataset DATASET [--preset PRESET] [...].
+
+`noise` compares sides (plain cross-entropy, label smoothing, LDLVA, LDLVA without its parts) on labels of which a share
+is flipped; `ablation` varies K, delta, gamma and the initial uncertainty, one at a time. All arms have the same
+settings, number of learning rates to choose from, epochs and seeds; the last epoch counts (experiments/protocol.py).
+Writes OUTPUT/noise.* or OUTPUT/ablation.*: tables (md, csv, parquet, json) and plots (pdf, png). The same command goes
+on where it was interrupted, and never trains a run twice. Any setting of jobs/train.py can be given besides, such as
+--training.epochs 20.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, TypeVar
+
+import tyro
+from tyro.conf import subcommand
+from tyro.constructors import PrimitiveConstructorSpec
+
+from ldlva_dist import launch, placement
+from ldlva_dist.command_line import parse_run
+from ldlva_dist.config import RunConfig
+from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
+from ldlva_dist.experiments.plots import draw_ablation, draw_noise
+from ldlva_dist.experiments.protocol import Protocol, Row, compare
+from ldlva_dist.experiments.tables import Mean, ablation_markdown, means, noise_markdown, write_tables
+from ldlva_dist.terminal import run_job
+
+T = TypeVar("T")
+
+
+def listed(kind: Callable[[str], T], example: str) -> PrimitiveConstructorSpec[tuple[T, ...]]:
+    """Values on the command line with commas between them."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=example,
+        instance_from_str=lambda words: tuple(kind(word.strip()) for word in words[0].split(",") if word.strip()),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda values: [",".join(f"{value:g}" if kind is float else str(value) for value in values)],
+    )
+
+
+Numbers = Annotated[tuple[float, ...], listed(float, "X,X,...")]
+Names = Annotated[tuple[str, ...], listed(str, "NAME,NAME,...")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What both experiments need."""
+
+    dataset: str
+    """Folder or s3:// prefix that jobs/make_shards.py wrote, with its graph. Noisy labels are versions of it."""
+    output: str = "runs/experiment"
+    preset: str = "demo"
+    """Settings that all arms start from; or --config."""
+    config: str | None = None
+    """JSON of settings in the preset's place, such as a sweep's best_config.json."""
+    seeds: int = 3
+    learning_rates: Numbers = ()
+    """Every arm takes the one of these that is best on the given labels of the holdout. None: the settings' own."""
+    max_concurrent: int = 1
+    """Runs side by side; the cluster must hold so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Common):
+    """Compare sides over the share of flipped labels."""
+
+    levels: Numbers = (0.0, 0.1, 0.2, 0.3)
+    """Shares of the labels of train and holdout that are flipped."""
+    sides: Names = tuple(SIDES)
+    label_smoothing: float = 0.1
+    """Of the side "label smoothing"."""
+
+    def arms(self, config: RunConfig) -> list[Arm]:
+        """Every side at every level."""
+        return noise_arms(config, self.levels, self.sides, self.label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(Common):
+    """Vary one setting of LDLVA after the other."""
+
+    level: float = 0.3
+    """Share of the labels of train and holdout that are flipped; 0 for a data set with wrong labels of its own."""
+    num_neighbors: Numbers = (1, 4, 8, 16, 32)
+    """K; the neighbour graph must have as many."""
+    kernel_width: Numbers = (0.1, 0.25, 0.5, 1.0)
+    """delta."""
+    gamma: Numbers = (0.0, 1e-3, 1e-2, 1e-1)
+    initial_uncertainty: Numbers = (0.1, 0.25, 0.5, 0.75)
+
+    def arms(self, config: RunConfig) -> list[Arm]:
+        """Every value of every setting."""
+        axes = {
+            "K": self.num_neighbors,
+            "delta": self.kernel_width,
+            "gamma": self.gamma,
+            "initial uncertainty": self.initial_uncertainty,
+        }
+        return ablation_arms(config, axes, self.level)
+
+
+def main() -> None:
+    """Parse, connect, run what is missing, write tables and plots."""
+    command, settings = parse(sys.argv[1:])
+    arms = command.arms(settings)
+    protocol = Protocol(
+        dataset=settings.data.dataset,
+        output=settings.storage_path,
+        seeds=command.seeds,
+        learning_rates=command.learning_rates,
+        max_concurrent=command.max_concurrent,
+    )
+    placement.connect()
+    name, to_markdown, draw = KINDS[type(command)]
+    say(f"{name}: {len(arms)} arms x {command.seeds} seeds, {settings.training.epochs:g} epochs, in {protocol.output}")
+    rows: list[Row] = []
+    for rows in compare(arms, protocol, say):
+        write_tables(protocol.output, name, rows, to_markdown(means(rows)))
+    draw(means(rows), protocol.output, name)
+    say(to_markdown(means(rows)))
+    say(f"written: {protocol.output}/{name}.md, .csv, .parquet, .json, .pdf, .png")
+
+
+Markdown = Callable[[Sequence[Mean]], str]
+Drawing = Callable[[Sequence[Mean], str, str], list[str]]
+KINDS: Mapping[type, tuple[str, Markdown, Drawing]] = {
+    Noise: ("noise", noise_markdown, draw_noise),
+    Ablation: ("ablation", ablation_markdown, draw_ablation),
+}
+
+
+def parse(args: Sequence[str]) -> tuple[Noise | Ablation, RunConfig]:
+    """The experiment, and the settings that all its arms start from, with paths that mean the same on every node."""
+    kinds = Annotated[Noise, subcommand("noise")] | Annotated[Ablation, subcommand("ablation")]
+    command, others = tyro.cli(kinds, args=args, description=__doc__, return_unknown_args=True)
+    first = ["--config", command.config] if command.config else [command.preset]
+    settings = parse_run([*first, *others], description="Settings of all arms.")
+    settings = replace(settings, storage_path=command.output, data=replace(settings.data, dataset=command.dataset))
+    return command, launch.absolute(settings)
+
+
+def say(line: str) -> None:
+    """Print at once, also where stdout is a file."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,109 @@
+"""What the experiments compare: arms. An arm is one side at one noise level, or one value of one setting."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.errors import SettingError
+
+Change = Callable[[RunConfig], RunConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One thing that is compared, with settings that lack a name, a seed and the version of the data set."""
+
+    group: str
+    """What is joined by a line in a plot: a side, or a setting."""
+    x: float
+    """Where on the line: the noise level, or the setting's value."""
+    config: RunConfig
+    flip_share: float = 0.0
+    shuffle_va: bool = False
+
+
+def _loss(**values: object) -> Change:
+    return lambda config: replace(config, loss=replace(config.loss, **values))
+
+
+def _fixed_uncertainty(config: RunConfig) -> RunConfig:
+    config = _loss(recipe="official")(config)
+    return replace(config, uncertainty=replace(config.uncertainty, lr=0.0))
+
+
+SIDES: Mapping[str, Change] = {
+    "cross-entropy": _loss(recipe="ce", label_smoothing=0.0),
+    "label smoothing": _loss(recipe="ce"),
+    "LDLVA": _loss(recipe="official"),
+    "LDLVA (paper)": _loss(recipe="paper"),
+    "no uncertainty": _fixed_uncertainty,
+    "no calibration": _loss(recipe="official", calibration=False),
+    "no discriminative loss": _loss(recipe="official", gamma=0.0),
+    "shuffled VA": _loss(recipe="official"),
+}
+"""From common settings to those of each side. Without uncertainty every sample keeps the initial one."""
+SHUFFLED, SMOOTHED = "shuffled VA", "label smoothing"
+
+
+def noise_arms(config: RunConfig, levels: Sequence[float], sides: Sequence[str], label_smoothing: float) -> list[Arm]:
+    """Every side at every share of flipped labels, all else equal.
+
+    Raises:
+        SettingError: for a side that does not exist, a level outside [0, 1), or nothing to compare.
+    """
+    unknown = [side for side in sides if side not in SIDES]
+    if unknown or not sides or not levels:
+        raise SettingError(
+            f"--sides must be of {', '.join(SIDES)}, and --levels numbers; got {', '.join(sides) or 'no side'} "
+            f"and {', '.join(f'{level:g}' for level in levels) or 'no level'}"
+        )
+    if not all(0 <= level < 1 for level in levels):
+        raise SettingError(f"--levels must be in [0, 1), got {', '.join(f'{level:g}' for level in levels)}")
+    smoothing = _loss(label_smoothing=label_smoothing)
+    return [
+        Arm(
+            group=side,
+            x=level,
+            config=SIDES[side](smoothing(config) if side == SMOOTHED else config),
+            flip_share=level,
+            shuffle_va=side == SHUFFLED,
+        )
+        for level in levels
+        for side in sides
+    ]
+
+
+def ablation_arms(config: RunConfig, axes: Mapping[str, Sequence[float]], level: float) -> list[Arm]:
+    """One setting after the other at each of its values, the others as they are; axes are those of :data:`AXES`."""
+    if not 0 <= level < 1:
+        raise SettingError(f"--level must be in [0, 1), got {level:g}")
+    if not config.uses_neighbors:
+        raise SettingError("loss.recipe must be official or paper for an ablation, got ce")
+    return [
+        Arm(group=axis, x=value, config=AXES[axis](config, value), flip_share=level)
+        for axis, values in axes.items()
+        for value in values
+    ]
+
+
+def _num_neighbors(config: RunConfig, value: float) -> RunConfig:
+    if value != int(value):
+        raise SettingError(f"K must be a whole number, got {value:g}")
+    return replace(config, neighbors=replace(config.neighbors, num_neighbors=int(value)))
+
+
+def _initial_uncertainty(config: RunConfig, value: float) -> RunConfig:
+    if not 0 < value < 1:
+        raise SettingError(f"an initial uncertainty must be in (0, 1), got {value:g}")
+    logit = math.log(value / (1 - value))
+    return replace(config, uncertainty=replace(config.uncertainty, initial_logit=logit))
+
+
+AXES: Mapping[str, Callable[[RunConfig, float], RunConfig]] = {
+    "K": _num_neighbors,
+    "delta": lambda config, value: _loss(kernel_width=value)(config),
+    "gamma": lambda config, value: _loss(gamma=value)(config),
+    "initial uncertainty": _initial_uncertainty,
+}
+"""How a setting of an ablation is set to a value."""

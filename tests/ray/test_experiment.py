@@ -1,0 +1,56 @@
+"""jobs/experiment.py from the command line to its tables; what is finished is not run again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ldlva_dist.config import to_json
+from ldlva_dist.data.manifest import read_va
+from ldlva_dist.training.state import last_checkpoint, read_config
+from tests._runs import tiny_run
+from tests._scripts import Scripts
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_again(
+    scripts: Scripts, faces: str, tmp_path: Path
+) -> None:
+    config, settings, output = tiny_run(faces, tmp_path, "any"), tmp_path / "settings.json", tmp_path / "out"
+    settings.write_text(to_json(replace(config, placement=replace(config.placement, max_failures=0))))
+    command = ["experiment", "noise", "--dataset", faces, "--output", str(output), "--config", str(settings)]
+    command += ["--levels", "0", "--sides", "cross-entropy,shuffled VA", "--seeds", "1", "--max-concurrent", "2"]
+    command += ["--training.epochs", "0.4", "--optim.lr", "0.02"]
+
+    done = scripts.run(*command)
+    assert done.code == 0, done.stderr
+    runs = pd.read_parquet(output / "noise-runs.parquet")
+    assert runs["group"].tolist() == ["cross-entropy", "shuffled VA"]
+    assert runs["accuracy"].between(0, 1).all()
+    assert "Mean ± standard error of 1 seed." in (output / "noise.md").read_text()
+    assert {"noise.md", "noise.json", "noise.csv", "noise.parquet", "noise.pdf", "noise.png"} <= {
+        path.name for path in output.iterdir()
+    }
+    trained = {
+        group: read_config(_checkpoint(output, run)) for group, run in zip(runs["group"], runs["run"], strict=True)
+    }
+    assert {(run.optim.lr, run.training.epochs, run.training.seed) for run in trained.values()} == {(0.02, 0.4, 1)}
+    shuffled = trained["shuffled VA"].data.dataset
+    assert trained["cross-entropy"].data.dataset == faces
+    assert (read_va(shuffled, 0, 50) != read_va(faces, 0, 50)).any()
+
+    before = {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*") if path.is_file()}
+    again = scripts.run(*command)
+    assert again.code == 0, again.stderr
+    assert "2 of 2 runs were finished before" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*") if path.is_file()} == before
+    assert np.array_equal(pd.read_parquet(output / "noise-runs.parquet")["accuracy"], runs["accuracy"])
+
+
+def _checkpoint(output: Path, run: str) -> str:
+    found = last_checkpoint(str(output / "runs" / run))
+    assert found is not None
+    return found
