@@ -6,7 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY_S = 0.5
+PRIVATE_EVERY_S = 0.01
 
 
 def cpu_seconds_of_all() -> float:
@@ -33,6 +35,33 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._stop.wait(EVERY_S):
             self.peak = max(self.peak, sum(_proportional_bytes(pid) for pid in _family()))
+
+
+class PrivatePeak:
+    """By how much the private memory of each of some processes grows at most until ``stop``; no shared pages."""
+
+    def __init__(self, *pids: int) -> None:
+        self._before = {pid: private_bytes(pid) for pid in pids}
+        self._most = dict(self._before)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> list[int]:
+        """Bytes, of each process."""
+        self._stop.set()
+        self._thread.join()
+        return [self._most[pid] - before for pid, before in self._before.items()]
+
+    def _watch(self) -> None:
+        while not self._stop.wait(PRIVATE_EVERY_S):
+            self._most = {pid: max(most, private_bytes(pid)) for pid, most in self._most.items()}
+
+
+def private_bytes(pid: int) -> int:
+    """Resident memory of a process that no file and no other process shares."""
+    _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+    return (int(resident) - int(shared)) * PAGE
 
 
 def _family() -> dict[int, list[str]]:

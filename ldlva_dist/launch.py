@@ -199,7 +199,7 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
         shard_loads(config.data.dataset, k=k, num_shards=bank.num_shards),
         spec,
         placement.bank_actor(config.placement, num_bytes // bank.num_shards),
-        recall=partial(recall.bank_parts, run_uri(config)) if bank.on_loss == "continue" else None,
+        recall=partial(recall.bank_files, run_uri(config)) if bank.on_loss == "continue" else None,
     )
 
 

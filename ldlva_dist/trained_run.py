@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
 from torch import Tensor
 
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
@@ -21,9 +20,11 @@ from ldlva_dist.maths import distribution, losses, suspicion
 from ldlva_dist.maths.similarity import log_similarity
 from ldlva_dist.neighbors.graph import read_graph
 from ldlva_dist.neighbors.outputs import decode_features
-from ldlva_dist.neighbors.snapshots import GRAPH, newest, unpack_graphs
+from ldlva_dist.neighbors.snapshots import FOLDER, GRAPH, newest
 from ldlva_dist.training.build import bank_spec, build_model
-from ldlva_dist.training.state import read_config, read_facts, read_parts, read_weights
+from ldlva_dist.training.checkpoint import Checkpoint
+from ldlva_dist.training.state import read_config, read_facts, read_weights
+from ldlva_dist.training.table_files import read_logits
 
 PAIRS = 1 << 18
 """Pairs of a sample and a neighbour that are looked at together: V = 512 takes half a GB."""
@@ -57,13 +58,11 @@ class TrainedRun:
             raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint_uri}")
         self.facts = read_facts(checkpoint_uri, info)
         self._config, self.dataset_uri, self.info = config, dataset_uri, info
-        self._logit_N = torch.empty(info.num_train)
-        for part in map(load, read_parts(checkpoint_uri, "table")):
-            first = int(part["first_id"])
-            self._logit_N[first : first + len(part["logits"])] = part["logits"]
-        bank = read_parts(checkpoint_uri, "bank")
-        self._records = newest(bank, bank_spec(config, info)).records
-        found_anew = unpack_graphs(bank, 0, info.num_train) if config.index.space == "feature" else {}
+        saved = Checkpoint(checkpoint_uri)
+        self._logit_N = read_logits(saved, info.num_train)
+        outputs, graphs = newest(saved.files(FOLDER), info.num_train, bank_spec(config, info))
+        self._records = outputs.records
+        found_anew = graphs if config.index.space == "feature" else {}
         last = max(found_anew, key=lambda name: int(name.removeprefix(GRAPH)), default=None)
         self._graph_NK = None if last is None else found_anew[last]
         self._model = build_model(config, len(info.class_names), pretrained=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 import pyarrow as pa
+from isal import isal_zlib
 from pyarrow import fs
 
 from ldlva_dist.data import s3
@@ -80,7 +81,20 @@ def open_input(uri: str) -> pa.NativeFile:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file; it appears complete or not at all. Missing local folders are made."""
-    _write(uri, io.BytesIO(data), len(data))
+    write_stream(uri, io.BytesIO(data), len(data))
+
+
+def write_stream(uri: str, source: IO[bytes], size: int) -> int:
+    """Write the next ``size`` bytes of ``source``, up to its end, as a whole file, as :func:`write_bytes` does.
+
+    For an object store it is read twice, from where it stands.
+
+    Returns:
+        The CRC-32 of what was written.
+    """
+    if is_remote(uri):
+        return s3.write(uri, source, size)
+    return _local(uri, lambda path: _replace(Path(path), source))
 
 
 def upload(local: str, uri: str) -> None:
@@ -88,7 +102,7 @@ def upload(local: str, uri: str) -> None:
 
     def copy(path: str) -> None:
         with open(path, "rb") as source:
-            _write(uri, source, os.fstat(source.fileno()).st_size)
+            write_stream(uri, source, os.fstat(source.fileno()).st_size)
 
     _local(local, copy)
 
@@ -152,21 +166,18 @@ def _read(path: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _write(uri: str, source: IO[bytes], size: int) -> None:
-    if is_remote(uri):
-        s3.write(uri, source, size)
-    else:
-        _local(uri, lambda path: _replace(Path(path), source))
-
-
-def _replace(path: Path, source: IO[bytes]) -> None:
+def _replace(path: Path, source: IO[bytes]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    crc = 0
     try:
         with os.fdopen(handle, "wb") as stream:
-            shutil.copyfileobj(source, stream, COPY_BYTES)
+            while piece := source.read(COPY_BYTES):
+                stream.write(piece)
+                crc = isal_zlib.crc32(piece, crc)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # of the disk, or of whatever the source comes from
         os.unlink(temporary)
         raise
+    return crc

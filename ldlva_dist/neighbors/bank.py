@@ -7,17 +7,25 @@ n = rows asked for, m = samples whose neighbours are asked for, K = neighbours, 
 """
 
 import asyncio
+import copy
+import io
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ldlva_dist.data import checked, storage
+from ldlva_dist.data.checked import Entry, Files
 from ldlva_dist.data.manifest import read_columns, read_va
-from ldlva_dist.errors import DataError, NeighborServiceError
+from ldlva_dist.errors import NeighborServiceError
 from ldlva_dist.neighbors.calls import HELD, Call
+from ldlva_dist.neighbors.frozen import FrozenRows
 from ldlva_dist.neighbors.graph import read_graph
 from ldlva_dist.neighbors.graphs import Graphs
 from ldlva_dist.neighbors.ledger import Ledger
@@ -31,7 +39,9 @@ from ldlva_dist.neighbors.outputs import (
     from_labels,
     merge,
 )
-from ldlva_dist.neighbors.snapshots import PartHeader, pack, read_header, unpack, unpack_graphs
+from ldlva_dist.neighbors.snapshots import PartHeader, Restored, part_file, unpack
+
+T = TypeVar("T")
 
 
 class StateLost(NeighborServiceError):
@@ -49,8 +59,8 @@ class ShardRows:
     """[n, K] the ids of the nearest neighbours, nearest first."""
 
 
-Recall = Callable[[int, int], Sequence[bytes]]
-"""The parts of the run's last checkpoint that hold the ids start..stop-1; none if there is none."""
+Recall = Callable[[], Files]
+"""The bank's files in the run's last checkpoint; none if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,19 @@ class ShardFacts:
     num_bytes: int
     """Memory of its arrays."""
     pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a part of a checkpoint is written from while the bank goes on."""
+
+    step: int
+    old: FrozenRows
+    """The rows that a read of the step sees."""
+    young: Outputs
+    """The rows that become visible after it."""
+    graphs: Graphs
+    """As they were; one that was being built is still to come."""
 
 
 def load_rows(dataset_uri: str, start: int, stop: int, k: int) -> ShardRows:
@@ -84,7 +107,10 @@ class BankShard:
         self._graphs = Graphs(self._rows.graph)
         self._outputs = blank(self._start, self._stop, spec)
         self._restored = self._young = self._undo = blank(0, 0, spec)
+        self._held: Held | None = None
+        self._storage = ThreadPoolExecutor(max_workers=1, thread_name_prefix="storage")
         self._changed = asyncio.Event()
+        self._rejoining = asyncio.Lock()
         self._is_drained = False
 
     async def facts(self) -> ShardFacts:
@@ -93,20 +119,17 @@ class BankShard:
         num_bytes = sum(array.nbytes for array in arrays)
         return ShardFacts(start=self._start, stop=self._stop, spec=self._spec, num_bytes=num_bytes, pid=os.getpid())
 
-    async def begin(self, token: str, world_size: int, step: int, parts: Sequence[bytes]) -> None:
-        """Start an attempt whose next step is ``step``: as a new bank, or from the parts of a checkpoint of that step.
+    async def begin(self, token: str, world_size: int, step: int, files: Files) -> None:
+        """Start an attempt whose next step is ``step``: as a new bank, or from the files of a checkpoint of that step.
 
-        Parts may be cut at other ids than this shard. Messages of earlier attempts are refused from now on.
+        Files may be cut at other ids than this shard, which reads those that hold any of its own. A part that is being
+        written for an earlier attempt is given up, and messages of earlier attempts are refused from now on.
         """
         self._require_service()
-        outputs, restored = self._new_outputs(), blank(0, 0, self._spec)
-        if parts:
-            steps = sorted({read_header(part).step for part in parts})
-            if steps != [step]:
-                raise DataError(f"the bank of the checkpoint must be of step {step}, got steps {steps}")
-            outputs, restored = unpack(parts, self._start, self._stop, self._spec)
-        self._graphs = Graphs.restored(self._rows.graph, unpack_graphs(parts, self._start, self._stop))
-        self._outputs, self._restored = outputs, restored
+        self._release()
+        restored = await self._in_thread(partial(self._read, files, step))
+        self._graphs = Graphs.restored(self._rows.graph, restored.graphs)
+        self._outputs, self._restored = restored.old, restored.young
         self._young = self._undo = blank(0, 0, self._spec)
         self._ledger = Ledger(token=token, world_size=world_size, first=step)
         self._notify()
@@ -120,17 +143,14 @@ class BankShard:
         predecessor had taken since that checkpoint.
         """
         self._require_service()
-        if self._ledger is not None:
-            self._require(token)
-            return
-        outputs = self._new_outputs()
-        parts = self._recall(self._start, self._stop) if self._recall else []
-        if parts:
-            outputs, young = unpack(parts, self._start, self._stop, self._spec)
-            outputs.put(young, self._spec.momentum)
-        self._graphs = Graphs.restored(self._rows.graph, unpack_graphs(parts, self._start, self._stop))
-        self._outputs = outputs
-        self._ledger = Ledger(token=token, world_size=world_size, first=step + 2, after_loss=True)
+        async with self._rejoining:
+            if self._ledger is not None:
+                self._require(token)
+                return
+            restored = await self._in_thread(self._read_last)
+            self._graphs = Graphs.restored(self._rows.graph, restored.graphs)
+            self._outputs = restored.newest(self._spec.momentum)
+            self._ledger = Ledger(token=token, world_size=world_size, first=step + 2, after_loss=True)
 
     async def fill(self, token: str, ids: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Put records [n, r] of distinct ids, before anything else happens in an attempt: the first read sees them."""
@@ -180,26 +200,47 @@ class BankShard:
         self._is_drained = True
         self._notify()
 
-    async def snapshot(self, token: str, step: int) -> bytes:
-        """The shard's part of a checkpoint whose next step is ``step``; waits for all writes of the steps before it.
+    async def hold(self, token: str, step: int) -> None:
+        """Keep the rows as of ``step``, the next one, for a checkpoint, while the bank goes on; until they are written.
 
-        Waits for a graph that is being built, too. May be asked for until the caller's own read of step + 1.
+        Waits for all writes of the steps before it. May be asked for until the caller's own read of step + 1.
         """
-        if self._graphs.expected is not None:
-            await self._graph(token, self._graphs.expected)
-        old, young = await self._as_of(token, step, f"the snapshot of step {step}")
-        header = PartHeader(start=self._start, stop=self._stop, step=step)
-        return pack(old, young, header, self._graphs.columns())
+        changed, young = await self._as_of(token, step, f"the snapshot of step {step}")
+        self._release()
+        old = FrozenRows(self._outputs, changed)
+        self._held = Held(step=step, old=old, young=young, graphs=copy.copy(self._graphs))
+
+    async def write_held(self, token: str, step: int, uri: str) -> dict[str, Entry]:
+        """Write the rows that are held as of ``step`` into the folder of a checkpoint, from a thread.
+
+        Waits for a graph that was being built when they were taken. A shard that was lost in between and goes on writes
+        what the last checkpoint held.
+
+        Returns:
+            The entry of the file, by its name in the checkpoint.
+        """
+        held = await self._held_as_of(token, step)
+        try:
+            if held.graphs.expected is not None:
+                held.graphs.put(held.graphs.expected, await self._graph(token, held.graphs.expected))
+            header = PartHeader(start=self._start, stop=self._stop, step=step)
+            file = part_file(held.old, held.young, header, held.graphs.columns())
+            write = partial(checked.write, storage.join(uri, header.name), io.BufferedReader(file), file.size)
+            return {header.name: await self._in_thread(write)}
+        finally:
+            if self._held is held:
+                self._release()
 
     async def features(self, token: str, step: int, graph: int) -> tuple[NDArray[np.floating], None]:
         """[n, V] the newest features as of ``step``, out of which graph number ``graph`` will be made.
 
-        May be asked for as a snapshot may. The second value only tells that the first is there.
+        May be asked for as rows may be held. The second value only tells that the first is there.
         """
-        old, young = await self._as_of(token, step, f"the features of step {step}")
+        changed, young = await self._as_of(token, step, f"the features of step {step}")
         self._graphs.expect(graph)
-        features = decode_features(old.records)
-        features[np.searchsorted(old.ids, young.ids)] = decode_features(young.records)
+        features = np.array(decode_features(self._outputs.records))  # floats would be a view of the bank itself
+        for some in (changed, young):
+            features[np.searchsorted(self._outputs.ids, some.ids)] = decode_features(some.records)
         return features, None
 
     async def put_graph(self, token: str, version: int, rows: NDArray[np.int32]) -> None:
@@ -210,6 +251,38 @@ class BankShard:
 
     def __str__(self) -> str:
         return f"bank of ids {self._start}..{self._stop - 1}"
+
+    async def _held_as_of(self, token: str, step: int) -> Held:
+        """What is held as of a step; of a shard that was lost meanwhile and goes on, what the last checkpoint held."""
+        is_lost = self._recall is not None and (self._ledger is None or self._ledger.after_loss)
+        if self._ledger is not None or not is_lost:
+            self._require(token)
+        if self._held and self._held.step == step:
+            return self._held
+        if not is_lost:
+            raise NeighborServiceError(f"{self} holds no rows as of step {step}")
+        restored = await self._in_thread(self._read_last)
+        old = FrozenRows(restored.newest(self._spec.momentum))
+        return Held(step=step, old=old, young=blank(0, 0, self._spec), graphs=Graphs(self._rows.graph))
+
+    def _release(self) -> None:
+        """Hold no rows any more; a part that is being written is given up."""
+        if self._held:
+            self._held.old.release()
+        self._held = None
+
+    def _read_last(self) -> Restored:
+        return self._read(self._recall() if self._recall else {})
+
+    def _read(self, files: Files, step: int | None = None) -> Restored:
+        """This shard's rows of a checkpoint; without files, of a new bank."""
+        if files:
+            return unpack(files, self._start, self._stop, self._spec, step)
+        return Restored(old=self._new_outputs(), young=blank(0, 0, self._spec), graphs={})
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        """Do something with the storage, one thing after the other, while the shard answers on."""
+        return await asyncio.get_running_loop().run_in_executor(self._storage, function)
 
     def _new_outputs(self) -> Outputs:
         if self._spec.label_smoothing is None:
@@ -222,15 +295,16 @@ class BankShard:
         return ids - self._start
 
     async def _as_of(self, token: str, step: int, what: str) -> tuple[Outputs, Outputs]:
-        """The rows that a read of ``step`` sees, and the young ones that become visible after it."""
+        """The rows that were other when a read of ``step`` saw them, and those that become visible after it."""
         ledger = await self._until(token, lambda now: now.has_come(step - 1), what)
+        nothing = blank(0, 0, self._spec)
         if ledger.lost(step):
-            return self._outputs, blank(0, 0, self._spec)
+            return nothing, nothing
         if ledger.visible == step - 1:  # another rank went on already
-            return self._outputs.replaced(self._undo), self._young
+            return self._undo, self._young
         if ledger.visible != step - 2:
             raise NeighborServiceError(f"{self}: {what} was asked for after it was over")
-        return self._outputs, self._pending(ledger, step - 1)
+        return nothing, self._pending(ledger, step - 1)
 
     async def _graph(self, token: str, version: int) -> NDArray[np.int32]:
         """[n, K] of a graph; waits, within the limit, for one that is being built."""
@@ -269,6 +343,8 @@ class BankShard:
         """Make visible what is due, keeping the last step's old rows for a snapshot."""
         while ledger.is_due():
             self._young = self._pending(ledger, ledger.visible + 1)
+            if self._held:
+                self._held.old.keep(self._young.ids)
             self._undo = self._outputs.put(self._young, self._spec.momentum)
             ledger.pass_step()
         self._notify()

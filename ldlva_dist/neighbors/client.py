@@ -9,18 +9,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ray import ObjectRef
 
+from ldlva_dist.data.checked import Entry, Files
 from ldlva_dist.messages import BankUpdate, Neighbors
 from ldlva_dist.neighbors.answers import ShardsLost, get_all
 from ldlva_dist.neighbors.calls import Answer, Call, no_ids
 from ldlva_dist.neighbors.outputs import STATIC, Write, as_bytes, as_records, decode_features, encode
 from ldlva_dist.neighbors.service import NeighborService
-from ldlva_dist.neighbors.snapshots import read_header
 from ldlva_dist.neighbors.traffic import Traffic
 
 MAX_IN_FLIGHT = 2
@@ -93,17 +94,18 @@ class NeighborClient:
         """[S + 1] shard i holds the ids bounds[i]..bounds[i + 1] - 1."""
         return self._bounds.tolist()
 
-    def begin(self, step: int, parts: Sequence[bytes] = ()) -> None:
-        """Start the attempt whose next step is ``step`` on all shards: as a new bank, or from a checkpoint's parts."""
-        headers = [read_header(part) for part in parts]
+    def begin(self, step: int, files: Files = MappingProxyType({}), limit_s: float | None = None) -> None:
+        """Start the attempt whose next step is ``step`` on all shards: as a new bank, or from a checkpoint's files.
+
+        Each shard reads what it needs, which may take ``limit_s`` in place of the limit of all other questions.
+        """
 
         def begin(i: int) -> ObjectRef[Any]:
-            start, stop = self._bounds[i : i + 2]
-            own = [part for part, header in zip(parts, headers, strict=True) if header.overlaps(start, stop)]
-            return self._shards[i].begin.remote(self._token, self._world_size, step, own)
+            return self._shards[i].begin.remote(self._token, self._world_size, step, dict(files))
 
         # A shard may just have been lost: that is why there is a new attempt.
-        self._get({i: begin(i) for i in range(self.num_shards)}, "to begin", begin, again=True)
+        refs = {i: begin(i) for i in range(self.num_shards)}
+        self._get(refs, f"to begin at step {step}", begin, again=True, limit_s=limit_s)
 
     def fill(self, ids: NDArray[np.int64], probs: NDArray[np.floating], features: NDArray[np.floating]) -> None:
         """Give distinct rows [n] their first outputs, [n, C] and [n, V], as if the first step's weights wrote them.
@@ -164,23 +166,46 @@ class NeighborClient:
                 self._send("to take a write")
             self._update = update
 
-    def snapshot(self, step: int, shard_indices: Sequence[int]) -> dict[str, bytes]:
-        """Checkpoint parts of some shards, by file name, as of ``step``: the next one, which no rank has written.
+    def hold(self, step: int, shard_indices: Sequence[int]) -> None:
+        """Let some shards keep their rows as of ``step``, the next one, which no rank has written, for a checkpoint.
 
         Every rank calls it between its write of step - 1 and its question for step + 1, also with no shards to save.
         """
-        self._settle()
+        if self._update:
+            self._send("to take a write")
 
-        def take(i: int) -> ObjectRef[Any]:
-            return self._shards[i].snapshot.remote(self._token, step)
+        def hold(i: int) -> ObjectRef[Any]:
+            return self._shards[i].hold.remote(self._token, step)
 
-        parts = self._get({i: take(i) for i in shard_indices}, f"for a snapshot of step {step}", take, step)
-        return {f"ids-{self._bounds[i]:012d}-{self._bounds[i + 1]:012d}.safetensors": parts[i] for i in shard_indices}
+        self._get({i: hold(i) for i in shard_indices}, f"to hold the rows of step {step}", hold, step)
+
+    def write_held(
+        self, step: int, shard_indices: Sequence[int], uri: str, limit_s: float
+    ) -> Callable[[], dict[str, Entry]]:
+        """Let some shards write the rows that they hold into the folder of a checkpoint; may be called in any thread.
+
+        Returns:
+            What waits for the entries of the files, by their names in the checkpoint; it gives up a while before
+            ``limit_s`` from now on are over, as it can name the shard.
+        """
+
+        def write(i: int) -> ObjectRef[Any]:
+            return self._shards[i].write_held.remote(self._token, step, uri)
+
+        limit_s /= PATIENCE
+        refs, deadline = {i: write(i) for i in shard_indices}, time.monotonic() + limit_s
+        what = f"to write its part of {uri} within {limit_s:.3g} s"
+
+        def wait() -> dict[str, Entry]:
+            entries = self._get(refs, what, write, limit_s=max(0.0, deadline - time.monotonic()))
+            return {name: entry for some in entries.values() for name, entry in some.items()}
+
+        return wait
 
     def take_features(self, step: int, graph: int) -> list[ObjectRef[Any]]:
         """References to all shards' features [n, V] as of ``step``, for graph number ``graph``; when they are copied.
 
-        To be called by one rank, when a snapshot may be.
+        To be called by one rank, when rows may be held.
         """
         self._settle()
         refs = [shard.features.options(num_returns=2).remote(self._token, step, graph) for shard in self._shards]
@@ -273,6 +298,7 @@ class NeighborClient:
         step: int | None = None,
         *,
         again: bool = False,
+        limit_s: float | None = None,
     ) -> dict[int, Any]:
         """What shards answer. With ``bank.on_loss=continue`` one that was lost takes the attempt up and is asked again.
 
@@ -284,8 +310,10 @@ class NeighborClient:
             send: Asks a shard the same once more.
             step: See :meth:`BankShard.rejoin`; None for questions that need no attempt.
             again: Ask again whatever ``bank.on_loss`` says.
+            limit_s: In place of the client's own limit.
         """
-        deadline, refs, lost = time.monotonic() + self._timeout_s, dict(refs), list[int]()
+        limit_s = self._timeout_s if limit_s is None else limit_s
+        deadline, refs, lost = time.monotonic() + limit_s, dict(refs), list[int]()
         while True:
             left = max(0.0, deadline - time.monotonic())
             try:

@@ -101,12 +101,6 @@ class Outputs:
         """A copy of some rows."""
         return Outputs(ids=self.ids[rows], records=self.records.take(rows))
 
-    def replaced(self, some: "Outputs") -> "Outputs":
-        """A copy in which some rows have other values."""
-        copy = Outputs(ids=self.ids, records=self.records.copy())
-        copy.assign(some)
-        return copy
-
     def assign(self, some: "Outputs") -> None:
         """Overwrite some rows."""
         as_bytes(self.records)[np.searchsorted(self.ids, some.ids)] = as_bytes(some.records)

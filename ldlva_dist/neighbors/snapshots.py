@@ -1,21 +1,31 @@
-"""A bank in a checkpoint: parts by id range, each a safetensors file of plain columns."""
+"""A bank in a checkpoint: parts by id range, each a safetensors file of plain columns.
+
+Each shard writes its own part while it goes on, and reads the parts that hold its ids: nobody holds the whole bank.
+"""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
+from ldlva_dist.data import checked
+from ldlva_dist.data.checked import Files, Reader
 from ldlva_dist.errors import DataError
+from ldlva_dist.neighbors.frozen import FrozenRows
 from ldlva_dist.neighbors.outputs import BankSpec, Outputs, blank
+from ldlva_dist.neighbors.tensor_file import Column, Stored, TensorFile, read_header
 
 FORMAT_VERSION = 2
+FOLDER = "bank"
 GRAPH = "graph_"
+YOUNG = "young_"
 READABLE = (1, 2)
 """Version 1 knew no int8, and is otherwise the same."""
+_IDS = re.compile(r"/ids-(\d+)-(\d+)\.safetensors$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,87 +36,126 @@ class PartHeader:
     stop: int
     step: int
 
+    @property
+    def name(self) -> str:
+        """The part's name in the checkpoint."""
+        return f"{FOLDER}/ids-{self.start:012d}-{self.stop:012d}.safetensors"
+
     def overlaps(self, start: int, stop: int) -> bool:
         """Whether it holds any of these ids."""
         return self.start < stop and start < self.stop
 
 
-def pack(
-    old: Outputs, young: Outputs, header: PartHeader, graphs: Mapping[str, NDArray[np.int32]] | None = None
-) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What the parts of a checkpoint hold of a range of ids."""
+
+    old: Outputs
+    """The rows that a read of the checkpoint's step sees."""
+    young: Outputs
+    """The rows that become visible after it."""
+    graphs: Mapping[str, NDArray[np.int32]]
+    """Rows [n, K] of the graphs found anew, by name."""
+
+    def newest(self, momentum: float) -> Outputs:
+        """All rows, the young ones written."""
+        self.old.put(self.young, momentum)
+        return self.old
+
+
+def part_file(
+    old: FrozenRows, young: Outputs, header: PartHeader, graphs: Mapping[str, NDArray[np.int32]] | None = None
+) -> TensorFile:
     """One part: the rows that a read of ``step`` sees, and the young rows that become visible after it.
 
     ``graphs`` are the rows [n, K] of graphs found anew, named ``graph_1`` and so on.
     """
     values = {"start": header.start, "stop": header.stop, "step": header.step, "format_version": FORMAT_VERSION}
-    columns = _columns(old.records) | {f"young_{name}": column for name, column in _columns(young.records).items()}
-    del columns["young_versions"]  # all of step - 1
-    columns |= {"young_ids": young.ids} | dict(graphs or {})
-    return save(columns, metadata={"bank": json.dumps(values)})  # one key: bytes repeat
+    names = young.records.dtype.names or ()
+    columns = {name: old.column(name) for name in names}
+    columns |= {YOUNG + name: Column.of(young.records[name]) for name in names if name != "versions"}  # all of step - 1
+    columns |= {"young_ids": Column.of(young.ids)}
+    columns |= {name: Column.of(rows) for name, rows in (graphs or {}).items()}
+    return TensorFile(columns, {"bank": json.dumps(values)})
 
 
-def read_header(part: bytes) -> PartHeader:
-    """What a part holds, without reading its arrays."""
-    size = int.from_bytes(part[:8], "little")
-    values = json.loads(json.loads(part[8 : 8 + size])["__metadata__"]["bank"])
+def read_part_header(file: Reader) -> tuple[PartHeader, list[Stored]]:
+    """What a part holds, and its columns, which follow in the file."""
+    metadata, columns = read_header(file)
+    values = json.loads(metadata["bank"])
     version = values.pop("format_version")
     if version not in READABLE:
         raise DataError(f"a bank checkpoint has format_version {version}, this program reads up to {FORMAT_VERSION}")
-    return PartHeader(**values)
+    return PartHeader(**values), columns
 
 
-def unpack(parts: Iterable[bytes], start: int, stop: int, spec: BankSpec) -> tuple[Outputs, Outputs]:
-    """Old and young rows start..stop-1 out of parts that may be cut elsewhere; together they must hold every id."""
-    old, youngs, is_held = blank(start, stop, spec), [blank(0, 0, spec)], np.zeros(stop - start, dtype=bool)
-    for header, part in sorted(((read_header(part), part) for part in parts), key=lambda pair: pair[0].start):
-        if not header.overlaps(start, stop):
+def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None = None) -> Restored:
+    """Rows start..stop-1 out of parts that may be cut elsewhere; parts without any of them are not read.
+
+    Raises:
+        DataError: for a part that is damaged, missing, of another form or (where one is given) of another ``step``, and
+            where an id is in none of them.
+    """
+    old, graphs, youngs = blank(start, stop, spec), dict[str, NDArray[np.int32]](), [blank(0, 0, spec)]
+    is_held = np.zeros(stop - start, dtype=bool)
+    for uri, entry in sorted(files.items()):
+        named = _IDS.search(uri)
+        if named and not (int(named[1]) < stop and start < int(named[2])):
             continue
-        columns = load(part)
-        _check_form(columns, spec)
-        low, high = max(start, header.start), min(stop, header.stop)
-        source, target = slice(low - header.start, high - header.start), slice(low - start, high - start)
-        for name in spec.record.names or ():
-            old.records[name][target] = columns[name][source]
-        is_held[target] = True
-        ids = columns["young_ids"]
-        inside = (ids >= start) & (ids < stop)
-        columns["young_versions"] = np.full(len(ids), header.step - 1)
-        young = blank(0, int(inside.sum()), spec).records
-        for name in spec.record.names or ():
-            young[name] = columns[f"young_{name}"][inside]
-        youngs.append(Outputs(ids=ids[inside], records=young))
+        with checked.open_file(uri, entry) as file:
+            header, columns = read_part_header(file)
+            if not header.overlaps(start, stop):
+                continue
+            if step is not None and header.step != step:
+                raise DataError(f"the bank of the checkpoint must be of step {step}, got {uri} of step {header.step}")
+            _check_form({column.name: column for column in columns}, spec)
+            youngs.append(_take(file, header, columns, old, graphs, spec))
+            is_held[max(start, header.start) - start : min(stop, header.stop) - start] = True
     if not is_held.all():
         raise DataError(f"the bank of the checkpoint lacks {np.count_nonzero(~is_held)} of the ids {start}..{stop - 1}")
     ids, records = (np.concatenate([getattr(young, name) for young in youngs]) for name in ("ids", "records"))
-    return old, Outputs(ids=ids, records=records)
+    order = np.argsort(ids)
+    return Restored(old=old, young=Outputs(ids=ids[order], records=records.take(order)), graphs=graphs)
 
 
-def unpack_graphs(parts: Iterable[bytes], start: int, stop: int) -> dict[str, NDArray[np.int32]]:
-    """Rows start..stop-1 of the graphs that parts hold; parts of one bank hold the same graphs."""
-    found: dict[str, list[NDArray[np.int32]]] = {}
-    for header, part in sorted(((read_header(part), part) for part in parts), key=lambda pair: pair[0].start):
-        rows = slice(max(start, header.start) - header.start, max(0, min(stop, header.stop) - header.start))
-        for name, column in load(part).items():
-            if name.startswith(GRAPH):
-                found.setdefault(name, []).append(column[rows])
-    return {name: np.concatenate(columns) for name, columns in found.items()}
+def newest(files: Files, num_rows: int, spec: BankSpec) -> tuple[Outputs, Mapping[str, NDArray[np.int32]]]:
+    """All rows of a checkpoint with the young ones written, and its graphs, for evaluation."""
+    restored = unpack(files, 0, num_rows, spec)
+    return restored.newest(spec.momentum), restored.graphs
 
 
-def newest(parts: Sequence[bytes], spec: BankSpec) -> Outputs:
-    """All rows of a checkpoint with the young ones written, for evaluation."""
-    headers = [read_header(part) for part in parts]
-    start, stop = min(header.start for header in headers), max(header.stop for header in headers)
-    old, young = unpack(parts, start, stop, spec)
-    old.put(young, spec.momentum)
-    return old
+def _take(
+    file: Reader,
+    header: PartHeader,
+    columns: Iterable[Stored],
+    old: Outputs,
+    graphs: dict[str, NDArray[np.int32]],
+    spec: BankSpec,
+) -> Outputs:
+    """Copy a part's rows of the ids of ``old`` there and into ``graphs``; its young rows among them."""
+    start, stop, young = int(old.ids[0]), int(old.ids[-1]) + 1, dict[str, NDArray[Any]]()
+    for column in columns:
+        if column.name.startswith(YOUNG):
+            young[column.name.removeprefix(YOUNG)] = column.whole(file)
+            continue
+        if column.name.startswith(GRAPH):
+            target = graphs.setdefault(column.name, np.empty((stop - start, *column.shape[1:]), dtype=np.int32))
+        else:
+            target = old.records[column.name]
+        for first, rows in column.pieces(file):
+            begin = header.start + first
+            low, high = max(start, begin), min(stop, begin + len(rows))
+            if low < high:
+                target[low - start : high - start] = rows[low - begin : high - begin]
+    is_mine = (young["ids"] >= start) & (young["ids"] < stop)
+    records = blank(0, int(is_mine.sum()), spec).records
+    records["versions"] = header.step - 1
+    for name in set(young) - {"ids"}:
+        records[name] = young[name][is_mine]
+    return Outputs(ids=young["ids"][is_mine], records=records)
 
 
-def _columns(records: NDArray[np.void]) -> dict[str, NDArray[Any]]:
-    """Records as arrays [n, ...]: versions, probs, features, and scales for int8."""
-    return {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
-
-
-def _check_form(columns: Mapping[str, NDArray[Any]], spec: BankSpec) -> None:
+def _check_form(columns: Mapping[str, Stored], spec: BankSpec) -> None:
     widths = columns["probs"].shape[1], columns["features"].shape[1]
     if widths != (spec.num_classes, spec.feature_width):
         raise DataError(

@@ -5,22 +5,20 @@ checksum of itself: whoever can read it knows what belongs to the checkpoint, an
 without it is no checkpoint; whoever wrote there was stopped, or is at it. When one is deleted it goes first.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from isal import isal_zlib
-from safetensors.torch import save
-from torch import Tensor
 
-from ldlva_dist.data import storage
+from ldlva_dist.data import checked, storage
+from ldlva_dist.data.checked import Entry, Files
 from ldlva_dist.errors import DataError
 
 FORMAT_VERSION = 2
 STATE = "state.json"
 PREFIX = "step-"
-PIECE_BYTES = 8 << 20
 
 
 class UnknownFormatError(DataError):
@@ -39,7 +37,7 @@ class Checkpoint:
         self.uri = uri
         text = storage.read_bytes(storage.join(uri, STATE))
         self.facts = _parse(uri, text)
-        self._files: dict[str, dict[str, int]] = self.facts["files"]
+        self._files: dict[str, Entry] = self.facts["files"]
 
     def names(self, folder: str = "") -> list[str]:
         """The files below a folder of the checkpoint, sorted; all of them without one."""
@@ -49,43 +47,31 @@ class Checkpoint:
         """Bytes of a file, as the list says."""
         return self._files[name]["size"]
 
+    def files(self, folder: str) -> Files:
+        """What the list says of the files below a folder, by uri."""
+        return {storage.join(self.uri, name): self._files[name] for name in self.names(folder)}
+
     def read(self, name: str) -> bytes:
         """A whole file; DataError if it is missing or damaged."""
         if name not in self._files:
             raise DataError(f"{self.uri} has no {name}")
-        data = storage.read_bytes(storage.join(self.uri, name))
-        self._compare(name, describe(data))
+        uri = storage.join(self.uri, name)
+        data = storage.read_bytes(uri)
+        checked.compare(uri, self._files[name], checked.describe(data))
         return data
 
     def check(self, name: str) -> None:
         """DataError if a file is missing or damaged; reads it piece by piece."""
-        size = crc = 0
-        with storage.open_input(storage.join(self.uri, name)) as file:
-            while piece := file.read(PIECE_BYTES):
-                size, crc = size + len(piece), isal_zlib.crc32(piece, crc)
-        self._compare(name, {"size": size, "crc32": crc})
-
-    def _compare(self, name: str, found: dict[str, int]) -> None:
-        for what, word in (("size", "bytes"), ("crc32", "checksum")):
-            if found[what] != self._files[name][what]:
-                raise DataError(
-                    f"{storage.join(self.uri, name)} is damaged: {word} should be {self._files[name][what]}, "
-                    f"got {found[what]}"
-                )
+        with checked.open_file(storage.join(self.uri, name), self._files[name]):
+            pass
 
 
-def describe(data: bytes) -> dict[str, int]:
-    """What the list says of a file with this content."""
-    return {"size": len(data), "crc32": isal_zlib.crc32(data)}
-
-
-def write_file(uri: str, name: str, data: bytes) -> dict[str, int]:
+def write_file(uri: str, name: str, data: bytes) -> Entry:
     """Write one file of a checkpoint that is being made; returns what the list has to say of it."""
-    storage.write_bytes(storage.join(uri, name), data)
-    return describe(data)
+    return checked.write(storage.join(uri, name), io.BytesIO(data), len(data))
 
 
-def finish(uri: str, facts: Mapping[str, Any], files: Mapping[str, dict[str, int]]) -> None:
+def finish(uri: str, facts: Mapping[str, Any], files: Mapping[str, Entry]) -> None:
     """Make a checkpoint of the files that lie in the folder ``uri``."""
     facts = {"format_version": FORMAT_VERSION, **facts, "files": dict(sorted(files.items()))}
     text = json.dumps(facts | {"crc32": _checksum(facts)}, indent=2) + "\n"
@@ -118,14 +104,6 @@ def worth_keeping(accuracies: Mapping[int, float | None], num_to_keep: int) -> s
     """Of a run's finished checkpoints (step to holdout accuracy): the newest ones and the best; a tie to the later."""
     best = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
     return set(sorted(accuracies)[-num_to_keep:]) | ({max(best)[1]} if best else set())
-
-
-def pack(what: str, tensors: Mapping[str, Tensor]) -> bytes:
-    """A file of tensors; DataError where any of them is not finite."""
-    broken = [name for name, values in tensors.items() if not torch.isfinite(values).all()]
-    if broken:
-        raise DataError(f"the {what} are not finite any more, first {broken[0]}: no checkpoint is made of them")
-    return save(dict(tensors))
 
 
 def _parse(uri: str, text: bytes) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
 
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
@@ -14,9 +13,10 @@ from ldlva_dist.data.transforms import decode
 from ldlva_dist.data.versions import shard_uri
 from ldlva_dist.maths.similarity import log_similarity
 from ldlva_dist.neighbors.graph import read_graph
-from ldlva_dist.neighbors.snapshots import newest
+from ldlva_dist.neighbors.snapshots import FOLDER, newest
 from ldlva_dist.training.build import bank_spec
-from ldlva_dist.training.state import read_parts
+from ldlva_dist.training.checkpoint import Checkpoint
+from ldlva_dist.training.table_files import read_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,9 @@ class Beliefs:
 
 def read_beliefs(checkpoint_uri: str, config: RunConfig, info: DatasetInfo) -> Beliefs:
     """The beliefs at a checkpoint of a run with neighbours."""
-    logits_N = torch.empty(info.num_train)
-    for part in map(load, read_parts(checkpoint_uri, "table")):
-        first = int(part["first_id"])
-        logits_N[first : first + len(part["logits"])] = part["logits"]
-    outputs = newest(read_parts(checkpoint_uri, "bank"), bank_spec(config, info))
+    saved = Checkpoint(checkpoint_uri)
+    logits_N = read_logits(saved, info.num_train)
+    outputs, _ = newest(saved.files(FOLDER), info.num_train, bank_spec(config, info))
     return Beliefs(uncertainty=logits_N.sigmoid().numpy(), probs=outputs.records["probs"].astype(np.float32))
 
 

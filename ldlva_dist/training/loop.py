@@ -162,7 +162,8 @@ def save(state: TrainState, saver: Saver, metrics: dict[str, Any], ids: IdsLog |
     if ids:
         ids.flush()
     finish(saver)
-    saver.begin(state.step, state.copy(), state.facts() | {"metrics": metrics})
+    files, elsewhere = state.copy()
+    saver.begin(state.step, files, state.facts() | {"metrics": metrics}, elsewhere)
 
 
 def finish(saver: Saver) -> None:

@@ -1,7 +1,8 @@
 """Checkpoints are uploaded while training goes on, one at a time.
 
-A save copies the state and returns. Each rank uploads its files from a thread of its own; when all have, which the
-ranks learn in the same step (agreement.py), rank 0 writes the list that makes the files a checkpoint.
+A save copies the state and returns. Each rank uploads its files from a thread of its own, and the bank's shards theirs;
+when all have, which the ranks learn in the same step (agreement.py), rank 0 writes the list that makes the files a
+checkpoint.
 """
 
 import time
@@ -13,12 +14,15 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ldlva_dist.data.checked import Entry
 from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.checkpoint import Checkpoint
 
 Files = Mapping[str, Callable[[], bytes]]
 """Names in the checkpoint, and what gives their bytes."""
+Elsewhere = Callable[[str, float], Callable[[], Mapping[str, Entry]]]
+"""Given the folder and a limit in seconds, lets others write files into it; what it returns waits for their entries."""
 METRIC = "holdout_accuracy"
 
 
@@ -29,7 +33,7 @@ class _Upload:
     uri: str
     step: int
     facts: Mapping[str, Any]
-    files: Future[dict[str, dict[str, int]]]
+    files: Future[dict[str, Entry]]
     began: float
 
 
@@ -61,11 +65,11 @@ class Saver:
             )
         return True
 
-    def begin(self, step: int, files: Files, facts: Mapping[str, Any]) -> None:
+    def begin(self, step: int, files: Files, facts: Mapping[str, Any], elsewhere: Elsewhere | None = None) -> None:
         """Upload files of the state after ``step`` steps; one checkpoint must be finished before the next begins."""
         assert self._upload is None, "one checkpoint at a time"
         uri = checkpoint.uri_of(self._run_uri, step)
-        future = self._thread.submit(_upload, uri, dict(files))
+        future = self._thread.submit(_upload, uri, dict(files), elsewhere, self._limit_s)
         self._upload = _Upload(uri=uri, step=step, facts=facts, files=future, began=time.monotonic())
 
     def finish(self) -> Mapping[str, Any]:
@@ -109,9 +113,12 @@ def _accuracies_there(run_uri: str) -> dict[int, float | None]:
     return accuracies
 
 
-def _upload(uri: str, files: dict[str, Callable[[], bytes]]) -> dict[str, dict[str, int]]:
+def _upload(
+    uri: str, files: dict[str, Callable[[], bytes]], elsewhere: Elsewhere | None, limit_s: float
+) -> dict[str, Entry]:
+    wait = elsewhere(uri, limit_s) if elsewhere else dict[str, Entry]
     entries = {}
     while files:
         name, content = files.popitem()  # one file after the other, so that each one's memory goes with it
         entries[name] = checkpoint.write_file(uri, name, content())
-    return entries
+    return entries | dict(wait())

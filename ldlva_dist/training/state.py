@@ -15,12 +15,16 @@ import torch.distributed as dist
 from safetensors.torch import load
 
 from ldlva_dist.config import RunConfig, from_json, to_json
+from ldlva_dist.data.checked import Entry, Files
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import PLAN_VERSION
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.neighbors.snapshots import FOLDER
 from ldlva_dist.training import checkpoint
-from ldlva_dist.training.checkpoint import Checkpoint, pack
+from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.engine import Engine
+from ldlva_dist.training.finite import pack
+from ldlva_dist.training.saver import Elsewhere
 from ldlva_dist.training.table_files import restore_table, table_files
 from ldlva_dist.uncertainty import UncertaintyTable
 
@@ -30,12 +34,18 @@ class BankSnapshots(Protocol):
 
     num_shards: int
 
-    def begin(self, step: int, parts: list[bytes]) -> None:
-        """Start every shard at ``step`` with the rows of the saved parts; none means an empty bank."""
+    def begin(self, step: int, files: Files, limit_s: float) -> None:
+        """Start every shard at ``step`` with its rows of the saved files; none means an empty bank."""
         ...
 
-    def snapshot(self, step: int, shard_indices: list[int]) -> dict[str, bytes]:
-        """The named parts of some shards, as of ``step``."""
+    def hold(self, step: int, shard_indices: list[int]) -> None:
+        """Let some shards keep their rows as of ``step``."""
+        ...
+
+    def write_held(
+        self, step: int, shard_indices: list[int], uri: str, limit_s: float
+    ) -> Callable[[], Mapping[str, Entry]]:
+        """Let some shards write the rows that they keep; what is returned waits for the files' entries."""
         ...
 
 
@@ -51,10 +61,11 @@ class TrainState:
     step: int = 0
     """Steps done."""
 
-    def copy(self) -> dict[str, Callable[[], bytes]]:
+    def copy(self) -> tuple[dict[str, Callable[[], bytes]], Elsewhere | None]:
         """This rank's files of a checkpoint, apart from what goes on learning; each gives its bytes when called.
 
-        A file of values that are not finite gives a DataError instead.
+        A file of values that are not finite gives a DataError instead. The second value lets this rank's share of the
+        bank's shards write what they hold (saver.py).
         """
         rank, world_size = dist.get_rank(), dist.get_world_size()
         self.engine.average_buffers()
@@ -67,11 +78,11 @@ class TrainState:
             files["classes.json"] = json.dumps(list(self.info.class_names)).encode
         if self.table:
             files |= table_files(self.table)
-        if self.bank:
-            shards = list(range(rank, self.bank.num_shards, world_size))
-            for name, part in self.bank.snapshot(self.step, shards).items():
-                files[f"bank/{name}"] = partial(bytes, part)
-        return files
+        if not self.bank:
+            return files, None
+        shards = list(range(rank, self.bank.num_shards, world_size))
+        self.bank.hold(self.step, shards)
+        return files, partial(self.bank.write_held, self.step, shards)
 
     def restore(self, checkpoint_uri: str | None) -> None:
         """Take step, optimiser, table and bank from a checkpoint; without one, start the bank empty.
@@ -87,7 +98,8 @@ class TrainState:
                 restore_table(self.table, saved)
         if self.bank:
             if dist.get_rank() == 0:
-                self.bank.begin(self.step, read_parts(checkpoint_uri, "bank") if checkpoint_uri else [])
+                files = Checkpoint(checkpoint_uri).files(FOLDER) if checkpoint_uri else {}
+                self.bank.begin(self.step, files, self.config.training.timeout_s)
             dist.barrier()
 
     def facts(self) -> dict[str, Any]:
@@ -161,9 +173,3 @@ def read_config(checkpoint_uri: str) -> RunConfig:
 def read_weights(checkpoint_uri: str) -> dict[str, Any]:
     """The whole model of a checkpoint."""
     return load(Checkpoint(checkpoint_uri).read("model.safetensors"))
-
-
-def read_parts(checkpoint_uri: str, folder: str) -> list[bytes]:
-    """The files of ``table/`` or ``bank/``, in id order; none where the run had none."""
-    saved = Checkpoint(checkpoint_uri)
-    return [saved.read(name) for name in saved.names(folder)]

@@ -7,10 +7,12 @@ memory for much more than these.
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from ldlva_dist.training.checkpoint import Checkpoint, pack
+from ldlva_dist.training.checkpoint import Checkpoint
+from ldlva_dist.training.finite import pack
 from ldlva_dist.uncertainty import UncertaintyTable
 
 FOLDER = "table"
@@ -38,6 +40,15 @@ def read_table(saved: Checkpoint, start: int, stop: int) -> Iterator[dict[str, T
         begin, end = (int(number) for number in name.removesuffix(".safetensors").split("-")[1:])
         if begin < stop and start < end:
             yield load(saved.read(name))
+
+
+def read_logits(saved: Checkpoint, num_rows: int) -> Tensor:
+    """[num_rows] the logits of all samples, for evaluation."""
+    logits = torch.empty(num_rows)
+    for part in read_table(saved, 0, num_rows):
+        first = int(part["first_id"])
+        logits[first : first + len(part["logits"])] = part["logits"]
+    return logits
 
 
 def _part(state: dict[str, Tensor], start: int, begin: int, end: int) -> bytes:

@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from ldlva_dist import placement
-from ldlva_dist.data import manifest
-from ldlva_dist.errors import DataError, NeighborServiceError, SettingError
+from ldlva_dist.data import checked, manifest
+from ldlva_dist.data.checked import Files
+from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError, SettingError
 from ldlva_dist.messages import BankUpdate, Neighbors
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors
@@ -101,10 +102,10 @@ def update_of(step: int, rank: int, world_size: int) -> BankUpdate:
     )
 
 
-def train(clients: list, first: int, stop: int, parts: list[bytes] | None = None) -> list[list[Neighbors]]:
+def train(clients: list, first: int, stop: int, files: Files | None = None) -> list[list[Neighbors]]:
     """Let ranks walk through the steps side by side, each asking for ids two steps ahead and for rows one."""
     ranks, size = range(len(clients)), len(clients)
-    clients[0].begin(first, parts or [])
+    clients[0].begin(first, files or {})
     found = [clients[r].find(batch_of(first, r, size)[0]) for r in ranks]
     coming = [clients[r].find(batch_of(first + 1, r, size)[0]) for r in ranks]
     asked = [clients[r].ask(first, found[r]) for r in ranks]
@@ -141,21 +142,51 @@ def test_one_and_three_shards_give_two_ranks_the_same_neighbours(start):
             np.testing.assert_allclose(seen.probs.sum(-1), seen.versions >= 0, atol=2e-3)
 
 
-def test_a_run_goes_on_from_its_snapshot_with_other_ranks_and_shards(start):
+def save(client: NeighborClient, step: int, shards: list[int], folder: Path) -> Files:
+    """The parts of some shards."""
+    client.hold(step, shards)
+    entries = client.write_held(step, shards, str(folder), 60)()
+    return {f"{folder}/{name}": entry for name, entry in entries.items()}
+
+
+def test_a_run_goes_on_from_its_snapshot_with_other_ranks_and_shards(start, tmp_path):
     straight = train(clients_of(start(2), 1), 0, 8)
     clients = clients_of(start(3), 2)
     train(clients, 0, 5)
     with ThreadPoolExecutor() as pool:  # each waits for the other's last write, which its call brings
-        saved = list(pool.map(lambda client, own: client.snapshot(5, own), clients, ([0, 2], [1])))
-    parts = saved[0] | saved[1]
-    assert sorted(parts) == [
+        saved = list(pool.map(lambda client, own: save(client, 5, own, tmp_path), clients, ([0, 2], [1])))
+    files = saved[0] | saved[1]
+    assert sorted(Path(uri).name for uri in files) == [
         "ids-000000000000-000000000016.safetensors",
         "ids-000000000016-000000000033.safetensors",
         "ids-000000000033-000000000050.safetensors",
     ]
-    resumed = train(clients_of(start(2), 1, token="b"), 5, 8, list(parts.values()))
+    resumed = train(clients_of(start(2), 1, token="b"), 5, 8, files)
     for before, after in zip(straight[5:], resumed, strict=True):
         assert_equal(before[0], after[0])
+
+
+def test_a_shard_that_cannot_write_and_one_that_hangs_are_named_with_the_file(start, tmp_path):
+    service = start(2)
+    [client] = clients_of(service, 1)
+    client.begin(0)
+    client.hold(0, [0, 1])
+    (tmp_path / "bank").mkdir()
+    (tmp_path / "bank" / "ids-000000000025-000000000050.safetensors").mkdir()
+    with pytest.raises(
+        ClusterError, match=r"bank shards \[1\] failed when asked to write its part of .*/ids-0+25-0+50"
+    ):
+        client.write_held(0, [0, 1], str(tmp_path), 60)()
+    client.hold(0, [0, 1])
+    pid = ray.get(service.shards[0].facts.remote(), timeout=20).pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(
+            NeighborServiceError, match=r"bank shards \[0\] did not answer .* to write its part of .* 0.4 s"
+        ):
+            client.write_held(0, [0], str(tmp_path), 0.5)()
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_step_costs_one_call_for_each_shard(start, monkeypatch):
@@ -349,7 +380,8 @@ def test_nothing_stays_of_a_driver_that_was_killed(dataset):
 
 def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing(start, dataset, tmp_path):
     """Two ranks in step, three shards, the second killed at step 6; its last snapshot is of step 3."""
-    service = start(3, recall=lambda start, stop: [(tmp_path / "part").read_bytes()])
+    part = tmp_path / "step-3" / "bank" / "ids-000000000016-000000000033.safetensors"
+    service = start(3, recall=lambda: {str(part): checked.describe(part.read_bytes())})
     clients, steps, ids = clients_of(service, 2), 16, np.arange(N)
     clients[0].begin(0)
     in_step = threading.Barrier(2, timeout=60)
@@ -368,9 +400,7 @@ def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing
             in_step.wait()  # the all-reduce
             client.write(update_of(step, rank, 2))
             if step + 1 in (3, 7, 12):
-                parts = client.snapshot(step + 1, [[0, 2], [1]][rank])
-                if step + 1 == 3 and rank == 1:
-                    (tmp_path / "part").write_bytes(*parts.values())
+                save(client, step + 1, [[0, 2], [1]][rank], tmp_path / f"step-{step + 1}")
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(rank_loop, range(2)))

@@ -20,11 +20,11 @@ from ldlva_dist.config import (
 )
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.plan import Plan
-from ldlva_dist.neighbors.snapshots import newest
+from ldlva_dist.neighbors.snapshots import FOLDER, newest
 from ldlva_dist.training.build import bank_spec, build_model
+from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.evaluate import SplitReader
 from ldlva_dist.training.inputs import make_plan
-from ldlva_dist.training.state import read_parts
 from ldlva_dist.training.step import forward_neighbors
 
 RANKS, BATCH = 2, 32
@@ -63,7 +63,8 @@ def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_ch
 ) -> None:
     result = launch.fit(config)
     dataset, info = config.data.dataset, read_info(config.data.dataset)
-    bank = newest(read_parts(result.checkpoint_uri, "bank"), bank_spec(config, info)).records
+    files = Checkpoint(result.checkpoint_uri).files(FOLDER)
+    bank = newest(files, info.num_train, bank_spec(config, info))[0].records
     assert (bank["versions"] == 0).all()  # the only step's, or filled as of it
 
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))

@@ -1,11 +1,16 @@
 import asyncio
 import itertools
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
-from ldlva_dist.errors import DataError, NeighborServiceError
+from ldlva_dist.data import checked
+from ldlva_dist.data.checked import Files
+from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError
 from ldlva_dist.messages import LABEL, BankUpdate
 from ldlva_dist.neighbors.bank import BankShard, ShardRows, StateLost
 from ldlva_dist.neighbors.calls import Answer, Call
@@ -19,7 +24,7 @@ from ldlva_dist.neighbors.outputs import (
     decode_features,
     encode,
 )
-from ldlva_dist.neighbors.snapshots import newest, read_header, unpack
+from ldlva_dist.neighbors.snapshots import newest, unpack
 
 N, C, V, K, BATCH = 40, 3, 4, 5, 12
 NO_IDS = np.zeros(0, np.int64)
@@ -111,28 +116,43 @@ async def write_all(shards: list[BankShard], token: str, rank: int, update: Bank
     await asyncio.gather(*(write(s, token, rank, part_of(update, at == i)) for i, s in enumerate(shards)))
 
 
+async def save(shard: BankShard, token: str, step: int, folder: Path) -> Files:
+    """The shard's part of a checkpoint, written into a folder."""
+    await shard.hold(token, step)
+    return await write_held([shard], token, step, folder)
+
+
+async def write_held(shards: list[BankShard], token: str, step: int, folder: Path) -> Files:
+    written = [await shard.write_held(token, step, str(folder)) for shard in shards]
+    return {f"{folder}/{name}": entry for entries in written for name, entry in entries.items()}
+
+
+def content(files: Files) -> list[bytes]:
+    return [Path(uri).read_bytes() for uri in sorted(files)]
+
+
 async def simulate(
     shards: list[BankShard],
     *,
     world_size: int,
     first: int = 0,
     stop: int = 10,
-    parts: list[bytes] | None = None,
+    files: Files | None = None,
     snapshot_at: int | None = None,
+    folder: Path = Path("/nowhere"),
     seed: int = 0,
     token: str = "a",
     together: bool = False,
-) -> tuple[dict[int, NDArray], list[bytes]]:
-    """Ranks that run apart as far as a training loop lets them; returns what each step saw, and a checkpoint.
+) -> tuple[dict[int, NDArray], Files]:
+    """Ranks that run apart as far as a training loop lets them; returns what each step saw, and a checkpoint's files.
 
     With ``together`` the write of a step travels with the read of two steps later, as the client does it.
     """
     rng = np.random.default_rng(seed)
     seen: dict[int, NDArray] = {}
-    saved: list[bytes] = []
     computed = {step: asyncio.Barrier(world_size) for step in range(first, stop)}
     for shard in shards:
-        await shard.begin(token, world_size, first, parts or [])
+        await shard.begin(token, world_size, first, files or {})
 
     async def dawdle() -> None:
         for _ in range(rng.integers(0, 12)):
@@ -157,10 +177,11 @@ async def simulate(
                 held = None
             if rank == 0 and step + 1 == snapshot_at:
                 await dawdle()
-                saved.extend(await asyncio.gather(*(shard.snapshot(token, snapshot_at) for shard in shards)))
+                await asyncio.gather(*(shard.hold(token, snapshot_at) for shard in shards))
 
     await asyncio.gather(*(rank_loop(rank) for rank in range(world_size)))
-    return seen, saved
+    # The shards have gone on meanwhile.
+    return seen, {} if snapshot_at is None else await write_held(shards, token, snapshot_at, folder)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
@@ -179,53 +200,63 @@ def test_a_read_for_step_t_sees_exactly_the_writes_up_to_t_minus_2(world_size, n
 
 @pytest.mark.parametrize(("world_size", "num_shards"), [(1, 1), (2, 3), (3, 4)])
 @pytest.mark.parametrize("dtypes", [("float16", "float16"), ("float32", "float32"), ("float32", "int8")])
-def test_a_restored_bank_goes_on_as_if_nothing_had_happened_on_other_ranks_and_shards(world_size, num_shards, dtypes):
+def test_a_restored_bank_goes_on_as_if_nothing_had_happened_on_other_ranks_and_shards(
+    world_size, num_shards, dtypes, tmp_path
+):
     bank_spec = spec(momentum=0.5, probs_dtype=dtypes[0], features_dtype=dtypes[1])
     straight, _ = asyncio.run(simulate(make_shards(2, bank_spec), world_size=2, stop=12))
     for seed, at in enumerate((1, 2, 6)):
-        _, parts = asyncio.run(
-            simulate(make_shards(3, bank_spec), world_size=3, stop=at + 1, snapshot_at=at, seed=seed)
+        _, files = asyncio.run(
+            simulate(
+                make_shards(3, bank_spec),
+                world_size=3,
+                stop=at + 4,
+                snapshot_at=at,
+                seed=seed,
+                folder=tmp_path / f"{at}",
+            )
         )
         shards = make_shards(num_shards, bank_spec)
-        resumed, _ = asyncio.run(
-            simulate(shards, world_size=world_size, first=at, stop=12, parts=parts[::-1], seed=seed)
-        )
+        resumed, _ = asyncio.run(simulate(shards, world_size=world_size, first=at, stop=12, files=files, seed=seed))
         assert sorted(resumed) == list(range(at, 12))
         for step, table in resumed.items():
             np.testing.assert_array_equal(table, straight[step])
 
 
-def test_a_snapshot_right_after_a_restore_is_the_restored_one():
+def test_a_snapshot_right_after_a_restore_is_the_restored_one(tmp_path):
     async def scenario() -> None:
         shards = make_shards(1, spec())
-        _, [part] = await simulate(shards, world_size=1, stop=5, snapshot_at=4)
-        await shards[0].begin("b", 2, 4, [part])
-        assert await shards[0].snapshot("b", 4) == part
+        _, files = await simulate(shards, world_size=1, stop=9, snapshot_at=4, folder=tmp_path)
+        await shards[0].begin("b", 2, 4, files)
+        assert content(await save(shards[0], "b", 4, tmp_path / "again")) == content(files)
 
     asyncio.run(scenario())
 
 
-def test_the_snapshot_of_a_step_is_the_same_before_and_after_another_rank_went_on():
+def test_the_snapshot_of_a_step_is_the_same_before_and_after_another_rank_went_on(tmp_path):
     async def scenario() -> None:
         [shard] = make_shards(1, spec())
-        await shard.begin("a", 1, 0, [])
+        await shard.begin("a", 1, 0, {})
         for step in range(4):
             await read(shard, "a", step, 0, NO_IDS)
             await write(shard, "a", 0, global_update(step))
-        before = await shard.snapshot("a", 4)
+        before = content(await save(shard, "a", 4, tmp_path / "before"))
         await read(shard, "a", 4, 0, NO_IDS)
-        assert await shard.snapshot("a", 4) == before
+        assert content(await save(shard, "a", 4, tmp_path / "after")) == before
         await write(shard, "a", 0, global_update(4))
         await read(shard, "a", 5, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="snapshot of step 4 was asked for after it was over"):
-            await shard.snapshot("a", 4)
+            await shard.hold("a", 4)
+        with pytest.raises(NeighborServiceError, match="holds no rows as of step 4"):
+            await shard.write_held("a", 4, str(tmp_path))
 
     asyncio.run(scenario())
 
 
-def test_the_newest_rows_of_a_checkpoint_hold_every_write():
-    _, parts = asyncio.run(simulate(make_shards(3, spec(momentum=0.3)), world_size=2, stop=7, snapshot_at=6))
-    rows_now = newest(parts, spec(momentum=0.3))
+def test_the_newest_rows_of_a_checkpoint_hold_every_write(tmp_path):
+    shards = make_shards(3, spec(momentum=0.3))
+    _, files = asyncio.run(simulate(shards, world_size=2, stop=9, snapshot_at=6, folder=tmp_path))
+    rows_now, _ = newest(files, N, spec(momentum=0.3))
     probs, features, versions = naive_state(5, 0.3)
     np.testing.assert_array_equal(rows_now.ids, np.arange(N))
     np.testing.assert_allclose(rows_now.records["probs"], probs, rtol=1e-6)
@@ -236,7 +267,7 @@ def test_the_newest_rows_of_a_checkpoint_hold_every_write():
 def test_an_id_twice_in_a_step_keeps_its_highest_position_whoever_wrote_it_first():
     async def scenario() -> NDArray[np.void]:
         [shard] = make_shards(1, spec())
-        await shard.begin("a", 2, 0, [])
+        await shard.begin("a", 2, 0, {})
         for rank, position in ((1, 3), (0, 8)):
             await read(shard, "a", 0, rank, NO_IDS)
             await write(
@@ -265,7 +296,7 @@ def test_an_id_twice_in_a_step_keeps_its_highest_position_whoever_wrote_it_first
 def test_static_rows_and_neighbours_come_from_the_shard_of_their_id():
     async def scenario() -> None:
         shard = make_shards(2, spec())[1]
-        await shard.begin("a", 1, 0, [])
+        await shard.begin("a", 1, 0, {})
         call = Call(rank=0, read_step=0, ids=np.array([25, 20]), samples=np.array([38, 20, 21]))
         answer = Answer.of(await shard.exchange("a", call), call, shard._spec)
         static = as_records(answer.static, STATIC)
@@ -289,16 +320,16 @@ def test_messages_of_an_attempt_the_shard_does_not_know_are_refused():
         [shard] = make_shards(1, spec())
         with pytest.raises(NeighborServiceError, match="restarted and lost its state"):
             await read(shard, "a", 0, 0, NO_IDS)
-        await shard.begin("a", 2, 0, [])
+        await shard.begin("a", 2, 0, {})
         await read(shard, "a", 0, 0, NO_IDS)
         waiting = asyncio.create_task(read(shard, "a", 2, 0, NO_IDS))
         await asyncio.sleep(0)
-        await shard.begin("b", 1, 0, [])
+        await shard.begin("b", 1, 0, {})
         for call in (waiting, read(shard, "a", 0, 1, NO_IDS), write(shard, "a", 0, global_update(0))):
             with pytest.raises(NeighborServiceError, match="does not know attempt 'a'"):
                 await call
         with pytest.raises(NeighborServiceError, match="earlier attempt"):
-            await shard.snapshot("a", 0)
+            await shard.hold("a", 0)
 
     asyncio.run(scenario())
 
@@ -306,7 +337,7 @@ def test_messages_of_an_attempt_the_shard_does_not_know_are_refused():
 def test_a_read_that_waits_too_long_names_the_ranks_whose_messages_are_missing():
     async def scenario() -> None:
         [shard] = make_shards(1, spec(timeout_s=0.05))
-        await shard.begin("a", 3, 0, [])
+        await shard.begin("a", 3, 0, {})
         for rank in (0, 1):
             await read(shard, "a", 0, rank, NO_IDS)
         with pytest.raises(NeighborServiceError, match=r"read of step 1 of rank 1 .*: reads of step 0 .* ranks \[2\]$"):
@@ -319,7 +350,7 @@ def test_a_read_that_waits_too_long_names_the_ranks_whose_messages_are_missing()
         ):
             await read(shard, "a", 2, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="snapshot of step 1"):
-            await shard.snapshot("a", 1)
+            await shard.hold("a", 1)
 
     asyncio.run(scenario())
 
@@ -327,7 +358,7 @@ def test_a_read_that_waits_too_long_names_the_ranks_whose_messages_are_missing()
 def test_a_second_read_or_write_of_a_rank_in_one_step_is_refused():
     async def scenario() -> None:
         [shard] = make_shards(1, spec())
-        await shard.begin("a", 2, 5, [])
+        await shard.begin("a", 2, 5, {})
         await read(shard, "a", 5, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="rank 0 asked for step 5 twice"):
             await read(shard, "a", 5, 0, NO_IDS)
@@ -371,12 +402,12 @@ def test_an_int8_row_that_is_not_finite_stays_so(broken):
     assert np.isnan(decoded[1]).all()
 
 
-def test_a_bank_without_outputs_keeps_the_rule_and_its_static_rows():
+def test_a_bank_without_outputs_keeps_the_rule_and_its_static_rows(tmp_path):
     bank_spec = spec(num_classes=0, feature_width=0)
 
     async def scenario() -> None:
         [shard] = make_shards(1, bank_spec)
-        await shard.begin("a", 1, 0, [])
+        await shard.begin("a", 1, 0, {})
         ids = np.array([3, 5])
         nothing = np.zeros((2, 0), np.float32)
         for step in range(3):
@@ -390,19 +421,19 @@ def test_a_bank_without_outputs_keeps_the_rule_and_its_static_rows():
                 step=step, positions=np.arange(2, dtype=np.int32), ids=ids, probs=nothing, features=nothing
             )
             await write(shard, "a", 0, update)
-        part = await shard.snapshot("a", 3)
-        await shard.begin("b", 1, 3, [part])
-        assert await shard.snapshot("b", 3) == part
+        files = await save(shard, "a", 3, tmp_path)
+        await shard.begin("b", 1, 3, files)
+        assert content(await save(shard, "b", 3, tmp_path / "again")) == content(files)
 
     asyncio.run(scenario())
 
 
-def test_a_warm_bank_starts_with_each_rows_smoothed_label():
+def test_a_warm_bank_starts_with_each_rows_smoothed_label(tmp_path):
     bank_spec = spec(label_smoothing=0.3, momentum=0.5)
 
     async def scenario() -> None:
         [_, shard] = make_shards(2, bank_spec)
-        await shard.begin("a", 1, 0, [])
+        await shard.begin("a", 1, 0, {})
         ids = np.arange(20, 40)
         start = await read(shard, "a", 0, 0, ids)
         np.testing.assert_allclose(start["probs"], np.eye(C)[ids % C] * 0.7 + 0.1, rtol=1e-6)
@@ -416,9 +447,9 @@ def test_a_warm_bank_starts_with_each_rows_smoothed_label():
             features=np.ones((1, V), np.float32),
         )
         await write(shard, "a", 0, one)
-        part = await shard.snapshot("a", 1)
-        await shard.begin("b", 1, 1, [part])
-        assert await shard.snapshot("b", 1) == part
+        files = await save(shard, "a", 1, tmp_path)
+        await shard.begin("b", 1, 1, files)
+        assert content(await save(shard, "b", 1, tmp_path / "again")) == content(files)
         await read(shard, "b", 1, 0, NO_IDS)
         await write(shard, "b", 0, part_of(global_update(1), np.zeros(BATCH, bool)))
         after = await read(shard, "b", 2, 0, ids)
@@ -428,49 +459,129 @@ def test_a_warm_bank_starts_with_each_rows_smoothed_label():
     asyncio.run(scenario())
 
 
-def test_what_a_bank_was_filled_with_is_there_for_the_first_read_and_in_the_checkpoint():
+def test_what_a_bank_was_filled_with_is_there_for_the_first_read_and_in_the_checkpoint(tmp_path):
     async def scenario() -> None:
         [shard] = make_shards(1, spec(features_dtype="int8"))
-        await shard.begin("a", 2, 0, [])
+        await shard.begin("a", 2, 0, {})
         update = global_update(0)
         ids = np.random.default_rng(0).permutation(N)[:BATCH]
         records = encode(update.probs, update.features, shard._spec, 0)
         for half in (slice(0, 5), slice(5, None)):
             await shard.fill("a", ids[half], as_bytes(records[half]))
-        part = await shard.snapshot("a", 0)
+        files = await save(shard, "a", 0, tmp_path)
         seen = await read(shard, "a", 0, 0, np.arange(N))
         np.testing.assert_array_equal(seen[ids], records)
         assert (np.delete(seen["versions"], ids) == -1).all()
         for call in (shard.fill("a", ids, as_bytes(records)), shard.fill("b", ids, as_bytes(records))):
             with pytest.raises(NeighborServiceError, match=r"before the first read|does not know"):
                 await call
-        await shard.begin("c", 1, 0, [part])
+        await shard.begin("c", 1, 0, files)
         np.testing.assert_array_equal(await read(shard, "c", 0, 0, np.arange(N)), seen)
 
     asyncio.run(scenario())
 
 
-def test_a_checkpoint_of_the_first_format_is_read_and_one_of_another_form_refused():
-    _, [part] = asyncio.run(simulate(make_shards(1, spec()), world_size=1, stop=4, snapshot_at=3))
+def saved_part(folder: Path) -> tuple[Path, Files]:
+    """The only part of a checkpoint of step 3, and its list."""
+    _, files = asyncio.run(simulate(make_shards(1, spec()), world_size=1, stop=6, snapshot_at=3, folder=folder))
+    return Path(*files), files
+
+
+def test_a_checkpoint_of_the_first_format_is_read_and_one_of_another_form_refused(tmp_path):
+    path, files = saved_part(tmp_path)
+    today, part = unpack(files, 0, N, spec()), path.read_bytes()
     with pytest.raises(DataError, match=r"features as float32, the run as float32 and int8 .bank.probs_dtype"):
-        unpack([part], 0, N, spec(features_dtype="int8"))
-    unknown = part.replace(b'"format_version\\": 2', b'"format_version\\": 9')
-    assert unknown != part
-    with pytest.raises(DataError, match="has format_version 9, this program reads up to 2"):
-        read_header(unknown)
-    old = part.replace(b'"format_version\\": 2', b'"format_version\\": 1')
-    for mine, theirs in zip(unpack([old], 0, N, spec()), unpack([part], 0, N, spec()), strict=True):
-        np.testing.assert_array_equal(mine.records, theirs.records)
+        unpack(files, 0, N, spec(features_dtype="int8"))
+    for version in (9, 1):
+        other = part.replace(b'"format_version\\": 2', b'"format_version\\": %d' % version)
+        assert other != part
+        path.write_bytes(other)
+        files = {str(path): checked.describe(other)}
+        if version == 9:
+            with pytest.raises(DataError, match="has format_version 9, this program reads up to 2"):
+                unpack(files, 0, N, spec())
+    np.testing.assert_array_equal(unpack(files, 0, N, spec()).old.records, today.old.records)
+    np.testing.assert_array_equal(unpack(files, 0, N, spec()).young.records, today.young.records)
 
 
-def test_a_shard_that_started_again_goes_on_where_the_rule_of_time_can_begin_anew():
+def test_a_part_is_a_safetensors_file_that_the_library_reads(tmp_path):
+    path, files = saved_part(tmp_path)
+    restored, columns = unpack(files, 0, N, spec()), load_file(path)
+    for name in ("probs", "features", "versions"):
+        np.testing.assert_array_equal(columns[name], restored.old.records[name])
+    np.testing.assert_array_equal(columns["young_ids"], restored.young.ids)
+    np.testing.assert_array_equal(columns["young_features"], restored.young.records["features"])
+
+
+@pytest.mark.parametrize("place", [3, 20, 700, -1])
+def test_a_damaged_part_is_named(tmp_path, place):
+    path, files = saved_part(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+    async def scenario() -> None:
+        [shard] = make_shards(1, spec())
+        with pytest.raises(DataError, match=f"{path.name} is damaged: checksum should be"):
+            await shard.begin("a", 1, 3, files)
+
+    asyncio.run(scenario())
+
+
+def test_a_part_that_cannot_be_written_is_named_and_nothing_of_it_stays(tmp_path):
+    async def scenario() -> None:
+        [shard] = make_shards(1, spec())
+        await shard.begin("a", 1, 0, {})
+        (tmp_path / "bank").write_bytes(b"no folder")
+        with pytest.raises(
+            ClusterError, match=r"the store failed at .*/bank/ids-000000000000-000000000040.safetensors"
+        ):
+            await save(shard, "a", 0, tmp_path)
+        assert os.listdir(tmp_path) == ["bank"]
+        (tmp_path / "bank").unlink()
+        assert content(await save(shard, "a", 0, tmp_path))
+
+    asyncio.run(scenario())
+
+
+def test_a_new_attempt_gives_up_what_was_held_for_the_one_before(tmp_path):
+    async def scenario() -> None:
+        [shard] = make_shards(1, spec())
+        await shard.begin("a", 1, 0, {})
+        await shard.hold("a", 0)
+        held = shard._held
+        await shard.begin("b", 1, 0, {})
+        with pytest.raises(NeighborServiceError, match="asked for after it was given up"):
+            held.old.read("probs", 0, 1)
+        with pytest.raises(NeighborServiceError, match="earlier attempt"):
+            await shard.write_held("a", 0, str(tmp_path))
+
+    asyncio.run(scenario())
+
+
+def test_features_for_a_graph_hold_every_write_and_no_read_sees_them_early():
+    async def scenario() -> None:
+        [shard] = make_shards(1, spec())
+        await shard.begin("a", 1, 0, {})
+        for step in range(4):
+            await read(shard, "a", step, 0, NO_IDS)
+            await write(shard, "a", 0, global_update(step))
+        features, _ = await shard.features("a", 4, 1)
+        np.testing.assert_array_equal(features, naive_state(3, 0.0)[1])
+        seen = await read(shard, "a", 4, 0, np.arange(N))
+        np.testing.assert_array_equal(seen["features"], naive_state(2, 0.0)[1])
+
+    asyncio.run(scenario())
+
+
+def test_a_shard_that_started_again_goes_on_where_the_rule_of_time_can_begin_anew(tmp_path):
     """Rank 0 lacks the answer to its read of step 5, rank 1 has it and asked for step 6; the last snapshot is of 3."""
     ids = np.arange(N)
-    _, [part] = asyncio.run(simulate(make_shards(1, spec()), world_size=1, stop=4, snapshot_at=3))
+    _, files = saved_part(tmp_path)
     known = naive_state(2, 0.0)[2]
 
     async def scenario() -> None:
-        shard = BankShard(lambda: rows(0, N), spec(), lambda start, stop: [part])
+        shard = BankShard(lambda: rows(0, N), spec(), lambda: files)
 
         async def turn(rank: int, step: int) -> NDArray[np.int64]:
             """The write of step - 2 and the read of a step."""
@@ -485,7 +596,8 @@ def test_a_shard_that_started_again_goes_on_where_the_rule_of_time_can_begin_ane
         np.testing.assert_array_equal(await turn(0, 5), known)
         await shard.rejoin("a", 2, 6)  # the other rank finds out later, and changes nothing
         np.testing.assert_array_equal(await turn(1, 6), known)
-        assert newest([await shard.snapshot("a", 6)], spec()).records["versions"].tolist() == known.tolist()
+        again, _ = newest(await save(shard, "a", 6, tmp_path / "again"), N, spec())
+        np.testing.assert_array_equal(again.records["versions"], known)
         for rank, step in ((0, 6), (0, 7), (1, 7)):
             np.testing.assert_array_equal(await turn(rank, step), known)
         early = asyncio.create_task(turn(0, 8))
@@ -505,9 +617,27 @@ def test_a_shard_that_started_again_goes_on_where_the_rule_of_time_can_begin_ane
     asyncio.run(scenario())
 
 
+def test_a_shard_that_is_lost_before_it_wrote_what_it_held_writes_what_the_last_checkpoint_held(tmp_path):
+    _, files = saved_part(tmp_path)
+
+    async def scenario() -> None:
+        lost, new = BankShard(lambda: rows(0, N), spec()), BankShard(lambda: rows(0, N), spec(), lambda: files)
+        with pytest.raises(StateLost, match="restarted and lost its state"):
+            await lost.write_held("a", 7, str(tmp_path / "7"))
+        for rejoin in (False, True):
+            if rejoin:
+                await new.rejoin("a", 1, 8)
+            restored = unpack(await write_held([new], "a", 7, tmp_path / "7"), 0, N, spec(), step=7)
+            np.testing.assert_array_equal(restored.old.records, newest(files, N, spec())[0].records)
+        with pytest.raises(NeighborServiceError, match="earlier attempt"):
+            await new.write_held("old", 7, str(tmp_path))
+
+    asyncio.run(scenario())
+
+
 def test_a_shard_without_a_snapshot_goes_on_as_a_new_one():
     async def scenario() -> None:
-        shard = BankShard(lambda: rows(0, N), spec(), lambda start, stop: [])
+        shard = BankShard(lambda: rows(0, N), spec(), lambda: {})
         await shard.rejoin("a", 1, 4)
         assert (await read(shard, "a", 4, 0, np.arange(N)))["versions"].tolist() == [-1] * N
 
@@ -517,39 +647,41 @@ def test_a_shard_without_a_snapshot_goes_on_as_a_new_one():
 def test_a_drained_shard_takes_nothing_more_and_lets_go_who_waits():
     async def scenario() -> None:
         [shard] = make_shards(1, spec())
-        await shard.begin("a", 2, 0, [])
+        await shard.begin("a", 2, 0, {})
         await read(shard, "a", 0, 0, NO_IDS)
         waiting = asyncio.create_task(read(shard, "a", 2, 0, NO_IDS))
         await asyncio.sleep(0)
         await shard.drain()
-        for call in (waiting, shard.begin("b", 1, 0, []), write(shard, "a", 0, global_update(0))):
+        for call in (waiting, shard.begin("b", 1, 0, {}), write(shard, "a", 0, global_update(0))):
             with pytest.raises(NeighborServiceError, match="takes nothing more: its service was drained"):
                 await call
 
     asyncio.run(scenario())
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing():
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
     async def scenario() -> None:
         shards = make_shards(2, spec())
-        _, parts = await simulate(shards, world_size=1, stop=4, snapshot_at=3)
+        _, files = await simulate(shards, world_size=1, stop=4, snapshot_at=3, folder=tmp_path)
         [whole] = make_shards(1, spec())
         with pytest.raises(DataError, match=r"lacks 20 of the ids 0\.\.39"):
-            await whole.begin("b", 1, 3, parts[:1])
-        with pytest.raises(DataError, match=r"must be of step 4, got steps \[3\]"):
-            await whole.begin("b", 1, 4, parts)
+            await whole.begin("b", 1, 3, dict(sorted(files.items())[:1]))
+        with pytest.raises(DataError, match=r"must be of step 4, got .*20.safetensors of step 3"):
+            await whole.begin("b", 1, 4, files)
         [wider] = make_shards(1, spec(num_classes=C + 1))
         with pytest.raises(DataError, match=f"has {C} classes"):
-            await wider.begin("b", 1, 3, parts)
+            await wider.begin("b", 1, 3, files)
         with pytest.raises(NeighborServiceError, match="does not know attempt 'b'"):
             await read(whole, "b", 3, 0, NO_IDS)
 
     asyncio.run(scenario())
 
 
-def test_the_header_of_a_part_says_which_ids_and_step_it_holds():
-    _, parts = asyncio.run(simulate(make_shards(2, spec()), world_size=1, stop=4, snapshot_at=3))
-    headers = [read_header(part) for part in parts]
-    assert [(header.start, header.stop, header.step) for header in headers] == [(0, 20, 3), (20, 40, 3)]
-    assert headers[0].overlaps(19, 25)
-    assert not headers[0].overlaps(20, 25)
+def test_parts_that_hold_none_of_the_ids_are_not_read(tmp_path):
+    _, files = asyncio.run(simulate(make_shards(4, spec()), world_size=1, stop=4, snapshot_at=3, folder=tmp_path))
+    whole = unpack(files, 0, N, spec())
+    for uri in (min(files), max(files)):
+        Path(uri).unlink()
+    np.testing.assert_array_equal(unpack(files, 10, 30, spec()).old.records, whole.old.records[10:30])
+    with pytest.raises(DataError, match=r"there is no file .*ids-000000000000"):
+        unpack(files, 9, 30, spec())

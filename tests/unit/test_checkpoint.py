@@ -12,16 +12,18 @@ import torch
 import torch.distributed as dist
 
 from ldlva_dist.config import TrainingConfig
+from ldlva_dist.data import checked
 from ldlva_dist.data.plan import PLAN_VERSION, Plan
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training import table_files as table_files_module
 from ldlva_dist.training.bad_loss import give_up
-from ldlva_dist.training.checkpoint import Checkpoint, UnknownFormatError, pack, worth_keeping
+from ldlva_dist.training.checkpoint import Checkpoint, UnknownFormatError, worth_keeping
 from ldlva_dist.training.due import due_at
+from ldlva_dist.training.finite import pack
 from ldlva_dist.training.resume import newest_whole, roll_back
 from ldlva_dist.training.saver import Saver
-from ldlva_dist.training.state import last_checkpoint, read_parts, require_same_plan
+from ldlva_dist.training.state import last_checkpoint, require_same_plan
 from ldlva_dist.training.table_files import read_table, restore_table, table_files
 from ldlva_dist.uncertainty import UncertaintyTable
 from tests._ranks import run_ranks
@@ -60,8 +62,8 @@ def test_what_is_written_is_read_back(alone: None, tmp_path: Path) -> None:
     assert saved.facts["step"] == 7
     assert saved.names() == ["bank/ids-0.safetensors", "config.json", "model.safetensors"]
     assert saved.read("model.safetensors") == b"m" * 1000 + b"7"
-    assert read_parts(saved.uri, "bank") == [b"b" * 50 + b"7"]
-    assert read_parts(saved.uri, "table") == []
+    assert saved.files("bank") == {f"{saved.uri}/bank/ids-0.safetensors": checked.describe(b"b" * 50 + b"7")}
+    assert saved.files("table") == {}
 
 
 def _change_the_list(at: Path, old: str, new: str) -> None:
@@ -167,9 +169,41 @@ def test_an_upload_that_takes_too_long_is_an_error_that_names_the_rank(alone: No
     may_end = threading.Event()
     saver = Saver(str(tmp_path), num_to_keep=1, limit_s=0.01)
     saver.begin(20, {"config.json": lambda: b"{}" if may_end.wait(60) else b""}, {"step": 20, "metrics": {}})
-    with pytest.raises(ClusterError, match=r"rank 0 did not upload its files of .*step-00000020 in 0.01 s"):
+    late = r"rank 0 did not upload its files of .*step-00000020 in 0.01 s"
+    with pytest.raises(ClusterError, match=late):
+        while saver.uploading:  # asked after every step
+            pass
+    with pytest.raises(ClusterError, match=late):
         saver.finish()
     may_end.set()
+
+
+def test_files_that_others_write_belong_to_the_checkpoint_too(alone: None, tmp_path: Path) -> None:
+    saver, asked = Saver(str(tmp_path), num_to_keep=1, limit_s=60), threading.Event()
+
+    def elsewhere(uri: str, limit_s: float) -> Callable[[], dict[str, checked.Entry]]:
+        asked.set()
+        return lambda: {"bank/part": checkpoint.write_file(uri, "bank/part", b"%g" % limit_s)}
+
+    def own() -> bytes:
+        assert asked.wait(60), "others write beside this rank, not after it"
+        return b"own"
+
+    saver.begin(20, {"model.safetensors": own}, {"step": 20, "metrics": {}}, elsewhere)
+    saver.finish()
+    saved = Checkpoint(checkpoint.uri_of(str(tmp_path), 20))
+    assert (saved.read("model.safetensors"), saved.read("bank/part")) == (b"own", b"60")
+
+
+def test_an_error_of_those_who_write_elsewhere_is_the_savers(alone: None, tmp_path: Path) -> None:
+    def fail() -> dict[str, checked.Entry]:
+        raise ClusterError("bank shards [1] failed")
+
+    saver = Saver(str(tmp_path), num_to_keep=1, limit_s=60)
+    saver.begin(20, _files(20), {"step": 20, "metrics": {}}, lambda uri, limit_s: fail)
+    with pytest.raises(ClusterError, match=r"shards \[1\] failed"):
+        saver.finish()
+    assert last_checkpoint(str(tmp_path)) is None
 
 
 def test_values_that_are_not_finite_do_not_become_a_checkpoint(alone: None, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import scores
 from ldlva_dist.maths import metrics, suspicion
 from ldlva_dist.neighbors import snapshots
+from ldlva_dist.neighbors.frozen import FrozenRows
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.neighbors.outputs import Outputs, blank, encode
 from ldlva_dist.presets import demo
@@ -67,14 +68,13 @@ def write_checkpoint(
         "config.json": to_json(config).encode(),
         "classes.json": json.dumps(list(run.info.class_names)).encode(),
     }
-    for i, (start, stop) in enumerate(((0, 40), (40, N))):
+    for start, stop in ((0, 40), (40, N)):
         table = {"first_id": torch.tensor([start]), "logits": logits[start:stop], "velocity": torch.zeros(stop - start)}
-        parts[f"table/part-{i:05d}.safetensors"] = save(table)
+        parts[f"table/ids-{start:012d}-{stop:012d}.safetensors"] = save(table)
         old = Outputs(ids=np.arange(start, stop), records=records[start:stop].copy())
         header = snapshots.PartHeader(start=start, stop=stop, step=5)
-        parts[f"bank/part-{i:05d}.safetensors"] = snapshots.pack(
-            old, blank(0, 0, spec), header, {key: rows[start:stop] for key, rows in graphs.items()}
-        )
+        own = {key: rows[start:stop] for key, rows in graphs.items()}
+        parts[header.name] = snapshots.part_file(FrozenRows(old), blank(0, 0, spec), header, own).read()
     files = {name: checkpoint.write_file(uri, name, data) for name, data in parts.items()}
     facts = {"step": 5, "class_names": list(run.info.class_names), "content_hash": run.info.content_hash}
     checkpoint.finish(uri, facts | {"rows_hash": run.info.rows_hash}, files)

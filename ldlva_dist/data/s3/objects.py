@@ -50,8 +50,8 @@ def walk(uri: str) -> Iterator[tuple[str, int]]:
         yield from ((item["Key"][begin:], item["Size"]) for item in page.get("Contents", []) if item["Key"][begin:])
 
 
-def write(uri: str, source: IO[bytes], size: int) -> None:
-    """Make an object of the next ``size`` bytes of ``source``: it appears whole or not at all."""
+def write(uri: str, source: IO[bytes], size: int) -> int:
+    """Make an object of the next ``size`` bytes of ``source``: it appears whole or not at all. Returns their CRC-32."""
     bucket, key = split(uri)
     begin, crc = source.tell(), 0
     for piece in iter(lambda: source.read(PART_BYTES), b""):
@@ -61,7 +61,7 @@ def write(uri: str, source: IO[bytes], size: int) -> None:
     if size <= PART_BYTES:
         data = source.read(size)
         attempt(uri, lambda: client().put_object(**place, **about, Body=data), lambda: size)
-        return
+        return crc
     upload = place | {"UploadId": attempt(uri, lambda: client().create_multipart_upload(**place, **about)["UploadId"])}
     try:
         parts = [
@@ -73,6 +73,7 @@ def write(uri: str, source: IO[bytes], size: int) -> None:
         with suppress(*FAILURES):  # of a store that is gone; parts are invisible, and its own rules end old uploads
             client().abort_multipart_upload(**upload)
         raise
+    return crc
 
 
 def delete(uri: str) -> None:
