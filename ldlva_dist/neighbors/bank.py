@@ -163,28 +163,31 @@ class BankShard:
         records["versions"] = ledger.first
         self._outputs.assign(Outputs(ids=ids[order], records=records))
 
-    async def exchange(self, token: str, call: Call) -> NDArray[np.uint8]:
+    async def exchange(self, packed: bytes) -> NDArray[np.uint8]:
         """Store a rank's outputs of a step, which reads see two steps later, and answer its questions.
 
         A read sees the rows as its step must; it waits for the ranks that are behind, and for the graph that it names.
 
+        Args:
+            packed: A :class:`Call`.
+
         Returns:
             The buffer of an :class:`Answer`.
         """
-        came = time.monotonic()
+        came, call = time.monotonic(), Call.unpack(packed, self._spec)
         places, samples = self._places(call.ids), self._places(call.samples)
         if call.write is not None:
             self._places(call.write.ids)
-            ledger = self._require(token)
+            ledger = self._require(call.token)
             if not ledger.lost(call.write.step):
                 ledger.note_write(call.rank, call.write)
                 self._advance(ledger)
-        graph = await self._graph(token, call.graph) if len(samples) else self._rows.graph
+        graph = await self._graph(call.token, call.graph) if len(samples) else self._rows.graph
         if call.read_step is None:
             return self._answer(places, samples, graph, came)
         step = call.read_step
         ledger = await self._until(
-            token, lambda now: now.visible >= step - 2, f"the read of step {step} of rank {call.rank}"
+            call.token, lambda now: now.visible >= step - 2, f"the read of step {step} of rank {call.rank}"
         )
         if ledger.lost(step):
             return self._answer(places, samples, graph, came)
@@ -308,6 +311,8 @@ class BankShard:
 
     async def _graph(self, token: str, version: int) -> NDArray[np.int32]:
         """[n, K] of a graph; waits, within the limit, for one that is being built."""
+        if self._graphs.has(version):
+            return self._graphs.rows(version)
         try:
             async with asyncio.timeout(self._spec.timeout_s):
                 while not self._graphs.has(version):
@@ -369,6 +374,8 @@ class BankShard:
 
     async def _until(self, token: str, ready: Callable[[Ledger], bool], what: str) -> Ledger:
         """Wait, within the limit, for other ranks' messages."""
+        if ready(ledger := self._require(token)):
+            return ledger
         try:
             async with asyncio.timeout(self._spec.timeout_s):
                 while not ready(ledger := self._require(token)):

@@ -1,15 +1,20 @@
-"""What a rank tells and asks a shard in one call, and the one buffer that is the answer.
+"""What a rank tells and asks a shard in one call, and what it answers: one run of bytes either way.
 
 n = rows asked for, m = samples whose neighbours are asked for, K = neighbours, r = bytes of a record.
 """
 
 from dataclasses import dataclass, field
+from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.neighbors.outputs import STATIC, BankSpec, Write
 
+TOKEN_BYTES = 32
+HEADER = Struct(f"<{TOKEN_BYTES}s7q")
+"""Of a call: token, rank, graph, step of the read, step of the write, m, n, rows written."""
+NO_STEP = -1
 HELD = np.dtype(np.float64)
 
 
@@ -18,10 +23,15 @@ def no_ids() -> NDArray[np.int64]:
     return np.zeros(0, dtype=np.int64)
 
 
+NO_WRITE = Write(step=NO_STEP, positions=np.zeros(0, np.int32), ids=no_ids(), rows=np.zeros((0, 0), np.uint8))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What one rank tells and asks one shard at once."""
 
+    token: str
+    """The attempt that it belongs to; at most 32 bytes."""
     rank: int
     write: Write | None = None
     """Its outputs of a step."""
@@ -33,6 +43,35 @@ class Call:
     """The step that a read is for; None = no read."""
     ids: NDArray[np.int64] = field(default_factory=no_ids)
     """[n] the rows of these are asked for."""
+
+    def pack(self) -> bytes:
+        """The header, samples, ids, and of the write ids, rows and positions. Ray carries bytes as they are."""
+        token, write = self.token.encode(), self.write or NO_WRITE
+        assert len(token) <= TOKEN_BYTES, f"a token has at most {TOKEN_BYTES} bytes, got {self.token!r}"
+        read_step = NO_STEP if self.read_step is None else self.read_step
+        lengths = len(self.samples), len(self.ids), len(write.ids)
+        header = HEADER.pack(token, self.rank, self.graph, read_step, write.step, *lengths)
+        arrays = [np.ascontiguousarray(ids, np.int64) for ids in (self.samples, self.ids, write.ids)]
+        arrays += [write.rows, np.ascontiguousarray(write.positions, np.int32)]
+        return b"".join([header, *(array.data for array in arrays)])
+
+    @classmethod
+    def unpack(cls, data: bytes, spec: BankSpec) -> "Call":
+        """The same call; its arrays are views of ``data``."""
+        token, rank, graph, read_step, write_step, m, n, w = HEADER.unpack_from(data)
+        numbers, r = np.frombuffer(data, np.int64, m + n + w, HEADER.size), spec.record.itemsize
+        at = HEADER.size + numbers.nbytes
+        rows, positions = np.frombuffer(data, np.uint8, w * r, at), np.frombuffer(data, np.int32, w, at + w * r)
+        write = Write(step=write_step, positions=positions, ids=numbers[m + n :], rows=rows.reshape(w, r))
+        return cls(
+            token=token.rstrip(b"\0").decode(),
+            rank=rank,
+            write=None if write_step == NO_STEP else write,
+            samples=numbers[:m],
+            graph=graph,
+            read_step=None if read_step == NO_STEP else read_step,
+            ids=numbers[m : m + n],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

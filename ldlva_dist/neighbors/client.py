@@ -256,6 +256,7 @@ class NeighborClient:
             samples = found.samples[found.owner == i] if found else no_ids()
             if update or read_step is not None or len(samples):
                 calls[i] = Call(
+                    token=self._token,
                     rank=self._rank,
                     write=writes[i],
                     samples=samples,
@@ -329,7 +330,7 @@ class NeighborClient:
                 lost = sorted({*lost, *e.shards})
 
     def _exchange(self, shard: int, call: Call) -> ObjectRef[Any]:
-        return self._shards[shard].exchange.remote(self._token, call)
+        return self._shards[shard].exchange.remote(call.pack())
 
     def _split_update(self, update: BankUpdate) -> list[Write]:
         rows = as_bytes(encode(update.probs, update.features, self._spec, update.step))

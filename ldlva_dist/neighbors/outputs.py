@@ -5,6 +5,7 @@ n = rows held, C = classes, V = feature width, r = bytes of a record.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -36,11 +37,14 @@ class BankSpec:
     @property
     def record(self) -> np.dtype[np.void]:
         """One stored row. A scale stands there for int8 only: feature = scale x integer."""
-        scale = [("scales", "f4")] if self.features_dtype == "int8" else []
-        features = ("features", self.features_dtype, (self.feature_width,))
-        return np.dtype(
-            [("versions", "i8"), *scale, ("probs", self.probs_dtype, (self.num_classes,)), features], align=True
-        )
+        return _record(self.num_classes, self.probs_dtype, self.feature_width, self.features_dtype)
+
+
+@cache  # every call of every step asks for it
+def _record(num_classes: int, probs_dtype: str, feature_width: int, features_dtype: str) -> np.dtype[np.void]:
+    scale = [("scales", "f4")] if features_dtype == "int8" else []
+    probs, features = ("probs", probs_dtype, (num_classes,)), ("features", features_dtype, (feature_width,))
+    return np.dtype([("versions", "i8"), *scale, probs, features], align=True)
 
 
 STATIC = np.dtype([("va", "f4", (2,)), ("label", "i4")])
@@ -149,11 +153,12 @@ class Write:
 
 def merge(writes: Sequence[Write], spec: BankSpec) -> Outputs:
     """All ranks' outputs of one step; an id that stands twice keeps its highest position."""
+    writes = [write for write in writes if len(write.ids)]
     if not writes:
         return blank(0, 0, spec)
     ids = np.concatenate([write.ids for write in writes])
     order = np.lexsort((np.concatenate([write.positions for write in writes]), ids))
-    is_last = np.append(np.diff(ids[order]) != 0, True)[: len(ids)]
+    is_last = np.append(np.diff(ids[order]) != 0, True)
     kept = order[is_last]
     rows = np.concatenate([write.rows for write in writes]).take(kept, axis=0)
     return Outputs(ids=ids[kept], records=as_records(rows, spec.record))

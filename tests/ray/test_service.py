@@ -20,10 +20,13 @@ from ldlva_dist.data import checked, manifest
 from ldlva_dist.data.checked import Files
 from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError, SettingError
 from ldlva_dist.messages import BankUpdate, Neighbors
+from ldlva_dist.neighbors.answers import get_all
+from ldlva_dist.neighbors.calls import HELD
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors
-from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.neighbors.outputs import STATIC, BankSpec
 from ldlva_dist.neighbors.service import NeighborService, find_service, shard_loads, start_service
+from ldlva_dist.neighbors.traffic import Traffic
 
 N, C, V, K, BATCH = 50, 7, 6, 4, 8
 VA = np.random.default_rng(3).uniform(-1, 1, (N, 2)).astype(np.float32)
@@ -210,6 +213,52 @@ def test_a_step_costs_one_call_for_each_shard(start, monkeypatch):
     assert last_but_one_writes == [3, 3]
 
 
+def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_waited(start, monkeypatch):
+    """Rank 0's read of step 2 is held until rank 1, which saw it wait, has sent what it lacks."""
+    service = start(3)
+    clients, ids = clients_of(service, 2), np.arange(0, N, 2)
+    clients[0].begin(0)
+    found = [client.find(ids) for client in clients]
+    for client, own in zip(clients, found, strict=True):
+        client.collect(client.ask(0, own))
+    clients[0].write(update_of(0, 0, 2))
+    clients[0].collect(clients[0].ask(1, found[0]))
+    traffic = clients[0].traffic.drain()
+    record, rows = service.spec.record.itemsize, 2 * len(np.unique(GRAPH[ids]))
+    calls, graph_row = 3 * 3, 4 * K
+    assert traffic.bytes_read == calls * HELD.itemsize + rows * (record + STATIC.itemsize) + len(ids) * graph_row
+    assert traffic.bytes_written == len(update_of(0, 0, 2).ids) * record
+    assert clients[0].traffic == Traffic()
+
+    waits = threading.Event()
+
+    def note_wait(*arguments):
+        waits.set()
+        return get_all(*arguments)
+
+    def go_on() -> float:
+        """The seconds from when rank 0 surely waits, and its read is surely held, until rank 1 says something."""
+        assert waits.wait(20)
+        ray.get([shard.facts.remote() for shard in service.shards], timeout=20)
+        began = time.monotonic()
+        ray.get([shard.facts.remote() for shard in service.shards], timeout=20)
+        seconds = time.monotonic() - began
+        clients[1].write(update_of(0, 1, 2))
+        clients[1].collect(clients[1].ask(1, found[1]))
+        return seconds
+
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(go_on)
+        asked = clients[0].ask(2, found[0])
+        monkeypatch.setattr("ldlva_dist.neighbors.client.get_all", note_wait)
+        clients[0].collect(asked)
+        least = held.result(20)
+    seconds = time.monotonic() - began
+    for counted in (clients[0].traffic.shard_s, clients[0].traffic.busy_s):
+        assert least <= counted <= seconds
+
+
 def test_rows_filled_by_all_ranks_are_there_at_the_first_read(start):
     clients = clients_of(start(3), 2)
     clients[0].begin(0)
@@ -355,7 +404,7 @@ def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_n
 DRIVER = """
 import os, signal, sys
 import ray
-from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.neighbors.outputs import STATIC, BankSpec
 from ldlva_dist.neighbors.service import shard_loads, start_service
 address, dataset = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)

@@ -51,12 +51,12 @@ def rows(start: int, stop: int) -> ShardRows:
 
 async def read(shard: BankShard, token: str, step: int, rank: int, ids: NDArray) -> NDArray[np.void]:
     """The records of a read."""
-    call = Call(rank=rank, read_step=step, ids=ids)
-    return as_records(Answer.of(await shard.exchange(token, call), call, shard._spec).rows, shard._spec.record)
+    call = Call(token=token, rank=rank, read_step=step, ids=ids)
+    return as_records(Answer.of(await shard.exchange(call.pack()), call, shard._spec).rows, shard._spec.record)
 
 
 async def write(shard: BankShard, token: str, rank: int, update: BankUpdate) -> None:
-    await shard.exchange(token, Call(rank=rank, write=to_write(update, shard._spec)))
+    await shard.exchange(Call(token=token, rank=rank, write=to_write(update, shard._spec)).pack())
 
 
 def to_write(update: BankUpdate, bank_spec: BankSpec) -> Write:
@@ -105,8 +105,8 @@ async def exchange_all(
     async def one(shard: BankShard) -> NDArray[np.void]:
         ids = np.arange(shard._start, shard._stop)
         own = update and to_write(part_of(update, np.isin(update.ids, ids)), shard._spec)
-        call = Call(rank=rank, read_step=step, ids=ids, write=own)
-        return as_records(Answer.of(await shard.exchange(token, call), call, shard._spec).rows, shard._spec.record)
+        call = Call(token=token, rank=rank, read_step=step, ids=ids, write=own)
+        return as_records(Answer.of(await shard.exchange(call.pack()), call, shard._spec).rows, shard._spec.record)
 
     return np.concatenate(await asyncio.gather(*map(one, shards)))
 
@@ -297,8 +297,8 @@ def test_static_rows_and_neighbours_come_from_the_shard_of_their_id():
     async def scenario() -> None:
         shard = make_shards(2, spec())[1]
         await shard.begin("a", 1, 0, {})
-        call = Call(rank=0, read_step=0, ids=np.array([25, 20]), samples=np.array([38, 20, 21]))
-        answer = Answer.of(await shard.exchange("a", call), call, shard._spec)
+        call = Call(token="a", rank=0, read_step=0, ids=np.array([25, 20]), samples=np.array([38, 20, 21]))
+        answer = Answer.of(await shard.exchange(call.pack()), call, shard._spec)
         static = as_records(answer.static, STATIC)
         np.testing.assert_array_equal(static["va"], [[25, -25], [20, -20]])
         np.testing.assert_array_equal(static["label"], [25 % C, 20 % C])
@@ -310,7 +310,7 @@ def test_static_rows_and_neighbours_come_from_the_shard_of_their_id():
             {"write": to_write(global_update(0), spec())},
         ):
             with pytest.raises(NeighborServiceError, match=r"bank of ids 20..39: asked for ids"):
-                await shard.exchange("a", Call(rank=0, **wrong))
+                await shard.exchange(Call(token="a", rank=0, **wrong).pack())
 
     asyncio.run(scenario())
 
@@ -411,8 +411,8 @@ def test_a_bank_without_outputs_keeps_the_rule_and_its_static_rows(tmp_path):
         ids = np.array([3, 5])
         nothing = np.zeros((2, 0), np.float32)
         for step in range(3):
-            call = Call(rank=0, read_step=step, ids=ids, samples=ids)
-            answer = Answer.of(await shard.exchange("a", call), call, bank_spec)
+            call = Call(token="a", rank=0, read_step=step, ids=ids, samples=ids)
+            answer = Answer.of(await shard.exchange(call.pack()), call, bank_spec)
             np.testing.assert_array_equal(as_records(answer.static, STATIC)["label"], ids % C)
             np.testing.assert_array_equal(answer.neighbors[:, 0], ids + 1)
             records = as_records(answer.rows, bank_spec.record)
@@ -586,8 +586,8 @@ def test_a_shard_that_started_again_goes_on_where_the_rule_of_time_can_begin_ane
         async def turn(rank: int, step: int) -> NDArray[np.int64]:
             """The write of step - 2 and the read of a step."""
             own = part_of(global_update(step - 2), np.arange(BATCH) % 2 == rank)
-            call = Call(rank=rank, write=to_write(own, shard._spec), read_step=step, ids=ids)
-            answer = Answer.of(await shard.exchange("a", call), call, shard._spec)
+            call = Call(token="a", rank=rank, write=to_write(own, shard._spec), read_step=step, ids=ids)
+            answer = Answer.of(await shard.exchange(call.pack()), call, shard._spec)
             return as_records(answer.rows, shard._spec.record)["versions"].copy()
 
         with pytest.raises(StateLost, match="restarted and lost its state"):
