@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -109,6 +110,36 @@ def test_new_points_are_answered_as_by_the_naive_loop_and_a_rebuild_swaps_the_wh
     second = client.search(queries, 700)
     assert second.version == first.version + 1
     np.testing.assert_array_equal(second.ids, exhaustive(new, queries, 700)[0])
+
+
+def wait_for(path: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """One sample, as soon as a file is there."""
+    end = time.monotonic() + 60
+    while not Path(path).exists():
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.02)
+    return np.zeros(1, np.int64), np.zeros((1, 2), np.float32)
+
+
+def test_while_a_version_is_built_the_old_one_answers_and_from_the_swap_on_the_new_one(client, service, tmp_path):
+    """The second shard's build waits for a file; the first has the new version by then, and still answers the old."""
+    old, new, queries = plane(500), plane(600, seed=1), plane(80, seed=2)
+    before = client.build_from_dataset(write_dataset(tmp_path / "old", old)).version
+    service.shards[1].prepare.options(concurrency_group="build").remote(99, 1, wait_for, str(tmp_path / "gate"))
+    with ThreadPoolExecutor() as pool:
+        building = pool.submit(client.build_from_dataset, write_dataset(tmp_path / "new", new))
+        end = time.monotonic() + 60
+        while ray.get(service.shards[0].versions.remote(), timeout=60) != [before, before + 1]:
+            assert time.monotonic() < end, "the first shard did not build"
+        meanwhile = client.search(queries, 5)
+        assert not building.done()
+        (tmp_path / "gate").touch()
+        assert building.result(timeout=60).version == before + 1
+    after = client.search(queries, 5)
+    for found, version, points in ((meanwhile, before, old), (after, before + 1, new)):
+        assert found.version == version
+        np.testing.assert_array_equal(found.ids, exhaustive(points, queries, 5)[0])
+    assert ray.get([shard.versions.remote() for shard in service.shards], timeout=60) == [[before + 1]] * 3
 
 
 def test_a_rebuild_that_fails_leaves_the_old_version_in_use(client, tmp_path):
