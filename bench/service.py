@@ -8,6 +8,9 @@ actors that return as many bytes each and do nothing else. B = 256, K = 8, V = 5
 - growth: p50 from N = 10 k to N = 10 M at most 10 % more, in pairs. V = 128, so that 10 M rows take 3.3 GB (V = 512:
   11 GB, ``--growth-width 512``).
 - trainers: calls per second of eight trainers on one service, in all, at least 0.9 of one trainer's.
+
+``--sizes 10 90 110 500`` measures instead what the bare group needs for answers of so many kB each. Ray sends answers
+of up to ``RAY_max_direct_call_object_size`` bytes (100 kB) in its reply, larger ones through the object store.
 """
 
 import itertools
@@ -48,17 +51,19 @@ class Arguments:
     growth_width: int = 128
     trainers: int = 8
     trainer_lookups: int = 100
+    sizes: tuple[int, ...] = ()
+    """kB of an answer."""
 
 
 class Bare:
     """Returns as many bytes as a shard."""
 
-    def __init__(self, num_bytes: int) -> None:
-        self._answer = np.ones(num_bytes, dtype=np.uint8)
+    def __init__(self, most: int) -> None:
+        self._answer = np.ones(most, dtype=np.uint8)
 
-    async def call(self, step: int) -> NDArray[np.uint8]:
+    async def call(self, num_bytes: int) -> NDArray[np.uint8]:
         """The bytes."""
-        return self._answer
+        return self._answer[:num_bytes]
 
 
 class Trainer:
@@ -99,6 +104,10 @@ class Samples:
 
 def main(arguments: Arguments) -> None:
     """Measure and print one JSON line."""
+    if arguments.sizes:
+        with cluster(num_cpus=2):
+            report("service_sizes", ok=True, p50_ms=measure_sizes(arguments))
+        return
     with cluster(num_cpus=arguments.trainers + 2):
         lookup = measure_lookup(arguments)
         growth = measure_growth(arguments)
@@ -119,12 +128,12 @@ def measure_lookup(arguments: Arguments) -> dict[str, Any]:
     """Against the bare group."""
     with bank(arguments.rows, arguments.width) as service:
         num_bytes = arguments.batch_size * K * (service.spec.record.itemsize + STATIC.itemsize) // SHARDS
-        bare: list[Any] = [ray.remote(Bare).options(**OPTIONS).remote(num_bytes) for _ in range(SHARDS)]
+        bare = bare_group(num_bytes)
         samples = Samples(service, arguments.batch_size)
         plain = look_ups(client_of(service, begin=True), samples)
-        ours, theirs = pairs(partial(next, plain), partial(call_bare, bare), arguments.lookups)
+        ours, theirs = pairs(partial(next, plain), partial(call_bare, bare, num_bytes), arguments.lookups)
         writing = look_ups(client_of(service, begin=True), samples, writes=True)
-        with_write, _ = pairs(partial(next, writing), partial(call_bare, bare), arguments.lookups // 3)
+        with_write, _ = pairs(partial(next, writing), partial(call_bare, bare, num_bytes), arguments.lookups // 3)
         for actor in bare:
             ray.kill(actor)
     p50, p99 = ([float(np.percentile(times, q)) for times in (ours, theirs)] for q in (50, 99))
@@ -136,6 +145,18 @@ def measure_lookup(arguments: Arguments) -> dict[str, Any]:
         "with_write_p50_ms": 1e3 * float(np.median(with_write)),
         "mb": SHARDS * num_bytes / 1e6,
     }
+
+
+def measure_sizes(arguments: Arguments) -> dict[str, float]:
+    """Median milliseconds of a call of the bare group, by kB of each answer; the sizes take turns."""
+    bare = bare_group(1000 * max(arguments.sizes))
+    times: dict[int, list[float]] = {size: [] for size in arguments.sizes}
+    for _ in range(arguments.lookups):
+        for size, found in times.items():
+            began = time.perf_counter()
+            call_bare(bare, 1000 * size)
+            found.append(time.perf_counter() - began)
+    return {str(size): 1e3 * float(np.median(found[20:])) for size, found in times.items()}
 
 
 def measure_growth(arguments: Arguments) -> dict[str, Any]:
@@ -181,9 +202,14 @@ def pairs(
     return times[warm:, 0], times[warm:, 1]
 
 
-def call_bare(actors: list[Any]) -> list[NDArray[np.uint8]]:
+def bare_group(most: int) -> list[Any]:
+    """As many actors as shards, for answers of at most so many bytes."""
+    return [ray.remote(Bare).options(**OPTIONS).remote(most) for _ in range(SHARDS)]
+
+
+def call_bare(actors: list[Any], num_bytes: int) -> list[NDArray[np.uint8]]:
     """All answers."""
-    return ray.get([actor.call.remote(0) for actor in actors], timeout=60)
+    return ray.get([actor.call.remote(num_bytes) for actor in actors], timeout=60)
 
 
 def look_ups(client: NeighborClient, samples: Samples, *, writes: bool = False) -> Iterator[None]:

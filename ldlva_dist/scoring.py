@@ -57,7 +57,7 @@ def score(
     probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
     result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
     result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
-    result |= {"steps": facts["step"]} | _against_columns(dataset_uri, info, split, probs_NC)
+    result |= {"steps": facts["step"]} | against_columns(dataset_uri, info, split, probs_NC)
     if config.uses_neighbors and has_rows_of(facts, info):
         result |= _noise(dataset_uri, info, read_beliefs(checkpoint_uri, config, info))
     return result
@@ -105,7 +105,8 @@ def wrong_labels(dataset_uri: str, info: DatasetInfo) -> tuple[NDArray[np.bool_]
     return votes_NC.argmax(axis=1) != columns["label"].to_numpy(), votes_NC.sum(axis=1) > 0
 
 
-def _against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: NDArray[np.float32]) -> dict[str, Any]:
+def against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: NDArray[np.float32]) -> dict[str, Any]:
+    """``given``, and ``votes`` and ``truth`` where the data set has them: see :func:`score`."""
     columns = _columns(dataset_uri, info, split, ["label", "votes", "true_distribution"])
     num_classes = len(info.class_names)
     result = {"given": metrics.classification(columns["label"].to_numpy(), probs_NC, num_classes=num_classes)}
