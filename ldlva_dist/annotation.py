@@ -1,30 +1,25 @@
 """Valence-arousal for one's own images, as a new version of a data set: by a regressor on Ray Data, or from a table."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import pyarrow as pa
 import ray
-import ray.data
-from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy
-from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from ldlva_dist import placement
 from ldlva_dist.data import storage
 from ldlva_dist.data.annotate import Done, Work, annotate_piece, num_rows, open_pieces, stored_points
 from ldlva_dist.data.manifest import DatasetInfo, read_info
+from ldlva_dist.data.pieces import run_pieces_on_actors
 from ldlva_dist.data.regressor import Regressor, fingerprint
 from ldlva_dist.data.va_table import PointTable
 from ldlva_dist.data.versions import Change, check_free, new_version, version_uri
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 
 T = TypeVar("T")
-NO_PROGRESS_S = 3600.0
 VERSION_TIMEOUT_S = 6 * 3600
 Report = Callable[[int, int], None]
 """Called with the rows done and the rows of all splits."""
@@ -48,22 +43,16 @@ class Pool:
 
 
 class Annotator:
-    """Annotates pieces with one copy of the model; an error of ours comes back as data."""
+    """Annotates pieces with one copy of the model."""
 
     def __init__(self, work: Work, info: DatasetInfo, model: bytes, pool: Pool) -> None:
         threads = max(1, int(pool.cpus))
         self._work, self._info = work, info
         self._regressor = Regressor(model, work.model_name, work.settings, threads=threads, use_gpu=pool.gpus > 0)
 
-    def __call__(self, pieces: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, list[Any]]]:
-        """One row a piece: what was done, or the error that stopped it."""
-        for piece in pieces["piece"].tolist():
-            done, error, code = Done(rows=0), "", 0
-            try:
-                done = annotate_piece(self._work, self._info, piece, self._regressor)
-            except LdlvaError as caught:
-                error, code = str(caught), caught.exit_code
-            yield {name: [value] for name, value in {**asdict(done), "error": error, "code": code}.items()}
+    def __call__(self, piece: int) -> dict[str, Any]:
+        """What was done."""
+        return asdict(annotate_piece(self._work, self._info, piece, self._regressor))
 
 
 def annotate_by_model(
@@ -78,17 +67,16 @@ def annotate_by_model(
     info = read_info(work.dataset_uri)
     check_free(version_uri(work.dataset_uri, info, name))
     Regressor(model, work.model_name, work.settings, threads=1, use_gpu=False).check(work.batch_size)
-    options = placement.annotator(pool.num_actors, cpus=pool.cpus, gpus=pool.gpus)
+    num_actors, resources = placement.model_actors(pool.num_actors, cpus=pool.cpus, gpus=pool.gpus)
     pieces = open_pieces(work, info, model)
-    rows = np.minimum(work.piece_rows, num_rows(info) - pieces * work.piece_rows)
-    workers = {"compute": ActorPoolStrategy(size=min(pool.num_actors, max(len(pieces), 1))), **options}
-    arguments = {"work": work, "info": info, "model": model, "pool": pool}
-    _run(
-        pieces,
-        (num_rows(info) - int(rows.sum()), num_rows(info)),
-        {**workers, "fn_constructor_kwargs": arguments},
-        report,
-    )
+    done = num_rows(info) - int(np.minimum(work.piece_rows, num_rows(info) - pieces * work.piece_rows).sum())
+    report(done, num_rows(info))
+    build = partial(Annotator, work, info, model, pool)
+    for _, answer in run_pieces_on_actors(build, pieces.tolist(), num_actors=num_actors, resources=resources):
+        piece = Done(**answer)
+        done += piece.rows
+        _check(piece, done)
+        report(done, num_rows(info))
     change = Change(
         line=f"valence-arousal by {work.model_name}",
         columns=stored_points(work),
@@ -131,36 +119,12 @@ def _join(
     return new_version(dataset_uri, name, change), points.num_unused
 
 
-def _run(pieces: NDArray[np.int64], progress: tuple[int, int], workers: Mapping[str, Any], report: Report) -> None:
-    """Annotate pieces by Ray Data's actor pool; stops at the first error, or the first points that cannot be stored."""
-    done, total = progress
-    report(done, total)
-    if not len(pieces):
-        return
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    items = ray.data.from_items([{"piece": piece} for piece in pieces.tolist()], override_num_blocks=len(pieces))
-    dataset = items.map_batches(Annotator, batch_size=1, **workers)
-    dataset.context.enable_progress_bars = dataset.context.print_on_execution_start = False
-    dataset.context.execution_no_progress_timeout_s = NO_PROGRESS_S
-    try:
-        for block in dataset.iter_batches(batch_size=None):
-            for row in pa.table(dict(block)).to_pylist():
-                done += row["rows"]
-                _check(row, done)
-            report(done, total)
-    except ExecutionTimeoutError as error:
-        raise ClusterError(f"no piece was annotated within {NO_PROGRESS_S:g} s") from error
-
-
-def _check(row: Mapping[str, Any], seen: int) -> None:
-    if row["error"]:
-        raise {SettingError.exit_code: SettingError, DataError.exit_code: DataError}.get(row["code"], ClusterError)(
-            row["error"]
-        )
-    if row["num_bad"]:
+def _check(piece: Done, seen: int) -> None:
+    """DataError for a piece with points that cannot be stored."""
+    if piece.num_bad:
         raise DataError(
-            f"the model's valence-arousal must be in [-1, 1], {row['num_bad']} of the {seen} points so far are not or "
-            f"are NaN, the first is that of {row['first_bad']}; see --output-range, or --clip (NaN is never stored)"
+            f"the model's valence-arousal must be in [-1, 1], {piece.num_bad} of the {seen} points so far are not or "
+            f"are NaN, the first is that of {piece.first_bad}; see --output-range, or --clip (NaN is never stored)"
         )
 
 

@@ -91,18 +91,25 @@ def control_actor() -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": here}
 
 
-def annotator(num_actors: int, *, cpus: float, gpus: float) -> dict[str, float]:
-    """What one of several actors asks for that call a user's regressor; SettingError if the cluster does not hold all.
+def model_actors(num_actors: int | None, *, cpus: float, gpus: float) -> tuple[int, dict[str, float]]:
+    """How many actors hold a copy of a model (None: as many as the cluster holds), and what one of them asks for.
 
-    A share of a GPU lets several actors use one.
+    A share of a GPU lets several actors use one. SettingError if the cluster does not hold all of them.
     """
-    total, needed = ray.cluster_resources(), {"CPU": cpus * num_actors, "GPU": gpus * num_actors}
-    for name, amount in needed.items():
-        if amount > total.get(name, 0.0) + 1e-6:
+    total, each = ray.cluster_resources(), {"CPU": cpus, "GPU": gpus}
+    fits = [int(total.get(name, 0.0) / amount + 1e-6) for name, amount in each.items() if amount]
+    wanted = num_actors or max(1, min(fits))
+    for name, amount in each.items():
+        if amount * wanted > total.get(name, 0.0) + 1e-6:
             raise SettingError(
-                f"--num-actors, --cpus-per-actor and --gpus-per-actor need {amount:g} {name}s, "
+                f"--num-actors, --cpus-per-actor and --gpus-per-actor need {amount * wanted:g} {name}s, "
                 f"got a cluster with {total.get(name, 0.0):g}"
             )
+    return wanted, {"num_cpus": cpus, "num_gpus": gpus}
+
+
+def replica(*, cpus: float, gpus: float) -> dict[str, float]:
+    """A replica of the endpoint, with a copy of the network."""
     return {"num_cpus": cpus, "num_gpus": gpus}
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load
 
 from ldlva_dist.config import (
@@ -17,9 +18,13 @@ from ldlva_dist.config import (
     RunConfig,
     TrainingConfig,
     UncertaintyConfig,
+    to_json,
 )
 from ldlva_dist.data import storage
+from ldlva_dist.data.manifest import read_info
 from ldlva_dist.reporting.metrics_log import read_metrics
+from ldlva_dist.training import checkpoint
+from ldlva_dist.training.build import build_model
 
 
 def tiny_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
@@ -65,3 +70,32 @@ def table(checkpoint_uri: str) -> np.ndarray:
     folder = storage.join(checkpoint_uri, "table")
     parts = [load(storage.read_bytes(storage.join(folder, name))) for name in storage.list_folder(folder)]
     return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
+
+
+def untrained_run(dataset: str, storage_path: str | Path, name: str = "untrained") -> str:
+    """The run folder of :func:`tiny_run` as if it had been trained: one checkpoint of a network with random weights."""
+    config, info = tiny_run(dataset, storage_path, name), read_info(dataset)
+    model = build_model(config, len(info.class_names))
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    model.classifier.weight.data *= 10  # answers that differ from each other
+    uri = checkpoint.uri_of(storage.join(str(storage_path), name), 20)
+    contents = {
+        "model.safetensors": checkpoint.pack("weights", model.state_dict()),
+        "config.json": to_json(config).encode(),
+    }
+    facts = {
+        "step": 20,
+        "class_names": list(info.class_names),
+        "content_hash": info.content_hash,
+        "rows_hash": info.rows_hash,
+        "num_train": info.num_train,
+        "metrics": {"holdout_accuracy": 0.625},
+    }
+    checkpoint.finish(uri, facts, {file: checkpoint.write_file(uri, file, data) for file, data in contents.items()})
+    return storage.join(str(storage_path), name)

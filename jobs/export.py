@@ -1,0 +1,63 @@
+"""Take a trained network away: python jobs/export.py --run RUN --output FOLDER [--onnx] [--pt2].
+
+FOLDER gets model.safetensors, model.json (architecture, classes, preprocessing, data version, figures) and MODEL.md
+(the same for people, and how to use it). Evaluate the run first: what jobs/evaluate.py wrote goes into both.
+"""
+
+from dataclasses import dataclass
+
+import tyro
+
+from ldlva_dist.data import storage
+from ldlva_dist.errors import SettingError
+from ldlva_dist.inference.export import export, real_images
+from ldlva_dist.inference.face_model import is_exported
+from ldlva_dist.inference.trained import read_model
+from ldlva_dist.terminal import run_job
+from ldlva_dist.training.state import last_checkpoint, read_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What is taken, and in which forms."""
+
+    run: str
+    """A run (its last checkpoint) or one checkpoint, local or s3://; or an exported folder, to add graphs."""
+    output: str
+    """Folder or s3:// prefix to write; must not exist."""
+    onnx: bool = False
+    """Write model.onnx too, checked against torch; needs the extra [onnx]."""
+    pt2: bool = False
+    """Write model.pt2 too, which torch.export.load reads, checked against torch."""
+    dataset: str | None = None
+    """Data set whose images the graphs are checked on; the one trained on if not given."""
+
+
+def main() -> None:
+    """Read, check, write, print."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    model = read_model(arguments.run)
+    graphs = [name for name in ("onnx", "pt2") if getattr(arguments, name)]
+    images = real_images(dataset_of(arguments), model.description.channels) if graphs else []
+    storage.check_writable(arguments.output)
+    files = export(model, arguments.output, graphs, images)
+    facts = model.description
+    print(f"{facts.name}: {facts.backbone}, {len(facts.class_names)} classes, {facts.image_size} px")
+    if "evaluation" not in facts.figures:
+        print("MODEL.md has no figures of a test split: this checkpoint was not evaluated (jobs/evaluate.py)")
+    print(f"written: {', '.join(storage.join(arguments.output, name) for name in files)}", flush=True)
+
+
+def dataset_of(arguments: Arguments) -> str:
+    """The data set whose images the graphs are checked on."""
+    if arguments.dataset is not None:
+        return arguments.dataset
+    if is_exported(arguments.run):
+        raise SettingError("--dataset must name a data set whose images the graphs are checked on, got none")
+    checkpoint = last_checkpoint(arguments.run)
+    assert checkpoint is not None, "its network was read"
+    return read_config(checkpoint).data.dataset
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,122 @@
+"""Predict images: python jobs/predict.py {dataset,folder,parquet} --model RUN --output OUTPUT ...
+
+OUTPUT/predictions/*.parquet has a row for each image: key, class, entropy (nats), p_CLASS for each class. Images that
+cannot be read are listed in OUTPUT/rejected.parquet. The same command goes on where an interrupted one stopped.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, subcommand
+
+from ldlva_dist import placement
+from ldlva_dist.data import storage
+from ldlva_dist.data.manifest import read_info
+from ldlva_dist.data.sources.listing import image_files
+from ldlva_dist.errors import SettingError
+from ldlva_dist.inference.batch import Actors, predict
+from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs, parquet_files
+from ldlva_dist.inference.parts import Work
+from ldlva_dist.inference.trained import read_model
+from ldlva_dist.progress import ProgressBar
+from ldlva_dist.terminal import run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every kind of images needs."""
+
+    model: str
+    """A run (its last checkpoint), one checkpoint, or a folder that jobs/export.py wrote; local or s3://."""
+    output: str
+    """Folder or s3:// prefix to write."""
+    features: bool = False
+    """Write the network's feature of each image too."""
+    batch_size: int = 64
+    """Images in one call of the network."""
+    max_rejected: float = 0.01
+    """Share of the images that may be unreadable."""
+    actors: OmitArgPrefixes[Actors] = field(default_factory=Actors)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SettingError(f"--batch-size must be >= 1, got {self.batch_size}")
+        if not 0 <= self.max_rejected <= 1:
+            raise SettingError(f"--max-rejected must be in [0, 1], got {self.max_rejected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Common):
+    """A data set that jobs/make_shards.py wrote, or a version of one; labels are not read."""
+
+    dataset: str
+    split: Literal["train", "holdout", "test", "all"] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Common):
+    """Image files in a folder and below."""
+
+    images: str
+    """Folder or s3:// prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(Common):
+    """A column of encoded images in a parquet file, or in all of a folder."""
+
+    parquet: str
+    image_column: str | None = None
+    """The only column that can hold images if not given."""
+    key_column: str | None = None
+    """Column of names; FILE:ROW if not given."""
+
+
+Command = (
+    Annotated[Dataset, subcommand("dataset")]
+    | Annotated[Folder, subcommand("folder")]
+    | Annotated[Parquet, subcommand("parquet")]
+)
+
+
+def main() -> None:
+    """Parse, connect, predict, print."""
+    command = tyro.cli(Command, description=__doc__)
+    output = everywhere(command.output)
+    model = read_model(command.model)
+    work = Work(output=output, inputs=inputs_of(command), batch_size=command.batch_size, features=command.features)
+    storage.check_writable(output)
+    placement.connect()
+    with ProgressBar() as progress:
+        found = predict(
+            model,
+            work,
+            command.actors,
+            max_rejected=command.max_rejected,
+            progress=lambda done, total: progress("predicting", done, total),
+        )
+    print(f"predicted {found.rows - found.rejected} of {found.rows} images; rejected: {found.rejected}")
+    print(f"written: {output}", flush=True)
+
+
+def inputs_of(command: Command) -> Inputs:
+    """The images that are meant."""
+    if isinstance(command, Dataset):
+        dataset = everywhere(command.dataset)
+        split = None if command.split == "all" else command.split
+        return DatasetInputs(dataset_uri=dataset, info=read_info(dataset), split=split)
+    if isinstance(command, Parquet):
+        files = parquet_files(everywhere(command.parquet))
+        return ParquetInputs(files=files, image_column=command.image_column, key_column=command.key_column)
+    folder = everywhere(command.images)
+    return FolderInputs(folder=folder, paths=image_files(folder))
+
+
+def everywhere(uri: str) -> str:
+    """An address that means the same in every process."""
+    return uri if storage.is_remote(uri) else storage.resolve(uri)[1]
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,1 @@
+"""A trained network in use: batch prediction, export, and an endpoint."""

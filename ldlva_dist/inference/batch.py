@@ -1,0 +1,115 @@
+"""Batch prediction on the cluster: actors that hold the network write parts; see ``inference.parts``."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+import torch
+
+from ldlva_dist import placement
+from ldlva_dist.data.pieces import run_pieces_on_actors
+from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.inference.face_model import Portable
+from ldlva_dist.inference.parts import Work, count_rejected, finish, finished, open_parts, predict_part, write_rejected
+
+GET_TIMEOUT_S = 300.0
+Progress = Callable[[int, int], None]
+"""Called with images done, and all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actors:
+    """The actors that hold a copy of the network each."""
+
+    num_actors: int | None = None
+    """Copies that work side by side; as many as the cluster holds if not given."""
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    """A share, such as 0.25, lets several actors use one GPU."""
+
+    def __post_init__(self) -> None:
+        if (self.num_actors is not None and self.num_actors < 1) or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
+            raise SettingError(
+                "--num-actors must be >= 1, --cpus-per-actor > 0 and --gpus-per-actor >= 0, "
+                f"got {self.num_actors}, {self.cpus_per_actor:g} and {self.gpus_per_actor:g}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What a finished output holds."""
+
+    rows: int
+    """Images given."""
+    rejected: int
+    parts: int
+
+
+def predict(
+    model: Portable, work: Work, actors: Actors, *, max_rejected: float, progress: Progress = lambda done, total: None
+) -> Predicted:
+    """Predict all images; goes on where an interrupted job with the same images and network stopped.
+
+    Raises:
+        SettingError: for an output that something else is in.
+        DataError: where there are no images, or more than the share ``max_rejected`` of them cannot be read; the list
+            of them and the parts that are done are kept.
+    """
+    total = work.inputs.num_rows
+    facts = {"weights": model.fingerprint, "features": work.features, "part_rows": work.part_rows}
+    facts |= {"class_names": model.description.class_names, "input": work.inputs.facts()}
+    facts = json.loads(json.dumps(facts))  # as they are read back
+    before = finished(work.output)
+    if before is not None:
+        return _as_before(work, facts, before)
+    if total == 0:
+        raise DataError("there are no images to predict")
+    num_actors, resources = placement.model_actors(
+        actors.num_actors, cpus=actors.cpus_per_actor, gpus=actors.gpus_per_actor
+    )
+    model.build()  # what is wrong with it is said before an actor starts
+    todo = open_parts(work, facts)
+    done = total - sum(work.rows(part) for part in todo)
+    rejected = count_rejected(work, todo)
+    progress(done, total)
+    build = partial(_Predictor, ray.put((model, work)), max(1, int(actors.cpus_per_actor)), actors.gpus_per_actor > 0)
+    for part, more in run_pieces_on_actors(build, todo, num_actors=num_actors, resources=resources):
+        done, rejected = done + work.rows(part), rejected + more
+        progress(done, total)
+        _check(work, rejected, max_rejected)
+    _check(work, rejected, max_rejected)
+    result = {"rows": total, "rejected": rejected, "parts": work.num_parts}
+    finish(work, {**facts, **result, "name": model.description.name, "trained_on": dict(model.description.data)})
+    return Predicted(**result)
+
+
+class _Predictor:
+    """One actor's copy of the network."""
+
+    def __init__(self, job: "ray.ObjectRef[tuple[Portable, Work]]", threads: int, use_gpu: bool) -> None:
+        torch.set_num_threads(threads)
+        portable, self._work = ray.get(job, timeout=GET_TIMEOUT_S)
+        self._model = portable.build("cuda" if use_gpu else "cpu")
+
+    def __call__(self, part: int) -> int:
+        """How many images were rejected."""
+        return predict_part(self._work, self._model, part)
+
+
+def _check(work: Work, rejected: int, max_rejected: float) -> None:
+    total = work.inputs.num_rows
+    if rejected > max_rejected * total:
+        raise DataError(
+            f"{rejected} of {total} images cannot be read, more than --max-rejected {max_rejected:g} allows; "
+            f"the list so far is {write_rejected(work)}, the parts that are done are kept"
+        )
+
+
+def _as_before(work: Work, facts: dict[str, Any], before: dict[str, Any]) -> Predicted:
+    """What a finished job of the same facts left."""
+    if any(before.get(name) != value for name, value in facts.items()):
+        raise SettingError(f"--output must not exist, got {work.output!r} with predictions of something else")
+    return Predicted(**{name: before[name] for name in ("rows", "rejected", "parts")})

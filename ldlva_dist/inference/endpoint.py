@@ -1,0 +1,159 @@
+"""What the endpoint answers: POST a JPEG or PNG to /predict, get its distribution over the classes as JSON.
+
+Answers: 200; 400 for a damaged image; 404 and 405 for another path or method; 408 for a body that comes too slowly;
+413 for too many bytes or pixels; 415 for another format; 503 with Retry-After while too many requests are being
+answered. Errors are ``{"error": SENTENCE}``. GET /health says what is served.
+"""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+
+from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.inference.face_model import FaceModel
+
+FORMATS = ("JPEG", "PNG")
+ROUTE, HEALTH = "/predict", "/health"
+Forward = Callable[[NDArray[np.uint8]], Awaitable[tuple[NDArray[np.float32], float]]]
+"""A prepared image to its probabilities [C] and their entropy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """What is served, and how much is let in."""
+
+    model: str
+    """A run (its last checkpoint), one checkpoint, or a folder that jobs/export.py wrote; local or s3://."""
+    replicas: int = 1
+    """Copies of the network."""
+    cpus_per_replica: float = 1.0
+    gpus_per_replica: float = 0.0
+    """A share, such as 0.25, lets several replicas use one GPU."""
+    max_batch_size: int = 32
+    """Images in one call of the network."""
+    batch_wait_s: float = 0.01
+    """How long the first image of a batch waits for others."""
+    max_requests: int = 64
+    """Requests that a replica answers at once, bodies in memory; more get 503."""
+    max_body_mb: float = 8.0
+    """Bytes of an image file, in MiB."""
+    max_pixels: int = 16_000_000
+    """Width times height of an image."""
+    body_timeout_s: float = 15.0
+    """How long a body may take to arrive."""
+
+    def __post_init__(self) -> None:
+        for name in ("replicas", "max_batch_size", "max_requests", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("cpus_per_replica", "max_body_mb", "body_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise SettingError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.gpus_per_replica < 0 or self.batch_wait_s < 0:
+            raise SettingError(
+                f"gpus_per_replica and batch_wait_s must be >= 0, got {self.gpus_per_replica} and {self.batch_wait_s}"
+            )
+
+
+class Refused(Exception):
+    """A request that gets an error: the status, and the sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Endpoint:
+    """Answers requests, many at a time; knows HTTP and images, and nothing of Ray."""
+
+    def __init__(self, settings: ServeSettings, model: FaceModel, forward: Forward) -> None:
+        """``model`` prepares images and describes itself; ``forward`` computes."""
+        self._settings, self._model, self._forward = settings, model, forward
+        self._decoder = ThreadPoolExecutor(max_workers=max(1, int(settings.cpus_per_replica)))
+        self._open = 0
+        self.images = self.batches = 0
+
+    async def __call__(self, request: Request) -> JSONResponse:
+        """Answer one request."""
+        try:
+            return JSONResponse(await self._answer(request))
+        except Refused as refused:
+            headers = {"Retry-After": "1"} if refused.status == 503 else None
+            return JSONResponse({"error": str(refused)}, refused.status, headers)
+
+    async def _answer(self, request: Request) -> Mapping[str, Any]:
+        path, facts = request.url.path, self._model.description
+        if path == HEALTH and request.method == "GET":
+            about = {"model": facts.name, "classes": list(facts.class_names), "data": dict(facts.data)}
+            return {"status": "ok", **about, "images": self.images, "batches": self.batches}
+        if path not in (ROUTE, HEALTH):
+            raise Refused(404, f"there is no {path}: POST an image to {ROUTE}, or GET {HEALTH}")
+        if path != ROUTE or request.method != "POST":
+            raise Refused(405, f"{path} does not take {request.method}")
+        if self._open >= self._settings.max_requests:
+            raise Refused(503, f"{self._open} requests are being answered, which is the limit; try again later")
+        self._open += 1
+        try:
+            return await self._predict(request)
+        finally:
+            self._open -= 1
+
+    async def _predict(self, request: Request) -> Mapping[str, Any]:
+        body = await self._body(request)
+        image = await asyncio.get_running_loop().run_in_executor(self._decoder, self._decode, body)
+        probs_C, entropy = await self._forward(image)
+        self.images += 1
+        names = self._model.description.class_names
+        return {
+            "class": names[int(probs_C.argmax())],
+            "probabilities": dict(zip(names, probs_C.tolist(), strict=True)),
+            "entropy": entropy,
+        }
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, never more of it in memory than is allowed."""
+        limit, body = int(self._settings.max_body_mb * 2**20), bytearray()
+        too_large = Refused(413, f"the image must have at most {self._settings.max_body_mb:g} MiB")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > limit:
+            raise too_large
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_large
+        except TimeoutError as error:
+            raise Refused(408, f"the image did not arrive within {self._settings.body_timeout_s:g} s") from error
+        except ClientDisconnect as error:
+            raise Refused(400, "the image ended early") from error
+        return bytes(body)
+
+    def _decode(self, body: bytes) -> NDArray[np.uint8]:
+        """[s, s, c]; the header is looked at before a pixel is unpacked."""
+        if not body:
+            raise Refused(400, "the body must be a JPEG or PNG, got nothing")
+        try:
+            with Image.open(io.BytesIO(body), formats=FORMATS) as picture:
+                pixels = picture.width * picture.height
+        except Image.DecompressionBombError as error:
+            raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels") from error
+        except (OSError, ValueError, SyntaxError) as error:
+            is_known = body.startswith((b"\xff\xd8", b"\x89PNG"))
+            sentence = "the image is damaged" if is_known else "the body must be a JPEG or PNG, got something else"
+            raise Refused(400 if is_known else 415, sentence) from error
+        if pixels > self._settings.max_pixels:
+            raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels, got {pixels}")
+        try:
+            return self._model.prepare(body)
+        except DataError as error:
+            raise Refused(400, str(error)) from error

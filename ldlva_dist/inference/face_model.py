@@ -1,0 +1,111 @@
+"""A trained network ready for use, in plain torch: no Ray, no DeepSpeed.
+
+    from ldlva_dist.inference.face_model import load_exported
+
+    model = load_exported("exported/best")
+    images = np.stack([model.prepare(Path(name).read_bytes()) for name in names])
+    answers = model(images)
+    answers.probs_nC          # columns in the order of model.description.class_names
+
+n = images, s = side in pixels, c = channels, C = classes, V = feature width.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.transforms import decode, resize
+from ldlva_dist.errors import DataError
+from ldlva_dist.inference import description as descriptions
+from ldlva_dist.inference.description import Description
+from ldlva_dist.models.backbone import build_backbone
+from ldlva_dist.models.classifier import Classifier
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the network says of some images."""
+
+    probs_nC: NDArray[np.float32]
+    """Rows sum to 1."""
+    features_nV: NDArray[np.float32]
+
+    @property
+    def entropy_n(self) -> NDArray[np.float32]:
+        """In nats: 0 for a certain answer, log C for none."""
+        logs_nC = np.log(np.maximum(self.probs_nC, np.finfo(np.float32).tiny))
+        return -(self.probs_nC * logs_nC).sum(axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portable:
+    """A network as two plain values, which can be sent or written anywhere."""
+
+    description: Description
+    weights: bytes
+    """safetensors, of :class:`Classifier`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        return hashlib.sha256(self.weights).hexdigest()
+
+    def build(self, device: str = "cpu") -> "FaceModel":
+        """The network on a device; weights that are not those of the description are a DataError."""
+        facts = self.description
+        backbone = build_backbone(facts.backbone, width=facts.width, channels=facts.channels, stem=facts.stem)
+        network = Classifier(backbone, len(facts.class_names))
+        try:
+            network.load_state_dict(load(self.weights))
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"the weights of {facts.name!r} are not those of its {facts.backbone}: {reason}") from error
+        return FaceModel(facts, network.eval().to(device))
+
+
+class FaceModel:
+    """Images to distributions over the classes. May be used by one thread at a time."""
+
+    def __init__(self, description: Description, network: Classifier) -> None:
+        self.description, self.network = description, network
+        self._device = next(network.parameters()).device
+
+    def prepare(self, data: bytes | memoryview) -> NDArray[np.uint8]:
+        """[s, s, c] an encoded image as in evaluation; one that cannot be decoded is a DataError."""
+        return resize(decode(data, self.description.channels), self.description.image_size)
+
+    def __call__(self, images_nssc: NDArray[np.uint8]) -> Answers:
+        """What the network says of prepared images."""
+        with torch.inference_mode():
+            probs_nC, features_nV = self.network(torch.from_numpy(images_nssc).to(self._device, non_blocking=True))
+        return Answers(probs_nC=probs_nC.cpu().numpy(), features_nV=features_nV.cpu().numpy())
+
+
+def is_exported(uri: str) -> bool:
+    """Whether jobs/export.py wrote the folder, to its end."""
+    return storage.exists(storage.join(uri, descriptions.FILE))
+
+
+def read_exported(uri: str) -> Portable:
+    """What jobs/export.py wrote, local or s3://; a damaged one is a DataError."""
+    about = storage.join(uri, descriptions.FILE)
+    description = descriptions.parse(storage.read_bytes(about), about)
+    portable = Portable(description=description, weights=storage.read_bytes(storage.join(uri, WEIGHTS)))
+    if portable.fingerprint != description.files.get(WEIGHTS):
+        raise DataError(
+            f"{storage.join(uri, WEIGHTS)} is damaged: it does not have the checksum in {descriptions.FILE}"
+        )
+    return portable
+
+
+def load_exported(uri: str, device: str = "cpu") -> FaceModel:
+    """The network that jobs/export.py wrote to a folder or s3:// prefix."""
+    return read_exported(uri).build(device)

@@ -1,0 +1,201 @@
+"""The images that are predicted: a data set's, those of any folder, or a column of parquet files.
+
+Every kind numbers its images 0..N-1, the same way in every process, and reads any stretch of them.
+n = images of a block.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ldlva_dist.data import storage
+from ldlva_dist.data.manifest import DatasetInfo, read_columns
+from ldlva_dist.data.packing.images import READ_THREADS, load_images
+from ldlva_dist.data.rows import BLOCK_ROWS
+from ldlva_dist.data.shards import read_rows
+from ldlva_dist.data.sources.row_groups import group_rows, read_stretch
+from ldlva_dist.data.user_columns import columns_present, holds_images, parquet_schema
+from ldlva_dist.data.versions import shard_uri
+from ldlva_dist.errors import DataError, SettingError
+
+PLACE = ("shard", "offset", "size", "checksum")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some hundred encoded images."""
+
+    names: pa.Table
+    """[n] ``key``, and what else tells an image from the others."""
+    images: Sequence[bytes | memoryview | DataError]
+    """[n] or why there is none."""
+
+
+class Inputs(Protocol):
+    """Sent to the workers: plain values only."""
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same for an interrupted job to be gone on with."""
+        ...
+
+    def blocks(self, begin: int, end: int) -> Iterator[Block]:
+        """Images [begin, end) in order."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInputs:
+    """The rows of a split of a data set, or of all splits. ``key`` and ``id`` are the manifest's."""
+
+    dataset_uri: str
+    info: DatasetInfo
+    split: str | None
+    """None: all."""
+
+    @property
+    def num_rows(self) -> int:
+        """Of the split."""
+        splits = self.info.splits
+        return splits[self.split].rows if self.split else sum(split.rows for split in splits.values())
+
+    def facts(self) -> dict[str, Any]:
+        """The data set's version, and the split."""
+        return {"kind": "dataset", "content_hash": self.info.content_hash, "split": self.split or "all"}
+
+    def blocks(self, begin: int, end: int) -> Iterator[Block]:
+        """One ranged read a block and shard; an image whose bytes are damaged is an error of its own."""
+        first = self.info.splits[self.split].first_id if self.split else 0
+        table = read_columns(self.dataset_uri, ["key", "id", *PLACE], first_id=first + begin, rows=end - begin)
+        for at in range(0, len(table), BLOCK_ROWS):
+            rows = table.slice(at, BLOCK_ROWS)
+            yield Block(rows.select(["key", "id"]), list(self._images(rows)))
+
+    def _images(self, rows: pa.Table) -> Iterator[memoryview | DataError]:
+        shard_n, *places = (rows[name].to_numpy() for name in PLACE)
+        for shard in np.unique(shard_n).tolist():
+            mine = shard_n == shard
+            yield from _read(
+                shard_uri(self.dataset_uri, self.info, self.info.shards[shard]), *(p[mine] for p in places)
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderInputs:
+    """Image files in a folder and below; ``key`` is the path from the folder on.
+
+    The list of them travels with the job: some 60 bytes an image. Files that come later are not in it.
+    """
+
+    folder: str
+    paths: pa.StringArray
+
+    @property
+    def num_rows(self) -> int:
+        """Files."""
+        return len(self.paths)
+
+    def facts(self) -> dict[str, Any]:
+        """The folder, and a hash of the paths in it."""
+        digest = hashlib.sha256("\n".join(self.paths.to_pylist()).encode()).hexdigest()
+        return {"kind": "folder", "folder": self.folder, "paths": digest}
+
+    def blocks(self, begin: int, end: int) -> Iterator[Block]:
+        """The files are read side by side."""
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for at in range(begin, end, BLOCK_ROWS):
+                paths = self.paths.slice(at, min(BLOCK_ROWS, end - at))
+                uris = [storage.join(self.folder, path) for path in paths.to_pylist()]
+                yield Block(pa.table({"key": paths}), list(load_images(uris, None, pool, check=False)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetInputs:
+    """Encoded images in a column of parquet files, or in a struct's ``bytes`` as Hugging Face writes them.
+
+    ``key`` is the text of ``key_column``; without one ``FILE:ROW``.
+    """
+
+    files: tuple[str, ...]
+    image_column: str | None
+    """None: the only column that can hold images."""
+    key_column: str | None
+
+    @cached_property
+    def file_rows(self) -> tuple[int, ...]:
+        """Rows of each file."""
+        return tuple(sum(group_rows(uri)) for uri in self.files)
+
+    @property
+    def num_rows(self) -> int:
+        """Of all files."""
+        return sum(self.file_rows)
+
+    def facts(self) -> dict[str, Any]:
+        """Files, their rows, and columns; SettingError for a column that is not there."""
+        columns = {uri: self._columns(uri) for uri in self.files}
+        return {"kind": "parquet", "files": columns, "rows": self.file_rows}
+
+    def blocks(self, begin: int, end: int) -> Iterator[Block]:
+        """Only the row groups that hold them are read."""
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            first = 0
+            for uri, rows in zip(self.files, self.file_rows, strict=True):
+                low, high = max(begin - first, 0), min(end - first, rows)
+                if low < high:
+                    yield from self._blocks(uri, low, high, pool)
+                first += rows
+
+    def _blocks(self, uri: str, begin: int, end: int, pool: ThreadPoolExecutor) -> Iterator[Block]:
+        image, *key = self._columns(uri)
+        for row, table in read_stretch(uri, [image, *key], begin, end):
+            column = table[image]
+            if pa.types.is_struct(column.type):
+                column = column.combine_chunks().field("bytes")
+            file = uri.rpartition("/")[2]
+            keys = table[key[0]].cast(pa.string()) if key else [f"{file}:{row + n}" for n in range(len(table))]
+            yield Block(pa.table({"key": keys}), list(load_images(column.to_pylist(), None, pool, check=False)))
+
+    def _columns(self, uri: str) -> list[str]:
+        """The images' column, and the keys'."""
+        schema = parquet_schema(uri)
+        candidates = [field.name for field in schema if holds_images(field.type)]
+        image = self.image_column or (candidates[0] if len(candidates) == 1 else "")
+        if image not in candidates:
+            raise SettingError(f"--image-column must name a column of encoded images in {uri}, one of {candidates}")
+        if self.key_column is not None and self.key_column not in schema.names:
+            raise SettingError(
+                f"--key-column must be a column of {uri}, got {self.key_column!r}; {columns_present(schema.names)}"
+            )
+        return [image] + ([] if self.key_column is None else [self.key_column])
+
+
+def parquet_files(uri: str) -> tuple[str, ...]:
+    """A file, or those in a folder by name; SettingError where there is none."""
+    if uri.endswith(".parquet"):
+        return (uri,)
+    found = tuple(storage.join(uri, name) for name in storage.list_folder(uri) if name.endswith(".parquet"))
+    if not found:
+        raise SettingError(f"--parquet must be a .parquet file or a folder of them, got {uri!r}")
+    return found
+
+
+def _read(uri: str, offsets_n: Any, sizes_n: Any, checksums_n: Any) -> list[memoryview | DataError]:
+    """[n] images of a shard by one read; where that fails each by itself, so that only the damaged ones are lost."""
+    try:
+        return list(read_rows(uri, offsets_n, sizes_n, checksums_n))
+    except DataError as error:
+        if len(offsets_n) == 1:
+            return [error]
+    ones = (slice(n, n + 1) for n in range(len(offsets_n)))
+    return [image for one in ones for image in _read(uri, offsets_n[one], sizes_n[one], checksums_n[one])]

@@ -1,0 +1,65 @@
+"""The endpoint on Ray Serve: replicas that hold the network each, and put images that come together into one batch."""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray import serve
+from ray.serve import Application
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ldlva_dist import placement
+from ldlva_dist.errors import SettingError
+from ldlva_dist.inference.endpoint import Endpoint, ServeSettings
+from ldlva_dist.inference.trained import read_model
+
+
+class Replica:
+    """One copy of the network, and the endpoint before it."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        """Load the network; nothing is served before."""
+        torch.set_num_threads(max(1, int(settings.cpus_per_replica)))
+        self._model = read_model(settings.model).build("cuda" if settings.gpus_per_replica else "cpu")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
+        self._endpoint = Endpoint(settings, self._model, self.forward)
+        batches = cast(Any, self.forward)  # what ``serve.batch`` adds to a method, its types do not say
+        batches.set_max_batch_size(settings.max_batch_size)
+        batches.set_batch_wait_timeout_s(settings.batch_wait_s)
+
+    async def __call__(self, request: Request) -> JSONResponse:
+        """Answer one request."""
+        return await self._endpoint(request)
+
+    @serve.batch
+    async def forward(self, images: list[NDArray[np.uint8]]) -> list[tuple[NDArray[np.float32], float]]:
+        """What the network says of each image; one batch at a time."""
+        self._endpoint.batches += 1
+        answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._model, np.stack(images))
+        return list(zip(answers.probs_nC, answers.entropy_n.tolist(), strict=True))
+
+
+def app(args: Mapping[str, Any]) -> Application:
+    """The application, for ``serve.run`` and for a Serve config file; ``args`` are fields of :class:`ServeSettings`.
+
+    A replica refuses what is beyond its limit. Serve sends it up to twice as much, holds back as much again, and
+    answers 503 itself to what comes then.
+    """
+    try:
+        settings = ServeSettings(**args)
+    except TypeError as error:
+        raise SettingError(f"args must be settings of the endpoint: {error}") from error
+    deployment = serve.deployment(
+        name="faces",
+        num_replicas=settings.replicas,
+        ray_actor_options=placement.replica(cpus=settings.cpus_per_replica, gpus=settings.gpus_per_replica),
+        max_ongoing_requests=2 * settings.max_requests,
+        max_queued_requests=2 * settings.max_requests,
+        max_constructor_retry_count=3,
+    )
+    return deployment(Replica).bind(settings)

@@ -1,0 +1,86 @@
+"""The network of a run, taken out of a checkpoint."""
+
+import dataclasses
+import json
+from typing import Any
+
+from safetensors.torch import save
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data import storage
+from ldlva_dist.errors import SettingError
+from ldlva_dist.inference.description import Description
+from ldlva_dist.inference.face_model import Portable, is_exported, read_exported
+from ldlva_dist.models.classifier import PARTS
+from ldlva_dist.training.state import last_checkpoint, read_config, read_facts, read_weights
+
+SHAPING = ("model", "loss", "optim")
+"""Sections of the settings that say how a network was trained."""
+OF_NEIGHBORS = ("index", "neighbors", "uncertainty")
+
+
+def read_model(uri: str) -> Portable:
+    """The network of a run (its last checkpoint), of one checkpoint, or of an exported folder.
+
+    Raises:
+        SettingError: where there is none of them.
+        DataError: for a damaged one.
+    """
+    if is_exported(uri):
+        return read_exported(uri)
+    checkpoint = last_checkpoint(uri)
+    if checkpoint is None:
+        raise SettingError(
+            "the model must be a run with a finished checkpoint, a checkpoint, or a folder that jobs/export.py wrote, "
+            f"got {uri!r}"
+        )
+    return _read_checkpoint(uri, checkpoint)
+
+
+def _read_checkpoint(uri: str, checkpoint: str) -> Portable:
+    config, facts, weights = read_config(checkpoint), read_facts(checkpoint), read_weights(checkpoint)
+    kept = {name: values for name, values in weights.items() if name.startswith(PARTS)}
+    description = Description(
+        name=config.name,
+        backbone=config.model.name,
+        width=config.model.width,
+        stem=config.model.stem,
+        channels=config.data.channels,
+        image_size=config.data.image_size,
+        feature_width=kept["classifier.weight"].shape[1],
+        class_names=tuple(facts["class_names"]),
+        data={
+            "dataset": config.data.dataset.rstrip("/").rpartition("/")[2],
+            "content_hash": facts["content_hash"],
+            "num_train": facts["num_train"],
+        },
+        training=_training(config, facts),
+        figures=_figures(uri, checkpoint, facts),
+    )
+    return Portable(description=description, weights=save(kept))
+
+
+def _training(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    whole = dataclasses.asdict(config)
+    whole["model"]["pretrained"] = (config.model.pretrained or "").rpartition("/")[2] or None  # nobody else's paths
+    return {
+        "steps": facts["step"],
+        "epochs": config.training.epochs,
+        "batch_size": config.data.batch_size,
+        "precision": config.training.precision,
+        "seed": config.training.seed,
+        **{section: whole[section] for section in SHAPING + OF_NEIGHBORS * config.uses_neighbors},
+    }
+
+
+def _figures(uri: str, checkpoint: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of this very checkpoint."""
+    figures = {"holdout_accuracy": facts.get("metrics", {}).get("holdout_accuracy")}
+    run, _, name = checkpoint.rpartition("/")
+    for folder in (uri, run):
+        place = storage.join(folder, "evaluation.json")
+        if storage.exists(place):
+            found = json.loads(storage.read_bytes(place))
+            if found["checkpoint"].rpartition("/")[2] == name and found["steps"] == facts["step"]:
+                return figures | {"evaluation": {**found, "checkpoint": name}}
+    return figures

@@ -1,0 +1,109 @@
+"""cluster/serve.py on a real Serve: a face over HTTP gets what the network says; a SIGTERM ends it."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from ldlva_dist.data.transforms import encode
+from ldlva_dist.inference.export import real_images
+from ldlva_dist.inference.trained import read_model
+from tests._runs import untrained_run
+
+pytestmark = pytest.mark.usefixtures("cluster")
+LIMIT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[str]
+    port: int
+    log: Path
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def run(faces: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return untrained_run(faces, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def server(run: str, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    command = [sys.executable, str(root / "cluster" / "serve.py"), "--model", run, "--port", str(port)]
+    command += ["--cpus-per-replica", "0.5", "--max-body-mb", "0.5", "--batch-wait-s", "1", "--max-batch-size", "8"]
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
+    found = Server(process, port, log)
+    try:
+        end = time.monotonic() + LIMIT_S
+        while "serving" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield found
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=60)
+
+
+def test_faces_over_http_get_what_the_network_says(server: Server, run: str, faces: str) -> None:
+    model, images = read_model(run).build(), [encode(image) for image in real_images(faces, 3)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda image: server.ask("POST", "/predict", image), images))
+    assert [status for status, _ in found] == [200] * len(images)
+    probs = np.array([list(content["probabilities"].values()) for _, content in found])
+    expected = model(np.stack([model.prepare(image) for image in images])).probs_nC
+    np.testing.assert_allclose(probs, expected, atol=1e-6)
+    assert np.ptp(expected, axis=0).max() > 0.01  # an answer that went to another request would be seen
+    health = server.ask("GET", "/health")[1]
+    assert health["images"] == len(images) == 16
+    assert health["batches"] < 16  # those that came together were computed together
+
+
+def test_errors_come_over_http_as_sentences(server: Server) -> None:
+    assert server.ask("POST", "/predict", bytes(2**19 + 1)) == (413, {"error": "the image must have at most 0.5 MiB"})
+    assert server.ask("POST", "/predict", b"\xff\xd8\xff\xe0broken") == (400, {"error": "the image is damaged"})
+    assert server.ask("GET", "/elsewhere")[0] == 404
+    status, content = server.ask("GET", "/health")
+    assert (status, content["status"], content["model"]) == (200, "ok", "untrained")
+
+
+def test_it_listens_on_this_machine_only(server: Server) -> None:
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    listening = [line.split()[1] for line in lines if line.split()[3] == "0A"]
+    hosts = {address.partition(":")[0] for address in listening if int(address.partition(":")[2], 16) == server.port}
+    assert hosts == {"0100007F"}
+
+
+def test_a_sigterm_ends_it(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=LIMIT_S) == 0, server.log.read_text()
+    with pytest.raises(ConnectionRefusedError):
+        server.ask("GET", "/health")
