@@ -6,7 +6,15 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-SLOW_TO_IMPORT = ["pytest", "torch", "torch.distributed", "torch._dynamo", "deepspeed", "deepspeed.ops"]
+SLOW_TO_IMPORT = [
+    "pytest",
+    "torch",
+    "torch.distributed",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "deepspeed",
+    "deepspeed.ops",
+]
 
 
 def run_ranks(rank: Callable[..., None], arguments: tuple[Any, ...], world_size: int) -> None:
