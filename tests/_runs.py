@@ -25,6 +25,7 @@ from ldlva_dist.data.manifest import read_info
 from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.build import build_model
+from ldlva_dist.training.finite import pack
 
 
 def tiny_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
@@ -86,7 +87,7 @@ def untrained_run(dataset: str, storage_path: str | Path, name: str = "untrained
     model.classifier.weight.data *= 10  # answers that differ from each other
     uri = checkpoint.uri_of(storage.join(str(storage_path), name), 20)
     contents = {
-        "model.safetensors": checkpoint.pack("weights", model.state_dict()),
+        "model.safetensors": pack("weights", model.state_dict()),
         "config.json": to_json(config).encode(),
     }
     facts = {
