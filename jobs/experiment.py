@@ -20,6 +20,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from ldlva_dist import launch, placement
 from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
+from ldlva_dist.data.manifest import read_info
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
 from ldlva_dist.experiments.plots import draw_ablation, draw_noise
 from ldlva_dist.experiments.protocol import Protocol, Row, compare
@@ -105,6 +106,7 @@ def main() -> None:
     """Parse, connect, run what is missing, write tables and plots."""
     command, settings = parse(sys.argv[1:])
     arms = command.arms(settings)
+    read_info(settings.data.dataset)  # what is wrong with its address is said before a cluster starts
     protocol = Protocol(
         dataset=settings.data.dataset,
         output=settings.storage_path,

@@ -67,6 +67,7 @@ def compare(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], None])
         SettingError: if learning rates are to be chosen on a data set without a holdout, or settings do not fit it.
         RunStopped: if a run was asked to stop; the same call goes on.
     """
+    arms = list(dict.fromkeys(arms))
     rates = {arm: arm.config.optim.lr for arm in arms}
     if len(protocol.learning_rates) > 1:
         if not read_info(protocol.dataset).splits["holdout"].rows:

@@ -17,12 +17,12 @@ from ldlva_dist.experiments.protocol import Row
 
 FIGURES = {
     "accuracy": "accuracy",
-    "kl": "KL divergence to the true distributions (less is better)",
-    "chebyshev": "Chebyshev distance to them (less is better)",
+    "kl": "KL divergence (less is better)",
+    "chebyshev": "Chebyshev distance (less is better)",
     "auroc_uncertainty": "AUROC of wrong labels by uncertainty",
     "auroc_one_minus_p_label": "AUROC of wrong labels by 1 - p(label)",
 }
-"""What tables show, in their order."""
+"""What tables show, in their order; distributions are compared with true ones, or with the raters' votes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from ldlva_dist.reporting.trackers import kept_id, numbers
 EXPERIMENT = "ldlva"
 PARAMS_A_CALL = 100
 SENTINEL = "epoch"
-"""Every line has it: its history tells which steps MLflow has."""
+"""Every line has it. It is written last, so its history tells which steps MLflow has whole."""
 # The other ranks wait while rank 0 logs.
 LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 
@@ -43,7 +43,8 @@ class MLflow:
         if metrics["step"] <= self._last_step:
             return
         now = int(1000 * time.time())
-        values = [Metric(name, value, now, metrics["step"]) for name, value in numbers(metrics).items()]
+        shown = sorted(numbers(metrics).items(), key=lambda item: item[0] == SENTINEL)
+        values = [Metric(name, value, now, metrics["step"]) for name, value in shown]
         with _answering():
             self._client.log_batch(self._id, metrics=values)
 
