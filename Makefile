@@ -12,7 +12,7 @@ export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup store demo test check fix bench bench-gpu
+.PHONY: help setup store demo test soak check fix bench bench-gpu
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA a
 
 test: setup store ## every test that needs no GPU
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -q
+
+MINUTES ?= 30
+SEED ?= 0
+soak: setup store ## MINUTES=30: runs that are killed, stopped, filled up or cut off, by seed, and what became of each
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/faults.py --minutes $(MINUTES) --start-seed $(SEED)
 
 check: setup ## lint, format, types, import contracts
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
@@ -45,6 +45,8 @@ CHANGEABLE = (
     "training.tracker",
 )
 """Settings that may change when a run goes on."""
+
+CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
         )
         attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s)
     finally:
+        ray.wait([control.close.remote()], timeout=CLOSE_S)
         ray.kill(control)  # somebody always waits for its news, so Ray would keep it
         for started in (service, index):
             if started:
@@ -239,6 +242,11 @@ def _fit(trainer: TorchTrainer) -> ray.train.Result:
         if ours:
             raise ours from error
         raise ClusterError(f"the run's controller failed: {error.controller_failure}") from error
+    except RayActorError as error:
+        raise ClusterError(
+            "the run's controller died; the same command goes on from the last checkpoint "
+            f"({str(error).strip().splitlines()[-1].strip()})"
+        ) from error
 
 
 class _NoSecondTry(UserCallback):

@@ -86,9 +86,12 @@ def quarantine_actor() -> dict[str, Any]:
 
 
 def control_actor() -> dict[str, Any]:
-    """What a run and its launching process talk through: on the launching node, so that they go together."""
+    """What a run and its launching process talk through: on the launching node, so that they go together.
+
+    Who waits for it waits on while Ray starts a lost one again.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return {"num_cpus": 0, "scheduling_strategy": here}
+    return {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
 
 
 def model_actors(num_actors: int | None, *, cpus: float, gpus: float) -> tuple[int, dict[str, float]]:

@@ -23,6 +23,7 @@ from ldlva_dist.data.s3.files import S3Files, open_object
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 
 COPY_BYTES = 8 << 20
+UNFINISHED = ".part"
 T = TypeVar("T")
 
 
@@ -131,6 +132,17 @@ def delete_file(uri: str) -> None:
         _local(uri, os.unlink)
 
 
+def delete_unfinished(uri: str) -> None:
+    """Delete from a folder the files of processes that were killed while they wrote; nobody may be writing there.
+
+    A store keeps nothing of an object until it is whole.
+    """
+    if not is_remote(uri):
+        for name in list_folder(uri):
+            if name.startswith(".") and name.endswith(UNFINISHED):
+                delete_file(join(uri, name))
+
+
 def check_writable(uri: str) -> None:
     """SettingError unless a file can be written into the folder ``uri``; no folder is made.
 
@@ -168,7 +180,7 @@ def _read(path: str, offset: int, size: int) -> bytes:
 
 def _replace(path: Path, source: IO[bytes]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     crc = 0
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -60,7 +60,8 @@ def write_history(
 
 
 def drop_history(run_uri: str, after_step: int) -> None:
-    """Forget what was written after ``after_step``: another lineage's."""
+    """Forget what was written after ``after_step``, or was not written to its end: another lineage's."""
+    storage.delete_unfinished(storage.join(run_uri, FOLDER))
     for name in _names(run_uri):
         if int(name.split("-")[1]) > after_step:
             storage.delete_file(storage.join(run_uri, FOLDER, name))

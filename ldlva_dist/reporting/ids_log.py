@@ -23,6 +23,7 @@ class IdsLog:
         self._uri, self._first_step, self._rank = storage.join(folder_uri, FOLDER), first_step, rank
         self._rows: list[tuple[int, NDArray[np.int32], NDArray[np.int64]]] = []
         if rank == 0:
+            storage.delete_unfinished(self._uri)
             for name in storage.list_folder(self._uri):
                 if int(name.split("-")[1]) >= first_step:
                     storage.delete_file(storage.join(self._uri, name))

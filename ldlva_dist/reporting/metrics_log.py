@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from ldlva_dist.data import storage
+from ldlva_dist.errors import ClusterError
 from ldlva_dist.reporting.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -32,11 +33,14 @@ class MetricsLog:
             self._file = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line; its ``step`` must be there."""
+        """Append one line; its ``step`` must be there. ClusterError where the disk does not take it."""
         line = json.dumps(dict(metrics))
         if self._file:
-            self._file.write(line + "\n")
-            self._file.flush()
+            try:
+                self._file.write(line + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise ClusterError(f"the store failed at {self._uri}: {error.strerror}") from error
         else:
             self._lines.append(line)
             if time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S:

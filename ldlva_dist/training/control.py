@@ -23,6 +23,11 @@ class RunControl:
         """Answers once the run was asked to stop."""
         await self._stop.wait()
 
+    async def close(self) -> None:
+        """Answer everybody who still waits; what waits when an actor is killed would be reported as lost."""
+        self._stop.set()
+        self._told.set()
+
     async def tell(self, sentence: str) -> None:
         """Show a sentence on the terminal of whoever launched the run."""
         self._sentences.append(sentence)

@@ -183,6 +183,7 @@ def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
     if dist.get_rank() != 0:
         return None
     roll_back(run_uri(config), step)
+    storage.delete_unfinished(run_uri(config))
     drop_history(run_uri(config), step)
     tracker = open_tracker(config.training.tracker, run_uri(config), dataclasses.asdict(config), step + 1)
     return MetricsLog(run_uri(config), step + 1, tracker)

@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from ldlva_dist import launch
 from ldlva_dist.data.manifest import read_info
-from ldlva_dist.data.plan import Plan
 from ldlva_dist.reporting.ids_log import read_ids
 from ldlva_dist.training.inputs import make_plan
+from tests._exactly_once import assert_exactly_once
 from tests._jobs import LIMIT_S, kill_a_training_worker, kill_job, training_job, wait_until
 from tests._runs import losses, table, tiny_run
 
@@ -46,29 +45,7 @@ def test_kills_and_changes_of_the_number_of_workers_leave_no_trace(cluster: None
                 attack(job)
             assert job.wait(timeout=LIMIT_S) == (-signal.SIGKILL if attacks else 0)
 
-    _assert_exactly_once(read_ids(run), plan, total)
+    assert_exactly_once(read_ids(run), plan, total)
     np.testing.assert_allclose(losses(run), losses(straight.run_uri), atol=1e-4, rtol=0)
     last = f"{run}/{straight.checkpoint_uri.rsplit('/', 1)[-1]}"
     np.testing.assert_allclose(table(last), table(straight.checkpoint_uri), atol=1e-5, rtol=0)
-
-
-def _assert_exactly_once(log: pa.Table, plan: Plan, total: int) -> None:
-    """The log is the plan: every step, every position in it, once; and so every row once in each whole epoch."""
-    assert log.num_rows == total * plan.batch_size
-    np.testing.assert_array_equal(log["step"], np.repeat(np.arange(total), plan.batch_size))
-    np.testing.assert_array_equal(log["position"], np.tile(np.arange(plan.batch_size), total))
-    lanes = log["id"].to_numpy().reshape(total, plan.num_lanes, plan.rows_per_step).swapaxes(0, 1)
-    by_epoch: dict[int, list[int]] = {}
-    for lane in range(plan.num_lanes):
-        ids, epochs = [], []
-        for superstep in range(-(-total // plan.steps_per_superstep)):
-            runs, order = plan.window(lane, superstep)
-            ids += np.concatenate([run.first_id + np.arange(run.rows) for run in runs])[order].tolist()
-            epochs += np.repeat([run.epoch for run in runs], [run.rows for run in runs])[order].tolist()
-        trained = lanes[lane].ravel().tolist()
-        assert trained == ids[: len(trained)]
-        for epoch, sample in zip(epochs, trained, strict=False):
-            by_epoch.setdefault(epoch, []).append(sample)
-    assert len(by_epoch) >= 4
-    for epoch in range(4):
-        assert sorted(by_epoch[epoch]) == list(range(plan.num_rows)), "no row is left out or comes twice"

@@ -32,6 +32,7 @@ def _run(folder: Path, first_step: int, flushes: list[int], world_size: int) -> 
 
 def test_the_log_holds_the_surviving_lineage_whatever_the_ranks_were(tmp_path: Path) -> None:
     _run(tmp_path, 0, [4, 8, 12], world_size=3)  # its checkpoints at 8 and 12 are lost
+    (tmp_path / "ids" / ".step-00000000-rank-00001.parquet.0123.part").write_bytes(b"killed while writing")
     _run(tmp_path, 4, [6, 10], world_size=2)
     table = read_ids(str(tmp_path))
     assert table["step"].to_pylist() == [step for step in range(10) for _ in range(6)]

@@ -1,5 +1,9 @@
 """Storage: one door for local paths; the store's side is tested in tests/s3."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,23 @@ def test_writing_again_replaces_the_file_and_leaves_nothing_else(tmp_path: Path)
     storage.write_bytes(uri, b"new")
     assert storage.read_bytes(uri) == b"new"
     assert storage.list_folder(str(tmp_path)) == ["file.bin"]
+
+
+def test_what_a_process_that_is_killed_leaves_half_written_can_be_deleted(tmp_path: Path) -> None:
+    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+    storage.write_bytes(f"{folder}/.other", b"stays")
+    os.mkfifo(pipe)
+    program = "import sys; from ldlva_dist.data import storage; storage.upload(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, str(pipe), f"{folder}/file"]
+    with subprocess.Popen(command) as writer, pipe.open("wb"):  # the end of the pipe would end the copy
+        end = time.monotonic() + 60
+        while len(storage.list_folder(str(folder))) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        writer.kill()
+        writer.wait()
+    assert len(storage.list_folder(str(folder))) == 2
+    storage.delete_unfinished(str(folder))
+    assert storage.list_folder(str(folder)) == [".other"]
 
 
 def test_a_copied_file_replaces_the_one_before(tmp_path: Path) -> None:
