@@ -31,7 +31,7 @@ LOST_GOAL_S = 30.0
 class Arguments:
     """Which runs; run i is of kind i modulo the number of kinds, and all else of it is drawn by seed i."""
 
-    runs: int = 4
+    runs: int = 3
     minutes: float | None = None
     """Go on for so long instead of a number of runs; Ctrl-C ends it too."""
     start_seed: int = 0
