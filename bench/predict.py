@@ -36,10 +36,10 @@ GOAL = 0.90
 class Arguments:
     """How much to predict."""
 
-    parts: int = 5
+    parts: int = 4
     """The first one is not measured."""
     part_rows: int = 512
-    bare_rows: int = 1024
+    bare_rows: int = 768
     repeats: int = 1
     features: bool = False
 
