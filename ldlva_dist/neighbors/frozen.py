@@ -1,4 +1,4 @@
-"""The rows of a bank as they stood at a step, while the bank itself goes on. n = rows, V = bytes or values of a row."""
+"""The rows of a bank as they stood at a step, while the bank itself goes on."""
 
 import threading
 from functools import partial
