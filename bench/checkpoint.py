@@ -68,7 +68,7 @@ class Arguments:
     saves: int = 3
     plain_steps: int = 20
     """Steps without a checkpoint, before the first and after the last."""
-    agreement_steps: int = 30
+    agreement_steps: int = 15
     """Of two ranks."""
     threads: int = max(1, (os.cpu_count() or 2) - 1)
     """Of torch; the bank actor and the upload have the rest."""
