@@ -11,6 +11,7 @@ step of the same network on two gloo ranks, half a batch and a thread each. All 
 
 import json
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -39,6 +40,7 @@ from ldlva_dist.neighbors.bank import ShardRows
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.outputs import STATIC
 from ldlva_dist.neighbors.service import start_service
+from ldlva_dist.training import agreement as agreement_module
 from ldlva_dist.training import build
 from ldlva_dist.training.agreement import Agreement
 from ldlva_dist.training.ahead import look_ahead
@@ -240,7 +242,9 @@ def _agree(rank: int, folder: str, steps: int) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     config, info = _settings("ce")
     state = build.build_state(config, info, None, device=torch.device("cpu"), checkpoint_uri=None)
-    settings, agreement = build.step_settings(config, info, state.engine.device), Agreement(None, save_every_minutes=1)
+    settings = build.step_settings(config, info, state.engine.device)
+    agreement_module.ASK_RAY_EVERY_S = math.inf  # outside of Ray Train there is nobody to ask
+    agreement = Agreement(None, save_every_minutes=1)
     step_s, verdict_s = [], []
     for batch in islice(_batches(BATCH // SAVERS), WARMUP + steps):
         began = time.monotonic()
