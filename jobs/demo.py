@@ -105,7 +105,7 @@ def prepare_faces(arguments: Arguments) -> DatasetInfo:
 
 def search(config: RunConfig) -> SweepResult:
     """One sweep; its best trial that ran to the end is a whole run, judged as it is."""
-    say(f"sweep {config.name}: {config.sweep.num_samples} trials, {config.placement.num_workers} workers each")
+    say(f"sweep {config.name}: {config.sweep.num_samples} trials, {config.placement.max_workers} workers each")
     result = sweep(config, on_result=print_result)
     print_trials(result.trials)
     return result

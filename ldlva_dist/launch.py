@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from ldlva_dist.attend import attend
 from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
+from ldlva_dist.elastic import ElasticTrainer, SaveBeforeResize
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, SettingError
 from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.index_service import IndexService, start_index
@@ -85,7 +86,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
             quarantine=_start_quarantine(config, info),
             control=control,
         )
-        trainer = TorchTrainer(
+        trainer = _trainer_class(config)(
             partial(train_worker, config, resources),
             torch_config=StoppableTorchConfig(
                 backend=placement.backend(config.placement), timeout_s=math.ceil(config.training.timeout_s)
@@ -95,7 +96,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
                 name=config.name,
                 **train_storage(config.storage_path),
                 failure_config=placement.failures(config.placement),
-                callbacks=[_NoSecondTry(), *callbacks],
+                callbacks=[_NoSecondTry(), *_resize_callbacks(config, control), *callbacks],
             ),
         )
         attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s)
@@ -151,11 +152,12 @@ def prepare(config: RunConfig) -> DatasetInfo:
     placement.check_fits(config.placement, config.bank.num_shards, config.index_shards)
     if config.index_shards:
         plan_rebuilds(plan, config.training.epochs, config.index.rebuild_every_epochs)
-    smallest = len(plan.positions(config.placement.num_workers - 1, config.placement.num_workers))
+    workers = config.placement.max_workers
+    smallest = len(plan.positions(workers - 1, workers))
     if smallest < config.training.gradient_accumulation_steps:
         raise SettingError(
             f"data.batch_size={config.data.batch_size} gives {plan.num_lanes} lanes (its largest divisor up to 64), "
-            f"too few for placement.num_workers={config.placement.num_workers} with "
+            f"too few for placement.num_workers={workers} with "
             f"training.gradient_accumulation_steps={config.training.gradient_accumulation_steps}"
         )
     storage.check_writable(config.storage_path)
@@ -225,6 +227,21 @@ def _start_quarantine(config: RunConfig, info: DatasetInfo) -> Any:
         uri=storage.join(run_uri(config), bad_rows.FILE) if data.on_bad_data == "quarantine" else None,
         actor_options=placement.quarantine_actor(),
     )
+
+
+def _trainer_class(config: RunConfig) -> Callable[..., TorchTrainer]:
+    """Ray's trainer, or one that follows the cluster."""
+    if not config.placement.is_elastic:
+        return TorchTrainer
+    return partial(
+        ElasticTrainer,
+        count_workers=partial(placement.count_workers, config.placement, config.bank.num_shards, config.index_shards),
+        wait_limit_s=config.training.timeout_s,
+    )
+
+
+def _resize_callbacks(config: RunConfig, control: Any) -> list[Any]:
+    return [SaveBeforeResize(control, grace_s=config.training.stop_grace_s)] if config.placement.is_elastic else []
 
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:

@@ -48,9 +48,15 @@ def _reserve_address() -> str:
 
 
 def scaling(placement: PlacementConfig) -> ScalingConfig:
-    """One training worker per GPU, or ``num_workers`` CPU workers."""
+    """One training worker per GPU, or ``num_workers`` CPU workers; two bounds make the group elastic."""
     resources = {"CPU": placement.cpus_per_worker} | ({"GPU": 1.0} if placement.use_gpu else {})
-    return ScalingConfig(num_workers=placement.num_workers, use_gpu=placement.use_gpu, resources_per_worker=resources)
+    bounds = (placement.min_workers, placement.max_workers)
+    return ScalingConfig(
+        num_workers=bounds if placement.is_elastic else placement.max_workers,
+        use_gpu=placement.use_gpu,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=placement.elastic_resize_monitor_interval_s,
+    )
 
 
 def failures(placement: PlacementConfig) -> FailureConfig:
@@ -127,8 +133,19 @@ def trial() -> dict[str, float]:
 
 
 def check_fits(placement: PlacementConfig, bank_shards: int, index_shards: int) -> None:
-    """SettingError if the cluster does not hold one run."""
-    _count_fitting(_run_resources(placement, bank_shards, index_shards))
+    """SettingError if the cluster does not hold one run with its smallest number of workers."""
+    _count_fitting(_run_resources(placement, placement.min_workers, bank_shards, index_shards))
+
+
+def count_workers(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
+    """Workers of one run, up to the largest number, that the cluster as it is holds beside pipelines and services."""
+    total = ray.cluster_resources()
+
+    def fits(workers: int) -> bool:
+        needed = _run_resources(placement, workers, bank_shards, index_shards)
+        return all(amount <= total.get(name, 0.0) + 1e-6 for name, amount in needed.items())
+
+    return next((workers for workers in range(placement.max_workers, 0, -1) if fits(workers)), 0)
 
 
 def check_memory(bank_bytes: int, num_shards: int) -> None:
@@ -147,15 +164,15 @@ def max_concurrent_trials(placement: PlacementConfig, bank_shards: int, index_sh
 
     Tune cannot see the workers of a trial, so it has to be told.
     """
-    needed = _run_resources(placement, bank_shards, index_shards)
+    needed = _run_resources(placement, placement.max_workers, bank_shards, index_shards)
     return _count_fitting(needed | {"CPU": needed["CPU"] + trial()["CPU"]})
 
 
-def _run_resources(placement: PlacementConfig, bank_shards: int, index_shards: int) -> dict[str, float]:
+def _run_resources(placement: PlacementConfig, workers: int, bank_shards: int, index_shards: int) -> dict[str, float]:
     """What one run needs at once, so that neither its workers nor their pipelines wait for each other."""
-    cpus = placement.num_workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
+    cpus = workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
     cpus += bank_shards * placement.cpus_per_shard + index_shards * placement.cpus_per_index
-    gpus = (placement.num_workers if placement.use_gpu else 0) + index_shards * placement.gpus_per_index
+    gpus = (workers if placement.use_gpu else 0) + index_shards * placement.gpus_per_index
     return {"CPU": cpus, "GPU": float(gpus)}
 
 

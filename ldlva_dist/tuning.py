@@ -67,6 +67,11 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
         ClusterError: if every trial failed.
     """
     config = launch.absolute(config)
+    if config.placement.is_elastic:
+        raise SettingError(
+            "placement.num_workers must be one number for a sweep, whose trials share the cluster, "
+            f"got {config.placement.min_workers} {config.placement.max_workers}"
+        )
     folder = storage.join(config.storage_path, config.name)
     info = launch.prepare(config)
     if info.splits["holdout"].rows == 0:

@@ -54,7 +54,7 @@ class RunConfig:
             bool(self.name) and not set(self.name) & set("/\\ ") and not self.name.startswith("."),
             f"name must be a plain folder name, got {self.name!r}",
         )
-        workers, batch = self.placement.num_workers, self.data.batch_size
+        workers, batch = self.placement.max_workers, self.data.batch_size
         micro = workers * self.training.gradient_accumulation_steps
         require(
             batch >= micro,

@@ -30,7 +30,8 @@ class TrainingConfig:
     stop_grace_s: float = 60.0
     """Longest wait for the checkpoint that a run writes when it is asked to stop (Ctrl-C, SIGTERM)."""
     timeout_s: float = 600.0
-    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded."""
+    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded; and, with MIN MAX
+    workers, of the run for nodes that hold MIN."""
     log_every_steps: int = 20
     tracker: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
     """Where numbers are shown besides RUN/metrics.jsonl; mlflow and wandb are extras, and find their server and
@@ -61,8 +62,11 @@ class TrainingConfig:
 class PlacementConfig:
     """How many of what; Ray's own names."""
 
-    num_workers: int = 1
-    """Training workers; with use_gpu each has one GPU."""
+    num_workers: int | tuple[int, int] = 1
+    """Training workers; with use_gpu each has one GPU. MIN MAX: as many as the cluster holds, fewer when a node is lost
+    and more when one comes; the global batches stay the same."""
+    elastic_resize_monitor_interval_s: float = 60.0
+    """With MIN MAX: how often a run looks whether the cluster holds more workers."""
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
     """CPUs reserved for each training worker; torch uses as many threads."""
@@ -75,10 +79,18 @@ class PlacementConfig:
     gpus_per_index: float = 0.0
     """GPUs reserved for each of them; a share lets several use one."""
     max_failures: int = 3
-    """Restarts from the last checkpoint before the run gives up."""
+    """Restarts from the last checkpoint before the run gives up; a node that is lost without notice costs one."""
 
     def __post_init__(self) -> None:
-        at_least("placement", 1, num_workers=self.num_workers)
+        require(
+            1 <= self.min_workers <= self.max_workers,
+            "placement.num_workers must be N >= 1, or MIN MAX with 1 <= MIN <= MAX, "
+            f"got {' '.join(map(str, self._bounds))}",
+        )
+        require(
+            self.elastic_resize_monitor_interval_s > 0,
+            f"placement.elastic_resize_monitor_interval_s must be > 0, got {self.elastic_resize_monitor_interval_s}",
+        )
         at_least("placement", 0, cpus_per_shard=self.cpus_per_shard, max_failures=self.max_failures)
         at_least("placement", 0, cpus_per_index=self.cpus_per_index, gpus_per_index=self.gpus_per_index)
         require(self.cpus_per_worker > 0, f"placement.cpus_per_worker must be > 0, got {self.cpus_per_worker}")
@@ -86,6 +98,25 @@ class PlacementConfig:
             self.data_cpus_per_worker > 0,
             f"placement.data_cpus_per_worker must be > 0, got {self.data_cpus_per_worker}",
         )
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers a run goes on with."""
+        return self._bounds[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers a run has."""
+        return self._bounds[-1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while a run goes on."""
+        return self.min_workers < self.max_workers
+
+    @property
+    def _bounds(self) -> tuple[int, ...]:
+        return (self.num_workers,) if isinstance(self.num_workers, int) else self.num_workers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,18 +10,40 @@ class RunControl:
     """One way a request to stop, the other way sentences for the terminal. Callers wait for news instead of polling."""
 
     def __init__(self) -> None:
-        self._stop = asyncio.Event()
+        self._stop, self._is_final = asyncio.Event(), False
+        self._left = asyncio.Event()
         self._sentences: list[str] = []
         self._told = asyncio.Event()
         self._waiting: dict[str, set[int]] = {}
 
     async def stop(self) -> None:
         """Ask the workers to save and stop after the step they are at."""
+        self._is_final = True
         self._stop.set()
 
+    async def pause(self, limit_s: float) -> bool:
+        """Ask the same of the workers that are at work, but not of those that come after them.
+
+        Answers when they have left, or with False after ``limit_s``.
+        """
+        self._stop.set()
+        try:
+            await asyncio.wait_for(self._left.wait(), limit_s)
+        except TimeoutError:
+            return False
+        finally:
+            if not self._is_final:
+                self._stop.clear()
+        return True
+
     async def stopping(self) -> None:
-        """Answers once the run was asked to stop."""
+        """Answers once the run was asked to stop; every worker asks when it begins."""
+        self._left.clear()
         await self._stop.wait()
+
+    async def leave(self) -> None:
+        """Said by rank 0 when it has done its last of a start of the workers."""
+        self._left.set()
 
     async def close(self) -> None:
         """Answer everybody who still waits; what waits when an actor is killed would be reported as lost."""

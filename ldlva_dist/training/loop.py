@@ -45,8 +45,12 @@ FIND_LATE_S = 30.0
 
 def train_worker(config: RunConfig, resources: Resources) -> None:
     """Train from the last checkpoint, or the beginning, to the last step; a rank that others wait for is named."""
-    with named_waits(partial(_find_late, resources.control)):
-        _train(config, resources)
+    try:
+        with named_waits(partial(_find_late, resources.control)):
+            _train(config, resources)
+    finally:
+        if dist.get_rank() == 0:
+            resources.control.leave.remote()
 
 
 def _train(config: RunConfig, resources: Resources) -> None:

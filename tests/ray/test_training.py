@@ -23,12 +23,6 @@ from tests._jobs import kill_job, training_job, wait_until
 from tests._runs import losses, table, tiny_run
 
 
-@pytest.fixture(scope="module")
-def alone(cluster: None, faces: str, tmp_path_factory: pytest.TempPathFactory) -> launch.RunResult:
-    """The run that others are compared with: one rank, two shards."""
-    return launch.fit(tiny_run(faces, tmp_path_factory.mktemp("runs"), "alone"))
-
-
 def test_a_run_moves_the_table_and_writes_what_a_user_meets(alone: launch.RunResult) -> None:
     logits = table(alone.checkpoint_uri)
     assert np.abs(logits + 0.5).max() > 1e-3

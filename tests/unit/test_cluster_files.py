@@ -95,7 +95,7 @@ def test_the_sweep_job_runs_a_script_that_exists_with_settings_that_it_takes() -
     groups = {group["groupName"]: group for group in spec["rayClusterSpec"]["workerGroupSpecs"]}
     assert config.placement.use_gpu
     assert config.placement.cpus_per_shard > 0  # else the bank could land on the head
-    assert groups["trainer"]["replicas"] % config.placement.num_workers == 0
+    assert groups["trainer"]["replicas"] % config.placement.max_workers == 0
     assert config.data.dataset.startswith("s3://")
     assert config.storage_path.startswith("s3://")
 

@@ -9,6 +9,7 @@ from ldlva_dist.config import (
     BankConfig,
     IndexConfig,
     NeighborConfig,
+    PlacementConfig,
     RunConfig,
     SweepConfig,
     TrainingConfig,
@@ -38,6 +39,13 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
     assert config == expected
 
 
+def test_workers_are_one_number_or_two_bounds_and_both_survive_their_json() -> None:
+    for words, workers in ((("3",), 3), (("2", "4"), (2, 4))):
+        config = parse_run(["demo", "--placement.num-workers", *words], description="")
+        assert config.placement.num_workers == workers
+        assert from_json(to_json(config)) == config
+
+
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
@@ -55,6 +63,12 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
         (
             lambda: RunConfig(index=IndexConfig(space="feature"), bank=BankConfig(on_loss="continue")),
             r"bank\.on_loss must be rollback for index\.space=feature",
+        ),
+        (lambda: PlacementConfig(num_workers=(4, 2)), r"placement\.num_workers must be N >= 1, or MIN MAX .* got 4 2"),
+        (lambda: PlacementConfig(num_workers=0), r"placement\.num_workers must be N >= 1, .* got 0"),
+        (
+            lambda: RunConfig(placement=PlacementConfig(num_workers=(1, 64))),
+            r"data\.batch_size must be >= .* \(64\), got 32",
         ),
         (lambda: IndexConfig(space="feature", backend="kdtree"), r"index\.backend must be auto, .* got kdtree"),
     ],

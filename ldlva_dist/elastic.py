@@ -1,0 +1,120 @@
+"""A worker group that follows its cluster: Ray Train's elastic policy, with what it leaves open.
+
+Ray asks a list of nodes that is up to 20 s old, and then waits for a lost node, or does not see a new one. It fills the
+nodes' CPUs with workers and leaves none to their pipelines, which then wait for ever. It ends a sound group at once to
+start one of another size, which trains again what came after the last checkpoint. And it waits for nodes without a
+limit. Policy and callback are interfaces for Ray's own developers: a new version of Ray must be checked for them.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayError
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import ResizingState, TrainControllerState
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+from ray.train.v2.api.config import ScalingConfig
+
+from ldlva_dist.errors import ClusterError
+
+START_LIMIT_S = 20.0
+"""For the workers' places on the nodes, which are free; Ray's own minute is for clusters that grow first. A node that
+died without a word counts as there for some 15 s."""
+ASK_LIMIT_S, ASK_AGAIN_S = 10.0, 1.0
+
+
+class ElasticTrainer(TorchTrainer):
+    """A TorchTrainer whose policy is :class:`FollowCluster`."""
+
+    def __init__(self, *args: Any, count_workers: Callable[[], int], wait_limit_s: float, **kwargs: Any) -> None:
+        """The arguments of a TorchTrainer, and those of the policy."""
+        super().__init__(*args, **kwargs)
+        self._policy = FollowCluster(self.scaling_config, count_workers, wait_limit_s)
+
+    def _initialize_and_run_controller(self, **controller: Any) -> Any:
+        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, str(START_LIMIT_S))
+        return super()._initialize_and_run_controller(**controller | {"scaling_policy": self._policy})
+
+
+class FollowCluster(ElasticScalingPolicy):
+    """As many workers as the cluster holds now."""
+
+    def __init__(self, scaling_config: ScalingConfig, count_workers: Callable[[], int], wait_limit_s: float) -> None:
+        """Follow the cluster between the bounds of ``scaling_config``.
+
+        Args:
+            scaling_config: With two bounds.
+            count_workers: Workers that the cluster holds beside all else that the run needs; called in the controller.
+            wait_limit_s: Longest time without workers; then the run ends with a ClusterError.
+        """
+        super().__init__(scaling_config)
+        self._count_workers, self._wait_limit_s = count_workers, wait_limit_s
+        self._idle_since: float | None = None
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Start what fits, or wait: a second at a time, as Ray's loop would ask again at once."""
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since > self._wait_limit_s:
+            raise ClusterError(
+                f"the run had no workers for {self._wait_limit_s:g} s (training.timeout_s): placement.num_workers asks "
+                f"for at least {self.scaling_config.min_workers}, the cluster holds {self._count_workers()}; "
+                "the same command goes on from the last checkpoint"
+            )
+        decision = super().make_decision_for_non_running_worker_group()
+        if isinstance(decision, NoopDecision):
+            time.sleep(ASK_AGAIN_S)
+        return decision
+
+    def make_decision_for_running_worker_group(self, *args: Any, **kwargs: Any) -> ScalingDecision:
+        """Ray's own: every ``elastic_resize_monitor_interval_s`` a group of another size, where that fits."""
+        self._idle_since = None
+        return super().make_decision_for_running_worker_group(*args, **kwargs)
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        return min(super()._count_possible_workers(reserved_resources), self._count_workers())
+
+    def _get_reserved_resources(self) -> Any:
+        """What Ray's coordinator keeps for this run of the nodes that are there now; None where it does not answer."""
+        coordinator: Any = self._autoscaling_coordinator
+        asked = coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
+        try:
+            return ray.get(asked, timeout=ASK_LIMIT_S)
+        except RayError:
+            return None
+
+
+class SaveBeforeResize(ControllerCallback):
+    """Lets the workers save and leave before a group of another size takes their place, and tells of it."""
+
+    def __init__(self, control: Any, *, grace_s: float) -> None:
+        """``control`` is the run's :class:`RunControl` actor; the workers are waited for ``grace_s``."""
+        self._control, self._grace_s = control, grace_s
+
+    def after_controller_state_update(
+        self, previous_state: TrainControllerState, current_state: TrainControllerState
+    ) -> None:
+        """Only a sound group is resized; the workers of a broken one are beyond saving."""
+        if not isinstance(current_state, ResizingState):
+            return
+        size = cast(ResizeDecision, current_state.scaling_decision).num_workers
+        self._tell(f"the cluster holds {size} workers now: saving, to go on with them")
+        if not ray.get(self._control.pause.remote(self._grace_s), timeout=self._grace_s + ASK_LIMIT_S):
+            self._tell(f"the workers did not save within {self._grace_s:g} s (training.stop_grace_s)")
+
+    def before_controller_execute_resize_decision(self, resize_decision: ResizeDecision) -> None:
+        """Ray's word for every start of a group."""
+        self._tell(f"starting {resize_decision.num_workers} workers")
+
+    def _tell(self, sentence: str) -> None:
+        self._control.tell.remote(sentence)

@@ -1,0 +1,107 @@
+"""A run with MIN MAX workers loses a node, goes on, gains one, and ends as a run of a fixed size does."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray
+from ray.train import ScalingConfig
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
+
+from ldlva_dist import launch, placement
+from ldlva_dist.config import PlacementConfig
+from ldlva_dist.data.manifest import read_info
+from ldlva_dist.elastic import FollowCluster
+from ldlva_dist.errors import ClusterError
+from ldlva_dist.reporting.ids_log import read_ids
+from ldlva_dist.training.checkpoint import Checkpoint, steps_there, uri_of
+from ldlva_dist.training.inputs import make_plan
+from tests._exactly_once import assert_exactly_once
+from tests._jobs import LIMIT_S, training_job, wait_until
+from tests._nodes import another_node, lose, training_workers
+from tests._runs import losses, table, tiny_run
+
+EVERY = 6
+ONE_A_NODE = PlacementConfig(
+    num_workers=(1, 2),
+    cpus_per_worker=1.9,
+    data_cpus_per_worker=1.0,
+    elastic_resize_monitor_interval_s=1.0,
+    max_failures=1,
+)
+"""The first node, of four CPUs, has room for two workers, but not for their pipelines; a node of three has not."""
+
+
+def test_a_run_that_loses_a_node_and_gains_one_is_a_run_of_a_fixed_size(
+    alone: launch.RunResult, faces: str, tmp_path: Path
+) -> None:
+    """A worker that is stopped for a while holds the run at its step, as all ranks wait for it."""
+    config = tiny_run(faces, tmp_path, "elastic")
+    training = replace(config.training, evaluate_every_epochs=2.0, checkpoint_every_steps=EVERY, log_ids=True)
+    config = replace(config, training=training, placement=ONE_A_NODE)
+    run, said = str(tmp_path / "elastic"), tmp_path / "elastic.log"
+
+    with half_a_cpu(), another_node(3) as node, ExitStack() as later, training_job(config, tmp_path) as job:
+        wait_until(lambda: len(losses(run)) >= EVERY + 2, job, "steps of two workers")
+        (kept,) = training_workers()
+        kept.suspend()
+        before = len(losses(run))
+        assert len(training_workers(on=node)) == 1
+        lose(node)
+        kept.resume()
+
+        wait_until(lambda: len(losses(run)) != before, job, "one worker that goes on")
+        (kept,) = training_workers()
+        kept.suspend()
+        later.enter_context(another_node(3))
+        wait_until(lambda: "the cluster holds 2 workers now" in said.read_text(), job, "word of the new node")
+        kept.resume()
+        assert job.wait(timeout=LIMIT_S) == 0
+
+    assert [line for line in said.read_text().splitlines() if line.startswith("starting")] == [
+        f"starting {number} workers" for number in (2, 1, 2)
+    ]
+    saved = {step: Checkpoint(uri_of(run, step)).facts["world_size"] for step in steps_there(run)}
+    handed_over = [step for step, workers in saved.items() if workers == 1]
+    assert saved[EVERY] == saved[20] == 2
+    assert any(step % EVERY for step in handed_over), "the one worker saved when it was asked to make room"
+    plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
+    assert_exactly_once(read_ids(run), plan, 20)
+    np.testing.assert_allclose(losses(run), losses(alone.run_uri), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(table(uri_of(run, 20)), table(alone.checkpoint_uri), atol=1e-5, rtol=0)
+
+
+def test_workers_leave_room_for_pipelines_and_are_not_waited_for_without_a_limit(cluster: None) -> None:
+    """Ray's own policy would fill the four CPUs with workers."""
+    settings = PlacementConfig(num_workers=(1, 4), cpus_per_worker=1.0, data_cpus_per_worker=1.0)
+    assert _decide(settings, lambda: placement.count_workers(settings, 0, 0)) == ResizeDecision(2, {"CPU": 1.0})
+    assert _decide(settings, lambda: placement.count_workers(replace(settings, cpus_per_shard=1.5), 2, 0)) == (
+        NoopDecision()
+    ), "two bank shards leave one CPU"
+    with pytest.raises(ClusterError, match=r"no workers for 0 s .* at least 1, the cluster holds 0"):
+        _decide(settings, lambda: 0, limit_s=0.0)
+
+
+@contextmanager
+def half_a_cpu() -> Iterator[None]:
+    """Taken from the first node, so that Ray does not put both workers there."""
+    group = ray.util.placement_group([{"CPU": 0.5}])
+    ray.get(group.ready(), timeout=LIMIT_S)
+    yield
+    ray.util.remove_placement_group(group)
+
+
+def _decide(settings: PlacementConfig, count: Callable[[], int], limit_s: float = 60.0) -> object:
+    """What the policy does before the first worker is there."""
+    scaling: ScalingConfig = placement.scaling(settings)
+    policy = FollowCluster(scaling, count, limit_s)
+    policy.after_controller_start(SimpleNamespace(run_id="elastic"))
+    try:
+        policy.make_decision_for_non_running_worker_group()
+        return policy.make_decision_for_non_running_worker_group()
+    finally:
+        policy.before_controller_abort()
