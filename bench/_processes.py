@@ -58,6 +58,45 @@ class PrivatePeak:
             self._most = {pid: max(most, private_bytes(pid)) for pid, most in self._most.items()}
 
 
+class PeakByRole:
+    """The largest private memory of a single process of each role, while it is open; shared pages do not count.
+
+    ``roles`` are the beginnings of command lines; the process ``driver`` has a role of that name.
+    """
+
+    def __init__(self, roles: dict[str, str], driver: int) -> None:
+        self.peaks: dict[str, int] = {}
+        self._roles, self._driver, self._seen = roles, driver, dict[int, str]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakByRole":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            for pid in _family():
+                with suppress(OSError):
+                    role, size = self._role(pid), private_bytes(pid)
+                    self.peaks[role] = max(self.peaks.get(role, 0), size)
+
+    def _role(self, pid: int) -> str:
+        """A worker that rests between two tasks keeps its role."""
+        if pid == self._driver:
+            return "driver"
+        line = Path(f"/proc/{pid}/cmdline").read_text()
+        role = next(
+            (role for name, role in self._roles.items() if line.startswith(name)), self._seen.get(pid, "others")
+        )
+        self._seen[pid] = role
+        return role
+
+
 def private_bytes(pid: int) -> int:
     """Resident memory of a process that no file and no other process shares."""
     _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]

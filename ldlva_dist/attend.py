@@ -19,9 +19,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 T = TypeVar("T")
 
 
-def attend(work: Callable[[], T], control: Any, *, grace_s: float) -> T:
+def attend(work: Callable[[], T], control: Any, *, grace_s: float, until: threading.Event | None = None) -> T:
     """Do ``work``, which ends soon after the :class:`RunControl` actor ``control`` was asked to stop the run.
 
+    It is asked to at a signal, and where ``until`` is set.
     It runs in a thread of its own: Ray Train would take a Ctrl-C for itself, and end the workers at once. Signals reach
     a process's main thread only; called in another one this waits and shows, no more.
 
@@ -35,9 +36,10 @@ def attend(work: Callable[[], T], control: Any, *, grace_s: float) -> T:
     with _signals() as asked:
         while not wait([done], timeout=POLL_S).done:
             heard = _show_news(control, heard)
-            if asked.is_set() and deadline is None:
+            if deadline is None and (asked.is_set() or (until is not None and until.is_set())):
                 deadline = time.monotonic() + grace_s
-                _say("stopping after this step, once a checkpoint is written; a second signal ends at once")
+                if asked.is_set():
+                    _say("stopping after this step, once a checkpoint is written; a second signal ends at once")
                 control.stop.remote()
             if deadline is not None and time.monotonic() > deadline:
                 raise RunStopped(

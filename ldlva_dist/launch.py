@@ -1,10 +1,10 @@
 """One run: check, start the services, fit, take the services away."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Event
 from typing import Any
 
 import ray
@@ -13,39 +13,22 @@ from ray.exceptions import RayActorError, RayError
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
-from ldlva_dist import placement
+from ldlva_dist import placement, readiness
 from ldlva_dist.attend import attend
-from ldlva_dist.config import RunConfig, from_json, to_json
+from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.elastic import ElasticTrainer, SaveBeforeResize
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, SettingError
-from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
-from ldlva_dist.reporting.trackers import require_tracker
 from ldlva_dist.training import build, recall
 from ldlva_dist.training.backend import StoppableTorchConfig
 from ldlva_dist.training.control import RunControl
-from ldlva_dist.training.inputs import Resources, make_plan
+from ldlva_dist.training.inputs import Resources
 from ldlva_dist.training.loop import run_uri, train_worker
-from ldlva_dist.training.rebuilds import plan_rebuilds
-from ldlva_dist.training.resume import require_fitting
 from ldlva_dist.training.state import last_checkpoint, read_facts
-
-CHANGEABLE = (
-    "placement.",
-    "sweep.",
-    "data.on_bad_data",
-    "data.max_bad_share",
-    "training.checkpoint_every_",
-    "training.num_to_keep",
-    "training.stop_grace_s",
-    "training.timeout_s",
-    "training.tracker",
-)
-"""Settings that may change when a run goes on."""
 
 CLOSE_S = 5.0
 
@@ -61,8 +44,13 @@ class RunResult:
     """The last report's."""
 
 
-def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
+def fit(config: RunConfig, *, callbacks: Sequence[Any] = (), until: Event | None = None) -> RunResult:
     """Train to the end, from the last checkpoint of a run of the same name and settings.
+
+    Args:
+        config: The run's settings.
+        callbacks: Of Ray Train.
+        until: Where it is set the run saves and stops, as at a signal.
 
     Raises:
         SettingError: for settings that do not fit each other, the data set or the cluster; nothing was written.
@@ -99,7 +87,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = ()) -> RunResult:
                 callbacks=[_NoSecondTry(), *_resize_callbacks(config, control), *callbacks],
             ),
         )
-        attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s)
+        attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s, until=until)
     finally:
         ray.wait([control.close.remote()], timeout=CLOSE_S)
         ray.kill(control)  # somebody always waits for its news, so Ray would keep it
@@ -143,50 +131,12 @@ def absolute(config: RunConfig) -> RunConfig:
 def prepare(config: RunConfig) -> DatasetInfo:
     """Check everything that can be checked before a worker starts, and write the run's config.json."""
     info = read_info(config.data.dataset)
-    build.check(config, info)
-    require_tracker(config.training.tracker)
-    require_fitting(run_uri(config), info)
-    if config.uses_neighbors:
-        require_graph(config.data.dataset, k=config.neighbors.num_neighbors)
-    plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    placement.check_fits(config.placement, config.bank.num_shards, config.index_shards)
-    if config.index_shards:
-        plan_rebuilds(plan, config.training.epochs, config.index.rebuild_every_epochs)
-    workers = config.placement.max_workers
-    smallest = len(plan.positions(workers - 1, workers))
-    if smallest < config.training.gradient_accumulation_steps:
-        raise SettingError(
-            f"data.batch_size={config.data.batch_size} gives {plan.num_lanes} lanes (its largest divisor up to 64), "
-            f"too few for placement.num_workers={workers} with "
-            f"training.gradient_accumulation_steps={config.training.gradient_accumulation_steps}"
-        )
-    storage.check_writable(config.storage_path)
-    _claim(config)
-    return info
-
-
-def _claim(config: RunConfig) -> None:
-    """Write config.json, or refuse a run of this name with other settings."""
-    uri = storage.join(run_uri(config), "config.json")
+    for check in readiness.checks(config, info):
+        check.require()
+    uri = storage.join(run_uri(config), readiness.CONFIG)
     if not storage.exists(uri):
         storage.write_bytes(uri, to_json(config).encode())
-        return
-    # Read back as settings, so that a run of a version without some setting has its default.
-    there, here = (flat(json.loads(to_json(c))) for c in (from_json(storage.read_bytes(uri).decode()), config))
-    free = [name for name in here if here[name] != there[name] and not name.startswith(CHANGEABLE)]
-    if free:
-        raise SettingError(
-            f"name must be new for other settings: run {config.name!r} in {config.storage_path} was started with "
-            f"another {', '.join(free)}; choose another --name, or remove the run"
-        )
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their full names, such as ``loss.gamma``."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+    return info
 
 
 def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:

@@ -159,6 +159,25 @@ def check_memory(bank_bytes: int, num_shards: int) -> None:
         )
 
 
+def check_room(process_bytes: int, store_bytes: int) -> None:
+    """SettingError if a run's processes, or its objects, need more memory than Ray counts on all nodes."""
+    for name, needed, what in (
+        ("memory", process_bytes, "processes"),
+        ("object_store_memory", store_bytes, "objects"),
+    ):
+        there = sum(node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"])
+        if needed > there:
+            raise SettingError(
+                f"the cluster's memory for {what} ({there / 2**30:.1f} GiB on all nodes) must hold the run's, "
+                f"got {needed / 2**30:.1f} GiB"
+            )
+
+
+def count_nodes() -> int:
+    """Nodes of the cluster."""
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def max_concurrent_trials(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
     """Trials that fit the cluster side by side; SettingError if not even one does.
 

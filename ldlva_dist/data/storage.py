@@ -154,12 +154,24 @@ def check_writable(uri: str) -> None:
         s3.write(probe, io.BytesIO(), 0)
         s3.delete(probe)
         return
-    path = Path(resolve(uri)[1])
-    folder = next(place for place in (path, *path.parents) if place.exists())
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=nearest_folder(uri)).close()
     except OSError as error:
         raise SettingError(f"the storage path must be writable, got {uri!r}: {error.strerror or error}") from error
+
+
+def disk_of(uri: str) -> tuple[int, int] | None:
+    """(total, free) bytes of the disk that a local folder lies on or would be made on; None for an object store."""
+    if is_remote(uri):
+        return None
+    usage = _local(nearest_folder(uri), shutil.disk_usage)
+    return usage.total, usage.free
+
+
+def nearest_folder(uri: str) -> str:
+    """The path of a local folder, or of the nearest one above it that exists."""
+    path = Path(resolve(uri)[1])
+    return str(next(place for place in (path, *path.parents) if place.exists()))
 
 
 def _local(uri: str, action: Callable[[str], T]) -> T:

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from ldlva_dist import launch
+from ldlva_dist import launch, readiness
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
 from ldlva_dist.scoring import score
@@ -16,12 +16,12 @@ from ldlva_dist.training.loop import run_uri
 FILE = "cell.json"
 REFERENCES = ("truth", "votes", "given")
 """What the test split is judged against: the first that it has. For clean labels given is the truth."""
-NOT_LEARNT_FROM = ("name", "storage_path", *launch.CHANGEABLE)
+NOT_LEARNT_FROM = ("name", "storage_path", *readiness.CHANGEABLE)
 
 
 def named(config: RunConfig) -> RunConfig:
     """The run under a name of its recipe, its seed, and a hash of all settings that it learns from."""
-    everything = launch.flat(dataclasses.asdict(config))
+    everything = readiness.flat(dataclasses.asdict(config))
     values = {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=5).hexdigest()
     return replace(config, name=f"{config.loss.recipe}-{digest}-seed-{config.training.seed}")

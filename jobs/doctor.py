@@ -1,0 +1,56 @@
+"""What is wrong here, and its cure: python jobs/doctor.py [--storage URI] [--constraints FILE] [--json FILE].
+
+Looks at packages and extras, GPUs as driver, torch, FAISS and Ray see them, DeepSpeed, shared memory, limits and disks,
+the cluster that RAY_ADDRESS names (or one that is started here), its token, and a folder or bucket by writing to it.
+Every look has a limit. Exit code 0 when all is well, warnings too, and 2 for problems.
+"""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import tyro
+
+from ldlva_dist.data import storage
+from ldlva_dist.diagnosis.examine import KINDS, examine
+from ldlva_dist.errors import SettingError
+from ldlva_dist.reporting.findings_table import print_findings
+from ldlva_dist.terminal import run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to look at."""
+
+    storage: str = "runs"
+    """Local folder or s3:// prefix that runs are to be written to."""
+    constraints: str | None = None
+    """A file of NAME==VERSION lines to compare with; the checkout's constraints.txt by default."""
+    json: str | None = None
+    """A file to write the findings to as well."""
+    only: tuple[str, ...] = ()
+    """Some looks instead of all: software, machine, driver, torch, FAISS, DeepSpeed, token, Ray, storage."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.only if name not in KINDS]
+        if unknown:
+            raise SettingError(f"--only must be of {', '.join(KINDS)}, got {', '.join(unknown)}")
+
+
+def main() -> None:
+    """Look, print, judge."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    asked = {"storage": arguments.storage, "software": arguments.constraints}
+    findings = list(examine(arguments.only or tuple(KINDS), asked))
+    print_findings(findings)
+    if arguments.json:
+        text = json.dumps([asdict(finding) for finding in findings], indent=2) + "\n"
+        storage.write_bytes(arguments.json, text.encode())
+    areas = Counter(finding.area for finding in findings if finding.level == "problem")
+    if areas:
+        raise SettingError(f"problems found: {', '.join(f'{n} of {area}' for area, n in areas.items())}")
+    print("all is well", flush=True)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,64 @@
+"""What a run will take, before anything runs: python jobs/plan.py PRESET --data.dataset URI [--SETTING VALUE ...]."""
+
+import json
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from ldlva_dist import launch, placement
+from ldlva_dist.command_line import parse_run
+from ldlva_dist.config.checks import require
+from ldlva_dist.data import storage
+from ldlva_dist.data.manifest import read_info
+from ldlva_dist.errors import ClusterError, DataError, SettingError
+from ldlva_dist.forecast.outlook import look_ahead
+from ldlva_dist.reporting.outlook_table import print_outlook
+from ldlva_dist.terminal import run_job
+
+DESCRIPTION = """Say what a run will take: steps, time, memory, bytes, cost, and what does not fit. Nothing is trained
+but a probe, in a folder under storage_path that is deleted after; its settings are those of jobs/train.py, and besides:
+
+    --probe-seconds N         how long the probe trains, after its start (20)
+    --no-probe                arithmetic alone: no speed, no time, memory as computed
+    --price-per-node-hour X   what a node costs, for the cost of the run
+    --json FILE               everything in a file as well, local or s3://
+
+Exit codes as of jobs/train.py, by the first thing that does not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """See DESCRIPTION."""
+
+    probe_seconds: float = 20.0
+    probe: bool = True
+    price_per_node_hour: float | None = None
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.probe_seconds > 0, f"--probe-seconds must be > 0, got {self.probe_seconds:g}")
+        price = self.price_per_node_hour
+        require(price is None or price >= 0, f"--price-per-node-hour must be >= 0, got {price}")
+
+
+def main() -> None:
+    """Parse, connect, look ahead, print."""
+    options, rest = tyro.cli(Options, args=sys.argv[1:], return_unknown_args=True, add_help=False)
+    config = launch.absolute(parse_run(rest, description=DESCRIPTION))
+    info = read_info(config.data.dataset)
+    placement.connect()
+    seconds = options.probe_seconds if options.probe else None
+    outlook = look_ahead(config, info, probe_seconds=seconds, price=options.price_per_node_hour)
+    plain = outlook.plain()
+    print_outlook(plain)
+    if options.json:
+        storage.write_bytes(options.json, (json.dumps(plain, indent=2) + "\n").encode())
+    if outlook.problems:
+        code = outlook.problems[0].exit_code
+        error = next(kind for kind in (SettingError, DataError, ClusterError) if kind.exit_code == code)
+        raise error(f"the run cannot start as it is: see what does not fit ({len(outlook.problems)})")
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,29 @@
+"""What a look at something found."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Level = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the diagnosis."""
+
+    area: str
+    """software, devices, machine, storage or cluster."""
+    check: str
+    level: Level
+    """A warning costs speed or comfort; with a problem something does not work, or is not safe."""
+    found: str
+    cure: str = ""
+    """What to do about it; nothing where all is well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look gave."""
+
+    findings: tuple[Finding, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Plain values that are compared with those of other looks (compare.py)."""

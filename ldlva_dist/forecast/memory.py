@@ -1,0 +1,166 @@
+"""Memory of a run by role: from shapes and settings alone, or as a probe has seen it.
+
+B = rows of a rank's micro-batch, P = bytes of the parameters, n = rows of a bank shard.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.data.stream import BLOCK_BYTES
+from ldlva_dist.forecast.sizes import (
+    bank_part_bytes,
+    bank_spec,
+    checkpoint_bytes,
+    graph_columns,
+    meta_model,
+    moment_names,
+    parameter_bytes,
+)
+from ldlva_dist.forecast.watch import DRIVER, OTHERS, STORE, Peaks
+from ldlva_dist.models.ldlva import LDLVA
+from ldlva_dist.neighbors.outputs import bytes_per_row
+from ldlva_dist.training.inputs import make_plan
+
+MB = 1 << 20
+IMPORTED = {"trainer": 440 * MB, "bank shard": 116 * MB, "index shard": 140 * MB, "stream task": 115 * MB}
+"""Private memory of a worker that has imported what its role needs, and holds nothing yet; bench/plan.py watches it."""
+CUDA_HOST = 1024 * MB
+"""What a process that uses a GPU takes of the host besides."""
+FIXED = {DRIVER: 370 * MB, "controller": 270 * MB}
+MANIFEST_ROW = 26
+"""Bytes of a training sample in the object store of every node that streams."""
+BLOCKS_WAITING = 4
+"""Blocks of a pipeline that are finished, on their way, or being taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What the processes of one kind need, at most."""
+
+    name: str
+    processes: int
+    each: int
+    """Bytes."""
+    how: Literal["computed", "measured"] = "computed"
+
+    @property
+    def together(self) -> int:
+        """Bytes of all of them."""
+        return self.processes * self.each
+
+
+def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Role]:
+    """Every role by arithmetic. On a GPU the network's share is the device's, and a role of its own."""
+    placement, model = config.placement, meta_model(config, info)
+    network, copies = _network_bytes(config, model), _checkpoint_copies(config, info, model)
+    trainer = IMPORTED["trainer"] + copies + _waiting_bytes(config, info)
+    roles = []
+    if placement.use_gpu:
+        roles.append(Role(name="GPU of a trainer", processes=placement.num_workers, each=network))
+        trainer += CUDA_HOST
+    else:
+        trainer += network
+    roles.append(Role(name="trainer", processes=placement.num_workers, each=trainer))
+    if config.uses_neighbors:
+        roles.append(Role(name="bank shard", processes=config.bank.num_shards, each=_shard_bytes(config, info)))
+    if config.index_shards:
+        points = info.num_train * model.feature_width * 4 // config.index_shards
+        # The points of the graph in use and of the one being built, and the index's own copy of both.
+        each = IMPORTED["index shard"] + 4 * points
+        roles.append(Role(name="index shard", processes=config.index_shards, each=each))
+    tasks = placement.num_workers * max(1, int(placement.data_cpus_per_worker))
+    roles.append(Role(name="stream task", processes=tasks, each=IMPORTED["stream task"] + _task_bytes(config, info)))
+    roles += [Role(name=name, processes=1, each=each) for name, each in FIXED.items()]
+    roles.append(Role(name=STORE, processes=nodes, each=store_bytes(config, info) // nodes))
+    return roles
+
+
+def measured_memory(computed: list[Role], peaks: Peaks) -> list[Role]:
+    """The same roles as a probe saw them; those that it did not see stay computed. Ray's own processes come on top."""
+    roles = [
+        Role(name=role.name, processes=role.processes, each=peaks[role.name].largest, how="measured")
+        if role.name in peaks and role.name != STORE
+        else role
+        for role in computed
+    ]
+    if OTHERS in peaks:
+        roles.append(Role(name=OTHERS, processes=1, each=peaks[OTHERS].together, how="measured"))
+    return roles
+
+
+def store_bytes(config: RunConfig, info: DatasetInfo) -> int:
+    """What Ray's object stores hold at most: the manifest, blocks of every pipeline, and a checkpoint's bank."""
+    blocks = config.placement.num_workers * BLOCKS_WAITING * _block_bytes(config, info)
+    bank = checkpoint_bytes(config, info).get("bank", 0)
+    return MANIFEST_ROW * info.num_train + blocks + bank
+
+
+def activation_bytes(model: LDLVA, images: Tensor) -> int:
+    """What autograd keeps of one forward of the backbone, each tensor once; nothing is computed on the meta device."""
+    kept: dict[int, Tensor] = {}
+    weights = {id(parameter) for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights and not any(tensor is value for value in model.buffers()):
+            kept[id(tensor)] = tensor
+        return tensor
+
+    give_back: Callable[[Tensor], Tensor] = lambda tensor: tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(keep, give_back):
+        output = model(images)
+    assert output.features_BV is not None
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in kept.values()}
+    return sum(storages.values())
+
+
+def _network_bytes(config: RunConfig, model: LDLVA) -> int:
+    """Weights, gradients, the optimiser's state, and what a forward keeps for its backward."""
+    training, data, workers = config.training, config.data, config.placement.num_workers
+    weights, moments = parameter_bytes(model), len(moment_names(config))
+    is_shared = workers > 1 and training.zero_stage > 0
+    # ZeRO: weights, gradients and one bucket of them are whole, of masters, moments and own gradients a share is held.
+    state = 3 * weights + (2 + moments) * weights // workers if is_shared else (2 + moments) * weights
+    batch = -(-data.batch_size // workers // training.gradient_accumulation_steps)
+    shape = (batch, data.image_size, data.image_size, data.channels)
+    kept = activation_bytes(model, torch.empty(shape, dtype=torch.uint8, device="meta"))
+    return state + (kept // 2 if training.precision == "bf16" else kept)
+
+
+def _checkpoint_copies(config: RunConfig, info: DatasetInfo, model: LDLVA) -> int:
+    """Rank 0's copies of weights and moments, and the file being written, of moments or of a bank's part."""
+    weights, moments = parameter_bytes(model), len(moment_names(config))
+    part = checkpoint_bytes(config, info).get("bank", 0) // config.bank.num_shards
+    return (1 + moments) * weights + max(moments * weights, part)
+
+
+def _shard_bytes(config: RunConfig, info: DatasetInfo) -> int:
+    """A shard's rows, and two copies of their records while a checkpoint is made: the columns, and the file of them."""
+    spec, rows = bank_spec(config, info), -(-info.num_train // config.bank.num_shards)
+    part = bank_part_bytes(spec, rows, config.data.batch_size, graph_columns(config))
+    return IMPORTED["bank shard"] + rows * bytes_per_row(spec, config.neighbors.num_neighbors) + 2 * part
+
+
+def _task_bytes(config: RunConfig, info: DatasetInfo) -> int:
+    """One superstep of encoded images, and the block that is being finished."""
+    plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
+    image = sum(shard.bytes for shard in info.shards_of("train")) // max(1, info.num_train)
+    lanes = len(plan.lanes_of(0, config.placement.num_workers))
+    return plan.window_rows * lanes * image + 2 * _block_bytes(config, info)
+
+
+def _waiting_bytes(config: RunConfig, info: DatasetInfo) -> int:
+    return 2 * _block_bytes(config, info)
+
+
+def _block_bytes(config: RunConfig, info: DatasetInfo) -> int:
+    """Whole batches up to the size of a block, and no more than a superstep has."""
+    plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
+    rows = len(plan.positions(0, config.placement.num_workers))
+    batch = rows * config.data.image_size**2 * config.data.channels
+    return min(max(batch, BLOCK_BYTES), batch * plan.steps_per_superstep)

@@ -1,0 +1,186 @@
+"""All that can be told of a run before it starts, and what stands in its way."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from ldlva_dist import placement
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data import storage, stream
+from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.errors import LdlvaError, RunStopped, SettingError
+from ldlva_dist.forecast.memory import STORE, Role, computed_memory, measured_memory
+from ldlva_dist.forecast.probe import Probe, probe
+from ldlva_dist.forecast.sizes import bank_spec, checkpoint_bytes, epoch_bytes
+from ldlva_dist.forecast.work import Work, work_of
+from ldlva_dist.neighbors.outputs import bytes_per_row
+from ldlva_dist.readiness import Check, Problem, checks, find_problems
+from ldlva_dist.training.inputs import Resources, balanced_plan
+from ldlva_dist.training.loop import run_uri
+from ldlva_dist.training.state import last_checkpoint, read_facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a run will take; speed, time and cost are None where nothing was probed."""
+
+    name: str
+    dataset: str
+    num_train: int
+    num_classes: int
+    epochs: float
+    work: Work
+    steps_done: int
+    """By an earlier start of the run: time and cost are those of the rest."""
+    read_bytes_per_epoch: int
+    checkpoint_bytes: dict[str, int]
+    """Of one checkpoint, by part."""
+    memory: tuple[Role, ...]
+    nodes: int
+    samples_per_second: float | None
+    start_seconds: float | None
+    probed_steps: int | None
+    seconds: float | None
+    cost: float | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def kept_bytes(self) -> int:
+        """What all checkpoints take in the end, at most."""
+        return self.work.checkpoints_kept * sum(self.checkpoint_bytes.values())
+
+    @property
+    def most_bytes(self) -> int:
+        """What they take while one more is being written."""
+        return min(self.work.checkpoints, self.work.checkpoints_kept + 1) * sum(self.checkpoint_bytes.values())
+
+    def plain(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        return asdict(self) | {
+            "checkpoint_bytes_in_all": sum(self.checkpoint_bytes.values()),
+            "kept_bytes": self.kept_bytes,
+            "most_bytes": self.most_bytes,
+        }
+
+
+def look_ahead(
+    config: RunConfig,
+    info: DatasetInfo,
+    *,
+    probe_seconds: float | None,
+    price: float | None = None,
+    tell: Callable[[str], None] = print,
+) -> Outlook:
+    """Check, compute, and with ``probe_seconds`` train for a while, unless something stands in the way.
+
+    Args:
+        config: A run's settings, with absolute paths.
+        info: Its data set's.
+        probe_seconds: How long the probe trains; None for arithmetic alone.
+        price: Of one node for an hour.
+        tell: Told before the probe.
+
+    Raises:
+        SettingError: for settings that nothing can be computed of.
+        RunStopped: where the user stopped the probe.
+    """
+    work, nodes = work_of(config, info), placement.count_nodes()
+    memory = computed_memory(config, info, nodes)
+    sizes = checkpoint_bytes(config, info)
+    problems = find_problems([*checks(config, info), *_room(config, info, memory, work, sum(sizes.values()))])
+    seen: Probe | None = None
+    if probe_seconds is not None and not problems:
+        tell(f"probing: a start, and {probe_seconds:g} s of training")
+        seen, problems = _probe(config, probe_seconds)
+        if seen:
+            memory = measured_memory(memory, seen.peaks)
+            problems = find_problems([_memory_check(memory)])
+    done = _steps_done(config)
+    seconds = _seconds(work, done, seen)
+    return Outlook(
+        name=config.name,
+        dataset=config.data.dataset,
+        num_train=info.num_train,
+        num_classes=len(info.class_names),
+        epochs=config.training.epochs,
+        work=work,
+        steps_done=done,
+        read_bytes_per_epoch=epoch_bytes(info, balanced_plan(config, _only_data(config, info))),
+        checkpoint_bytes=sizes,
+        memory=tuple(memory),
+        nodes=nodes,
+        samples_per_second=seen.samples_per_second if seen else None,
+        start_seconds=seen.start_seconds if seen else None,
+        probed_steps=seen.steps if seen else None,
+        seconds=seconds,
+        cost=seconds / 3600 * nodes * price if seconds is not None and price is not None else None,
+        problems=tuple(problems),
+    )
+
+
+def _probe(config: RunConfig, seconds: float) -> tuple[Probe | None, list[Problem]]:
+    try:
+        return probe(config, seconds), []
+    except RunStopped:
+        raise
+    except LdlvaError as error:
+        cure = "jobs/train.py would end so too; jobs/doctor.py looks at the machine, make_shards.py verify at the data"
+        return None, [Problem(sentence=f"the probe failed: {error}", cure=cure, exit_code=error.exit_code)]
+
+
+def _seconds(work: Work, done: int, seen: Probe | None) -> float | None:
+    if seen is None:
+        return None
+    return seen.start_seconds + work.seconds(seen.samples_per_second) * (work.steps - done) / work.steps
+
+
+def _steps_done(config: RunConfig) -> int:
+    uri = last_checkpoint(run_uri(config))
+    return read_facts(uri)["step"] if uri else 0
+
+
+def _only_data(config: RunConfig, info: DatasetInfo) -> Resources:
+    manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
+    return Resources(info=info, manifest=manifest, service=None, index=None, quarantine=None, control=None)
+
+
+def _room(config: RunConfig, info: DatasetInfo, memory: Sequence[Role], work: Work, checkpoint: int) -> list[Check]:
+    """Whether memory and storage hold the run; a run itself finds out on the way."""
+    found = [_memory_check(memory)]
+    if config.uses_neighbors:
+        k, shards = config.neighbors.num_neighbors, config.bank.num_shards
+        bank = info.num_train * bytes_per_row(bank_spec(config, info), k)
+        found.insert(
+            0,
+            Check(
+                require=partial(placement.check_memory, bank, shards),
+                cure="--bank.features-dtype int8, more --bank.num-shards, or more nodes",
+            ),
+        )
+    needed = min(work.checkpoints, work.checkpoints_kept + 1) * checkpoint
+    found.append(
+        Check(
+            require=partial(_require_space, config.storage_path, needed),
+            cure="free some of it, a smaller --training.num-to-keep, or another --storage-path",
+        )
+    )
+    return found
+
+
+def _memory_check(memory: Sequence[Role]) -> Check:
+    processes = sum(role.together for role in memory if role.name != STORE and not role.name.startswith("GPU"))
+    store = sum(role.together for role in memory if role.name == STORE)
+    return Check(
+        require=partial(placement.check_room, processes, store),
+        cure="fewer --placement.num-workers, a smaller --data.batch-size, --bank.features-dtype int8, or more nodes",
+    )
+
+
+def _require_space(uri: str, needed: int) -> None:
+    disk = storage.disk_of(uri)
+    if disk and disk[1] < needed:
+        raise SettingError(
+            f"the disk of storage_path={uri} must have room for the checkpoints ({needed / 1e9:.2f} GB), "
+            f"got {disk[1] / 1e9:.2f} GB free"
+        )

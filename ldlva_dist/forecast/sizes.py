@@ -1,0 +1,121 @@
+"""Bytes that a run writes and reads. P = parameters, N = training samples, B = batch size."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, pairwise
+
+import torch
+from torch import nn
+
+from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.data.plan import Plan
+from ldlva_dist.models.ldlva import LDLVA
+from ldlva_dist.neighbors.graphs import KEPT
+from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.training import build
+from ldlva_dist.training.table_files import FILE_ROWS
+
+LIST_ENTRY_BYTES, FACTS_BYTES = 120, 3000
+"""Of state.json: a file's size and checksum, and everything else."""
+SAMPLED_WINDOWS = 256
+ADAM = ("exp_avg", "exp_avg_sq")
+Shape = Sequence[int]
+
+
+def meta_model(config: RunConfig, info: DatasetInfo) -> LDLVA:
+    """The run's network without memory for its weights."""
+    with torch.device("meta"):
+        return build.build_model(config, len(info.class_names), pretrained=False)
+
+
+def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
+    """What the run's bank stores; its network, whose width is asked for, takes no memory."""
+    with torch.device("meta"):
+        return build.bank_spec(config, info)
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    """Of the weights, without running statistics and other buffers."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def moment_names(config: RunConfig) -> tuple[str, ...]:
+    """What the optimiser keeps of every parameter."""
+    if config.optim.name == "sgd":
+        return ("momentum_buffer",) if config.optim.momentum else ()
+    return ADAM
+
+
+def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
+    """Of one checkpoint: model, optimizer, table, bank, and the small files that describe it."""
+    model = meta_model(config, info)
+    names = dict(model.named_parameters())
+    moments = {f"{moment}/{name}": p for moment in moment_names(config) for name, p in names.items()}
+    parts = {
+        "model": _file_bytes({name: (value.shape, value.element_size()) for name, value in model.state_dict().items()}),
+        "optimizer": _file_bytes({name: (p.shape, p.element_size()) for name, p in moments.items()}),
+    }
+    files = 4
+    if config.uses_neighbors:
+        workers, shards = config.placement.num_workers, config.bank.num_shards
+        table = [_table_file_bytes(rows) for rows in _table_files(info.num_train, workers)]
+        bounds = [info.num_train * i // shards for i in range(shards + 1)]
+        spec = bank_spec(config, info)
+        parts["table"] = sum(table)
+        parts["bank"] = sum(
+            bank_part_bytes(spec, stop - start, config.data.batch_size // shards, graph_columns(config))
+            for start, stop in pairwise(bounds)
+        )
+        files += len(table) + shards
+    parts["description"] = len(to_json(config)) + FACTS_BYTES + files * LIST_ENTRY_BYTES
+    return parts
+
+
+def bank_part_bytes(spec: BankSpec, rows: int, young: int, graph_columns: int) -> int:
+    """A bank's part of a checkpoint: rows, those just written (``young``), and graphs of so many columns in all."""
+    columns = {name: spec.record[name] for name in spec.record.names or ()}
+    row = sum(column.itemsize for column in columns.values())
+    young_row = row  # an id in place of the version
+    return rows * (row + 4 * graph_columns) + young * young_row + _header_bytes(2 * len(columns), 60)
+
+
+def graph_columns(config: RunConfig) -> int:
+    """Columns of the graphs that a checkpoint keeps beside the data set's: at most, once they were found anew."""
+    return KEPT * config.neighbors.num_neighbors if config.index_shards else 0
+
+
+def epoch_bytes(info: DatasetInfo, plan: Plan) -> int:
+    """Read by all workers in one epoch: every shard once; with class balance, at most, by what its runs span."""
+    shards = sum(shard.bytes for shard in info.shards_of("train"))
+    if plan.balance is None:
+        return shards
+    places = ((lane, superstep) for superstep in range(SAMPLED_WINDOWS) for lane in range(plan.num_lanes))
+    runs = [run for place in islice(places, SAMPLED_WINDOWS) for run in plan.window(*place)[0]]
+    return round(shards * sum(run.rows for run in runs) / sum(run.count for run in runs))
+
+
+def _table_files(num_rows: int, workers: int) -> Iterable[int]:
+    """Rows of each file of the table."""
+    for rank in range(workers):
+        per_rank = -(-num_rows // workers)
+        mine = max(0, min(per_rank, num_rows - rank * per_rank))
+        yield from (min(FILE_ROWS, mine - begin) for begin in range(0, mine, FILE_ROWS))
+
+
+def _table_file_bytes(rows: int) -> int:
+    return _file_bytes({"first_id": ((1,), 8), "logits": ((rows,), 4), "velocity": ((rows,), 4)})
+
+
+def _file_bytes(tensors: Mapping[str, tuple[Shape, int]]) -> int:
+    """A safetensors file of tensors with these shapes and bytes a value: its length, a header of JSON, the values."""
+    header, end = {}, 0
+    for name, (shape, itemsize) in tensors.items():
+        begin, end = end, end + torch.Size(shape).numel() * itemsize
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-text // 8) * 8 + end
+
+
+def _header_bytes(tensors: int, name_and_shape: int) -> int:
+    return 8 + tensors * (name_and_shape + 30)

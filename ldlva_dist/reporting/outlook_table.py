@@ -1,0 +1,69 @@
+"""What a run will take, for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ldlva_dist.reporting.progress import format_seconds
+
+UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+UNKNOWN = "not probed"
+
+
+def print_outlook(outlook: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """The values of Outlook.plain, as tables: the work, the memory, and what stands in the way."""
+    console = console or Console(highlight=False)
+    console.print(_work(outlook))
+    console.print(_memory(outlook["memory"]))
+    if outlook["problems"]:
+        console.print("[bold red]what does not fit[/bold red]")
+    for problem in outlook["problems"]:
+        console.print(f"- {escape(problem['sentence'])}\n  [dim]cure:[/dim] {escape(problem['cure'])}")
+
+
+def format_bytes(size: float) -> str:
+    """``1.2 GB``, in powers of ten."""
+    name, unit = next(((name, unit) for name, unit in UNITS if size >= unit), ("bytes", 1))
+    return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
+
+
+def _work(outlook: Mapping[str, Any]) -> Table:
+    work, title = outlook["work"], f"{outlook['name']} on {outlook['dataset']}: {outlook['num_train']:,} samples"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, padding=(0, 2, 0, 0))
+    table.min_width = min(len(title), 80)
+    done = f", {outlook['steps_done']:,} done" if outlook["steps_done"] else ""
+    table.add_row("steps", f"{work['steps']:,}", f"{outlook['epochs']:g} epochs, {work['samples']:,} samples{done}")
+    if work["evaluations"]:
+        table.add_row("evaluations", f"{work['evaluations']:,}", f"{work['evaluated_samples']:,} samples")
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in outlook["checkpoint_bytes"].items())
+    table.add_row("checkpoint", format_bytes(outlook["checkpoint_bytes_in_all"]), parts)
+    kept = f"{work['checkpoints']:,} written, {work['checkpoints_kept']} kept at most"
+    most = f"{format_bytes(outlook['most_bytes'])} while one more is written"
+    table.add_row("checkpoints", format_bytes(outlook["kept_bytes"]), f"{kept}; {most}")
+    table.add_row("read per epoch", format_bytes(outlook["read_bytes_per_epoch"]), "by all workers")
+    speed, start = outlook["samples_per_second"], outlook["start_seconds"]
+    said = UNKNOWN if speed is None else f"{speed:,.0f}"
+    table.add_row("samples/s", said, "" if speed is None else f"{outlook['probed_steps']:,} steps were tried")
+    took = "" if start is None else f"{start / 3600:.3f} of them to start"
+    table.add_row("hours", _hours(outlook["seconds"]), f"{format_seconds(outlook['seconds'])}; {took}" if took else "")
+    if outlook["cost"] is not None:
+        table.add_row("cost", f"{outlook['cost']:,.2f}", f"{outlook['nodes']} nodes")
+    return table
+
+
+def _hours(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else f"{seconds / 3600:,.2f}"
+
+
+def _memory(roles: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE, header_style="", padding=(0, 2, 0, 0))
+    for heading in ("memory of", "processes", "each", "together", ""):
+        table.add_column(heading, justify="left" if heading in ("memory of", "") else "right")
+    for role in roles:
+        together = format_bytes(role["processes"] * role["each"])
+        table.add_row(role["name"], str(role["processes"]), format_bytes(role["each"]), together, role["how"])
+    return table
