@@ -76,7 +76,7 @@ def main(arguments: Arguments) -> None:
 
 def large_settings(steps: int) -> tuple[str, ...]:
     """ResNet-18 on the CPU, some steps of 2,048 samples."""
-    placement = ("--placement.use-gpu", "False", "--placement.cpus-per-worker", "1")
+    placement = ("--placement.no-use-gpu", "--placement.cpus-per-worker", "1")
     placement += ("--placement.data-cpus-per-worker", "1")
     size = ("--data.image-size", "112", "--training.epochs", str(steps * 32 / 2048))
     return ("rafdb_resnet18", *placement, *size, "--training.log-every-steps", "5")
@@ -87,8 +87,7 @@ def compare(case: Case, folder: str, arguments: Arguments) -> dict[str, Any]:
     dataset, (preset, *settings) = drawn_faces(folder, train=case.train, pixels=case.pixels), case.settings
     command = (preset, "--data.dataset", dataset, "--storage-path", f"{folder}/runs", "--name", case.name, *settings)
     run_job("plan", *command, "--probe-seconds", str(arguments.probe_seconds), "--json", f"{folder}/plan.json")
-    run_job("plan", *command, "--no-probe", "--json", f"{folder}/computed.json")
-    planned, computed = (json.loads(Path(folder, f"{name}.json").read_text()) for name in ("plan", "computed"))
+    planned = json.loads(Path(folder, "plan.json").read_text())
     memory = run_job("train", *command)
     lines = read_metrics(f"{folder}/runs/{case.name}")
     checkpoint = last_checkpoint(f"{folder}/runs/{case.name}")
@@ -104,7 +103,7 @@ def compare(case: Case, folder: str, arguments: Arguments) -> dict[str, Any]:
         "planned_and_real": {name: list(pair) for name, pair in pairs.items()},
         "off": {name: planned / real - 1 for name, (planned, real) in pairs.items()},
         "samples_per_second": [planned["samples_per_second"], speed(lines, case.batch_size)],
-        "computed_mb": {role["name"]: role["each"] / 1e6 for role in computed["memory"]},
+        "computed_mb": {role["name"]: role["computed"] / 1e6 for role in planned["memory"] if role["computed"]},
         "object_store_mb": [each["object store"]],
     }
 

@@ -82,7 +82,7 @@ def checks(config: RunConfig, info: DatasetInfo) -> tuple[Check, ...]:
         Check(
             require=fits,
             cure="fewer --placement.num-workers, fewer CPUs for each (--placement.cpus-per-worker, "
-            "--placement.data-cpus-per-worker), --placement.use-gpu False where there are no GPUs, or a larger cluster",
+            "--placement.data-cpus-per-worker), --placement.no-use-gpu where there are none, or a larger cluster",
         ),
         Check(
             require=partial(_require_rebuilds, config, info),

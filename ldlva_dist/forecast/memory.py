@@ -4,7 +4,7 @@ B = rows of a rank's micro-batch, P = bytes of the parameters, n = rows of a ban
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -48,6 +48,8 @@ class Role:
     each: int
     """Bytes."""
     how: Literal["computed", "measured"] = "computed"
+    computed: int | None = None
+    """Bytes by arithmetic, where ``each`` was measured."""
 
     @property
     def together(self) -> int:
@@ -84,7 +86,7 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
 def measured_memory(computed: list[Role], peaks: Peaks) -> list[Role]:
     """The same roles as a probe saw them; those that it did not see stay computed. Ray's own processes come on top."""
     roles = [
-        Role(name=role.name, processes=role.processes, each=peaks[role.name].largest, how="measured")
+        replace(role, each=peaks[role.name].largest, how="measured", computed=role.each)
         if role.name in peaks and role.name != STORE
         else role
         for role in computed

@@ -26,9 +26,10 @@ def print_outlook(outlook: Mapping[str, Any], *, console: Console | None = None)
 
 
 def format_bytes(size: float) -> str:
-    """``1.2 GB``, in powers of ten."""
-    name, unit = next(((name, unit) for name, unit in UNITS if size >= unit), ("bytes", 1))
-    return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
+    """``1.20 GB``, in powers of ten, with three digits."""
+    name, unit = next(((name, unit) for name, unit in UNITS if size >= 0.9995 * unit), ("bytes", 1))
+    value = size / unit
+    return f"{value:,.{0 if unit == 1 or value >= 99.95 else 1 if value >= 9.995 else 2}f} {name}"
 
 
 def _work(outlook: Mapping[str, Any]) -> Table:
@@ -42,14 +43,15 @@ def _work(outlook: Mapping[str, Any]) -> Table:
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in outlook["checkpoint_bytes"].items())
     table.add_row("checkpoint", format_bytes(outlook["checkpoint_bytes_in_all"]), parts)
     kept = f"{work['checkpoints']:,} written, {work['checkpoints_kept']} kept at most"
-    most = f"{format_bytes(outlook['most_bytes'])} while one more is written"
-    table.add_row("checkpoints", format_bytes(outlook["kept_bytes"]), f"{kept}; {most}")
+    if outlook["most_bytes"] > outlook["kept_bytes"]:
+        kept += f"; {format_bytes(outlook['most_bytes'])} while one more is written"
+    table.add_row("checkpoints", format_bytes(outlook["kept_bytes"]), kept)
     table.add_row("read per epoch", format_bytes(outlook["read_bytes_per_epoch"]), "by all workers")
     speed, start = outlook["samples_per_second"], outlook["start_seconds"]
     said = UNKNOWN if speed is None else f"{speed:,.0f}"
     table.add_row("samples/s", said, "" if speed is None else f"{outlook['probed_steps']:,} steps were tried")
-    took = "" if start is None else f"{start / 3600:.3f} of them to start"
-    table.add_row("hours", _hours(outlook["seconds"]), f"{format_seconds(outlook['seconds'])}; {took}" if took else "")
+    took = "" if start is None else f"{format_seconds(outlook['seconds'])}, of which the start takes {start:.0f} s"
+    table.add_row("hours", _hours(outlook["seconds"]), took)
     if outlook["cost"] is not None:
         table.add_row("cost", f"{outlook['cost']:,.2f}", f"{outlook['nodes']} nodes")
     return table

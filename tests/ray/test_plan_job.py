@@ -38,6 +38,7 @@ def test_a_plan_is_what_the_run_was_and_leaves_nothing_behind(
     assert {"trainer", "bank shard", "stream task", "driver"} <= set(measured)
     assert measured["bank shard"]["processes"] == 3
     assert measured["trainer"]["each"] > measured["bank shard"]["each"] > 50e6
+    assert all(0.5 < role["each"] / role["computed"] < 1.5 for name, role in measured.items() if role["computed"])
     assert planned["problems"] == []
     assert not (tmp_path / "runs").exists()
 

@@ -14,6 +14,7 @@ from pyarrow import fs
 from bench._swift import STRANGER, FaultProxy, Swift
 from ldlva_dist.data import s3, storage
 from ldlva_dist.data.s3.objects import PART_BYTES
+from ldlva_dist.diagnosis import store
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 
 FOLDER = "s3://faces/store"
@@ -211,3 +212,25 @@ def test_a_store_that_nobody_answers_for_is_a_cluster_error(ask, monkeypatch: py
     monkeypatch.setenv("LDLVA_S3_LIMIT_S", "0.3")
     with pytest.raises(ClusterError, match=r"the store failed at s3://faces/store/x.*127\.0\.0\.1:1"):
         ask(storage.join(FOLDER, "x"))
+
+
+def test_the_doctor_writes_and_reads_a_bucket_and_leaves_it_as_it_was() -> None:
+    found = {finding.check: finding.level for finding in store.look("s3://faces/runs").findings}
+    assert found == {"endpoint": "ok", "credentials": "ok", "write and read": "ok"}
+    assert storage.list_folder("s3://faces/runs") == []
+
+
+def test_the_doctor_names_a_bucket_that_is_not_there_and_its_cure() -> None:
+    found = store.look("s3://no-such-bucket/runs").findings[-1]
+    assert found.level == "problem"
+    assert "must name a bucket that exists" in found.found
+    assert "aws s3 mb s3://no-such-bucket)" in found.cure
+
+
+def test_the_doctor_says_who_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in STRANGER.items():
+        monkeypatch.setenv(name, value)
+    found = store.look("s3://faces/runs").findings[-1]
+    assert found.level == "problem"
+    assert "refused" in found.found
+    assert "must be allowed to" in found.cure

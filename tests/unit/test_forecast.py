@@ -176,7 +176,14 @@ def test_speed_leaves_out_the_start() -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (47_424_760, "47.4 MB"), (2.1e12, "2.1 TB")],
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1500, "1.50 kB"),
+        (47_424_760, "47.4 MB"),
+        (999_900_000, "1.00 GB"),
+        (2.1e14, "210 TB"),
+    ],
 )
 def test_bytes_are_shown_with_three_digits(size: float, text: str) -> None:
     assert format_bytes(size) == text
