@@ -160,16 +160,21 @@ def check_memory(bank_bytes: int, num_shards: int) -> None:
 
 
 def check_room(process_bytes: int, store_bytes: int) -> None:
-    """SettingError if a run's processes, or its objects, need more memory than Ray counts on all nodes."""
-    for name, needed, what in (
-        ("memory", process_bytes, "processes"),
-        ("object_store_memory", store_bytes, "objects"),
+    """SettingError if a run's processes and objects need more memory than Ray counts on all nodes together.
+
+    Ray sets a part of it aside for objects; what they do not need processes may take.
+    """
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    store = sum(node.get("object_store_memory", 0.0) for node in resources)
+    memory = store + sum(node.get("memory", 0.0) for node in resources)
+    for what, there, needed in (
+        ("objects", store, store_bytes),
+        ("processes and objects", memory, process_bytes + store_bytes),
     ):
-        there = sum(node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"])
         if needed > there:
             raise SettingError(
-                f"the cluster's memory for {what} ({there / 2**30:.1f} GiB on all nodes) must hold the run's, "
-                f"got {needed / 2**30:.1f} GiB"
+                f"the memory of all nodes for {what} must hold the run's ({needed / 2**30:.1f} GiB), "
+                f"got {there / 2**30:.1f} GiB"
             )
 
 
