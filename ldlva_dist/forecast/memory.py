@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from ldlva_dist.config import RunConfig
+from ldlva_dist.data.checked import PIECE_BYTES
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.stream import BLOCK_BYTES
 from ldlva_dist.forecast.sizes import (
-    bank_part_bytes,
     bank_spec,
-    checkpoint_bytes,
     graph_columns,
     meta_model,
     moment_names,
@@ -60,7 +59,7 @@ class Role:
 def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Role]:
     """Every role by arithmetic. On a GPU the network's share is the device's, and a role of its own."""
     placement, model = config.placement, meta_model(config, info)
-    network, copies = _network_bytes(config, model), _checkpoint_copies(config, info, model)
+    network, copies = _network_bytes(config, model), _checkpoint_copies(config, model)
     trainer = IMPORTED["trainer"] + copies + _waiting_bytes(config, info)
     roles = []
     if placement.use_gpu:
@@ -97,10 +96,8 @@ def measured_memory(computed: list[Role], peaks: Peaks) -> list[Role]:
 
 
 def store_bytes(config: RunConfig, info: DatasetInfo) -> int:
-    """What Ray's object stores hold at most: the manifest, blocks of every pipeline, and a checkpoint's bank."""
-    blocks = config.placement.num_workers * BLOCKS_WAITING * _block_bytes(config, info)
-    bank = checkpoint_bytes(config, info).get("bank", 0)
-    return MANIFEST_ROW * info.num_train + blocks + bank
+    """What Ray's object stores hold at most: the manifest, and blocks of every pipeline."""
+    return MANIFEST_ROW * info.num_train + config.placement.num_workers * BLOCKS_WAITING * _block_bytes(config, info)
 
 
 def activation_bytes(model: LDLVA, images: Tensor) -> int:
@@ -134,18 +131,17 @@ def _network_bytes(config: RunConfig, model: LDLVA) -> int:
     return state + (kept // 2 if training.precision == "bf16" else kept)
 
 
-def _checkpoint_copies(config: RunConfig, info: DatasetInfo, model: LDLVA) -> int:
-    """Rank 0's copies of weights and moments, and the file being written, of moments or of a bank's part."""
+def _checkpoint_copies(config: RunConfig, model: LDLVA) -> int:
+    """A rank's copies of weights and moments, and rank 0's file of the moments."""
     weights, moments = parameter_bytes(model), len(moment_names(config))
-    part = checkpoint_bytes(config, info).get("bank", 0) // config.bank.num_shards
-    return (1 + moments) * weights + max(moments * weights, part)
+    return (1 + 2 * moments) * weights
 
 
 def _shard_bytes(config: RunConfig, info: DatasetInfo) -> int:
-    """A shard's rows, and two copies of their records while a checkpoint is made: the columns, and the file of them."""
+    """A shard's rows, graphs found anew, and a piece of the file that they are written to; few old rows change then."""
     spec, rows = bank_spec(config, info), -(-info.num_train // config.bank.num_shards)
-    part = bank_part_bytes(spec, rows, config.data.batch_size, graph_columns(config))
-    return IMPORTED["bank shard"] + rows * bytes_per_row(spec, config.neighbors.num_neighbors) + 2 * part
+    row = bytes_per_row(spec, config.neighbors.num_neighbors) + 4 * graph_columns(config)
+    return IMPORTED["bank shard"] + rows * row + min(PIECE_BYTES, rows * row)
 
 
 def _task_bytes(config: RunConfig, info: DatasetInfo) -> int:

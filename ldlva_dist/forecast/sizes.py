@@ -1,11 +1,12 @@
 """Bytes that a run writes and reads. P = parameters, N = training samples, B = batch size."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, pairwise
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.data.manifest import DatasetInfo
@@ -13,6 +14,7 @@ from ldlva_dist.data.plan import Plan
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.neighbors.graphs import KEPT
 from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.neighbors.tensor_file import Column, TensorFile
 from ldlva_dist.training import build
 from ldlva_dist.training.table_files import FILE_ROWS
 
@@ -20,7 +22,7 @@ LIST_ENTRY_BYTES, FACTS_BYTES = 120, 3000
 """Of state.json: a file's size and checksum, and everything else."""
 SAMPLED_WINDOWS = 256
 ADAM = ("exp_avg", "exp_avg_sq")
-Shape = Sequence[int]
+F32, I64 = np.dtype("f4"), np.dtype("i8")
 
 
 def meta_model(config: RunConfig, info: DatasetInfo) -> LDLVA:
@@ -53,8 +55,8 @@ def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
     names = dict(model.named_parameters())
     moments = {f"{moment}/{name}": p for moment in moment_names(config) for name, p in names.items()}
     parts = {
-        "model": _file_bytes({name: (value.shape, value.element_size()) for name, value in model.state_dict().items()}),
-        "optimizer": _file_bytes({name: (p.shape, p.element_size()) for name, p in moments.items()}),
+        "model": _file_bytes({name: (value.shape, _kind(value)) for name, value in model.state_dict().items()}),
+        "optimizer": _file_bytes({name: (p.shape, _kind(p)) for name, p in moments.items()}),
     }
     files = 4
     if config.uses_neighbors:
@@ -74,10 +76,11 @@ def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
 
 def bank_part_bytes(spec: BankSpec, rows: int, young: int, graph_columns: int) -> int:
     """A bank's part of a checkpoint: rows, those just written (``young``), and graphs of so many columns in all."""
-    columns = {name: spec.record[name] for name in spec.record.names or ()}
-    row = sum(column.itemsize for column in columns.values())
-    young_row = row  # an id in place of the version
-    return rows * (row + 4 * graph_columns) + young * young_row + _header_bytes(2 * len(columns), 60)
+    columns = {name: (rows, spec.record[name]) for name in spec.record.names or ()}
+    # An id stands there in place of a young row's version.
+    columns |= {f"young_{name}": (young, kind) for name, (_, kind) in columns.items()}
+    columns |= {"graphs": (rows, np.dtype(("i4", (graph_columns,))))} if graph_columns else {}
+    return _file_bytes({name: ((n, *kind.shape), kind.base) for name, (n, kind) in columns.items()})
 
 
 def graph_columns(config: RunConfig) -> int:
@@ -104,18 +107,23 @@ def _table_files(num_rows: int, workers: int) -> Iterable[int]:
 
 
 def _table_file_bytes(rows: int) -> int:
-    return _file_bytes({"first_id": ((1,), 8), "logits": ((rows,), 4), "velocity": ((rows,), 4)})
+    return _file_bytes({"first_id": ((1,), I64), "logits": ((rows,), F32), "velocity": ((rows,), F32)})
 
 
-def _file_bytes(tensors: Mapping[str, tuple[Shape, int]]) -> int:
-    """A safetensors file of tensors with these shapes and bytes a value: its length, a header of JSON, the values."""
-    header, end = {}, 0
-    for name, (shape, itemsize) in tensors.items():
-        begin, end = end, end + torch.Size(shape).numel() * itemsize
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-    text = len(json.dumps(header, separators=(",", ":")))
-    return 8 + -(-text // 8) * 8 + end
+def _file_bytes(tensors: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> int:
+    """A safetensors file of tensors with these shapes and kinds."""
+    return TensorFile(
+        {
+            name: Column(dtype=kind, shape=tuple(shape) or (1,), rows=_no_rows)
+            for name, (shape, kind) in tensors.items()
+        },
+        {},
+    ).size
 
 
-def _header_bytes(tensors: int, name_and_shape: int) -> int:
-    return 8 + tensors * (name_and_shape + 30)
+def _kind(value: Tensor) -> np.dtype[Any]:
+    return F32 if value.is_floating_point() else I64
+
+
+def _no_rows(first: int, last: int) -> Any:
+    raise AssertionError(f"rows {first}..{last} of a file that is only measured")

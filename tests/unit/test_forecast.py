@@ -25,13 +25,13 @@ from ldlva_dist.forecast.sizes import bank_part_bytes, checkpoint_bytes, epoch_b
 from ldlva_dist.forecast.watch import OTHERS, Peak
 from ldlva_dist.forecast.work import work_of
 from ldlva_dist.models.ldlva import LDLVA
+from ldlva_dist.neighbors.frozen import FrozenRows
 from ldlva_dist.neighbors.outputs import BankSpec, blank
-from ldlva_dist.neighbors.snapshots import PartHeader
-from ldlva_dist.neighbors.snapshots import pack as pack_bank
+from ldlva_dist.neighbors.snapshots import PartHeader, part_file
 from ldlva_dist.reporting.outlook_table import format_bytes
 from ldlva_dist.training import build
-from ldlva_dist.training.checkpoint import pack
 from ldlva_dist.training.due import due_at
+from ldlva_dist.training.finite import pack
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.table_files import table_files
 from ldlva_dist.uncertainty import UncertaintyTable
@@ -107,16 +107,16 @@ def test_files_of_model_and_optimiser_are_as_large_as_said(recipe: Any, optim: O
 def test_the_table_s_file_is_as_large_as_said() -> None:
     table = UncertaintyTable(701, initial_logit=0.0, lr=1.0)
     (content,) = table_files(table).values()
-    assert checkpoint_bytes(CONFIG, INFO)["table"] == pytest.approx(len(content()), abs=16)
+    assert checkpoint_bytes(CONFIG, INFO)["table"] == pytest.approx(len(content()), abs=64)
 
 
 @pytest.mark.parametrize("features_dtype", ["int8", "float16", "float32"])
 def test_the_bank_s_files_are_as_large_as_said(features_dtype: Any) -> None:
     spec = BankSpec(num_classes=3, feature_width=32, features_dtype=features_dtype)
-    old, young, header = blank(0, 500, spec), blank(20, 29, spec), PartHeader(start=0, stop=500, step=3)
+    old, young, header = FrozenRows(blank(0, 500, spec)), blank(20, 29, spec), PartHeader(start=0, stop=500, step=3)
     graphs = {f"graph_{n}": np.zeros((500, 4), dtype=np.int32) for n in (1, 2)}
-    assert bank_part_bytes(spec, 500, 9, 0) == pytest.approx(len(pack_bank(old, young, header)), abs=400)
-    assert bank_part_bytes(spec, 500, 9, 8) == pytest.approx(len(pack_bank(old, young, header, graphs)), abs=600)
+    assert bank_part_bytes(spec, 500, 9, 0) == pytest.approx(part_file(old, young, header).size, abs=200)
+    assert bank_part_bytes(spec, 500, 9, 8) == pytest.approx(part_file(old, young, header, graphs).size, abs=200)
 
 
 def test_an_epoch_reads_every_shard_once_and_more_with_class_balance() -> None:
@@ -146,7 +146,7 @@ def test_the_memory_of_a_shard_grows_by_what_a_row_takes() -> None:
 
     spec = build.bank_spec(CONFIG, INFO)
     stored = spec.record.itemsize + 12 + 4 * 4
-    assert (shard(3_000_701) - shard(701)) / 1_000_000 == pytest.approx(stored + 2 * spec.record.itemsize, rel=0.05)
+    assert (shard(9_000_000) - shard(6_000_000)) / 1_000_000 == pytest.approx(stored, rel=1e-6)
 
 
 def test_a_gpu_takes_the_network_off_the_host() -> None:
