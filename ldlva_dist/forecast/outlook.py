@@ -9,6 +9,7 @@ from ldlva_dist import placement
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage, stream
 from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.data.plan import Plan
 from ldlva_dist.errors import LdlvaError, RunStopped, SettingError
 from ldlva_dist.forecast.memory import STORE, Role, computed_memory, measured_memory
 from ldlva_dist.forecast.probe import Probe, probe
@@ -16,7 +17,7 @@ from ldlva_dist.forecast.sizes import bank_spec, checkpoint_bytes, epoch_bytes
 from ldlva_dist.forecast.work import Work, work_of
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.readiness import Check, Problem, checks, find_problems
-from ldlva_dist.training.inputs import Resources, balanced_plan
+from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan
 from ldlva_dist.training.loop import run_uri
 from ldlva_dist.training.state import last_checkpoint, read_facts
 
@@ -106,7 +107,7 @@ def look_ahead(
         epochs=config.training.epochs,
         work=work,
         steps_done=done,
-        read_bytes_per_epoch=epoch_bytes(info, balanced_plan(config, _only_data(config, info))),
+        read_bytes_per_epoch=epoch_bytes(info, _plan(config, info)),
         checkpoint_bytes=sizes,
         memory=tuple(memory),
         nodes=nodes,
@@ -140,9 +141,13 @@ def _steps_done(config: RunConfig) -> int:
     return read_facts(uri)["step"] if uri else 0
 
 
-def _only_data(config: RunConfig, info: DatasetInfo) -> Resources:
+def _plan(config: RunConfig, info: DatasetInfo) -> Plan:
+    """With class balance the manifest is counted, by tasks of the cluster."""
+    if config.data.balance == 0:
+        return make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
     manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
-    return Resources(info=info, manifest=manifest, service=None, index=None, quarantine=None, control=None)
+    only_data = Resources(info=info, manifest=manifest, service=None, index=None, quarantine=None, control=None)
+    return balanced_plan(config, only_data)
 
 
 def _room(config: RunConfig, info: DatasetInfo, memory: Sequence[Role], work: Work, checkpoint: int) -> list[Check]:
