@@ -124,11 +124,12 @@ def require_same_settings(config: RunConfig) -> None:
 
 def _require_batches(config: RunConfig, info: DatasetInfo) -> None:
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    smallest = len(plan.positions(config.placement.num_workers - 1, config.placement.num_workers))
+    workers = config.placement.max_workers
+    smallest = len(plan.positions(workers - 1, workers))
     if smallest < config.training.gradient_accumulation_steps:
         raise SettingError(
             f"data.batch_size={config.data.batch_size} gives {plan.num_lanes} lanes (its largest divisor up to 64), "
-            f"too few for placement.num_workers={config.placement.num_workers} with "
+            f"too few for placement.num_workers={workers} with "
             f"training.gradient_accumulation_steps={config.training.gradient_accumulation_steps}"
         )
 

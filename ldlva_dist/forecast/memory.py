@@ -63,11 +63,11 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
     trainer = IMPORTED["trainer"] + copies + _waiting_bytes(config, info)
     roles = []
     if placement.use_gpu:
-        roles.append(Role(name="GPU of a trainer", processes=placement.num_workers, each=network))
+        roles.append(Role(name="GPU of a trainer", processes=placement.max_workers, each=network))
         trainer += CUDA_HOST
     else:
         trainer += network
-    roles.append(Role(name="trainer", processes=placement.num_workers, each=trainer))
+    roles.append(Role(name="trainer", processes=placement.max_workers, each=trainer))
     if config.uses_neighbors:
         roles.append(Role(name="bank shard", processes=config.bank.num_shards, each=_shard_bytes(config, info)))
     if config.index_shards:
@@ -75,7 +75,7 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
         # The points of the graph in use and of the one being built, and the index's own copy of both.
         each = IMPORTED["index shard"] + 4 * points
         roles.append(Role(name="index shard", processes=config.index_shards, each=each))
-    tasks = placement.num_workers * max(1, int(placement.data_cpus_per_worker))
+    tasks = placement.max_workers * max(1, int(placement.data_cpus_per_worker))
     roles.append(Role(name="stream task", processes=tasks, each=IMPORTED["stream task"] + _task_bytes(config, info)))
     roles += [Role(name=name, processes=1, each=each) for name, each in FIXED.items()]
     roles.append(Role(name=STORE, processes=nodes, each=store_bytes(config, info) // nodes))
@@ -97,7 +97,7 @@ def measured_memory(computed: list[Role], peaks: Peaks) -> list[Role]:
 
 def store_bytes(config: RunConfig, info: DatasetInfo) -> int:
     """What Ray's object stores hold at most: the manifest, and blocks of every pipeline."""
-    return MANIFEST_ROW * info.num_train + config.placement.num_workers * BLOCKS_WAITING * _block_bytes(config, info)
+    return MANIFEST_ROW * info.num_train + config.placement.max_workers * BLOCKS_WAITING * _block_bytes(config, info)
 
 
 def activation_bytes(model: LDLVA, images: Tensor) -> int:
@@ -120,7 +120,7 @@ def activation_bytes(model: LDLVA, images: Tensor) -> int:
 
 def _network_bytes(config: RunConfig, model: LDLVA) -> int:
     """Weights, gradients, the optimiser's state, and what a forward keeps for its backward."""
-    training, data, workers = config.training, config.data, config.placement.num_workers
+    training, data, workers = config.training, config.data, config.placement.max_workers
     weights, moments = parameter_bytes(model), len(moment_names(config))
     is_shared = workers > 1 and training.zero_stage > 0
     # ZeRO: weights, gradients and one bucket of them are whole, of masters, moments and own gradients a share is held.
@@ -148,7 +148,7 @@ def _task_bytes(config: RunConfig, info: DatasetInfo) -> int:
     """One superstep of encoded images, and the block that is being finished."""
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
     image = sum(shard.bytes for shard in info.shards_of("train")) // max(1, info.num_train)
-    lanes = len(plan.lanes_of(0, config.placement.num_workers))
+    lanes = len(plan.lanes_of(0, config.placement.max_workers))
     return plan.window_rows * lanes * image + 2 * _block_bytes(config, info)
 
 
@@ -159,6 +159,6 @@ def _waiting_bytes(config: RunConfig, info: DatasetInfo) -> int:
 def _block_bytes(config: RunConfig, info: DatasetInfo) -> int:
     """Whole batches up to the size of a block, and no more than a superstep has."""
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    rows = len(plan.positions(0, config.placement.num_workers))
+    rows = len(plan.positions(0, config.placement.max_workers))
     batch = rows * config.data.image_size**2 * config.data.channels
     return min(max(batch, BLOCK_BYTES), batch * plan.steps_per_superstep)

@@ -60,7 +60,7 @@ def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
     }
     files = 4
     if config.uses_neighbors:
-        workers, shards = config.placement.num_workers, config.bank.num_shards
+        workers, shards = config.placement.max_workers, config.bank.num_shards
         table = [_table_file_bytes(rows) for rows in _table_files(info.num_train, workers)]
         bounds = [info.num_train * i // shards for i in range(shards + 1)]
         spec = bank_spec(config, info)
