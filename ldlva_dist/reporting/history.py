@@ -1,4 +1,4 @@
-"""How the uncertainties went over a run: RUN/history, one small parquet file of each rank at each evaluation.
+"""How the uncertainties went over a run: RUN/history, a small parquet file of each rank at start and evaluations.
 
 The folder is one table of id, step, epoch and uncertainty (``pandas.read_parquet("RUN/history")``). Uncertainties are
 rounded to 1/255, so that their dictionary makes them one byte a sample and evaluation; ids, steps and epochs take next

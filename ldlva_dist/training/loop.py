@@ -25,7 +25,7 @@ from ldlva_dist.training.agreement import Agreement, Verdict
 from ldlva_dist.training.ahead import look_ahead
 from ldlva_dist.training.bad_loss import give_up
 from ldlva_dist.training.build import build_state, step_settings
-from ldlva_dist.training.due import Due, due_at
+from ldlva_dist.training.due import due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
 from ldlva_dist.training.exported import ExportedMetrics
 from ldlva_dist.training.feature_graphs import Builder, FeatureGraphs
@@ -73,6 +73,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
     graphs = _feature_graphs(config, resources, plan, client)
     _warm_start(config, resources, state, client)
     graphs.go_on(state.step)
+    remember(state, epoch=0.0, kept=state.step == 0)
     batches = read_batches(config, resources, plan, range(state.step, total_steps))
     images = neighbor_images(config, resources, plan)
     for batch, neighbors in look_ahead(batches, client, meters, images, graphs.graph_of):
@@ -96,7 +97,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
             }
             if due.evaluation:
                 metrics |= evaluate(state)
-                remember(state, due, epoch=plan.epoch_of(state.step))
+                remember(state, epoch=plan.epoch_of(state.step), kept=due.history)
             if log:
                 log.add(metrics)
                 exported.set(metrics)
@@ -146,9 +147,9 @@ def evaluate(state: TrainState) -> dict[str, float]:
     return {"holdout_accuracy": hits.item() / len(labels)}
 
 
-def remember(state: TrainState, due: Due, *, epoch: float) -> None:
-    """Add this rank's uncertainties to the run's history, where they are due."""
-    if state.table and due.history:
+def remember(state: TrainState, *, epoch: float, kept: bool) -> None:
+    """Add this rank's uncertainties to the run's history, if they are to be kept."""
+    if state.table and kept:
         uri, first_id, values_n = run_uri(state.config), state.table.start, state.table.uncertainties()
         write_history(uri, values_n, step=state.step, epoch=epoch, rank=dist.get_rank(), first_id=first_id)
 

@@ -108,6 +108,15 @@ def test_a_run_that_cannot_work_is_refused_before_it_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_tracker_that_cannot_be_found_is_refused_before_a_run_starts(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(SettingError, match=r"training\.tracker=mlflow needs MLFLOW_TRACKING_URI"):
+        launch.fit(replace(config, training=replace(config.training, tracker="mlflow")))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_name_is_not_used_for_other_settings(config: RunConfig) -> None:
     launch.prepare(config)
     launch.prepare(replace(config, placement=replace(config.placement, data_cpus_per_worker=0.25)))

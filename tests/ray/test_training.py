@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from ldlva_dist import launch
 from ldlva_dist.config import OptimConfig
@@ -47,9 +48,10 @@ def test_the_dashboard_shows_gauges_that_a_run_exports(alone: launch.RunResult, 
 def test_the_history_of_the_uncertainties_ends_with_the_table(alone: launch.RunResult) -> None:
     logits = table(alone.checkpoint_uri)
     history = read_history(alone.run_uri, np.arange(len(logits)))
-    assert history.epochs.tolist() == pytest.approx([alone.metrics["epoch"] / 2, alone.metrics["epoch"]])
+    assert history.epochs.tolist() == pytest.approx([0, alone.metrics["epoch"] / 2, alone.metrics["epoch"]])
+    np.testing.assert_allclose(history.uncertainty[0], 1 / (1 + np.exp(0.5)), atol=0.5 / 255 + 1e-6)
     np.testing.assert_allclose(history.uncertainty[-1], 1 / (1 + np.exp(-logits)), atol=0.5 / 255 + 1e-6, rtol=0)
-    assert (history.uncertainty[0] != history.uncertainty[1]).any()
+    assert (history.uncertainty[1] != history.uncertainty[2]).any()
 
 
 def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(alone: launch.RunResult, faces: str) -> None:
@@ -96,7 +98,7 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
         placement=replace(config.placement, num_workers=2),
     )
     straight = launch.fit(config)
-    config = replace(config, name="killed")
+    config = replace(config, name="killed", training=replace(config.training, tracker="mlflow"))
     with training_job(config, tmp_path) as job:
         wait_until((tmp_path / "killed" / "step-00000010" / "state.json").exists, job, "the first checkpoint")
         kill_job(job)
@@ -111,3 +113,11 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
     there, here = (read_history(run.run_uri, ids) for run in (straight, killed))
     np.testing.assert_array_equal(here.epochs, there.epochs)
     np.testing.assert_array_equal(here.uncertainty, there.uncertainty)
+
+    mlflow = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run = mlflow.get_run(json.loads((tmp_path / "killed" / "tracker-mlflow.json").read_text())["id"])
+    assert (run.info.run_name, run.info.status) == ("killed", "FINISHED")
+    told = mlflow.get_metric_history(run.info.run_id, "loss")
+    assert {metric.step: metric.value for metric in told} == dict(enumerate(losses(straight.run_uri), 1))
+    assert 20 <= len(told) <= 21, "only the step in which it was killed may be told twice"
+    assert not (tmp_path / "killed" / "tensorboard").exists()
