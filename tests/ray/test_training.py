@@ -87,6 +87,7 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
 ) -> None:
     """BatchNorm trains here, on two ranks; the job is killed after its first checkpoint.
 
+    A forward pass fills the bank of a new run, and must not be made again: it would overwrite what the ranks wrote.
     The recipe is the paper's, whose centres are parameters; tests/s3/test_training.py does it for the official one.
     """
     config = tiny_run(faces, tmp_path, "straight")
@@ -94,6 +95,7 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
         config,
         model=replace(config.model, freeze_batchnorm=False),
         loss=replace(config.loss, recipe="paper"),
+        bank=replace(config.bank, warm_start="forward"),
         optim=OptimConfig(name="adamw", lr=1e-3, schedule="cosine"),
         placement=replace(config.placement, num_workers=2),
     )
