@@ -8,11 +8,10 @@ from pathlib import Path
 
 from ldlva_dist import launch
 
-KINDS = ("kill node", "full disk")
-"""Kinds that no other test has."""
+KINDS = ("kill node", "kill bank")
 
 
-def test_runs_that_lose_a_node_or_their_disk_end_as_if_nothing_had_happened(
+def test_runs_that_lose_a_node_or_a_bank_actor_end_as_if_nothing_had_happened(
     straight: launch.RunResult, faces: str, root: Path
 ) -> None:
     """In a process of its own, because it has a cluster of several nodes."""
