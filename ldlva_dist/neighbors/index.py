@@ -5,7 +5,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from ldlva_dist.errors import SettingError
 
@@ -44,6 +43,8 @@ class KDTreeIndex:
 
     def __init__(self, points_Nd: Floats, threads: int = ALL_CORES) -> None:
         self.max_k, self._threads = len(points_Nd), threads
+        from scipy.spatial import KDTree  # a quarter of a second, which banks and trainers need not spend
+
         self._tree = KDTree(points_Nd)
 
     def error(self, queries_qd: Floats) -> NDArray[np.float64]:

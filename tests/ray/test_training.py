@@ -1,6 +1,6 @@
 """Whole small runs: any number of shards gives the same table, resumed equals uninterrupted.
 
-That any number of ranks does is shown by tests/ray/test_exactly_once.py.
+That any number of ranks does is shown by test_elastic.py, micro-batches by test_exact.py.
 """
 
 import json
@@ -72,14 +72,6 @@ def test_three_shards_train_bit_by_bit_like_two(alone: launch.RunResult, faces: 
     result = launch.fit(replace(config, bank=replace(config.bank, num_shards=3)))
     assert losses(result.run_uri) == losses(alone.run_uri)
     np.testing.assert_array_equal(table(result.checkpoint_uri), table(alone.checkpoint_uri))
-
-
-def test_gradient_accumulation_changes_neither_table_nor_losses(
-    alone: launch.RunResult, faces: str, tmp_path: Path
-) -> None:
-    config = tiny_run(faces, tmp_path, "accumulated")
-    result = launch.fit(replace(config, training=replace(config.training, gradient_accumulation_steps=3)))
-    np.testing.assert_allclose(table(result.checkpoint_uri), table(alone.checkpoint_uri), atol=1e-5, rtol=0)
 
 
 def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(

@@ -1,4 +1,4 @@
-"""A few faults of the harness in every run of the tests; `make soak` and bench/faults.py draw many more."""
+"""One fault of the harness in every run of the tests; `make soak` and bench/faults.py draw many more."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ldlva_dist import launch
 
-KINDS = ("kill node", "kill bank")
+KINDS = ("kill node",)
 
 
-def test_runs_that_lose_a_node_or_a_bank_actor_end_as_if_nothing_had_happened(
+def test_a_run_that_loses_a_node_with_a_rank_or_a_bank_actor_ends_as_if_nothing_had_happened(
     straight: launch.RunResult, faces: str, root: Path
 ) -> None:
     """In a process of its own, because it has a cluster of several nodes."""
