@@ -55,7 +55,7 @@ demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA a
 	@$(BIN)/python jobs/demo.py
 
 test: setup store ## every test that needs no GPU
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -q
 
 MINUTES ?= 30
 SEED ?= 0
