@@ -21,7 +21,10 @@ EXTRAS = {
     "cpu": "FAISS for neighbours in feature space",
     "gpu": "FAISS on GPUs",
     "timm": "any other backbone (--model.name timm:NAME)",
-    "onnx": "valence-arousal by a .onnx model",
+    "onnx": "valence-arousal by a .onnx model, jobs/export.py --onnx",
+    "serve": "cluster/serve.py",
+    "mlflow": "--training.tracker mlflow",
+    "wandb": "--training.tracker wandb",
     "dev": "tests and style checks",
 }
 """What each extra is for; others that the project has are shown by name."""
