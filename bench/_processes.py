@@ -4,6 +4,7 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -16,15 +17,14 @@ def cpu_seconds_of_all() -> float:
     return sum((int(fields[11]) + int(fields[12])) / TICKS for fields in _family().values())
 
 
-class PeakMemory:
-    """The largest sum of all processes' memory while it is open, shared pages counted once."""
+class Watch:
+    """Looks at the processes every half second while it is open."""
 
     def __init__(self) -> None:
-        self.peak = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "PeakMemory":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -32,9 +32,24 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
 
+    def look(self) -> None:
+        """Look once."""
+        raise NotImplementedError
+
     def _watch(self) -> None:
         while not self._stop.wait(EVERY_S):
-            self.peak = max(self.peak, sum(_proportional_bytes(pid) for pid in _family()))
+            self.look()
+
+
+class PeakMemory(Watch):
+    """The largest sum of all processes' memory while it is open, shared pages counted once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+
+    def look(self) -> None:
+        self.peak = max(self.peak, sum(_proportional_bytes(pid) for pid in _family()))
 
 
 class PrivatePeak:
@@ -58,32 +73,22 @@ class PrivatePeak:
             self._most = {pid: max(most, private_bytes(pid)) for pid, most in self._most.items()}
 
 
-class PeakByRole:
+class PeakByRole(Watch):
     """The largest private memory of a single process of each role, while it is open; shared pages do not count.
 
     ``roles`` are the beginnings of command lines; the process ``driver`` has a role of that name.
     """
 
     def __init__(self, roles: dict[str, str], driver: int) -> None:
+        super().__init__()
         self.peaks: dict[str, int] = {}
         self._roles, self._driver, self._seen = roles, driver, dict[int, str]()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "PeakByRole":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(EVERY_S):
-            for pid in _family():
-                with suppress(OSError):
-                    role, size = self._role(pid), private_bytes(pid)
-                    self.peaks[role] = max(self.peaks.get(role, 0), size)
+    def look(self) -> None:
+        for pid in _family():
+            with suppress(OSError):
+                role, size = self._role(pid), private_bytes(pid)
+                self.peaks[role] = max(self.peaks.get(role, 0), size)
 
     def _role(self, pid: int) -> str:
         """A worker that rests between two tasks keeps its role."""

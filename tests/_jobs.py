@@ -43,21 +43,12 @@ def kill_job(job: subprocess.Popen[bytes]) -> None:
     job.wait(timeout=60)
 
 
-def kill_a_training_worker(job: subprocess.Popen[bytes]) -> None:
-    """Kill one of the job's training workers and nothing else."""
-    _a_training_worker().kill()
-
-
 def terminate_a_training_worker() -> None:
     """Send a SIGTERM to one of the job's training workers and nothing else."""
-    _a_training_worker().terminate()
-
-
-def _a_training_worker() -> psutil.Process:
     workers = _workers_of_other_jobs()
     training = [process for process in workers if "TrainWorker" in " ".join(process.cmdline())]
     assert training, f"no training worker among {sorted(process.name() for process in workers)}"
-    return training[0]
+    training[0].terminate()
 
 
 def wait_until(happened: Callable[[], bool], job: subprocess.Popen[bytes], what: str) -> None:
