@@ -1,7 +1,7 @@
 """One run: check, start the services, fit, take the services away."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
@@ -18,11 +18,11 @@ from ldlva_dist.attend import attend
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
-from ldlva_dist.elastic import ElasticTrainer, SaveBeforeResize
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, SettingError
 from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
+from ldlva_dist.scaling import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
 from ldlva_dist.training import build, recall
 from ldlva_dist.training.backend import StoppableTorchConfig
 from ldlva_dist.training.control import RunControl
@@ -74,8 +74,9 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = (), until: Event | None
             quarantine=_start_quarantine(config, info),
             control=control,
         )
-        trainer = _trainer_class(config)(
+        trainer = LimitedTrainer(
             partial(train_worker, config, resources),
+            policy=_policy(config),
             torch_config=StoppableTorchConfig(
                 backend=placement.backend(config.placement), timeout_s=math.ceil(config.training.timeout_s)
             ),
@@ -179,15 +180,10 @@ def _start_quarantine(config: RunConfig, info: DatasetInfo) -> Any:
     )
 
 
-def _trainer_class(config: RunConfig) -> Callable[..., TorchTrainer]:
-    """Ray's trainer, or one that follows the cluster."""
-    if not config.placement.is_elastic:
-        return TorchTrainer
-    return partial(
-        ElasticTrainer,
-        count_workers=partial(placement.count_workers, config.placement, config.bank.num_shards, config.index_shards),
-        wait_limit_s=config.training.timeout_s,
-    )
+def _policy(config: RunConfig) -> FollowCluster | WaitForCluster:
+    policy = FollowCluster if config.placement.is_elastic else WaitForCluster
+    count_workers = partial(placement.count_workers, config.placement, config.bank.num_shards, config.index_shards)
+    return policy(placement.scaling(config.placement), count_workers, config.training.timeout_s)
 
 
 def _resize_callbacks(config: RunConfig, control: Any) -> list[Any]:

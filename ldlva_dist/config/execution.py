@@ -30,8 +30,8 @@ class TrainingConfig:
     stop_grace_s: float = 60.0
     """Longest wait for the checkpoint that a run writes when it is asked to stop (Ctrl-C, SIGTERM)."""
     timeout_s: float = 600.0
-    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded; and, with MIN MAX
-    workers, of the run for nodes that hold MIN."""
+    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded; and of the run for
+    nodes that hold its workers, at its start or after some were lost."""
     log_every_steps: int = 20
     tracker: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
     """Where numbers are shown besides RUN/metrics.jsonl; mlflow and wandb are extras, and find their server and

@@ -15,9 +15,9 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 from ldlva_dist import launch, placement
 from ldlva_dist.config import PlacementConfig
 from ldlva_dist.data.manifest import read_info
-from ldlva_dist.elastic import FollowCluster
 from ldlva_dist.errors import ClusterError
 from ldlva_dist.reporting.ids_log import read_ids
+from ldlva_dist.scaling import FollowCluster
 from ldlva_dist.training.checkpoint import Checkpoint, steps_there, uri_of
 from ldlva_dist.training.inputs import make_plan
 from tests._exactly_once import assert_exactly_once
@@ -39,13 +39,16 @@ ONE_A_NODE = PlacementConfig(
 def test_a_run_that_loses_a_node_and_gains_one_is_a_run_of_a_fixed_size(
     alone: launch.RunResult, faces: str, tmp_path: Path
 ) -> None:
-    """A worker that is stopped for a while holds the run at its step, as all ranks wait for it."""
+    """A worker that is stopped for a while holds the run at its step, as all ranks wait for it.
+
+    Half a CPU less on the first node, and Ray does not put both workers there.
+    """
     config = tiny_run(faces, tmp_path, "elastic")
     training = replace(config.training, evaluate_every_epochs=2.0, checkpoint_every_steps=EVERY, log_ids=True)
     config = replace(config, training=training, placement=ONE_A_NODE)
     run, said = str(tmp_path / "elastic"), tmp_path / "elastic.log"
 
-    with half_a_cpu(), another_node(3) as node, ExitStack() as later, training_job(config, tmp_path) as job:
+    with taken(0.5), another_node(3) as node, ExitStack() as later, training_job(config, tmp_path) as job:
         wait_until(lambda: len(losses(run)) >= EVERY + 2, job, "steps of two workers")
         (kept,) = training_workers()
         kept.suspend()
@@ -82,14 +85,26 @@ def test_workers_leave_room_for_pipelines_and_are_not_waited_for_without_a_limit
     assert _decide(settings, lambda: placement.count_workers(replace(settings, cpus_per_shard=1.5), 2, 0)) == (
         NoopDecision()
     ), "two bank shards leave one CPU"
-    with pytest.raises(ClusterError, match=r"no workers for 0 s .* at least 1, the cluster holds 0"):
+    with pytest.raises(ClusterError, match=r"no workers for 0 s .* at least 1, the nodes that are there hold 0"):
         _decide(settings, lambda: 0, limit_s=0.0)
 
 
+def test_a_run_of_a_fixed_size_does_not_wait_for_its_workers_without_a_limit(
+    cluster: None, faces: str, tmp_path: Path
+) -> None:
+    """Somebody else holds all the CPUs, from after the look at what the cluster has."""
+    config = tiny_run(faces, tmp_path, "waits")
+    config = replace(config, training=replace(config.training, timeout_s=1.0))
+    with taken(ray.cluster_resources()["CPU"]), pytest.raises(ClusterError) as error:
+        launch.fit(config)
+    assert "no workers for 1 s (training.timeout_s): placement.num_workers asks for at least 1" in str(error.value)
+    assert steps_there(str(tmp_path / "waits")) == []
+
+
 @contextmanager
-def half_a_cpu() -> Iterator[None]:
-    """Taken from the first node, so that Ray does not put both workers there."""
-    group = ray.util.placement_group([{"CPU": 0.5}])
+def taken(cpus: float) -> Iterator[None]:
+    """CPUs of the cluster that nobody else has for a while; within one node."""
+    group = ray.util.placement_group([{"CPU": cpus}])
     ray.get(group.ready(), timeout=LIMIT_S)
     yield
     ray.util.remove_placement_group(group)

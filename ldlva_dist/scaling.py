@@ -1,9 +1,10 @@
-"""A worker group that follows its cluster: Ray Train's elastic policy, with what it leaves open.
+"""How many workers a run has, and how long it waits for them: Ray Train's policies, with what they leave open.
 
-Ray asks a list of nodes that is up to 20 s old, and then waits for a lost node, or does not see a new one. It fills the
-nodes' CPUs with workers and leaves none to their pipelines, which then wait for ever. It ends a sound group at once to
-start one of another size, which trains again what came after the last checkpoint. And it waits for nodes without a
-limit. Policy and callback are interfaces for Ray's own developers: a new version of Ray must be checked for them.
+Both wait for nodes without a limit. The elastic one asks a list of nodes that is up to 20 s old, and then waits for a
+lost node, or does not see a new one; it fills the nodes' CPUs with workers and leaves none to their pipelines, which
+then wait for ever; and it ends a sound group at once to start one of another size, which trains again what came after
+the last checkpoint. Policies and callback are interfaces for Ray's own developers: a new version of Ray must be checked
+for them.
 """
 
 import os
@@ -19,9 +20,11 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import ResizingState, TrainControllerState
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
+    FixedScalingPolicy,
     NoopDecision,
     ResizeDecision,
     ScalingDecision,
+    ScalingPolicy,
 )
 from ray.train.v2.api.config import ScalingConfig
 
@@ -33,17 +36,60 @@ died without a word counts as there for some 15 s."""
 ASK_LIMIT_S, ASK_AGAIN_S = 10.0, 1.0
 
 
-class ElasticTrainer(TorchTrainer):
-    """A TorchTrainer whose policy is :class:`FollowCluster`."""
+class LimitedTrainer(TorchTrainer):
+    """A TorchTrainer with a policy of this module."""
 
-    def __init__(self, *args: Any, count_workers: Callable[[], int], wait_limit_s: float, **kwargs: Any) -> None:
-        """The arguments of a TorchTrainer, and those of the policy."""
+    def __init__(self, *args: Any, policy: ScalingPolicy, **kwargs: Any) -> None:
+        """The arguments of a TorchTrainer, and the policy."""
         super().__init__(*args, **kwargs)
-        self._policy = FollowCluster(self.scaling_config, count_workers, wait_limit_s)
+        self._policy = policy
 
     def _initialize_and_run_controller(self, **controller: Any) -> Any:
         os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, str(START_LIMIT_S))
         return super()._initialize_and_run_controller(**controller | {"scaling_policy": self._policy})
+
+
+class Patience:
+    """The longest time that a run stands without workers."""
+
+    def __init__(self, limit_s: float, min_workers: int, count_workers: Callable[[], int]) -> None:
+        """``count_workers`` counts those that the cluster holds beside all else that the run needs."""
+        self._limit_s, self._min_workers, self._count_workers = limit_s, min_workers, count_workers
+        self._idle_since: float | None = None
+
+    def check(self) -> None:
+        """ClusterError when the time is over; called while there are no workers."""
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since > self._limit_s:
+            raise ClusterError(
+                f"the run had no workers for {self._limit_s:g} s (training.timeout_s): placement.num_workers asks for "
+                f"at least {self._min_workers}, the nodes that are there hold {self._count_workers()} where nothing "
+                "else runs on them; the same command goes on from the last checkpoint"
+            )
+
+    def renew(self) -> None:
+        """There are workers."""
+        self._idle_since = None
+
+
+class WaitForCluster(FixedScalingPolicy):
+    """As many workers as were asked for, as soon as the cluster holds them."""
+
+    def __init__(self, scaling_config: ScalingConfig, count_workers: Callable[[], int], wait_limit_s: float) -> None:
+        """A fixed number, for which ``count_workers`` and ``wait_limit_s`` are as in :class:`FollowCluster`."""
+        super().__init__(scaling_config)
+        self._patience = Patience(wait_limit_s, scaling_config.max_workers, count_workers)
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Start them; Ray asks again where their places are not there within the limit of a start."""
+        self._patience.check()
+        return super().make_decision_for_non_running_worker_group()
+
+    def make_decision_for_running_worker_group(self, *args: Any, **kwargs: Any) -> ScalingDecision:
+        """Leave them as they are."""
+        self._patience.renew()
+        return super().make_decision_for_running_worker_group(*args, **kwargs)
 
 
 class FollowCluster(ElasticScalingPolicy):
@@ -58,19 +104,12 @@ class FollowCluster(ElasticScalingPolicy):
             wait_limit_s: Longest time without workers; then the run ends with a ClusterError.
         """
         super().__init__(scaling_config)
-        self._count_workers, self._wait_limit_s = count_workers, wait_limit_s
-        self._idle_since: float | None = None
+        self._count_workers = count_workers
+        self._patience = Patience(wait_limit_s, scaling_config.min_workers, count_workers)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start what fits, or wait: a second at a time, as Ray's loop would ask again at once."""
-        now = time.monotonic()
-        self._idle_since = self._idle_since or now
-        if now - self._idle_since > self._wait_limit_s:
-            raise ClusterError(
-                f"the run had no workers for {self._wait_limit_s:g} s (training.timeout_s): placement.num_workers asks "
-                f"for at least {self.scaling_config.min_workers}, the cluster holds {self._count_workers()}; "
-                "the same command goes on from the last checkpoint"
-            )
+        self._patience.check()
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
             time.sleep(ASK_AGAIN_S)
@@ -78,7 +117,7 @@ class FollowCluster(ElasticScalingPolicy):
 
     def make_decision_for_running_worker_group(self, *args: Any, **kwargs: Any) -> ScalingDecision:
         """Ray's own: every ``elastic_resize_monitor_interval_s`` a group of another size, where that fits."""
-        self._idle_since = None
+        self._patience.renew()
         return super().make_decision_for_running_worker_group(*args, **kwargs)
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
