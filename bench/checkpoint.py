@@ -36,10 +36,10 @@ from torch.multiprocessing.spawn import spawn
 from ldlva_dist.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig
 from ldlva_dist.data.manifest import DatasetInfo, SplitInfo
 from ldlva_dist.messages import Batch
-from ldlva_dist.neighbors.bank import ShardRows
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.outputs import STATIC
 from ldlva_dist.neighbors.service import start_service
+from ldlva_dist.neighbors.shard_rows import ShardRows
 from ldlva_dist.training import agreement as agreement_module
 from ldlva_dist.training import build
 from ldlva_dist.training.agreement import Agreement

@@ -28,10 +28,10 @@ from _common import cluster, report
 from numpy.typing import NDArray
 
 from ldlva_dist.messages import BankUpdate
-from ldlva_dist.neighbors.bank import ShardRows
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.outputs import STATIC, BankSpec, bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, start_service
+from ldlva_dist.neighbors.shard_rows import ShardRows
 
 CLASSES, SHARDS, K = 8, 4, 8
 OPTIONS = {"num_cpus": 0}

@@ -22,15 +22,12 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data import checked, storage
 from ldlva_dist.data.checked import Entry, Files
-from ldlva_dist.data.manifest import read_columns, read_va
 from ldlva_dist.errors import NeighborServiceError
-from ldlva_dist.neighbors.calls import HELD, Call
-from ldlva_dist.neighbors.frozen import FrozenRows
-from ldlva_dist.neighbors.graph import read_graph
+from ldlva_dist.neighbors.calls import Answer, Call
+from ldlva_dist.neighbors.frozen import FrozenRows, Held
 from ldlva_dist.neighbors.graphs import Graphs
 from ldlva_dist.neighbors.ledger import Ledger
 from ldlva_dist.neighbors.outputs import (
-    STATIC,
     BankSpec,
     Outputs,
     as_records,
@@ -39,6 +36,7 @@ from ldlva_dist.neighbors.outputs import (
     from_labels,
     merge,
 )
+from ldlva_dist.neighbors.shard_rows import ShardRows
 from ldlva_dist.neighbors.snapshots import PartHeader, Restored, part_file, unpack
 
 T = TypeVar("T")
@@ -46,17 +44,6 @@ T = TypeVar("T")
 
 class StateLost(NeighborServiceError):
     """A shard's actor started again, and holds nothing of any attempt."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardRows:
-    """What never changes about ids start, start + 1, ...; [n] rows each."""
-
-    start: int
-    static: NDArray[np.void]
-    """[n] STATIC"""
-    graph: NDArray[np.int32]
-    """[n, K] the ids of the nearest neighbours, nearest first."""
 
 
 Recall = Callable[[], Files]
@@ -73,27 +60,6 @@ class ShardFacts:
     num_bytes: int
     """Memory of its arrays."""
     pid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What a part of a checkpoint is written from while the bank goes on."""
-
-    step: int
-    old: FrozenRows
-    """The rows that a read of the step sees."""
-    young: Outputs
-    """The rows that become visible after it."""
-    graphs: Graphs
-    """As they were; one that was being built is still to come."""
-
-
-def load_rows(dataset_uri: str, start: int, stop: int, k: int) -> ShardRows:
-    """The rows of one shard from the data set and its graph."""
-    static = np.zeros(stop - start, dtype=STATIC)
-    static["va"] = read_va(dataset_uri, start, stop - start)
-    static["label"] = read_columns(dataset_uri, ("label",), first_id=start, rows=stop - start)["label"].to_numpy()
-    return ShardRows(start=start, static=static, graph=read_graph(dataset_uri, start, stop - start, k)[0])
 
 
 class BankShard:
@@ -328,17 +294,8 @@ class BankShard:
     def _answer(
         self, places: NDArray[np.int64], samples: NDArray[np.int64], graph: NDArray[np.int32], came: float
     ) -> NDArray[np.uint8]:
-        """Everything that was asked for, gathered straight into one buffer."""
         sources = (self._outputs.records, places), (self._rows.static, places), (graph, samples)
-        sizes = [source.strides[0] for source, _ in sources]
-        ends = np.cumsum([HELD.itemsize, *(size * len(at) for size, (_, at) in zip(sizes, sources, strict=True))])
-        buffer = np.empty(ends[-1], dtype=np.uint8)
-        for size, begin, end, (source, at) in zip(sizes, ends[:-1], ends[1:], sources, strict=True):
-            # The places are checked; with "clip" numpy gathers into ``out`` without a copy.
-            target = buffer[begin:end].reshape(-1, size)
-            source.view(np.uint8).reshape(-1, size).take(at, axis=0, out=target, mode="clip")
-        buffer[: HELD.itemsize].view(HELD)[0] = time.monotonic() - came
-        return buffer
+        return Answer.gather(*sources, came=came)
 
     def _pending(self, ledger: Ledger, step: int) -> Outputs:
         """All ranks' outputs of a step that is not visible yet."""

@@ -3,8 +3,10 @@
 n = rows asked for, m = samples whose neighbours are asked for, K = neighbours, r = bytes of a record.
 """
 
+import time
 from dataclasses import dataclass, field
 from struct import Struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,3 +101,21 @@ class Answer:
             neighbors=neighbors.view(np.int32).reshape(m, -1 if m else 0),
             held_s=held.view(HELD).item(),
         )
+
+    @staticmethod
+    def gather(*sources: tuple[NDArray[Any], NDArray[np.int64]], came: float) -> NDArray[np.uint8]:
+        """The buffer of an answer to a call that came at a moment: of each source some rows, copied once.
+
+        Args:
+            sources: For rows, static and neighbors: C-contiguous rows, and which of them; none may be out of range.
+            came: ``time.monotonic()`` of then.
+        """
+        sizes = [source.strides[0] for source, _ in sources]
+        ends = np.cumsum([HELD.itemsize, *(size * len(at) for size, (_, at) in zip(sizes, sources, strict=True))])
+        buffer = np.empty(ends[-1], dtype=np.uint8)
+        for size, begin, end, (source, at) in zip(sizes, ends[:-1], ends[1:], sources, strict=True):
+            # With "clip" numpy gathers into ``out`` without a copy.
+            target = buffer[begin:end].reshape(-1, size)
+            source.view(np.uint8).reshape(-1, size).take(at, axis=0, out=target, mode="clip")
+        buffer[: HELD.itemsize].view(HELD)[0] = time.monotonic() - came
+        return buffer

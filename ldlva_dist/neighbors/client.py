@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -21,52 +20,12 @@ from ldlva_dist.messages import BankUpdate, Neighbors
 from ldlva_dist.neighbors.answers import ShardsLost, get_all
 from ldlva_dist.neighbors.calls import Answer, Call, no_ids
 from ldlva_dist.neighbors.outputs import STATIC, Write, as_bytes, as_records, decode_features, encode
+from ldlva_dist.neighbors.pending import PendingIds, PendingRows, Round
 from ldlva_dist.neighbors.service import NeighborService
 from ldlva_dist.neighbors.traffic import Traffic
 
 MAX_IN_FLIGHT = 2
 PATIENCE = 1.25  # times the limit of a shard: one that waits for a rank gives up first, as it can name the rank
-
-
-@dataclass(kw_only=True)
-class Round:
-    """Calls to some shards, one each, and what comes of them."""
-
-    calls: dict[int, Call]
-    """By shard."""
-    refs: dict[int, ObjectRef[Any]]
-    step: int | None
-    """The first step whose read is not answered yet; None where the calls have nothing to do with steps."""
-    is_read: bool
-    what: str
-    answers: dict[int, Answer] | None = None
-    """By shard; None until they were waited for."""
-
-
-@dataclass(kw_only=True)
-class PendingIds:
-    """A question for neighbours' ids; it travels with the next call."""
-
-    samples: NDArray[np.int64]
-    """[b]"""
-    owner: NDArray[np.int64]
-    """[b] the shard of each."""
-    graph: int = 0
-    """The graph asked."""
-    sent: Round | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PendingRows:
-    """Rows of the bank that were asked for, each once."""
-
-    ids: NDArray[np.int64]
-    """[b, K] neighbour ids."""
-    place: NDArray[np.int64]
-    """[b K] where each id stands among the distinct ones."""
-    graph: int
-    """The graph that the ids are from."""
-    sent: Round
 
 
 class NeighborClient:

@@ -1,6 +1,7 @@
 """The rows of a bank as they stood at a step, while the bank itself goes on."""
 
 import threading
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.errors import NeighborServiceError
+from ldlva_dist.neighbors.graphs import Graphs
 from ldlva_dist.neighbors.outputs import Outputs, as_bytes
 from ldlva_dist.neighbors.tensor_file import Column
 
@@ -65,3 +67,16 @@ class FrozenRows:
             as_bytes(self._kept)[self._count : end] = as_bytes(records)
             self._where[rows] = np.arange(self._count + 1, end + 1)
             self._count = end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a part of a checkpoint is written from while the bank goes on."""
+
+    step: int
+    old: FrozenRows
+    """The rows that a read of the step sees."""
+    young: Outputs
+    """The rows that become visible after it."""
+    graphs: Graphs
+    """As they were; one that was being built is still to come."""

@@ -16,9 +16,10 @@ from ray.exceptions import ActorAlreadyExistsError
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.errors import LdlvaError, NeighborServiceError, SettingError
 from ldlva_dist.neighbors.answers import get_all
-from ldlva_dist.neighbors.bank import BankShard, Recall, ShardFacts, ShardRows, load_rows
+from ldlva_dist.neighbors.bank import BankShard, Recall, ShardFacts
 from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.neighbors.shard_rows import ShardRows, load_rows
 
 # Ray need not keep an account of every call of every step.
 BankActor: Any = cast(Any, ray.remote)(enable_task_events=False)(BankShard)

@@ -15,11 +15,11 @@ from ldlva_dist import launch
 from ldlva_dist.config import IndexConfig, RunConfig, to_json
 from ldlva_dist.errors import NeighborServiceError
 from ldlva_dist.messages import BankUpdate
-from ldlva_dist.neighbors.bank import ShardRows
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import STATIC, BankSpec
 from ldlva_dist.neighbors.service import NeighborService, start_service
+from ldlva_dist.neighbors.shard_rows import ShardRows
 from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.training.feature_graphs import Builder
 from tests._runs import losses, table, tiny_run

@@ -12,7 +12,7 @@ from ldlva_dist.data import checked
 from ldlva_dist.data.checked import Files
 from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError
 from ldlva_dist.messages import LABEL, BankUpdate
-from ldlva_dist.neighbors.bank import BankShard, ShardRows, StateLost
+from ldlva_dist.neighbors.bank import BankShard, StateLost
 from ldlva_dist.neighbors.calls import Answer, Call
 from ldlva_dist.neighbors.outputs import (
     STATIC,
@@ -24,6 +24,7 @@ from ldlva_dist.neighbors.outputs import (
     decode_features,
     encode,
 )
+from ldlva_dist.neighbors.shard_rows import ShardRows
 from ldlva_dist.neighbors.snapshots import newest, unpack
 
 N, C, V, K, BATCH = 40, 3, 4, 5, 12
