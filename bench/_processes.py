@@ -8,7 +8,6 @@ from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-EVERY_S = 0.5
 PRIVATE_EVERY_S = 0.01
 
 
@@ -18,7 +17,9 @@ def cpu_seconds_of_all() -> float:
 
 
 class Watch:
-    """Looks at the processes every half second while it is open."""
+    """Looks at the processes now and then while it is open."""
+
+    every_s = 0.5
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -37,7 +38,7 @@ class Watch:
         raise NotImplementedError
 
     def _watch(self) -> None:
-        while not self._stop.wait(EVERY_S):
+        while not self._stop.wait(self.every_s):
             self.look()
 
 
@@ -76,8 +77,11 @@ class PrivatePeak:
 class PeakByRole(Watch):
     """The largest private memory of a single process of each role, while it is open; shared pages do not count.
 
-    ``roles`` are the beginnings of command lines; the process ``driver`` has a role of that name.
+    ``roles`` are the beginnings of command lines; the process ``driver`` has a role of that name. It looks often, as a
+    task of the stream lives for a second.
     """
+
+    every_s = 0.1
 
     def __init__(self, roles: dict[str, str], driver: int) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import ResizingState, TrainControllerState
@@ -37,7 +38,7 @@ ASK_LIMIT_S, ASK_AGAIN_S = 10.0, 1.0
 
 
 class LimitedTrainer(TorchTrainer):
-    """A TorchTrainer with a policy of this module."""
+    """A TorchTrainer with a policy of this module, and without Ray's actor for data sets: workers have their own."""
 
     def __init__(self, *args: Any, policy: ScalingPolicy, **kwargs: Any) -> None:
         """The arguments of a TorchTrainer, and the policy."""
@@ -47,6 +48,9 @@ class LimitedTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **controller: Any) -> Any:
         os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, str(START_LIMIT_S))
         return super()._initialize_and_run_controller(**controller | {"scaling_policy": self._policy})
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if type(callback) is not DatasetsCallback]
 
 
 class Patience:

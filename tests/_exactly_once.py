@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ldlva_dist.data.plan import Plan
 
@@ -27,3 +28,16 @@ def assert_exactly_once(log: pa.Table, plan: Plan, total: int) -> None:
     assert len(by_epoch) > whole > 0
     for epoch in range(whole):
         assert sorted(by_epoch[epoch]) == list(range(plan.num_rows)), "no row is left out or comes twice"
+
+
+def ids_of(plan: Plan, step: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
+    """The ids of a rank's rows of a step; -1 - id for those of later epochs."""
+    superstep, within = divmod(step, plan.steps_per_superstep)
+    ids = []
+    for lane in plan.lanes_of(rank, world_size):
+        runs, order = plan.window(lane, superstep)
+        epochs = np.concatenate([np.full(run.rows, run.epoch) for run in runs])[order]
+        given = np.concatenate([run.first_id + np.arange(run.rows) for run in runs])[order]
+        place = slice(within * plan.rows_per_step, (within + 1) * plan.rows_per_step)
+        ids.append(np.where(epochs[place] == 0, given[place], -1 - given[place]))
+    return np.concatenate(ids)

@@ -49,12 +49,17 @@ def tiny_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
 
 
 def long_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
-    """Six epochs, sixty steps on two ranks, with a checkpoint after every second epoch; BatchNorm trains."""
+    """Six epochs, sixty steps on two ranks, with a checkpoint after every second epoch; BatchNorm trains.
+
+    The recipe is the paper's, whose centres are parameters. A forward pass fills the bank of a new run, and must not be
+    made again when it goes on: it would overwrite what the ranks wrote.
+    """
     config = tiny_run(dataset, storage_path, name)
     return replace(
         config,
         model=replace(config.model, freeze_batchnorm=False),
-        bank=BankConfig(num_shards=3, features_dtype="int8"),
+        loss=replace(config.loss, recipe="paper"),
+        bank=BankConfig(num_shards=3, features_dtype="int8", warm_start="forward"),
         optim=OptimConfig(name="adamw", lr=1e-3),
         training=replace(config.training, epochs=6.0, evaluate_every_epochs=2.0),
         placement=replace(config.placement, num_workers=2),

@@ -11,7 +11,7 @@ from ldlva_dist.data.packing.engine import pack
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
 from ldlva_dist.neighbors.graph import build_graph
-from tests._runs import long_run, tiny_run
+from tests._runs import tiny_run
 from tests._scripts import Scripts
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
@@ -51,12 +51,6 @@ def faces(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
 def alone(cluster: None, faces: str, tmp_path_factory: pytest.TempPathFactory) -> launch.RunResult:
     """The tiny run that others are compared with: one rank, two shards, no break."""
     return launch.fit(tiny_run(faces, tmp_path_factory.mktemp("runs"), "alone"))
-
-
-@pytest.fixture(scope="package")
-def straight(cluster: None, faces: str, tmp_path_factory: pytest.TempPathFactory) -> launch.RunResult:
-    """The long run that nothing happens to; what happens to others must leave no trace."""
-    return launch.fit(long_run(faces, tmp_path_factory.mktemp("runs"), "straight"))
 
 
 @pytest.fixture(scope="session")

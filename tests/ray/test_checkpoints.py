@@ -1,4 +1,4 @@
-"""Runs that are asked to stop, that find a damaged checkpoint, or whose loss is not finite."""
+"""A run whose loss is not finite, and one that is asked to stop at the terminal."""
 
 import os
 import signal
@@ -7,89 +7,44 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
-from safetensors.numpy import load
 
 from ldlva_dist import launch, placement
 from ldlva_dist.attend import attend
-from ldlva_dist.config import LossConfig, OptimConfig, RunConfig
+from ldlva_dist.config import LossConfig, OptimConfig
+from ldlva_dist.data.manifest import read_info
 from ldlva_dist.errors import DataError, RunStopped
-from ldlva_dist.reporting.ids_log import read_ids
-from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.control import RunControl
+from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.state import last_checkpoint
-from tests._jobs import LIMIT_S, terminate_a_training_worker, training_job, wait_until
-from tests._runs import long_run, losses
+from tests._exactly_once import ids_of
+from tests._jobs import LIMIT_S
+from tests._runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-
-def _config(faces: str, runs: Path, name: str) -> RunConfig:
-    """The long run with a checkpoint every six of its sixty steps."""
-    config = long_run(faces, runs, name)
-    training = replace(config.training, evaluate_every_epochs=6.0, checkpoint_every_steps=6, num_to_keep=2)
-    return replace(config, training=training)
-
-
-def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_nothing_had_been(
-    straight: launch.RunResult, faces: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A worker is told to stop, a byte of the newest checkpoint changes, the run is started again and ends."""
-    config, run = _config(faces, tmp_path, "stopped"), tmp_path / "stopped"
-
-    with training_job(config, tmp_path) as job:
-        wait_until(lambda: _steps_done(run) >= 8, job, "eight steps")
-        terminate_a_training_worker()
-        assert job.wait(timeout=LIMIT_S) == 130
-    first = last_checkpoint(str(run))
-    assert first is not None
-    stopped_at = Checkpoint(first).facts["step"]
-    assert stopped_at >= 8
-    said = (tmp_path / "stopped.log").read_text()
-    assert f"has saved after step {stopped_at} of 60 ({first}); the same command goes on from there" in said
-    assert "Traceback" not in said
-
-    _flip_a_byte(Path(first) / "optimizer.safetensors")
-    last = launch.fit(config)
-    said = capfd.readouterr().err
-    assert f"{first}/optimizer.safetensors is damaged" in said
-    before = (stopped_at - 1) // 6 * 6
-    assert f"going on from {run}/step-{before:08d}" in said
-    assert losses(last.run_uri) == losses(straight.run_uri)
-    assert len(losses(last.run_uri)) == 60
-    there, here = Checkpoint(straight.checkpoint_uri), Checkpoint(last.checkpoint_uri)
-    for name in set(there.names()) - {"config.json", "model.safetensors"}:
-        assert here.read(name) == there.read(name), name
-    weights = load(here.read("model.safetensors"))
-    for name, expected in load(there.read("model.safetensors")).items():
-        # Each save averages BatchNorm's statistics over the ranks, and these saves came at other steps.
-        rtol = 1e-5 if "running" in name else 0
-        np.testing.assert_allclose(weights[name], expected, rtol=rtol, atol=rtol, err_msg=name)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_the_first_try_and_names_samples_and_checkpoint(
     faces: str, tmp_path: Path
 ) -> None:
-    config = _config(faces, tmp_path, "sound")
+    config = tiny_run(faces, tmp_path, "bad")
     config = replace(
         config,
         loss=LossConfig(recipe="ce"),
-        training=replace(config.training, epochs=0.3, checkpoint_every_steps=1, log_ids=True),
-        placement=replace(config.placement, num_workers=1, max_failures=3),
+        optim=OptimConfig(name="sgd", lr=1e30, schedule="constant"),
+        training=replace(config.training, epochs=0.3, checkpoint_every_steps=1),
+        placement=replace(config.placement, max_failures=3),
     )
-    sound = read_ids(launch.fit(config).run_uri).to_pydict()
-    bad = replace(config, name="bad", optim=OptimConfig(name="sgd", lr=1e30, schedule="constant"))
     with pytest.raises(DataError, match=r"the loss of step \d is (nan|inf) on rank 0") as caught:
-        launch.fit(bad)
+        launch.fit(config)
     last = last_checkpoint(str(tmp_path / "bad"))
     assert last is not None
     step = Checkpoint(last).facts["step"]
-    ids = [sample for sample, at in zip(sound["id"], sound["step"], strict=True) if at == step]
+    plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
     assert f"the loss of step {step + 1} is" in str(caught.value)
-    assert str(ids) in str(caught.value)
+    assert str(ids_of(plan, step).tolist()) in str(caught.value)
     assert f"the last good checkpoint is {last}." in str(caught.value)
     assert len(list((tmp_path / "bad" / "tensorboard").iterdir())) == 1, "each start of the workers opens a file"
 
@@ -133,13 +88,3 @@ def _interrupt_soon(*numbers: signal.Signals) -> None:
             os.kill(os.getpid(), number)
 
     threading.Thread(target=send, daemon=True).start()
-
-
-def _steps_done(run: Path) -> int:
-    return max((line["step"] for line in read_metrics(str(run))), default=0)
-
-
-def _flip_a_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Runs with the exact source: repeatable, the same on any ranks and in micro-batches, and what a naive step says."""
+"""Runs with the exact source: the same on any ranks and in micro-batches, and what a naive step says."""
 
 import tarfile
 from dataclasses import replace
@@ -20,6 +20,7 @@ from ldlva_dist.training.build import build_model, step_settings
 from ldlva_dist.training.evidence import read_beliefs
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.step import TensorBatch, TensorNeighbors, forward_neighbors, step
+from tests._exactly_once import ids_of
 from tests._runs import losses, table, tiny_run
 
 K, BATCH = 3, 27
@@ -56,11 +57,7 @@ def _naive_loss(config: RunConfig) -> float:
     """The loss of step 0: every neighbour's image read and forwarded by itself, the method's step on what comes out."""
     dataset, info = config.data.dataset, read_info(config.data.dataset)
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    ids = []
-    for lane in plan.lanes_of(0, 1):
-        runs, order = plan.window(lane, 0)
-        ids.append(np.concatenate([run.first_id + np.arange(run.rows) for run in runs])[order[: plan.rows_per_step]])
-    ids_B = np.concatenate(ids)
+    ids_B = ids_of(plan, 0)
     ids_BK = np.concatenate([read_graph(dataset, int(i), 1, K)[0] for i in ids_B]).astype(np.int64)
     labels = torch.from_numpy(read_columns(dataset, ["label"])["label"].to_numpy().astype(np.int64))
     va = torch.from_numpy(read_va(dataset, 0, info.num_train))
@@ -85,8 +82,7 @@ def _naive_loss(config: RunConfig) -> float:
     return step(model, batch, neighbors, settings=settings, global_batch_size=BATCH).loss.item()
 
 
-def test_a_run_begins_with_the_naive_loss_repeats_and_can_be_judged(cluster: None, config: RunConfig) -> None:
-    """The second run has another number of shards, and memory for half of the images."""
+def test_a_run_begins_with_the_naive_loss_and_can_be_judged(cluster: None, config: RunConfig) -> None:
     first = launch.fit(config)
     lines = read_metrics(first.run_uri)
     assert lines[0]["loss"] == pytest.approx(_naive_loss(config), rel=1e-5)
@@ -94,14 +90,9 @@ def test_a_run_begins_with_the_naive_loss_repeats_and_can_be_judged(cluster: Non
     probs = read_beliefs(first.checkpoint_uri, config, read_info(config.data.dataset)).probs
     assert np.count_nonzero(np.isclose(probs.sum(axis=1), 1, atol=1e-2)) == len(lines) * BATCH  # kept for the reports
 
-    again = replace(config, name="again", bank=replace(config.bank, num_shards=1))
-    second = launch.fit(replace(again, neighbors=replace(config.neighbors, cache_mb=1)))
-    assert losses(second.run_uri) == losses(first.run_uri)
-    np.testing.assert_array_equal(table(second.checkpoint_uri), table(first.checkpoint_uri))
-
 
 def test_neither_ranks_nor_micro_batches_change_it_where_batchnorm_is_frozen(cluster: None, config: RunConfig) -> None:
-    """The run with two ranks begins with a warm-up, which reads no neighbours."""
+    """Nor the number of shards, nor memory for half of the images. Warm-up comes first, which reads no neighbours."""
     config = replace(
         config, model=replace(config.model, freeze_batchnorm=True), loss=replace(config.loss, warmup_epochs=0.3)
     )
@@ -109,6 +100,8 @@ def test_neither_ranks_nor_micro_batches_change_it_where_batchnorm_is_frozen(clu
     other = replace(
         config,
         name="two-ranks",
+        bank=replace(config.bank, num_shards=1),
+        neighbors=replace(config.neighbors, cache_mb=1),
         training=replace(config.training, gradient_accumulation_steps=2),
         placement=replace(config.placement, num_workers=2),
     )

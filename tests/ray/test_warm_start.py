@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from ldlva_dist import launch
@@ -19,13 +18,13 @@ from ldlva_dist.config import (
     TrainingConfig,
 )
 from ldlva_dist.data.manifest import read_info
-from ldlva_dist.data.plan import Plan
 from ldlva_dist.neighbors.snapshots import FOLDER, newest
 from ldlva_dist.training.build import bank_spec, build_model
 from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.evaluate import SplitReader
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.step import forward_neighbors
+from tests._exactly_once import ids_of
 
 RANKS, BATCH = 2, 32
 
@@ -45,19 +44,6 @@ def config(faces: str, tmp_path: Path) -> RunConfig:
     )
 
 
-def _ids(plan: Plan, rank: int, step: int) -> NDArray[np.int64]:
-    """The ids of a rank's rows of a step, those of later epochs left out."""
-    superstep, within = divmod(step, plan.steps_per_superstep)
-    ids = []
-    for lane in plan.lanes_of(rank, RANKS):
-        runs, order = plan.window(lane, superstep)
-        epochs = np.concatenate([np.full(run.rows, run.epoch) for run in runs])[order]
-        given = np.concatenate([run.first_id + np.arange(run.rows) for run in runs])[order]
-        place = slice(within * plan.rows_per_step, (within + 1) * plan.rows_per_step)
-        ids.append(np.where(epochs[place] == 0, given[place], -1 - given[place]))
-    return np.concatenate(ids)
-
-
 def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_changes(
     cluster: None, config: RunConfig
 ) -> None:
@@ -68,14 +54,14 @@ def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_ch
     assert (bank["versions"] == 0).all()  # the only step's, or filled as of it
 
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    trained = np.concatenate([_ids(plan, rank, 0) for rank in range(RANKS)])
+    trained = np.concatenate([ids_of(plan, 0, rank, RANKS) for rank in range(RANKS)])
     reader = SplitReader(dataset_uri=dataset, info=info, split="train", size=48, channels=3)
     images = torch.from_numpy(np.concatenate(list(reader.batches(0, info.num_train))))
     torch.set_num_threads(1)
     model, seen = build_model(config, len(info.class_names)).train(), []
     for rank in range(RANKS):
         for step in range(-(-info.num_train // BATCH)):
-            rows = _ids(plan, rank, step)
+            rows = ids_of(plan, step, rank, RANKS)
             probs, features = forward_neighbors(model, images[np.where(rows < 0, -1 - rows, rows)])
             filled = (rows >= 0) & ~np.isin(rows, trained)
             np.testing.assert_allclose(bank["probs"][rows[filled]], probs[filled], atol=1e-5)
