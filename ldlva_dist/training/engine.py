@@ -6,9 +6,10 @@ are pickles cut for one world size; these load on any number of ranks and execut
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -200,8 +201,13 @@ def _plain(value: Tensor) -> Tensor:
 def _import_deepspeed(use_gpu: bool) -> Any:
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+    # Its autotuner, which is not used here, imports MLflow where that is installed: a fifth of a worker's start.
+    is_hidden = sys.modules.setdefault("mlflow", cast(Any, None)) is None
     import deepspeed
     import deepspeed.ops
+
+    if is_hidden:
+        del sys.modules["mlflow"]
 
     # The shared-memory extension is for inference; init_distributed would spend a minute compiling it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
