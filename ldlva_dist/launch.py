@@ -183,7 +183,7 @@ def _start_quarantine(config: RunConfig, info: DatasetInfo) -> Any:
 def _policy(config: RunConfig) -> FollowCluster | WaitForCluster:
     policy = FollowCluster if config.placement.is_elastic else WaitForCluster
     count_workers = partial(placement.count_workers, config.placement, config.bank.num_shards, config.index_shards)
-    return policy(placement.scaling(config.placement), count_workers, config.training.timeout_s)
+    return policy(placement.scaling(config.placement), count_workers, config.placement.wait_for_workers_s)
 
 
 def _resize_callbacks(config: RunConfig, control: Any) -> list[Any]:

@@ -67,9 +67,9 @@ class Patience:
         self._idle_since = self._idle_since or now
         if now - self._idle_since > self._limit_s:
             raise ClusterError(
-                f"the run had no workers for {self._limit_s:g} s (training.timeout_s): placement.num_workers asks for "
-                f"at least {self._min_workers}, the nodes that are there hold {self._count_workers()} where nothing "
-                "else runs on them; the same command goes on from the last checkpoint"
+                f"the run had no workers for {self._limit_s:g} s (placement.wait_for_workers_s): placement.num_workers "
+                f"asks for at least {self._min_workers}, the nodes that are there hold {self._count_workers()} where "
+                "nothing else runs on them; the same command goes on from the last checkpoint"
             )
 
     def renew(self) -> None:

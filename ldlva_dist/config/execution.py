@@ -30,8 +30,7 @@ class TrainingConfig:
     stop_grace_s: float = 60.0
     """Longest wait for the checkpoint that a run writes when it is asked to stop (Ctrl-C, SIGTERM)."""
     timeout_s: float = 600.0
-    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded; and of the run for
-    nodes that hold its workers, at its start or after some were lost."""
+    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded."""
     log_every_steps: int = 20
     tracker: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
     """Where numbers are shown besides RUN/metrics.jsonl; mlflow and wandb are extras, and find their server and
@@ -67,6 +66,8 @@ class PlacementConfig:
     and more when one comes; the global batches stay the same."""
     elastic_resize_monitor_interval_s: float = 60.0
     """With MIN MAX: how often a run looks whether the cluster holds more workers."""
+    wait_for_workers_s: float = 1800.0
+    """Longest wait of a run for nodes that hold its workers, or MIN of them, at its start or after some were lost."""
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
     """CPUs reserved for each training worker; torch uses as many threads."""
@@ -87,10 +88,8 @@ class PlacementConfig:
             "placement.num_workers must be N >= 1, or MIN MAX with 1 <= MIN <= MAX, "
             f"got {' '.join(map(str, self._bounds))}",
         )
-        require(
-            self.elastic_resize_monitor_interval_s > 0,
-            f"placement.elastic_resize_monitor_interval_s must be > 0, got {self.elastic_resize_monitor_interval_s}",
-        )
+        for name in ("elastic_resize_monitor_interval_s", "wait_for_workers_s"):
+            require(getattr(self, name) > 0, f"placement.{name} must be > 0, got {getattr(self, name)}")
         at_least("placement", 0, cpus_per_shard=self.cpus_per_shard, max_failures=self.max_failures)
         at_least("placement", 0, cpus_per_index=self.cpus_per_index, gpus_per_index=self.gpus_per_index)
         require(self.cpus_per_worker > 0, f"placement.cpus_per_worker must be > 0, got {self.cpus_per_worker}")

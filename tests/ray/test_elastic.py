@@ -94,10 +94,12 @@ def test_a_run_of_a_fixed_size_does_not_wait_for_its_workers_without_a_limit(
 ) -> None:
     """Somebody else holds all the CPUs, from after the look at what the cluster has."""
     config = tiny_run(faces, tmp_path, "waits")
-    config = replace(config, training=replace(config.training, timeout_s=1.0))
+    config = replace(config, placement=replace(config.placement, wait_for_workers_s=1.0))
     with taken(ray.cluster_resources()["CPU"]), pytest.raises(ClusterError) as error:
         launch.fit(config)
-    assert "no workers for 1 s (training.timeout_s): placement.num_workers asks for at least 1" in str(error.value)
+    assert "no workers for 1 s (placement.wait_for_workers_s): placement.num_workers asks for at least 1" in str(
+        error.value
+    )
     assert steps_there(str(tmp_path / "waits")) == []
 
 
