@@ -29,7 +29,8 @@ from tests.ray.faults.cluster import FaultCluster, fault_cluster
 from tests.ray.faults.kinds import KINDS, Kind, Scene
 
 CHECKPOINT_EVERY_STEPS, LONG_EPOCHS = 5, 40.0
-LIMIT_S, CLEAN_WITHIN_S = 180.0, 30.0
+LIMIT_S, REFERENCE_LIMIT_S, CLEAN_WITHIN_S = 180.0, 600.0, 30.0
+"""The references are not what is looked at: a machine with other work may take its time."""
 DISK_BYTES = 24 << 20
 STORE_LIMIT_S = 24  # a call of the store is tried again for so long
 
@@ -77,7 +78,7 @@ class Harness:
             config = self._config("long" if long else "straight", self._folder, long=long)
             began = time.monotonic()
             with training_job(config, self._folder) as job:
-                code = job.wait(timeout=LIMIT_S)
+                code = job.wait(timeout=REFERENCE_LIMIT_S)
             seconds = time.monotonic() - began
             assert code == 0, f"exit code {code} of the run that nothing happened to: {self.said(config.name)}"
             self.references[long] = Reference(numbers=numbers_of(f"{self._folder}/{config.name}"), seconds=seconds)
