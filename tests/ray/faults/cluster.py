@@ -49,13 +49,9 @@ class FaultCluster:
 
     def replace_node(self, node_id: str) -> None:
         """Kill a node with everything that runs on it, and start another."""
-        self.lose_node(node_id, says_goodbye=False)
-        self._cluster.add_node(**NODE)
-
-    def lose_node(self, node_id: str, *, says_goodbye: bool) -> None:
-        """End a node with everything that runs on it; one that is killed tells the head nothing."""
         node = next(node for node in self._cluster.worker_nodes if node.node_id == node_id)
-        self._cluster.remove_node(node, allow_graceful=says_goodbye)
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._cluster.add_node(**NODE)
 
     def drain_node(self, node_id: str, seconds: float) -> None:
         """Give notice that a node will be taken away, as a cloud does before it preempts a machine."""
