@@ -75,11 +75,12 @@ def main(arguments: Arguments) -> None:
 
 
 def large_settings(steps: int) -> tuple[str, ...]:
-    """ResNet-18 on the CPU, some steps of 2,048 samples."""
+    """ResNet-18 on the CPU, some steps of 2,048 samples, with several checkpoints: the copies of one are soon gone."""
     placement = ("--placement.no-use-gpu", "--placement.cpus-per-worker", "1")
     placement += ("--placement.data-cpus-per-worker", "1")
     size = ("--data.image-size", "112", "--training.epochs", str(steps * 32 / 2048))
-    return ("rafdb_resnet18", *placement, *size, "--training.log-every-steps", "5")
+    often = ("--training.log-every-steps", "5", "--training.checkpoint-every-steps", "8")
+    return ("rafdb_resnet18", *placement, *size, *often)
 
 
 def compare(case: Case, folder: str, arguments: Arguments) -> dict[str, Any]:

@@ -25,7 +25,7 @@ ROLES = {
 }
 """What a process is, by the name that Ray gives it."""
 DRIVER, OTHERS, STORE = "driver", "Ray's own", "object store"
-EVERY_S, LIMIT_S = 0.2, 30.0
+EVERY_S, LIMIT_S = 0.1, 30.0
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ldlva_dist import launch
 from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
 from ldlva_dist.data.annotate import Work, annotate_piece, open_pieces
-from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_va, write_info
+from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_va
 from ldlva_dist.data.regressor import Regressor, RegressorSettings
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import decode
@@ -112,25 +112,21 @@ def test_a_model_gives_every_row_of_every_split_its_points(annotated: str, plain
     assert read_columns(annotated, same).equals(read_columns(faces, same))
 
 
-def test_a_run_on_a_version_trains_and_its_checkpoint_names_the_version(
-    annotated: str, faces: str, tmp_path: Path
+def test_a_checkpoint_is_judged_and_gone_on_with_on_its_version_alone(
+    alone: launch.RunResult, annotated: str, faces: str, tmp_path: Path
 ) -> None:
-    same = new_version(annotated, "trained", Change(line="none", columns=lambda block: {}))
-    version = f"{faces}/versions/trained"
-    build_graph(version, 8)
-    config = tiny_run(version, tmp_path, "run")
-    config = replace(config, training=replace(config.training, epochs=0.5))
-    checkpoint = launch.fit(config).checkpoint_uri
-    here = score(checkpoint, version)
-    assert here["version"] == here["trained_version"] == same.content_hash
+    here, own = score(alone.checkpoint_uri, faces), read_info(faces).content_hash
+    assert here["version"] == here["trained_version"] == own
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
-        score(checkpoint, faces)
-    there = score(checkpoint, faces, allow_other_version=True)
-    assert there["version"] == read_info(faces).content_hash != there["trained_version"]
+        score(alone.checkpoint_uri, annotated)
+    there = score(alone.checkpoint_uri, annotated, allow_other_version=True)
+    assert there["version"] == read_info(annotated).content_hash != there["trained_version"] == own
     assert there["noise"] == here["noise"]  # the same rows and labels
-    write_info(version, replace(same, content_hash="0" * 64))  # as if another version had come to this place
+    shutil.copytree(alone.run_uri, tmp_path / "alone")
+    new_version(annotated, "other", Change(line="none", columns=lambda block: {}))
+    build_graph(f"{faces}/versions/other", 8)
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
-        launch.prepare(config)
+        launch.prepare(tiny_run(f"{faces}/versions/other", tmp_path, "alone"))
 
 
 def test_an_interrupted_job_goes_on_with_its_pieces_and_only_with_its_own(plain: str, faces: str) -> None:
