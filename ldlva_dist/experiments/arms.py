@@ -32,18 +32,18 @@ def _fixed_uncertainty(config: RunConfig) -> RunConfig:
     return replace(config, uncertainty=replace(config.uncertainty, lr=0.0))
 
 
+PLAIN, SHUFFLED, SMOOTHED = "cross-entropy", "shuffled VA", "label smoothing"
 SIDES: Mapping[str, Change] = {
-    "cross-entropy": _loss(recipe="ce", label_smoothing=0.0),
-    "label smoothing": _loss(recipe="ce"),
+    PLAIN: _loss(recipe="ce", label_smoothing=0.0),
+    SMOOTHED: _loss(recipe="ce"),
     "LDLVA": _loss(recipe="official"),
     "LDLVA (paper)": _loss(recipe="paper"),
     "no uncertainty": _fixed_uncertainty,
     "no calibration": _loss(recipe="official", calibration=False),
     "no discriminative loss": _loss(recipe="official", gamma=0.0),
-    "shuffled VA": _loss(recipe="official"),
+    SHUFFLED: _loss(recipe="official"),
 }
 """From common settings to those of each side. Without uncertainty every sample keeps the initial one."""
-SHUFFLED, SMOOTHED = "shuffled VA", "label smoothing"
 
 
 def noise_arms(config: RunConfig, levels: Sequence[float], sides: Sequence[str], label_smoothing: float) -> list[Arm]:
