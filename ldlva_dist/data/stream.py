@@ -162,15 +162,20 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
 class _Breather(ExecutionCallback):
     """Pauses Ray Data's scheduling loop, which runs in a thread of the training process, while batches wait for it.
 
-    With finished blocks waiting to be trained on, the loop finds its tasks ready, may not read them, and starts over
-    without a pause: it would take a core, and the interpreter, from the training (bench/RESULTS.md). Where the training
-    waits for data the loop has nothing ready and sleeps by itself.
+    With several finished blocks waiting to be trained on, the loop finds its tasks ready and may not read them; with
+    one, and no CPU left for another task, it has nothing to wait for. Either way it starts over without a pause, 750
+    times a second, and would take a core, and the interpreter, from the training (bench/RESULTS.md). Where the training
+    waits for data the loop starts a task, or sleeps by itself until one has something.
     """
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
         output = executor._output_node
-        if output and output[1].output_queue.num_blocks >= BLOCKS_WAITING:
+        waiting = output[1].output_queue.num_blocks if output else 0
+        if waiting >= BLOCKS_WAITING or (waiting and not self._runs(executor)):
             time.sleep(LOOP_PAUSE_S)
+
+    def _runs(self, executor: StreamingExecutor) -> bool:
+        return any(operator.num_active_tasks() for operator in executor._topology or ())
 
 
 def _to_batch(columns: Columns, positions: NDArray[np.int32]) -> Batch:

@@ -1,12 +1,17 @@
 """The stream against the plan: every rank's ids, images that depend on nobody, resumed equals uninterrupted."""
 
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ray.data import DataContext
+from ray.data._internal.execution.interfaces import PhysicalOperator
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from ldlva_dist.data import stream
 from ldlva_dist.data.bad_rows import read_quarantine
@@ -20,6 +25,7 @@ from ldlva_dist.messages import Batch
 pytestmark = pytest.mark.usefixtures("cluster")
 IMAGES = stream.ImageSettings(size=48, channels=3, flip=True, pad=4, erase_probability=0.5)
 STEPS = 14  # beyond an epoch
+TURNS = 50
 
 
 @pytest.fixture
@@ -108,6 +114,37 @@ def test_a_balanced_epoch_has_the_quotas_and_the_same_batches_on_1_2_and_3_ranks
     assert streamed.max() - streamed.min() <= 24, "as many of each class, but for the rows of the epoch begun"
     pixels = {image for step in alone for _, image in step.values()}
     assert len(pixels) == STEPS * 24, "a row that comes again is augmented anew"
+
+
+def test_ray_datas_loop_rests_while_a_batch_waits_and_no_cpu_is_left_for_a_task(
+    manifest: stream.Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in the training process: without a rest it turned 750 times a second, and halved the training's speed."""
+    rest, turns, enough = stream._Breather.on_execution_step, list[float](), threading.Event()
+
+    def note(breather: stream._Breather, executor: StreamingExecutor) -> None:
+        output = executor._output_node
+        if output and output[1].output_queue.num_blocks == 1 and not any(map(_tasks, executor._topology or ())):
+            turns.append(time.monotonic())
+        if len(turns) == TURNS:
+            enough.set()
+        rest(breather, executor)
+
+    monkeypatch.setattr(stream._Breather, "on_execution_step", note)
+    monkeypatch.setattr(stream, "TASK_ROWS", 1)  # a task a superstep
+    options = DataContext.get_current().execution_options
+    monkeypatch.setattr(options, "resource_limits", options.resource_limits.copy(cpu=0))
+    supersteps = stream.Supersteps(
+        plan=_plan(manifest), manifest=manifest, images=IMAGES, rank=0, world_size=1, first_step=0, stop_step=60
+    )
+    batches = stream.batches(supersteps, num_cpus=1)
+    next(batches)
+    assert enough.wait(60)
+    assert turns[TURNS - 1] - turns[0] >= (TURNS - 1) * stream.LOOP_PAUSE_S
+
+
+def _tasks(operator: PhysicalOperator) -> int:
+    return operator.num_active_tasks()
 
 
 @pytest.fixture
