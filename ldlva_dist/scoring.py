@@ -3,6 +3,7 @@
 Votes and truth are read here and nowhere in training.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,18 @@ import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import RayError, RayTaskError
 
 from ldlva_dist.data.manifest import DatasetInfo, column_names, read_columns, read_info
-from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.errors import ClusterError, LdlvaError, SettingError
 from ldlva_dist.maths import metrics
 from ldlva_dist.training.build import build_model
 from ldlva_dist.training.evaluate import SplitReader, predict
-from ldlva_dist.training.evidence import Beliefs, read_beliefs
+from ldlva_dist.training.evidence import read_beliefs
 from ldlva_dist.training.state import has_rows_of, read_config, read_facts, read_weights
 
-PREDICT_TIMEOUT_S = 3600
+TASK_ROWS, TASK_LIMIT_S = 65_536, 1800.0
+"""Rows that one task predicts at most, and how long a split may go on without one that ends."""
 
 
 def score(
@@ -30,11 +32,14 @@ def score(
     split: str = "test",
     num_tasks: int = 1,
     allow_other_version: bool = False,
+    predict_training: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a split, and its uncertainties on the training data.
 
     With ``allow_other_version`` the data set may be any with the same classes in the same order; the uncertainties are
     judged only where it has the rows that were trained on, that is on versions of one data set, by the labels there.
+    A run without neighbours has no uncertainties, and keeps no outputs of its training samples: ``predict_training``
+    has them predicted, where wrong labels are known.
 
     Returns:
         One JSON-ready dict:
@@ -48,30 +53,62 @@ def score(
         best that is possible, from the true distributions).
 
     Raises:
-        SettingError: if checkpoint and data set do not belong together, or the split is empty.
+        SettingError: if checkpoint and data set do not belong together, or there is no such split or task.
+        ClusterError: if a prediction fails, or takes longer than the limit.
     """
     info, config = read_info(dataset_uri), read_config(checkpoint_uri)
     facts = read_facts(checkpoint_uri, info, allow_other_version=allow_other_version)
-    if info.splits[split].rows == 0:
-        raise SettingError(f"split must have samples, got {split!r} of {info.name!r} with none")
+    if num_tasks < 1:
+        raise SettingError(f"num_tasks must be >= 1, got {num_tasks}")
+    if split not in info.splits or info.splits[split].rows == 0:
+        filled = ", ".join(name for name, place in info.splits.items() if place.rows)
+        raise SettingError(f"split must have samples ({filled}), got {split!r} of {info.name!r} with none")
     probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
     result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
     result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
     result |= {"steps": facts["step"]} | against_columns(dataset_uri, info, split, probs_NC)
-    if config.uses_neighbors and has_rows_of(facts, info):
-        result |= _noise(dataset_uri, info, read_beliefs(checkpoint_uri, config, info))
+    if not has_rows_of(facts, info) or (wrong := wrong_labels(dataset_uri, info)) is None:
+        return result
+    if config.uses_neighbors:
+        beliefs = read_beliefs(checkpoint_uri, config, info)
+        result["noise"] = _noise(dataset_uri, info, *wrong, beliefs.probs, beliefs.uncertainty)
+    elif predict_training:
+        probs_NC = predict_split(checkpoint_uri, dataset_uri, split="train", num_tasks=num_tasks)
+        result["noise"] = _noise(dataset_uri, info, *wrong, probs_NC)
     return result
 
 
 def predict_split(checkpoint_uri: str, dataset_uri: str, *, split: str, num_tasks: int) -> NDArray[np.float32]:
-    """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks."""
+    """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks at a time."""
     task = ray.remote(_predict_share)
-    refs = [task.remote(checkpoint_uri, dataset_uri, split, rank, num_tasks) for rank in range(num_tasks)]
+    num_shares = max(num_tasks, -(-read_info(dataset_uri).splits[split].rows // TASK_ROWS))
+    refs, shares = list[Any](), dict[int, NDArray[np.float32]]()
+    while len(shares) < num_shares:
+        while len(refs) < min(num_shares, len(shares) + num_tasks):
+            refs.append(task.remote(checkpoint_uri, dataset_uri, split, len(refs), num_shares))
+        running = [ref for rank, ref in enumerate(refs) if rank not in shares]
+        for ref in _next(running, split):
+            shares[refs.index(ref)] = _result(ref, split)
+    return np.concatenate([shares[rank] for rank in range(num_shares)])
+
+
+def _next(running: Sequence[Any], split: str) -> Sequence[Any]:
+    """Those that are done, at least one."""
+    done, _ = ray.wait(list(running), timeout=TASK_LIMIT_S)
+    if done:
+        return done
+    for ref in running:
+        ray.cancel(ref)
+    raise ClusterError(f"no task that predicts split {split!r} ended within {TASK_LIMIT_S:g} s")
+
+
+def _result(ref: Any, split: str) -> NDArray[np.float32]:
     try:
-        shares = ray.get(refs, timeout=PREDICT_TIMEOUT_S)
-    except GetTimeoutError as error:
-        raise ClusterError(f"prediction of split {split!r} was not done in {PREDICT_TIMEOUT_S} s") from error
-    return np.concatenate(shares)
+        return ray.get(ref)
+    except RayError as error:
+        if isinstance(error, RayTaskError) and isinstance(error.cause, LdlvaError):
+            raise error.cause from error
+        raise ClusterError(f"split {split!r} could not be predicted: {error}") from error
 
 
 def _predict_share(checkpoint_uri: str, dataset_uri: str, split: str, rank: int, num_tasks: int) -> NDArray[np.float32]:
@@ -123,22 +160,24 @@ def against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: N
     return result
 
 
-def _noise(dataset_uri: str, info: DatasetInfo, beliefs: Beliefs) -> dict[str, Any]:
-    found = wrong_labels(dataset_uri, info)
-    if found is None:
-        return {}
-    wrong, known = found
+def _noise(
+    dataset_uri: str,
+    info: DatasetInfo,
+    wrong: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    probs_NC: NDArray[np.float32],
+    uncertainty: NDArray[np.float32] | None = None,
+) -> dict[str, Any]:
+    """What :func:`score` tells of wrong labels, by probabilities of the training samples, and their uncertainties."""
     columns = _columns(dataset_uri, info, "train", ["label", "true_distribution"])
     labels = columns["label"].to_numpy().astype(np.int64)
-    scores = {
-        "uncertainty": beliefs.uncertainty,
-        "one_minus_p_label": 1 - beliefs.probs[np.arange(len(labels)), labels],
-    }
+    scores = {} if uncertainty is None else {"uncertainty": uncertainty}
+    scores["one_minus_p_label"] = 1 - probs_NC[np.arange(len(labels)), labels]
     if "true_distribution" in columns.column_names and info.flip_share is not None:
         truth_NC = _lists(columns["true_distribution"])
         scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, info.flip_share)
     noise = {name: metrics.noise_finding(values[known], wrong[known]) for name, values in scores.items()}
-    return {"noise": {"wrong_share": float(wrong[known].mean()), **noise}}
+    return {"wrong_share": float(wrong[known].mean()), **noise}
 
 
 def _columns(dataset_uri: str, info: DatasetInfo, split: str, wanted: list[str]) -> pa.Table:
@@ -150,4 +189,5 @@ def _columns(dataset_uri: str, info: DatasetInfo, split: str, wanted: list[str])
 
 def _lists(column: pa.ChunkedArray) -> NDArray[np.float32]:
     """[n, C] from a column of lists."""
-    return np.stack(column.to_numpy(zero_copy_only=False)).astype(np.float32)
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.astype(np.float32).reshape(len(column), -1)

@@ -80,6 +80,8 @@ def ablation_arms(config: RunConfig, axes: Mapping[str, Sequence[float]], level:
         raise SettingError(f"--level must be in [0, 1), got {level:g}")
     if not config.uses_neighbors:
         raise SettingError("loss.recipe must be official or paper for an ablation, got ce")
+    if not any(axes.values()):
+        raise SettingError("an ablation needs at least one value of one setting, got none")
     return [
         Arm(group=axis, x=value, config=AXES[axis](config, value), flip_share=level)
         for axis, values in axes.items()

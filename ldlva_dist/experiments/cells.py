@@ -19,9 +19,12 @@ REFERENCES = ("truth", "votes", "given")
 NOT_LEARNT_FROM = ("name", "storage_path", *readiness.CHANGEABLE)
 
 
-def named(config: RunConfig) -> RunConfig:
-    """The run under a name of its recipe, its seed, and a hash of all settings that it learns from."""
-    everything = readiness.flat(dataclasses.asdict(config))
+def named(config: RunConfig, content_hash: str) -> RunConfig:
+    """The run under a name of its recipe, its seed, and a hash of its data and all settings that it learns from.
+
+    Of the data counts what is in it (``content_hash``), not where it lies.
+    """
+    everything = readiness.flat(dataclasses.asdict(config)) | {"data.dataset": content_hash}
     values = {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=5).hexdigest()
     return replace(config, name=f"{config.loss.recipe}-{digest}-seed-{config.training.seed}")
@@ -37,7 +40,7 @@ def finish(config: RunConfig) -> dict[str, float]:
     """Train a cell to its end, from where it was interrupted, and judge its last epoch on the test split."""
     began = time.monotonic()
     done = launch.fit(config)
-    evaluation = score(done.checkpoint_uri, config.data.dataset)
+    evaluation = score(done.checkpoint_uri, config.data.dataset, predict_training=True)
     found = figures(evaluation)
     if "holdout_accuracy" in done.metrics:
         found["holdout_accuracy"] = done.metrics["holdout_accuracy"]

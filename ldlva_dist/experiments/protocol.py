@@ -108,7 +108,7 @@ def _cell(arm: Arm, seed: int, lr: float, protocol: Protocol) -> RunConfig:
         optim=replace(arm.config.optim, lr=lr),
         training=replace(arm.config.training, seed=seed, num_to_keep=1),
     )
-    return cells.named(config)
+    return cells.named(config, read_info(dataset).content_hash)
 
 
 def _provide_graph(dataset: str, version: str, arm: Arm) -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from ldlva_dist.config import to_json
-from ldlva_dist.data.manifest import read_va
+from ldlva_dist.data.manifest import read_columns, read_info, read_va
+from ldlva_dist.scoring import predict_split
 from ldlva_dist.training.state import last_checkpoint, read_config
 from tests._runs import tiny_run
 from tests._scripts import Scripts
@@ -38,6 +39,9 @@ def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_a
         group: read_config(_checkpoint(output, run)) for group, run in zip(runs["group"], runs["run"], strict=True)
     }
     assert {(run.optim.lr, run.training.epochs, run.training.seed) for run in trained.values()} == {(0.02, 0.4, 1)}
+    auroc = runs.set_index("group")["auroc_one_minus_p_label"]
+    assert auroc["cross-entropy"] == pytest.approx(_found_by_prediction(output, runs["run"][0], faces), abs=1e-6)
+    assert auroc["shuffled VA"] > 0
     shuffled = trained["shuffled VA"].data.dataset
     assert trained["cross-entropy"].data.dataset == faces
     assert (read_va(shuffled, 0, 50) != read_va(faces, 0, 50)).any()
@@ -48,6 +52,16 @@ def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_a
     assert "2 of 2 runs were finished before" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*") if path.is_file()} == before
     assert np.array_equal(pd.read_parquet(output / "noise-runs.parquet")["accuracy"], runs["accuracy"])
+
+
+def _found_by_prediction(output: Path, run: str, faces: str) -> float:
+    """AUROC of the flipped labels by 1 - p(label), the network's own: a run without neighbours stores none."""
+    rows = read_columns(faces, ["label", "flipped"], rows=read_info(faces).num_train)
+    labels, flipped = (rows[name].to_numpy().astype(int) for name in ("label", "flipped"))
+    probs = predict_split(_checkpoint(output, run), faces, split="train", num_tasks=1)
+    doubt = 1 - probs[np.arange(len(labels)), labels]
+    ahead = np.sign(doubt[flipped == 1][:, None] - doubt[flipped == 0])
+    return float(ahead.mean() / 2 + 0.5)
 
 
 def _checkpoint(output: Path, run: str) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldlva_dist import launch
+from ldlva_dist import launch, scoring
 from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.errors import SettingError
 from ldlva_dist.reporting.history import read_history
 from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.scoring import score
@@ -51,8 +52,12 @@ def test_the_history_of_the_uncertainties_ends_with_the_table(alone: launch.RunR
     assert (history.uncertainty[1] != history.uncertainty[2]).any()
 
 
-def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(alone: launch.RunResult, faces: str) -> None:
-    by_one, by_three = (score(alone.checkpoint_uri, faces, num_tasks=tasks) for tasks in (1, 3))
+def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(
+    alone: launch.RunResult, faces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_three = score(alone.checkpoint_uri, faces, num_tasks=3)
+    monkeypatch.setattr(scoring, "TASK_ROWS", 25)  # three tasks, one after the other
+    by_one = score(alone.checkpoint_uri, faces)
     assert by_one["samples"] == 60
     assert by_one["given"]["confusion"] == by_three["given"]["confusion"]
     assert by_one["truth"]["kl"] == pytest.approx(by_three["truth"]["kl"], rel=1e-5)
@@ -62,3 +67,7 @@ def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(alone: launch.Run
     assert by_one["noise"]["wrong_share"] == pytest.approx(flipped.mean())
     assert by_one["noise"]["uncertainty"]["auroc"] == pytest.approx(above, abs=1e-3)
     assert by_one["noise"]["bayes"]["auroc"] > 0.9
+    with pytest.raises(SettingError, match=r"split must have samples \(train, holdout, test\), got 'tset'"):
+        score(alone.checkpoint_uri, faces, split="tset")
+    with pytest.raises(SettingError, match="num_tasks must be >= 1, got 0"):
+        score(alone.checkpoint_uri, faces, num_tasks=0)

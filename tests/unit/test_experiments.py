@@ -70,6 +70,7 @@ def test_an_ablation_changes_one_setting_at_a_time() -> None:
         (lambda: noise_arms(BASE, [1.0], ["LDLVA"], 0.1), r"--levels must be in \[0, 1\), got 1"),
         (lambda: ablation_arms(BASE, {"K": (2.5,)}, 0.3), "K must be a whole number, got 2.5"),
         (lambda: ablation_arms(BASE, {"initial uncertainty": (1.0,)}, 0.3), r"must be in \(0, 1\), got 1"),
+        (lambda: ablation_arms(BASE, {"K": ()}, 0.3), "at least one value"),
         (lambda: ablation_arms(BASE, {"K": (4,)}, 1.5), r"--level must be in \[0, 1\), got 1.5"),
         (lambda: ablation_arms(replace(BASE, loss=replace(BASE.loss, recipe="ce")), {}, 0.3), "got ce"),
         (lambda: Protocol(dataset="d", output="o", seeds=0), "--seeds and --max-concurrent must be >= 1, got 0"),
@@ -83,17 +84,18 @@ def test_what_cannot_be_compared_is_refused(build: object, sentence: str) -> Non
 
 
 def test_a_runs_name_is_of_what_it_learns_from_not_of_where_it_runs() -> None:
-    name = cells.named(BASE).name
+    name = cells.named(BASE, "hash").name
     assert name.startswith("official-")
     assert name.endswith("-seed-0")
     elsewhere = replace(BASE, name="x", storage_path="y", placement=replace(BASE.placement, num_workers=1))
-    assert cells.named(elsewhere).name == name
+    elsewhere = replace(elsewhere, data=replace(BASE.data, dataset="another place of the same data"))
+    assert cells.named(elsewhere, "hash").name == name
+    assert cells.named(BASE, "hash of other data").name != name
     for other in (
         replace(BASE, training=replace(BASE.training, seed=1)),
-        replace(BASE, data=replace(BASE.data, dataset="d")),
         replace(BASE, loss=replace(BASE.loss, gamma=0.5)),
     ):
-        assert cells.named(other).name != name
+        assert cells.named(other, "hash").name != name
 
 
 def test_the_truth_is_preferred_to_votes_and_votes_to_given_labels() -> None:
