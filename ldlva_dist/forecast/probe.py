@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from threading import Event
+from threading import Event, Timer
 from typing import Any
 
 from ldlva_dist import launch
@@ -22,6 +22,8 @@ from ldlva_dist.reporting.follow import Follower
 
 PREFIX = "plan-probe-"
 LOG_EVERY_STEPS = 5
+START_LIMIT_S = 1800.0
+"""Within which there must be a line; a probe that cannot be followed ends, too."""
 NEVER = 1e9
 
 
@@ -65,6 +67,8 @@ def probe(config: RunConfig, seconds: float) -> Probe:
     config = _probing(config)
     uri, is_new = launch.run_uri(config), not storage.exists(config.storage_path)
     progress, peaks, began = _Progress(seconds), {}, time.monotonic()
+    limit = Timer(START_LIMIT_S + seconds, progress.enough.set)
+    limit.start()
     try:
         with watching(peaks), Follower(uri, progress):
             try:
@@ -73,11 +77,12 @@ def probe(config: RunConfig, seconds: float) -> Probe:
                 if not progress.enough.is_set():
                     raise RunStopped("the probe was stopped, and has left nothing behind") from stopped
     finally:
+        limit.cancel()
         storage.delete_folder(uri)
         if is_new and not storage.list_folder(config.storage_path):
             storage.delete_folder(config.storage_path)
     if not progress.lines:
-        raise ClusterError("the probe ended without a line of metrics")
+        raise ClusterError(f"the probe ended, after {time.monotonic() - began:.0f} s, without a line of metrics")
     return Probe(
         steps=progress.lines[-1]["step"],
         samples_per_second=speed(progress.lines, config.data.batch_size),

@@ -3,11 +3,12 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from ldlva_dist.data import storage
-from ldlva_dist.errors import DataError
+from ldlva_dist.errors import ClusterError, DataError
 
 POLL_S = 1.0
 
@@ -34,8 +35,10 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._done.wait(POLL_S):
+            with suppress(ClusterError):  # the store does not answer; what was written meanwhile is read next time
+                self._pass_on()
+        with suppress(ClusterError):
             self._pass_on()
-        self._pass_on()
 
     def _pass_on(self) -> None:
         for metrics in self._lines():
