@@ -8,7 +8,10 @@ password, so put what does (an ingress, a proxy) before it. Ctrl-C ends it. On K
 """
 
 import signal
+import sys
 import threading
+from concurrent import futures
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import tyro
@@ -16,18 +19,19 @@ from tyro.conf import OmitArgPrefixes
 
 from ldlva_dist import placement
 from ldlva_dist.data import storage
-from ldlva_dist.errors import ClusterError
+from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.inference.trained import read_model
-from ldlva_dist.terminal import run_job
+from ldlva_dist.terminal import print_error, run_job
 
 try:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
     from ldlva_dist.inference.endpoint import HEALTH, ROUTE, ServeSettings
-    from ldlva_dist.inference.service import app
+    from ldlva_dist.inference.service import app, check_fits
 except ImportError as error:
-    raise SystemExit(f"error: cluster/serve.py needs {error.name}: pip install '.[serve]'") from error
+    print_error(f"cluster/serve.py needs {error.name}: pip install '.[serve]'")
+    sys.exit(SettingError.exit_code)
 
 REQUEST_TIMEOUT_S = 60.0
 APPLICATION = "ldlva"
@@ -41,34 +45,54 @@ class Arguments:
     host: str = "127.0.0.1"
     """Address to listen on; with 0.0.0.0 every machine that reaches this one may ask."""
     port: int = 8000
+    start_limit_s: float = 600.0
+    """How long the replicas may take until all of them answer."""
+
+    def __post_init__(self) -> None:
+        if not self.start_limit_s > 0:
+            raise SettingError(f"--start-limit-s must be > 0, got {self.start_limit_s:g}")
 
 
 def main() -> None:
     """Parse, connect, serve until interrupted."""
     arguments = tyro.cli(Arguments, description=__doc__)
     settings = arguments.settings
-    model = settings.model if storage.is_remote(settings.model) else storage.resolve(settings.model)[1]
+    model = storage.absolute(settings.model)
     read_model(model)  # what is wrong with it is said before a cluster starts
     placement.connect()
+    check_fits(settings)
     serve_until_interrupted(arguments, {**asdict(settings), "model": model})
 
 
 def serve_until_interrupted(arguments: Arguments, args: dict[str, object]) -> None:
     """Start the proxy and the replicas, say where, wait for Ctrl-C or SIGTERM, end them."""
-    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, signal.default_int_handler)
     options = {"host": arguments.host, "port": arguments.port, "request_timeout_s": REQUEST_TIMEOUT_S}
     try:
         serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})
-        serve.run(app(args), name=APPLICATION, route_prefix="/")
+        _deploy(args, arguments.start_limit_s)
         address = f"http://{arguments.host}:{arguments.port}"
         print(f"serving {args['model']}: POST {address}{ROUTE}, GET {address}{HEALTH}; Ctrl-C ends it", flush=True)
-        stop.wait()
-    except (RayServeException, RuntimeError) as error:
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    except (RayServeException, RuntimeError, TimeoutError) as error:
         raise ClusterError(f"the endpoint did not start: {error}") from error
     finally:
         serve.shutdown()
+
+
+def _deploy(args: dict[str, object], limit_s: float) -> None:
+    """Wait until all replicas answer. ``serve.run`` knows no limit: a thread waits in it, until Serve is shut down."""
+    print(f"starting, replicas: {args['replicas']}", flush=True)
+    pool = futures.ThreadPoolExecutor(max_workers=1)
+    running = pool.submit(serve.run, app(args), name=APPLICATION, route_prefix="/")
+    if not futures.wait([running], timeout=limit_s).done:
+        raise ClusterError(
+            f"the replicas did not answer within --start-limit-s {limit_s:g}: does other work hold the cluster's CPUs "
+            "or GPUs (ray status), or does the model take longer to load?"
+        )
+    running.result()
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ Command = Annotated[Model, subcommand("model")] | Annotated[Table, subcommand("t
 def main() -> None:
     """Parse, connect, annotate, print."""
     command = tyro.cli(Command, description=__doc__)
-    dataset = command.dataset if storage.is_remote(command.dataset) else storage.resolve(command.dataset)[1]
+    dataset = storage.absolute(command.dataset)
     info = read_info(dataset)
     uri = version_uri(dataset, info, command.name)
     check_free(uri)
@@ -103,7 +103,7 @@ def main() -> None:
         )
     else:
         columns = {"key": command.key_column, "valence": command.valence_column, "arousal": command.arousal_column}
-        table = command.table if storage.is_remote(command.table) else storage.resolve(command.table)[1]
+        table = storage.absolute(command.table)
         placement.connect()
         made, unused = annotate_by_table(
             dataset, command.name, table, columns, clip=command.clip, standardize=command.standardize_va

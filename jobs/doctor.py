@@ -8,6 +8,7 @@ Every look has a limit. Exit code 0 when all is well, warnings too, and 2 for pr
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import tyro
 
@@ -35,6 +36,8 @@ class Arguments:
         unknown = [name for name in self.only if name not in KINDS]
         if unknown:
             raise SettingError(f"--only must be of {', '.join(KINDS)}, got {', '.join(unknown)}")
+        if self.constraints and not Path(self.constraints).is_file():
+            raise SettingError(f"--constraints must be a file of NAME==VERSION lines, got {self.constraints!r}")
 
 
 def main() -> None:

@@ -5,16 +5,16 @@ Writes evaluation.json into the run's folder (its keys: ldlva_dist/scoring.py) a
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
 from ldlva_dist import placement
 from ldlva_dist.data import storage
-from ldlva_dist.errors import SettingError
 from ldlva_dist.reporting.tables import print_evaluation
 from ldlva_dist.scoring import score
 from ldlva_dist.terminal import run_job
-from ldlva_dist.training.state import last_checkpoint, read_config
+from ldlva_dist.trained_run import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Arguments:
     allow_other_version: bool = False
     """Judge on another data set, or another version of one, than was trained on; its classes must be the same. Without
     the rows that were trained on (another data set) the uncertainties are not judged."""
-    split: str = "test"
+    split: Literal["train", "holdout", "test"] = "test"
     num_tasks: int = 2
     """Ray tasks that predict side by side."""
 
@@ -36,19 +36,16 @@ class Arguments:
 def main() -> None:
     """Parse, connect, score, print."""
     arguments = tyro.cli(Arguments, description=__doc__)
-    checkpoint = last_checkpoint(arguments.run)
-    if checkpoint is None:
-        raise SettingError(f"run must be a folder with a finished checkpoint, got {arguments.run!r}")
-    dataset = arguments.dataset or read_config(checkpoint).data.dataset
+    place = find(arguments.run, arguments.dataset)
     placement.connect()
     result = score(
-        checkpoint,
-        dataset,
+        place.checkpoint,
+        place.dataset,
         split=arguments.split,
         num_tasks=arguments.num_tasks,
         allow_other_version=arguments.allow_other_version,
     )
-    uri = storage.join(arguments.run, "evaluation.json")
+    uri = storage.join(place.run, "evaluation.json")
     storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
     print_evaluation(result)
     print(f"written: {uri}", flush=True)

@@ -83,7 +83,7 @@ Command = (
 def main() -> None:
     """Parse, connect, predict, print."""
     command = tyro.cli(Command, description=__doc__)
-    output = everywhere(command.output)
+    output = storage.absolute(command.output)
     model = read_model(command.model)
     work = Work(output=output, inputs=inputs_of(command), batch_size=command.batch_size, features=command.features)
     storage.check_writable(output)
@@ -103,19 +103,14 @@ def main() -> None:
 def inputs_of(command: Command) -> Inputs:
     """The images that are meant."""
     if isinstance(command, Dataset):
-        dataset = everywhere(command.dataset)
+        dataset = storage.absolute(command.dataset)
         split = None if command.split == "all" else command.split
         return DatasetInputs(dataset_uri=dataset, info=read_info(dataset), split=split)
     if isinstance(command, Parquet):
-        files = parquet_files(everywhere(command.parquet))
+        files = parquet_files(storage.absolute(command.parquet))
         return ParquetInputs(files=files, image_column=command.image_column, key_column=command.key_column)
-    folder = everywhere(command.images)
+    folder = storage.absolute(command.images)
     return FolderInputs(folder=folder, paths=image_files(folder))
-
-
-def everywhere(uri: str) -> str:
-    """An address that means the same in every process."""
-    return uri if storage.is_remote(uri) else storage.resolve(uri)[1]
 
 
 if __name__ == "__main__":

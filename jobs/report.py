@@ -7,7 +7,7 @@ the page as a CSV, which `python jobs/make_shards.py relabel` makes a new versio
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -21,8 +21,8 @@ from ldlva_dist.reporting.report.page import Samples, render
 from ldlva_dist.run_report import Limits, collect, describe, noise
 from ldlva_dist.scoring import score
 from ldlva_dist.terminal import run_job
-from ldlva_dist.trained_run import TrainedRun
-from ldlva_dist.training.state import last_checkpoint, read_config, read_facts
+from ldlva_dist.trained_run import Place, TrainedRun, find
+from ldlva_dist.training.state import read_config, read_facts
 
 FILE = "report.html"
 
@@ -34,10 +34,10 @@ class Arguments:
     run: str
     """A run's folder."""
     baseline: str | None = None
-    """Another run's folder, judged on the same split, to compare with."""
+    """Another run's folder, judged on the same split of the same data, to compare with."""
     dataset: str | None = None
     """Another place of the data set the run was trained on."""
-    split: str = "test"
+    split: Literal["train", "holdout", "test"] = "test"
     """What the runs are judged on."""
     samples: int = 3000
     """Samples on the page: half probably mislabelled, the others most uncertain and most confident."""
@@ -54,54 +54,72 @@ class Arguments:
 def main() -> None:
     """Parse, judge, collect, write."""
     arguments = tyro.cli(Arguments, description=__doc__)
-    run, checkpoint, dataset, info = look_at(arguments.run, arguments)
-    baseline = look_at(arguments.baseline, arguments)[0] if arguments.baseline else None
-    shown = None
-    if read_config(checkpoint).uses_neighbors:
-        shown = samples_of(arguments, run, checkpoint, dataset, info)
+    ours = find(arguments.run, arguments.dataset)
+    theirs = find(arguments.baseline, arguments.dataset) if arguments.baseline else None
+    info = read_info(ours.dataset)
+    if theirs:
+        check_comparable(info, read_info(theirs.dataset), arguments.split)
+    run = look_at(ours, arguments)
+    baseline = look_at(theirs, arguments) if theirs else None
+    shown = samples_of(arguments, run, ours, info) if read_config(ours.checkpoint).uses_neighbors else None
     page = render(overview(run, baseline), shown)
-    uri = storage.join(arguments.run, FILE)
+    uri = storage.join(ours.run, FILE)
     storage.write_bytes(uri, page)
     print(f"written: {uri}, {len(page) / 1e6:.1f} MB", flush=True)
 
 
-def look_at(run_uri: str, arguments: Arguments) -> tuple[Run, str, str, DatasetInfo]:
-    """A run in one glance, its last checkpoint, and the data set it was trained on."""
-    checkpoint = last_checkpoint(run_uri)
-    if checkpoint is None:
-        raise SettingError(f"run must be a folder with a finished checkpoint, got {run_uri!r}")
-    config = read_config(checkpoint)
-    dataset = arguments.dataset or config.data.dataset
-    info = read_info(dataset)
-    evaluation = evaluate(run_uri, checkpoint, dataset, info, arguments)
-    name = run_uri.rstrip("/").rpartition("/")[2]
-    return describe(name, config, info, evaluation, run_uri), checkpoint, dataset, info
+def check_comparable(ours: DatasetInfo, theirs: DatasetInfo, split: str) -> None:
+    """SettingError where the runs would be judged on other faces or labels; versions share the test split alone."""
+    hash_name = "rows_hash" if split == "test" else "content_hash"
+    ours_is, theirs_is = ((getattr(info, hash_name), info.class_names) for info in (ours, theirs))
+    if ours_is != theirs_is:
+        raise SettingError(
+            f"--baseline must be a run on the same {split} samples and classes as --run "
+            f"({ours.name!r}, {ours_is[0][:12]}), got {theirs.name!r}, {theirs_is[0][:12]}"
+        )
 
 
-def evaluate(run_uri: str, checkpoint: str, dataset: str, info: DatasetInfo, arguments: Arguments) -> dict[str, Any]:
-    """The run's evaluation.json if it is of this checkpoint and split, or one made as jobs/evaluate.py does."""
-    uri = storage.join(run_uri, "evaluation.json")
-    step = read_facts(checkpoint, info)["step"]
+def look_at(place: Place, arguments: Arguments) -> Run:
+    """A run in one glance."""
+    info = read_info(place.dataset)
+    evaluation = evaluate(place, info, arguments)
+    name = place.run.rstrip("/").rpartition("/")[2]
+    return describe(name, read_config(place.checkpoint), info, evaluation, place.run)
+
+
+def evaluate(place: Place, info: DatasetInfo, arguments: Arguments) -> dict[str, Any]:
+    """The run's evaluation.json if it is of this checkpoint and split, or one made as jobs/evaluate.py does.
+
+    Only the test split's is written: jobs/export.py takes the model's figures from that file.
+    """
+    uri = storage.join(place.run, "evaluation.json")
+    step = read_facts(place.checkpoint, info)["step"]
     if storage.exists(uri):
         found = json.loads(storage.read_bytes(uri))
         is_of_this = (found["steps"], found["version"], found["split"]) == (step, info.content_hash, arguments.split)
         if is_of_this and "reliability" in found["given"]:  # which earlier versions did not write
             return found
-    print(f"evaluating {checkpoint}", flush=True)
+    print(f"evaluating {place.checkpoint}", flush=True)
     placement.connect()
-    result = score(checkpoint, dataset, split=arguments.split, num_tasks=arguments.num_tasks)
-    storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
+    result = score(place.checkpoint, place.dataset, split=arguments.split, num_tasks=arguments.num_tasks)
+    if arguments.split == "test":
+        storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
     return result
 
 
-def samples_of(arguments: Arguments, run: Run, checkpoint: str, dataset: str, info: DatasetInfo) -> Samples:
+def samples_of(arguments: Arguments, run: Run, place: Place, info: DatasetInfo) -> Samples:
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
-    trained = TrainedRun(checkpoint, dataset, info)
+    trained = TrainedRun(place.checkpoint, place.dataset, info)
     findings = trained.findings()
-    print(f"written: {write_uncertainty(arguments.run, dataset, info, findings)}", flush=True)
+    print(f"written: {write_uncertainty(place.run, place.dataset, info, findings)}", flush=True)
     bayes = {name: found for name, found in run.evaluation.get("noise", {}).items() if name == "bayes"}
-    run.evaluation["noise"] = noise(dataset, info, findings) | bayes
-    return collect(arguments.run, trained, findings, Limits(samples=arguments.samples, megabytes=arguments.megabytes))
+    run.evaluation["noise"] = noise(place.dataset, info, findings) | bayes
+    limits = Limits(samples=arguments.samples, megabytes=arguments.megabytes)
+    shown = collect(place.run, trained, findings, limits, trained.facts["step"])
+    if shown.damaged:
+        sample, reason = next(iter(shown.damaged.items()))
+        print(f"damaged images, blank on the page: {len(shown.damaged)}; the first is sample {sample}: {reason}")
+    return shown
 
 
 if __name__ == "__main__":

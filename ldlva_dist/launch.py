@@ -116,16 +116,12 @@ def train_storage(uri: str) -> dict[str, Any]:
 
 def absolute(config: RunConfig) -> RunConfig:
     """The same settings with paths that mean the same on every node."""
-
-    def whole(uri: str) -> str:
-        return uri if storage.is_remote(uri) else storage.resolve(uri)[1]
-
     if not config.data.dataset:
         raise SettingError("data.dataset must name a data set that jobs/make_shards.py wrote, got nothing")
     return replace(
         config,
-        storage_path=whole(config.storage_path),
-        data=replace(config.data, dataset=whole(config.data.dataset)),
+        storage_path=storage.absolute(config.storage_path),
+        data=replace(config.data, dataset=storage.absolute(config.data.dataset)),
     )
 
 

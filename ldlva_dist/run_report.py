@@ -19,9 +19,10 @@ from ldlva_dist.reporting.report import pictures, plane, samples
 from ldlva_dist.reporting.report.overview import Run
 from ldlva_dist.reporting.report.page import Samples
 from ldlva_dist.scoring import wrong_labels
-from ldlva_dist.trained_run import Opinions
+from ldlva_dist.trained_run import Opinions, lacks_features
 
 TRUTHS = {"true_distribution": "truth", "votes": "raters"}
+UNCALIBRATED = "similarity alone: neighbors.source=exact keeps no features for the calibration network"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def describe(name: str, config: RunConfig, info: DatasetInfo, evaluation: dict[s
         ("images", f"{config.data.image_size} px, {'grey' if config.data.channels == 1 else 'colour'}"),
         ("recipe", config.loss.recipe),
         *([("neighbours K", str(config.neighbors.num_neighbors))] if config.uses_neighbors else []),
+        *([("neighbours weighed by", UNCALIBRATED)] if lacks_features(config) else []),
         ("optimiser", f"{optim.name}, lr {optim.lr:g}, {optim.schedule}"),
         ("batch", str(config.data.batch_size)),
         ("epochs", f"{config.training.epochs:g}"),
@@ -84,15 +86,17 @@ class HasNeighbors(Protocol):
     def opinions(self, ids_n: NDArray[np.int64], /) -> Opinions: ...
 
 
-def collect(run_uri: str, trained: HasNeighbors, findings: Findings, limits: Limits) -> Samples:
-    """The samples to show, their pictures, and the plane."""
+def collect(
+    run_uri: str, trained: HasNeighbors, findings: Findings, limits: Limits, last_step: int | None = None
+) -> Samples:
+    """The samples to show, their pictures, the plane, and the history up to ``last_step``, the checkpoint's."""
     dataset_uri, info, va_N2 = trained.dataset_uri, trained.info, trained.va_N2
     ids_n, kinds_n = samples.choose(
         findings.suspicion_N, findings.uncertainty_N, findings.proposed_N != findings.labels_N, limits.samples
     )
     opinions = trained.opinions(ids_n)
     truth_name, truth_nC = _truth(dataset_uri, info, ids_n)
-    history = read_history(run_uri, ids_n)
+    history = read_history(run_uri, ids_n, last_step)
     shown = samples.Shown(
         ids_n=ids_n,
         kinds_n=kinds_n,
@@ -121,7 +125,7 @@ def collect(run_uri: str, trained: HasNeighbors, findings: Findings, limits: Lim
     data = samples.as_json(shown, findings.labels_N, va_N2, near)
     data["samples"]["picture"] = [faces.get(i, -1) for i in ids_n.tolist()]
     data |= {"plane": facts, "fingerprint": f"{info.content_hash[:16]}", "name": run_uri.rstrip("/").rpartition("/")[2]}
-    return Samples(data=data, pictures=small.lines, plane=points)
+    return Samples(data=data, pictures=small.lines, plane=points, damaged=small.damaged)
 
 
 def _truth(dataset_uri: str, info: DatasetInfo, ids_n: NDArray[np.int64]) -> tuple[str, NDArray[np.float32] | None]:

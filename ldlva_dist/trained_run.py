@@ -1,7 +1,8 @@
-"""A finished checkpoint of a run with neighbours: the one place where the report reads one.
+"""A run's finished checkpoint: where it lies and, for a run with neighbours, what the report reads of it.
 
 What its neighbours say is recomputed from the table, the bank, the calibration network and the neighbour graph as the
-last step left them. N = training samples, n, m = some of them, K = neighbours, C = classes, V = feature width.
+last step left them; exact neighbours leave no features for the calibration network, so that similarity alone weighs
+them. N = training samples, n, m = some of them, K = neighbours, C = classes, V = feature width.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldlva_dist.config import RunConfig
+from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_va
 from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import Findings
@@ -23,7 +26,7 @@ from ldlva_dist.neighbors.outputs import decode_features
 from ldlva_dist.neighbors.snapshots import FOLDER, GRAPH, newest
 from ldlva_dist.training.build import bank_spec, build_model
 from ldlva_dist.training.checkpoint import Checkpoint
-from ldlva_dist.training.state import read_config, read_facts, read_weights
+from ldlva_dist.training.state import last_checkpoint, read_config, read_facts, read_weights
 from ldlva_dist.training.table_files import read_logits
 
 PAIRS = 1 << 18
@@ -42,6 +45,35 @@ class Opinions:
     """Their joint distribution; zeros where none was reached."""
     target_nC: NDArray[np.float32]
     """The training target made of it, the label and the uncertainty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Addresses that mean the same on every node of a cluster."""
+
+    run: str
+    checkpoint: str
+    """Its last finished one."""
+    dataset: str
+
+
+def find(run: str, dataset: str | None) -> Place:
+    """Where a run (or one checkpoint) lies, and ``dataset`` or else the data that it was trained on.
+
+    Raises:
+        SettingError: for a folder without a finished checkpoint.
+    """
+    run_uri = storage.absolute(run)
+    checkpoint = last_checkpoint(run_uri)
+    if checkpoint is None:
+        raise SettingError(f"run must be a folder with a finished checkpoint, got {run!r}")
+    dataset_uri = storage.absolute(dataset or read_config(checkpoint).data.dataset)
+    return Place(run=run_uri, checkpoint=checkpoint, dataset=dataset_uri)
+
+
+def lacks_features(config: RunConfig) -> bool:
+    """Whether the run has a calibration network, but a bank without the features to ask it about once more."""
+    return config.uses_neighbors and config.loss.calibration and config.neighbors.source == "exact"
 
 
 class TrainedRun:
@@ -141,8 +173,8 @@ class TrainedRun:
         )
 
     def _calibration(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Tensor:
-        """[n, K] logits of the calibration network on stored features; 0 where the run has none."""
-        if self._model.calibration is None:
+        """[n, K] logits of the calibration network on stored features; 0 where the run has no network or features."""
+        if self._model.calibration is None or lacks_features(self._config):
             return torch.zeros(graph_nK.shape)
         own_nV, other_MV = (
             torch.from_numpy(decode_features(self._records[rows]).astype(np.float32))

@@ -46,6 +46,11 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
 
 
+def absolute(uri: str) -> str:
+    """The uri that means the same on every node: a local path in full."""
+    return uri if is_remote(uri) else resolve(uri)[1]
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     return s3.exists(uri) if is_remote(uri) else _local(uri, os.path.exists)

@@ -1,7 +1,5 @@
 """The stored image files of some samples, as they are in the shards. n = samples asked for."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.versions import shard_uri
 
-THREADS = 8
 PLACE = ("shard", "offset", "size", "checksum")
 
 
@@ -33,12 +30,7 @@ class StoredImages:
                 break
         self._place_n4 = np.concatenate(pieces)
 
-    def read(self, ids: Sequence[int]) -> list[memoryview]:
-        """The files of some of the samples, in the order asked for; a damaged one is a DataError."""
-        place_n4 = self._place_n4[np.searchsorted(self._ids_n, np.asarray(ids))]
-        with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            return list(pool.map(self._read, place_n4.tolist()))
-
-    def _read(self, place: list[int]) -> memoryview:
-        shard, offset, size, checksum = place
+    def read(self, sample: int) -> memoryview:
+        """The file of one of the samples; a damaged one is a DataError. Threads may read at once."""
+        shard, offset, size, checksum = self._place_n4[np.searchsorted(self._ids_n, sample)].tolist()
         return read_rows(self._shards[shard], [offset], [size], [checksum])[0]

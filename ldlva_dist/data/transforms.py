@@ -15,6 +15,9 @@ from PIL import Image
 from ldlva_dist.errors import DataError
 
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 10_000
+"""Of width and height each; photographs within the pixels above stay below. :func:`resize` takes memory by the side,
+and a file of 2 kB can claim any."""
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError)
 _ERASE_AREA = (0.02, 0.3)
@@ -22,15 +25,20 @@ _ERASE_ASPECT = (0.3, 3.33)
 
 
 def decode(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
-    """[H, W, channels] pixels of an encoded image; what cannot be decoded, or has over 64 M pixels, is a DataError."""
+    """[H, W, channels] pixels of an encoded image; what cannot be decoded, or is too large, is a DataError."""
     if bytes(data[:2]) == b"\xff\xd8":
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if int(height) * int(width) <= MAX_PIXELS:
+            if is_readable_size(int(width), int(height)):
                 return simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
         except ValueError:
             pass  # odd JPEGs, CMYK among them: Pillow knows more of them
     return _decode_with_pillow(data, channels)
+
+
+def is_readable_size(width: int, height: int) -> bool:
+    """Whether an image of that many pixels is decoded."""
+    return width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
 
 
 def encode_square(image_HWc: NDArray[np.uint8], size: int) -> bytes:
@@ -147,7 +155,7 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # at 224 pixels one takes up to 9 MB; a miss costs much less than the resize
 def _weights(source: int, target: int) -> NDArray[np.float32]:
     """[target, source] rows of the two taps of half-pixel bilinear interpolation; edges repeat."""
     place = (np.arange(target) + 0.5) * (source / target) - 0.5
@@ -163,8 +171,9 @@ def _weights(source: int, target: int) -> NDArray[np.float32]:
 def _decode_with_pillow(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels")
+            if not is_readable_size(picture.width, picture.height):
+                limit = f"{MAX_PIXELS // 10**6} million, or {MAX_SIDE} a side"
+                raise ValueError(f"{picture.width} x {picture.height} pixels are more than {limit}")
             if picture.mode.startswith("I"):  # 16 bits a pixel
                 grey = (np.asarray(picture) >> 8).astype(np.uint8)
                 pixels = np.asarray(Image.fromarray(grey).convert("L" if channels == 1 else "RGB"))

@@ -35,7 +35,7 @@ EITHER = ("cpu", "gpu")
 def look(constraints: str | None = None) -> Look:
     """Python, packages and extras; ``constraints`` is a file of NAME==VERSION lines, the checkout's by default."""
     path = Path(constraints) if constraints else ROOT / "constraints.txt"
-    pins = read_pins(path.read_text()) if path.exists() else {}
+    pins = read_pins(path.read_text()) if constraints or path.exists() else {}  # an installed package has none
     project = read_project()
     python = check_python(project["requires-python"])
     required = [Requirement(line) for line in project["dependencies"]]

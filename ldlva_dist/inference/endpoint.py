@@ -1,8 +1,8 @@
 """What the endpoint answers: POST a JPEG or PNG to /predict, get its distribution over the classes as JSON.
 
 Answers: 200; 400 for a damaged image; 404 and 405 for another path or method; 408 for a body that comes too slowly;
-413 for too many bytes or pixels; 415 for another format; 503 with Retry-After while too many requests are being
-answered. Errors are ``{"error": SENTENCE}``. GET /health says what is served.
+413 for too many bytes or pixels, or a side that is too long; 415 for another format; 503 with Retry-After while too
+many requests are being answered. Errors are ``{"error": SENTENCE}``. GET /health says what is served.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
+from ldlva_dist.data.transforms import MAX_SIDE
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.face_model import FaceModel
 
@@ -144,15 +145,17 @@ class Endpoint:
             raise Refused(400, "the body must be a JPEG or PNG, got nothing")
         try:
             with Image.open(io.BytesIO(body), formats=FORMATS) as picture:
-                pixels = picture.width * picture.height
+                width, height = picture.size
         except Image.DecompressionBombError as error:
             raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels") from error
         except (OSError, ValueError, SyntaxError) as error:
             is_known = body.startswith((b"\xff\xd8", b"\x89PNG"))
             sentence = "the image is damaged" if is_known else "the body must be a JPEG or PNG, got something else"
             raise Refused(400 if is_known else 415, sentence) from error
-        if pixels > self._settings.max_pixels:
-            raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels, got {pixels}")
+        if width * height > self._settings.max_pixels:
+            raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels, got {width * height}")
+        if max(width, height) > MAX_SIDE:
+            raise Refused(413, f"the image must have at most {MAX_SIDE} pixels a side, got {width} x {height}")
         try:
             return self._model.prepare(body)
         except DataError as error:

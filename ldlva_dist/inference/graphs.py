@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
-from ldlva_dist.data.transforms import resize
+from ldlva_dist.data.transforms import MAX_SIDE, resize
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.face_model import FaceModel
 from ldlva_dist.models.classifier import AnySizeClassifier
@@ -26,7 +26,6 @@ RESIZED_TOLERANCE = 1e-3
 """A tie of rounding, decided otherwise, moves a pixel by 1 of 255."""
 INPUT, OUTPUTS = "images", ("probabilities", "features")
 OPSET = 20
-MAX_SIDE = 8192
 Images = NDArray[np.uint8]
 Run = Callable[[Images], Sequence[NDArray[np.float32]]]
 

@@ -5,6 +5,7 @@ n = images of a block.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -181,8 +182,8 @@ class ParquetInputs:
 
 
 def parquet_files(uri: str) -> tuple[str, ...]:
-    """A file, or those in a folder by name; SettingError where there is none."""
-    if uri.endswith(".parquet"):
+    """A file, on this machine of any name, or those in a folder by name; SettingError where there is none."""
+    if uri.endswith(".parquet") or os.path.isfile(uri):
         return (uri,)
     found = tuple(storage.join(uri, name) for name in storage.list_folder(uri) if name.endswith(".parquet"))
     if not found:

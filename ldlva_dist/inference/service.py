@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
+import ray
 import torch
 from numpy.typing import NDArray
 from ray import serve
@@ -42,6 +43,23 @@ class Replica:
         self._endpoint.batches += 1
         answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._model, np.stack(images))
         return list(zip(answers.probs_nC, answers.entropy_n.tolist(), strict=True))
+
+
+def check_fits(settings: ServeSettings) -> None:
+    """SettingError if the nodes of the cluster, all of their CPUs and GPUs free, do not hold the replicas.
+
+    Serve itself would wait for more nodes without a limit.
+    """
+    each = {"CPU": settings.cpus_per_replica, "GPU": settings.gpus_per_replica}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(
+        min(int(node.get(name, 0.0) / amount + 1e-6) for name, amount in each.items() if amount) for node in nodes
+    )
+    if settings.replicas > room:
+        raise SettingError(
+            f"--replicas must fit the cluster, which holds {room} with --cpus-per-replica {each['CPU']:g} and "
+            f"--gpus-per-replica {each['GPU']:g}, got {settings.replicas}"
+        )
 
 
 def app(args: Mapping[str, Any]) -> Application:

@@ -63,18 +63,22 @@ def drop_history(run_uri: str, after_step: int) -> None:
     """Forget what was written after ``after_step``, or was not written to its end: another lineage's."""
     storage.delete_unfinished(storage.join(run_uri, FOLDER))
     for name in _names(run_uri):
-        if int(name.split("-")[1]) > after_step:
+        if _step_of(name) > after_step:
             storage.delete_file(storage.join(run_uri, FOLDER, name))
 
 
-def read_history(run_uri: str, ids_n: NDArray[np.int64]) -> History:
-    """The history of some samples; E = 0 where the run kept none.
+def read_history(run_uri: str, ids_n: NDArray[np.int64], last_step: int | None = None) -> History:
+    """The history of some samples, to its end or to ``last_step``; E = 0 where the run kept none.
+
+    Every step up to a finished checkpoint's is whole; of a later one, ranks may still be writing, or have been killed.
 
     Raises:
         DataError: for a file that is damaged, or a step of which some of the samples are missing.
     """
     found: dict[int, tuple[float, NDArray[np.float32]]] = {}
     for name in _names(run_uri):
+        if last_step is not None and _step_of(name) > last_step:
+            continue
         uri = storage.join(run_uri, FOLDER, name)
         try:
             table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), columns=["uncertainty"])
@@ -97,3 +101,7 @@ def read_history(run_uri: str, ids_n: NDArray[np.int64]) -> History:
 
 def _names(run_uri: str) -> list[str]:
     return [name for name in storage.list_folder(storage.join(run_uri, FOLDER)) if name.startswith("step-")]
+
+
+def _step_of(name: str) -> int:
+    return int(name.split("-")[1])

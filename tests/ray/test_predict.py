@@ -13,6 +13,7 @@ import pytest
 from ldlva_dist.data.manifest import read_columns, read_info
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.sources.listing import image_files
+from ldlva_dist.data.transforms import encode
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.batch import Actors, Predicted, predict
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
@@ -190,21 +191,24 @@ def test_bad_images_are_listed_and_too_many_end_the_job_with_3(
     (bad / names[5].name).write_bytes(names[5].read_bytes()[:200])  # cut short
     (bad / names[40].name).unlink()
     (bad / names[40].name).write_bytes(b"")
+    (bad / names[50].name).unlink()
+    (bad / names[50].name).write_bytes(encode(np.zeros((1, 20_000, 3), np.uint8)))
     (bad / "notes.txt").write_text("no image, no row")
     command = ["predict", "folder", "--model", run, "--images", str(bad), "--output", str(tmp_path / "out")]
     command += ["--num-actors", "1", "--cpus-per-actor", "0.5"]
     done = scripts.run(*command)
     assert done.code == 3
-    assert "error: 2 of 60 images cannot be read, more than --max-rejected 0.01 allows" in done.stderr
+    assert "error: 3 of 60 images cannot be read, more than --max-rejected 0.01 allows" in done.stderr
     rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
-    assert [row["key"] for row in rejected] == [names[5].name, names[40].name]
+    assert [row["key"] for row in rejected] == [names[n].name for n in (5, 40, 50)]
     assert "cannot be decoded" in rejected[0]["reason"]
     assert "missing" in rejected[1]["reason"]
+    assert "20000 x 1 pixels are more than" in rejected[2]["reason"]
     done = scripts.run(*command, "--max-rejected", "0.1")  # goes on with what is done
     assert done.code == 0, done.stderr
-    assert "predicted 58 of 60 images; rejected: 2" in done.stdout
-    np.testing.assert_allclose(probabilities(tmp_path / "out"), np.delete(expected, [5, 40], 0), atol=1e-6)
-    assert pq.read_table(tmp_path / "out" / "rejected.parquet").num_rows == 2
+    assert "predicted 57 of 60 images; rejected: 3" in done.stdout
+    np.testing.assert_allclose(probabilities(tmp_path / "out"), np.delete(expected, [5, 40, 50], 0), atol=1e-6)
+    assert pq.read_table(tmp_path / "out" / "rejected.parquet").num_rows == 3
 
 
 def test_a_damaged_row_of_a_shard_is_one_bad_image(run: str, faces: str, tmp_path: Path) -> None:
@@ -226,6 +230,15 @@ def test_a_damaged_row_of_a_shard_is_one_bad_image(run: str, faces: str, tmp_pat
     assert pq.read_table(work.part_uri(0)).num_rows == 15
     assert count_rejected(work, todo=[1, 2, 3]) == 1
     assert count_rejected(work, todo=[0, 1, 2, 3]) == 0  # a part that was interrupted after its list
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.parquet"])
+def test_a_file_that_is_no_parquet_ends_the_job_with_3(run: str, name: str, scripts: Scripts, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("no parquet")
+    command = ["predict", "parquet", "--model", run, "--parquet", str(tmp_path / name)]
+    done = scripts.run(*command, "--output", str(tmp_path / "out"))
+    assert done.code == 3
+    assert f"{name} is not a parquet file" in done.stderr
 
 
 def test_what_cannot_be_predicted_is_a_sentence(run: str, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -107,3 +108,68 @@ def test_a_sigterm_ends_it(server: Server) -> None:
     assert server.process.wait(timeout=LIMIT_S) == 0, server.log.read_text()
     with pytest.raises(ConnectionRefusedError):
         server.ask("GET", "/health")
+
+
+# From here on no endpoint is running: a cluster has one.
+
+
+def start(run: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
+    """An endpoint on a port that is nobody's matter, as none of these comes to listen for long."""
+    command = [sys.executable, str(root / "cluster" / "serve.py"), "--model", run, "--port", "0", *arguments]
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def busy_cluster() -> Iterator[None]:
+    """Other work holds all four CPUs."""
+
+    class Work:
+        pass
+
+    actor = ray.remote(num_cpus=4)(Work).remote()
+    ray.get(actor.__ray_ready__.remote(), timeout=LIMIT_S)
+    yield
+    ray.kill(actor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--replicas", "64"], "holds 4 with --cpus-per-replica 1 and --gpus-per-replica 0, got 64"),
+        (["--gpus-per-replica", "1"], "holds 0 with --cpus-per-replica 1 and --gpus-per-replica 1, got 1"),
+    ],
+)
+def test_replicas_that_the_cluster_does_not_hold_are_refused(
+    run: str, root: Path, arguments: list[str], sentence: str
+) -> None:
+    process = start(run, root, *arguments)
+    errors = process.communicate(timeout=LIMIT_S)[1]
+    assert process.returncode == 2
+    assert f"error: --replicas must fit the cluster, which {sentence}" in errors
+
+
+@pytest.mark.usefixtures("busy_cluster")
+def test_a_start_that_takes_too_long_is_given_up(run: str, root: Path) -> None:
+    process = start(run, root, "--start-limit-s", "1")
+    errors = process.communicate(timeout=LIMIT_S)[1]
+    assert process.returncode == 4, errors
+    assert "error: the replicas did not answer within --start-limit-s 1" in errors
+
+
+@pytest.mark.usefixtures("busy_cluster")
+def test_a_ctrl_c_ends_it_while_it_starts(run: str, root: Path) -> None:
+    process = start(run, root)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "starting, replicas: 1\n"
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=LIMIT_S)[1]
+    assert process.returncode == 130, errors
+
+
+def test_without_its_extra_it_says_which(root: Path) -> None:
+    script = str(root / "cluster" / "serve.py")
+    program = f"import runpy, sys; sys.modules['starlette'] = None; runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: cluster/serve\.py needs starlette[.\w]*: pip install '\.\[serve\]'\n", done.stderr)

@@ -1,8 +1,11 @@
 """Real problems, and what the doctor says of them."""
 
+import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ldlva_dist.diagnosis import cluster, compare, machine, software, store
+from ldlva_dist.diagnosis import cluster, compare, devices, machine, software, store
 from ldlva_dist.diagnosis.examine import KINDS, Kind, take
 from ldlva_dist.diagnosis.finding import Finding
 
@@ -257,3 +260,96 @@ def test_a_look_in_a_process_of_its_own_gives_the_same(tmp_path: Path) -> None:
     here = store.look(str(tmp_path))
     assert _levels(elsewhere.findings) == _levels(here.findings) == {"free space": "ok", "write and read": "ok"}
     assert elsewhere.facts == here.facts
+
+
+SMI = """#!/bin/sh
+case "$1" in
+--list-gpus) echo "GPU 0: NVIDIA H100 (UUID: GPU-1)"; echo "GPU 1: NVIDIA H100 (UUID: GPU-2)" ;;
+*) echo "| NVIDIA-SMI 580.65   Driver Version: 580.65   CUDA Version: 13.0 |" ;;
+esac
+"""
+
+
+def _smi(folder: Path, text: str) -> None:
+    (folder / "nvidia-smi").write_text(text)
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where alone programs are found; two GPUs are plugged in."""
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / "gpus" / name).mkdir(parents=True)
+    monkeypatch.setattr(devices, "DRIVER_GPUS", tmp_path / "gpus")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_the_driver_tells_its_gpus_and_the_newest_cuda(programs: Path) -> None:
+    _smi(programs, SMI)
+    look = devices.look_at_driver()
+    assert look.facts == {"driver_gpus": 2, "driver_cuda": "13.0"}
+    assert [finding.found for finding in look.findings] == ["2 (NVIDIA H100), CUDA up to 13.0"]
+
+
+@pytest.mark.parametrize(
+    ("smi", "why"), [(None, "there is no nvidia-smi"), ("#!/bin/sh\nexit 9\n", "nvidia-smi failed: .* 9")]
+)
+def test_a_driver_that_does_not_answer_is_a_problem(programs: Path, smi: str | None, why: str) -> None:
+    if smi:
+        _smi(programs, smi)
+    look = devices.look_at_driver()
+    assert _levels(look.findings) == {"NVIDIA driver": "problem"}
+    assert re.search(f"2 GPUs are there, but {why}", look.findings[0].found)
+    assert look.facts == {"driver_gpus": 2, "driver_cuda": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("torch", {"torch_gpus", "torch_cuda"}),
+        ("FAISS", {"faiss_gpus", "faiss_package", "faiss_cuda"}),
+        ("DeepSpeed", set()),
+    ],
+)
+def test_what_is_installed_here_works(name: str, facts: set[str]) -> None:
+    look = take(KINDS[name], name)
+    assert _levels(look.findings) == {name: "ok"}
+    assert set(look.facts) == facts
+
+
+def _doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(software.ROOT / "jobs" / "doctor.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_job_looks_at_what_is_asked_for_and_writes_what_it_found(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    done = _doctor("--only", "storage", "software", "--storage", str(tmp_path / "runs"), "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("all is well\n")
+    found = [Finding(**finding) for finding in json.loads(file.read_text())]
+    assert {finding.area for finding in found} == {"storage", "software"}
+    assert all(finding.check in done.stdout for finding in found)
+
+
+def test_the_job_ends_with_2_where_there_is_a_problem(tmp_path: Path) -> None:
+    done = _doctor("--only", "storage", "--storage", "/proc/runs")
+    assert done.returncode == 2
+    assert "error: problems found: 1 of storage" in done.stderr
+    assert "chown" in done.stdout  # the table, with the cure
+    assert "all is well" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--constraints", "TYPO"], "--constraints must be a file of NAME==VERSION lines, got 'TYPO'"),
+        (["--only", "disk"], "--only must be of software, machine, .* got disk"),
+    ],
+)
+def test_the_job_refuses_what_is_not_there(arguments: list[str], sentence: str) -> None:
+    done = _doctor(*arguments)
+    assert done.returncode == 2
+    assert re.search(sentence, re.sub(r"[│\s]+", " ", done.stderr))
+    assert "all is well" not in done.stdout

@@ -108,6 +108,7 @@ def test_a_face_gets_its_distribution(run: str, faces: list[bytes], kind: str) -
 
 
 BOMB = png(np.zeros((5000, 5000), np.uint8))
+STRIP = png(np.zeros((1, 15_000_000), np.uint8))
 GIF = b"GIF89a" + bytes(100)
 
 
@@ -119,9 +120,10 @@ GIF = b"GIF89a" + bytes(100)
         (b"hello", 415, "the body must be a JPEG or PNG, got something else"),
         (GIF, 415, "the body must be a JPEG or PNG, got something else"),
         (BOMB, 413, "the image must have at most 16000000 pixels, got 25000000"),
+        (STRIP, 413, "the image must have at most 10000 pixels a side, got 15000000 x 1"),
         (bytes(8 * 2**20 + 1), 413, "the image must have at most 8 MiB"),
     ],
-    ids=["empty", "header only", "text", "gif", "bomb", "large"],
+    ids=["empty", "header only", "text", "gif", "bomb", "strip", "large"],
 )
 def test_what_is_no_face_gets_a_status_and_a_sentence(run: str, body: bytes, status: int, sentence: str) -> None:
     found = answer(run, body)

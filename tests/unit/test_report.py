@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from bench._report_run import SyntheticRun, synthetic_run
-from ldlva_dist.data.manifest import write_info
+from ldlva_dist.data.manifest import read_columns, write_info
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.findings import write_uncertainty
 from ldlva_dist.maths import metrics
@@ -144,10 +144,35 @@ def test_pictures_that_do_not_fit_are_left_out(run: SyntheticRun, tmp_path: Path
     assert len(tight) - overhead - 12_000 < 0.16e6  # less the markup of samples and plane
 
 
-def test_a_damaged_image_is_named(run: SyntheticRun) -> None:
-    small = pictures.Pictures(lambda ids: [b"no image" for _ in ids], 10**6)
-    with pytest.raises(DataError, match="an image cannot be decoded"):
-        small.add([1], pictures.FACE)
+def test_a_damaged_image_is_named_and_stays_blank(run: SyntheticRun, tmp_path: Path) -> None:
+    """A run with data.on_bad_data=quarantine was trained around it, and its report must not fail at it."""
+    shard, places = Path(run.dataset_uri) / "train-000000.tar", read_columns(run.dataset_uri, ["offset", "checksum"])
+    whole, [victim, *_] = shard.read_bytes(), Scripts(page(run, tmp_path)).data()["samples"]["id"]
+    broken = set(np.flatnonzero(places["offset"].to_numpy() == places["offset"][victim].as_py()).tolist())
+    at = places["offset"][victim].as_py() + 100
+    try:
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        shown = collect(str(tmp_path / "first"), run, run.findings, Limits(samples=60))
+    finally:
+        shard.write_bytes(whole)
+    data = shown.data["samples"], shown.data["others"]
+    blank = {i for part in data for i, place in zip(part["id"], part["picture"], strict=True) if place < 0}
+    assert victim in blank
+    assert blank == set(shown.damaged) <= broken
+    assert "does not have the checksum of the manifest" in shown.damaged[victim]
+    text = render(overview(glance(run), None), shown).decode()
+    assert f"{len(blank)} of the images here are damaged and stay blank" in text
+    assert "stay blank" not in page(run, tmp_path)
+
+
+def test_an_image_that_cannot_be_decoded_takes_no_line() -> None:
+    good = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(good, "PNG")
+    files = {3: b"no image", 5: good.getvalue()}
+    small = pictures.Pictures(files.__getitem__, 10**6)
+    assert (small.add([3, 5], pictures.FACE), len(small.lines)) == ({5: 0}, 1)
+    assert list(small.damaged) == [3]
+    assert "an image cannot be decoded" in small.damaged[3]
 
 
 def test_the_plane_unpacks_to_its_points(run: SyntheticRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +228,16 @@ def test_the_history_is_shown_where_the_run_kept_it(run: SyntheticRun, tmp_path:
     assert data["epochs"] == [0.5, 1.0]
     expected = run.findings.uncertainty_N[data["samples"]["id"]]
     np.testing.assert_allclose(data["samples"]["history"], np.stack([expected, expected / 2], axis=1), atol=3e-3)
+
+
+def test_a_history_that_ranks_are_still_writing_is_read_up_to_the_checkpoint(run: SyntheticRun, tmp_path: Path) -> None:
+    half = run.findings.uncertainty_N[: ROWS // 2]
+    for step, parts in ((5, (0, ROWS // 2)), (10, (0,))):  # at step 10 a rank was killed, or has not come so far
+        for rank, first_id in enumerate(parts):
+            write_history(str(tmp_path), half, step=step, epoch=step / 5, rank=rank, first_id=first_id)
+    assert collect(str(tmp_path), run, run.findings, Limits(samples=60), 5).data["epochs"] == [1.0]
+    with pytest.raises(DataError, match="samples at step 10"):
+        collect(str(tmp_path), run, run.findings, Limits(samples=60), 10)
 
 
 def test_a_run_without_neighbours_is_shown_without_samples(run: SyntheticRun) -> None:

@@ -1,6 +1,7 @@
 """The page in headless Chromium: it opens, filters, pages, marks and exports. Skipped where there is no Chromium."""
 
 import csv
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,36 @@ def test_marked_samples_are_exported_and_become_a_version(page: Page, run: Synth
     changed = {i: label for i, label in proposed.items() if label != found.labels_N[i]}
     assert {int(i): int(labels[i]) for i in np.flatnonzero(labels != found.labels_N)} == changed
     assert read_info(f"{run.dataset_uri}/versions/v1").source["relabelled"] == len(changed)
+
+
+def kept(page: Page) -> list[list[int]]:
+    """Ids and labels in the browser's store, whichever page marked them."""
+    [text] = page.evaluate("Object.entries(localStorage).filter(([key]) => key.startsWith('ldlva-marks-'))")
+    return sorted(json.loads(text[1]))
+
+
+def test_marks_of_other_reports_and_other_tabs_are_kept(page: Page, address: str, run: SyntheticRun) -> None:
+    first, second = order(run)[:2]
+    proposed = run.findings.proposed_N
+    shown = page.evaluate("JSON.parse(document.getElementById('data').textContent).samples.id")
+    elsewhere = next(i for i in range(500) if i not in shown)
+    page.locator("#cards .mark").nth(0).click()
+    page.evaluate(  # as the report of another run on this data version keeps it
+        """id => Object.entries(localStorage).forEach(([key, text]) =>
+            localStorage.setItem(key, JSON.stringify([...JSON.parse(text), [id, 2]])))""",
+        elsewhere,
+    )
+    tab = page.context.new_page()
+    tab.goto(address)
+    expect(tab.locator("#mark-count")).to_have_text("1 marked")
+    tab.locator("#cards .mark").nth(1).click()
+    expect(page.locator("#mark-count")).to_have_text("2 marked")  # heard of it
+    page.locator("#cards .mark").nth(0).click()
+    expect(tab.locator("#mark-count")).to_have_text("1 marked")
+    assert kept(page) == sorted([[second, int(proposed[second])], [elsewhere, 2]])
+    page.locator("#cards .mark").nth(0).click()
+    everything = sorted([[first, int(proposed[first])], [second, int(proposed[second])], [elsewhere, 2]])
+    assert kept(page) == everything
 
 
 def test_the_plane_is_drawn_and_zooms_to_a_neighbourhood(page: Page) -> None:

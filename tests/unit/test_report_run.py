@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from safetensors.torch import save
 from bench._report_run import SyntheticRun, synthetic_run
 from ldlva_dist import trained_run as module
 from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.data.manifest import read_columns, write_info
 from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import scores
 from ldlva_dist.maths import metrics, suspicion
@@ -26,7 +28,8 @@ from ldlva_dist.neighbors.frozen import FrozenRows
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.neighbors.outputs import Outputs, blank, encode
 from ldlva_dist.presets import demo
-from ldlva_dist.trained_run import TrainedRun
+from ldlva_dist.run_report import describe
+from ldlva_dist.trained_run import Place, TrainedRun, find
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.build import bank_spec, build_model
 
@@ -142,6 +145,23 @@ def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: Syntheti
         assert opinions.neighbors_nK.tolist() == expected[ids].tolist()
 
 
+def test_exact_neighbours_leave_no_features_and_are_weighed_by_similarity_alone(
+    made: SyntheticRun, tmp_path: Path
+) -> None:
+    config = config_of(made)
+    exact = replace(config, neighbors=replace(config.neighbors, source="exact"))
+    similar = replace(config, loss=replace(config.loss, calibration=False))
+    ids, found, facts = np.array([0, SILENT, 41]), {}, {}
+    for name, each in (("exact", exact), ("similar", similar)):
+        uri, *_ = write_checkpoint(tmp_path / name, made, each)
+        found[name] = TrainedRun(uri, made.dataset_uri, made.info).opinions(ids)
+        facts[name] = dict(describe(name, each, made.info, {}, str(tmp_path / name)).facts)
+    np.testing.assert_array_equal(found["exact"].shares_nK, found["similar"].shares_nK)
+    np.testing.assert_array_equal(found["exact"].target_nC, found["similar"].target_nC)
+    assert "similarity alone" in facts["exact"]["neighbours weighed by"]
+    assert "neighbours weighed by" not in facts["similar"]
+
+
 def judged(run: SyntheticRun) -> dict[str, Any]:
     """An evaluation.json of step 5."""
     given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=C)
@@ -149,12 +169,17 @@ def judged(run: SyntheticRun) -> dict[str, Any]:
     return {**facts, "given": given}
 
 
-def run_report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_job(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
     """The job's exit code."""
-    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
     with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "report.py"), run_name="__main__")
+        runpy.run_path(str(Path(__file__).parents[2] / "jobs" / name), run_name="__main__")
     return int(left.value.code or 0)
+
+
+def run_report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of jobs/report.py."""
+    return run_job(monkeypatch, "report.py", *arguments)
 
 
 def test_the_job_writes_the_page_and_the_table(
@@ -179,3 +204,68 @@ def test_the_job_writes_the_page_and_the_table(
     ):
         assert run_report(monkeypatch, *arguments) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
+    for job in ("report.py", "evaluate.py"):
+        assert run_job(monkeypatch, job, "--run", ours, "--split", "tset") == 2
+        assert "invalid choice 'tset'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "ours", made, config_of(made))
+    monkeypatch.chdir(tmp_path)
+    ours = str(tmp_path / "ours")
+    place = Place(run=ours, checkpoint=checkpoint.uri_of(ours, 5), dataset=made.dataset_uri)
+    assert find("ours", None) == place
+    assert find("./ours/", "data") == replace(place, dataset=str(tmp_path / "data"))
+
+
+def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alike = {"content_hash": "b" * 64, "root": made.info.content_hash}
+    for name, change in (("ours", {}), ("version", alike), ("other", {"content_hash": "a" * 64})):
+        info = replace(made.info, **change)
+        dataset = shutil.copytree(made.dataset_uri, tmp_path / f"{name}-data")
+        write_info(str(dataset), info)
+        run = replace(made, dataset_uri=str(dataset), info=info)
+        config = config_of(run)
+        write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
+        for split in ("test", "holdout"):
+            (tmp_path / f"{name}-{split}.json").write_text(json.dumps(judged(run) | {"split": split}))
+    ours, refused = str(tmp_path / "ours"), "--baseline must be a run on the same {} samples and classes as --run"
+
+    def compare(with_whom: str, split: str) -> int:
+        for name in ("ours", with_whom):
+            shutil.copy(tmp_path / f"{name}-{split}.json", tmp_path / name / "evaluation.json")
+        return run_report(monkeypatch, "--run", ours, "--baseline", str(tmp_path / with_whom), "--split", split)
+
+    assert compare("version", "test") == 0
+    assert compare("version", "holdout") == 2  # other labels may stand there
+    assert refused.format("holdout") in capsys.readouterr().err
+    assert compare("other", "test") == 2
+    assert refused.format("test") in capsys.readouterr().err
+
+
+def test_the_command_makes_a_version_of_the_labels_that_were_marked(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, names, labels = tmp_path / "data", made.info.class_names, made.findings.labels_N
+    shutil.copytree(made.dataset_uri, dataset)
+    other, marked = (int(labels[3]) + 1) % C, tmp_path / "marked.csv"
+    rows = [
+        f"3,face_0000003,{names[labels[3]]},{names[other]},0.9",
+        f"5,face_0000005,{names[labels[5]]},{names[labels[5]]},0",
+    ]
+    marked.write_text("\n".join(["id,key,given_label,proposed_label,uncertainty", *rows, ""]))
+    arguments = ("relabel", "--dataset", str(dataset), "--name", "checked", "--marked", str(marked))
+    assert run_job(monkeypatch, "make_shards.py", *arguments) == 0
+    expected = labels.copy()
+    expected[3] = other
+    version = f"{dataset}/versions/checked"
+    assert read_columns(version, ["label"])["label"].to_pylist() == expected.tolist()
+    said = capsys.readouterr().out
+    assert f"labels changed: 1 of 2 in {marked}" in said
+    assert f"python jobs/build_index.py --dataset {version}" in said
+    assert run_job(monkeypatch, "make_shards.py", *arguments) == 2
+    assert "a version's name must be new" in capsys.readouterr().err

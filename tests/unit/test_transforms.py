@@ -1,6 +1,7 @@
 """Images: the reference's resize, and augmentation as a pure function of (seed, epoch, id)."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,21 @@ def test_jpeg_is_decoded_to_grey_or_colour() -> None:
 def test_what_is_no_whole_image_is_a_data_error(data: bytes) -> None:
     with pytest.raises(DataError, match="cannot be decoded"):
         decode(data, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 10_001, 3), (10_001, 1, 3)])
+@pytest.mark.parametrize("encoded", [_png, encode])
+def test_a_side_that_is_too_long_is_a_data_error(
+    encoded: Callable[[NDArray[np.uint8]], bytes], shape: tuple[int, ...]
+) -> None:
+    size = f"{shape[1]} x {shape[0]} pixels are more than 64 million, or 10000 a side"
+    with pytest.raises(DataError, match=f"cannot be decoded: {size}"):
+        decode(encoded(np.zeros(shape, np.uint8)), 3)
+
+
+@pytest.mark.parametrize("encoded", [_png, encode])
+def test_the_longest_side_is_decoded(encoded: Callable[[NDArray[np.uint8]], bytes]) -> None:
+    assert decode(encoded(np.zeros((1, 10_000, 3), np.uint8)), 3).shape == (1, 10_000, 3)
 
 
 def test_an_image_looks_the_same_whatever_batch_it_is_in() -> None:

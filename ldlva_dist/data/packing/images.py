@@ -8,12 +8,12 @@ from io import BytesIO
 from PIL import Image
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.transforms import MAX_PIXELS, decode, encode_square
+from ldlva_dist.data.transforms import MAX_PIXELS, MAX_SIDE, decode, encode_square, is_readable_size
 from ldlva_dist.errors import DataError
 
 NO_IMAGE = "the image is missing"
 BAD_IMAGE = "the image cannot be decoded"
-HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels"
+HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} a side"
 HUGE_FILE = "the image file is larger than 64 MB"
 MAX_IMAGE_BYTES = 64 << 20
 READ_THREADS = 8
@@ -74,7 +74,7 @@ def _is_huge(data: bytes) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(data)) as picture:
-                return picture.width * picture.height > MAX_PIXELS
+                return not is_readable_size(picture.width, picture.height)
     except Image.DecompressionBombError:
         return True
     except OSError:

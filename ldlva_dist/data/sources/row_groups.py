@@ -8,12 +8,16 @@ import pyarrow.parquet as pq
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, PARTITION_ROWS
+from ldlva_dist.errors import DataError
 
 
 def group_rows(uri: str) -> list[int]:
-    """Rows of each row group."""
-    with storage.open_input(uri) as stream:
-        metadata = pq.read_metadata(stream)
+    """Rows of each row group; what is no parquet file is a DataError."""
+    try:
+        with storage.open_input(uri) as stream:
+            metadata = pq.read_metadata(stream)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{uri} is not a parquet file: {error}") from error
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 

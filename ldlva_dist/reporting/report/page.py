@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ldlva_dist.reporting.report import charts
 from ldlva_dist.reporting.report.overview import Overview
 
 PACKAGE = "ldlva_dist.reporting.report"
@@ -29,6 +30,8 @@ class Samples:
     """Base64, one a picture."""
     plane: str
     """Base64."""
+    damaged: Mapping[int, str]
+    """Samples whose images cannot be read, and why."""
 
 
 def render(overview: Overview, samples: Samples | None) -> bytes:
@@ -51,7 +54,8 @@ def render(overview: Overview, samples: Samples | None) -> bytes:
         script=script,
         script_hash=f"sha256-{digest}",
         data=None if samples is None else {**samples.data, "classes": list(overview.run.class_names)},
-        chart_size=(260, 120),
+        chart_width=charts.WIDTH,
+        chart_height=charts.HEIGHT,
     )
     return text.encode()
 

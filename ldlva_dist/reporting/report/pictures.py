@@ -2,41 +2,44 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image, ImageOps
 
+from ldlva_dist.data.transforms import is_readable_size
 from ldlva_dist.errors import DataError
 
 FACE = (88, 60)
 """Side in pixels, and WebP's quality."""
 NEIGHBOR = (44, 45)
 AT_ONCE = 512
-THREADS = 4
-MAX_PIXELS = 64_000_000
+THREADS = 8
 
-ReadImages = Callable[[Sequence[int]], Iterable[bytes | memoryview]]
-"""The stored files of some samples, in the order they are asked for."""
+ReadImage = Callable[[int], bytes | memoryview]
+"""The stored file of a sample; a DataError where it is damaged."""
 
 
 class Pictures:
     """Encoded pictures, up to a number of characters."""
 
-    def __init__(self, read: ReadImages, budget: int) -> None:
+    def __init__(self, read: ReadImage, budget: int) -> None:
         """Read faces through ``read``; ``budget`` is what all of them together may take, in characters."""
         self._read, self._left = read, budget
         self.lines: list[str] = []
+        self.damaged: dict[int, str] = {}
+        """Samples that have no picture, and why: a run may have been trained without them (data.on_bad_data)."""
 
     def add(self, ids: Sequence[int], form: tuple[int, int]) -> dict[int, int]:
-        """Encode faces in their order for as long as they fit; the line of each that does."""
+        """Encode faces in their order for as long as they fit; the line of each that does and is not damaged."""
         lines: dict[int, int] = {}
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for begin in range(0, len(ids), AT_ONCE):
                 part = ids[begin : begin + AT_ONCE]
-                for sample, text in zip(
-                    part, pool.map(lambda data: _encode(data, form), self._read(part)), strict=True
-                ):
+                for sample, text in zip(part, pool.map(lambda sample: self._picture(sample, form), part), strict=True):
+                    if isinstance(text, DataError):
+                        self.damaged[sample] = str(text)
+                        continue
                     if len(text) + 1 > self._left:
                         return lines
                     self._left -= len(text) + 1
@@ -44,14 +47,20 @@ class Pictures:
                     self.lines.append(text)
         return lines
 
+    def _picture(self, sample: int, form: tuple[int, int]) -> str | DataError:
+        try:
+            return _encode(self._read(sample), form)
+        except DataError as error:
+            return error
+
 
 def _encode(data: bytes | memoryview, form: tuple[int, int]) -> str:
     side, quality = form
     buffer = io.BytesIO()
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"an image has {picture.width} x {picture.height} pixels, at most 64 million are read")
+            if not is_readable_size(picture.width, picture.height):
+                raise DataError(f"an image has {picture.width} x {picture.height} pixels, more than are read")
             picture.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded at a fraction of its size
             small = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
         small.save(buffer, "WEBP", quality=quality, method=2)

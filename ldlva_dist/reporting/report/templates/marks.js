@@ -1,4 +1,5 @@
-// Marked samples: place -> proposed class. They outlive a reload where the browser lets a page keep something.
+// Marked samples of this page: place -> proposed class. They outlive a reload where the browser lets a page keep
+// something. All pages of one data version share what is kept, by id, and each carries along what it does not show.
 const KEPT = `ldlva-marks-${DATA.fingerprint}`;
 const marks = new Map();
 const markWatchers = [];
@@ -12,15 +13,25 @@ function keep(action) {
   }
 }
 
-for (const [id, label] of JSON.parse(keep((store) => store.getItem(KEPT)) || "[]")) {
-  if (placeOf.has(id) && label < CLASSES.length) marks.set(placeOf.get(id), label);
+const readKept = () => new Map(JSON.parse(keep((store) => store.getItem(KEPT)) || "[]"));
+
+function put(map, key, label) {
+  if (label === null) map.delete(key);
+  else map.set(key, label);
+}
+
+function takeKept() {
+  marks.clear();
+  for (const [id, label] of readKept()) {
+    if (placeOf.has(id) && label < CLASSES.length) marks.set(placeOf.get(id), label);
+  }
 }
 
 function setMark(index, label) {
-  if (label === null) marks.delete(index);
-  else marks.set(index, label);
-  const kept = JSON.stringify([...marks].map(([place, proposed]) => [S.id[place], proposed]));
-  keep((store) => store.setItem(KEPT, kept));
+  const kept = readKept(); // another tab may have written since
+  put(kept, S.id[index], label);
+  keep((store) => store.setItem(KEPT, JSON.stringify([...kept])));
+  put(marks, index, label);
   tellMarks(index);
 }
 
@@ -49,4 +60,11 @@ function exportMarks() {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
+takeKept();
 byId("export").addEventListener("click", exportMarks);
+window.addEventListener("storage", (event) => { // another tab wrote; a key of null: it cleared everything
+  if (event.key !== KEPT && event.key !== null) return;
+  const before = [...marks.keys()];
+  takeKept();
+  new Set([...before, ...marks.keys()]).forEach((index) => tellMarks(index));
+});
