@@ -20,7 +20,10 @@ import pytest
 import ray
 
 from ldlva_dist.data.transforms import encode
+from ldlva_dist.errors import SettingError
+from ldlva_dist.inference.endpoint import ServeSettings
 from ldlva_dist.inference.export import real_images
+from ldlva_dist.inference.service import check_fits
 from ldlva_dist.inference.trained import read_model
 from tests._runs import untrained_run
 
@@ -134,19 +137,16 @@ def busy_cluster() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("settings", "sentence"),
     [
-        (["--replicas", "64"], "holds 4 with --cpus-per-replica 1 and --gpus-per-replica 0, got 64"),
-        (["--gpus-per-replica", "1"], "holds 0 with --cpus-per-replica 1 and --gpus-per-replica 1, got 1"),
+        ({"replicas": 64}, "holds 4 with --cpus-per-replica 1 and --gpus-per-replica 0, got 64"),
+        ({"gpus_per_replica": 1.0}, "holds 0 with --cpus-per-replica 1 and --gpus-per-replica 1, got 1"),
     ],
 )
-def test_replicas_that_the_cluster_does_not_hold_are_refused(
-    run: str, root: Path, arguments: list[str], sentence: str
-) -> None:
-    process = start(run, root, *arguments)
-    errors = process.communicate(timeout=LIMIT_S)[1]
-    assert process.returncode == 2
-    assert f"error: --replicas must fit the cluster, which {sentence}" in errors
+def test_replicas_that_the_cluster_does_not_hold_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    check_fits(ServeSettings(model="any", replicas=4))
+    with pytest.raises(SettingError, match=f"--replicas must fit the cluster, which {sentence}"):
+        check_fits(ServeSettings(**{"model": "any"} | settings))
 
 
 @pytest.mark.usefixtures("busy_cluster")
