@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -78,9 +79,12 @@ def table(checkpoint_uri: str) -> np.ndarray:
     return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
 
 
-def untrained_run(dataset: str, storage_path: str | Path, name: str = "untrained") -> str:
+def untrained_run(
+    dataset: str, storage_path: str | Path, name: str = "untrained", recipe: Literal["official", "ce"] = "official"
+) -> str:
     """The run folder of :func:`tiny_run` as if it had been trained: one checkpoint of a network with random weights."""
     config, info = tiny_run(dataset, storage_path, name), read_info(dataset)
+    config = replace(config, loss=replace(config.loss, recipe=recipe))
     model = build_model(config, len(info.class_names))
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
