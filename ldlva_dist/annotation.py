@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError
 
 from ldlva_dist import placement
 from ldlva_dist.data import storage
@@ -17,7 +17,8 @@ from ldlva_dist.data.pieces import run_pieces_on_actors
 from ldlva_dist.data.regressor import Regressor, fingerprint
 from ldlva_dist.data.va_table import PointTable
 from ldlva_dist.data.versions import Change, check_free, new_version, version_uri
-from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
+from ldlva_dist.errors import ClusterError, DataError, SettingError
+from ldlva_dist.tasks import own_errors
 
 T = TypeVar("T")
 VERSION_TIMEOUT_S = 6 * 3600
@@ -132,10 +133,7 @@ def _in_a_task(function: Callable[..., T], *arguments: Any) -> T:
     """Run a function on a node of the cluster, where it may hold what the driver must not."""
     try:
         ref = ray.remote(function).options(**placement.version_task()).remote(*arguments)
-        return cast(T, ray.get(ref, timeout=VERSION_TIMEOUT_S))
+        with own_errors():
+            return cast(T, ray.get(ref, timeout=VERSION_TIMEOUT_S))
     except GetTimeoutError as error:
         raise ClusterError(f"the version was not written in {VERSION_TIMEOUT_S // 3600} hours") from error
-    except RayTaskError as error:
-        if isinstance(error.cause, LdlvaError):
-            raise error.cause from error
-        raise

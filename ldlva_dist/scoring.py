@@ -3,7 +3,7 @@
 Votes and truth are read here and nowhere in training.
 """
 
-from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from ldlva_dist.data.manifest import DatasetInfo, column_names, read_columns, read_info
-from ldlva_dist.errors import ClusterError, LdlvaError, SettingError
+from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.maths import metrics
+from ldlva_dist.tasks import own_errors
 from ldlva_dist.training.build import build_model
 from ldlva_dist.training.evaluate import SplitReader, predict
 from ldlva_dist.training.evidence import read_beliefs
@@ -82,32 +83,24 @@ def predict_split(checkpoint_uri: str, dataset_uri: str, *, split: str, num_task
     """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks at a time."""
     task = ray.remote(_predict_share)
     num_shares = max(num_tasks, -(-read_info(dataset_uri).splits[split].rows // TASK_ROWS))
-    refs, shares = list[Any](), dict[int, NDArray[np.float32]]()
+    waiting, running, shares = iter(range(num_shares)), dict[Any, int](), dict[int, NDArray[np.float32]]()
     while len(shares) < num_shares:
-        while len(refs) < min(num_shares, len(shares) + num_tasks):
-            refs.append(task.remote(checkpoint_uri, dataset_uri, split, len(refs), num_shares))
-        running = [ref for rank, ref in enumerate(refs) if rank not in shares]
-        for ref in _next(running, split):
-            shares[refs.index(ref)] = _result(ref, split)
+        for rank in islice(waiting, num_tasks - len(running)):
+            running[task.remote(checkpoint_uri, dataset_uri, split, rank, num_shares)] = rank
+        done, _ = ray.wait(list(running), timeout=TASK_LIMIT_S)
+        if not done:
+            for ref in running:
+                ray.cancel(ref)
+            raise ClusterError(f"no task that predicts split {split!r} ended within {TASK_LIMIT_S:g} s")
+        shares[running.pop(done[0])] = _result(done[0], split)
     return np.concatenate([shares[rank] for rank in range(num_shares)])
-
-
-def _next(running: Sequence[Any], split: str) -> Sequence[Any]:
-    """Those that are done, at least one."""
-    done, _ = ray.wait(list(running), timeout=TASK_LIMIT_S)
-    if done:
-        return done
-    for ref in running:
-        ray.cancel(ref)
-    raise ClusterError(f"no task that predicts split {split!r} ended within {TASK_LIMIT_S:g} s")
 
 
 def _result(ref: Any, split: str) -> NDArray[np.float32]:
     try:
-        return ray.get(ref)
+        with own_errors():
+            return ray.get(ref)
     except RayError as error:
-        if isinstance(error, RayTaskError) and isinstance(error.cause, LdlvaError):
-            raise error.cause from error
         raise ClusterError(f"split {split!r} could not be predicted: {error}") from error
 
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from ldlva_dist import placement
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
 from ldlva_dist.data.controlled import Control, controlled
 from ldlva_dist.data.manifest import read_info
-from ldlva_dist.errors import LdlvaError, SettingError
+from ldlva_dist.errors import SettingError
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import Arm
 from ldlva_dist.neighbors.graph import build_graph, copy_graphs, graph_infos, require_graph
 from ldlva_dist.neighbors.index_service import build_graph_with_actors
+from ldlva_dist.tasks import own_errors
 
 SELECTION_SEED = 0
 SMALL = 100_000
@@ -159,13 +159,6 @@ def _side_by_side(configs: Mapping[str, RunConfig], limit: int) -> Iterator[tupl
             name, config = waiting.pop(0)
             running[task.remote(config)] = name
         [ref], _ = ray.wait(list(running), num_returns=1)
-        yield running.pop(ref), _result(ref)
-
-
-def _result(ref: Any) -> Figures:
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, LdlvaError):
-            raise error.cause from error
-        raise
+        with own_errors():
+            figures = ray.get(ref)
+        yield running.pop(ref), figures
