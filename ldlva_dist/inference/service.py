@@ -19,6 +19,9 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.endpoint import Endpoint, ServeSettings
 from ldlva_dist.inference.trained import read_model
 
+SHUTDOWN_GRACE_S = 5.0
+"""For requests that a replica still answers when it is taken away; Serve waits as long for one that never started."""
+
 
 class Replica:
     """One copy of the network, and the endpoint before it."""
@@ -79,5 +82,6 @@ def app(args: Mapping[str, Any]) -> Application:
         max_ongoing_requests=2 * settings.max_requests,
         max_queued_requests=2 * settings.max_requests,
         max_constructor_retry_count=3,
+        graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
     )
     return deployment(Replica).bind(settings)
