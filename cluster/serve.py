@@ -7,7 +7,6 @@ Needs the extra [serve]. Listens on this machine only unless --host says otherwi
 password, so put what does (an ingress, a proxy) before it. Ctrl-C ends it. On Kubernetes: cluster/rayservice.yaml.
 """
 
-import signal
 import sys
 import threading
 from concurrent import futures
@@ -66,8 +65,6 @@ def main() -> None:
 
 def serve_until_interrupted(arguments: Arguments, args: dict[str, object]) -> None:
     """Start the proxy and the replicas, say where, wait for Ctrl-C or SIGTERM, end them."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     options = {"host": arguments.host, "port": arguments.port, "request_timeout_s": REQUEST_TIMEOUT_S}
     try:
         serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from typing import Any
 
 import ray
@@ -17,6 +19,7 @@ def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it), or start one on this machine.
 
     Never joins a cluster it merely finds: on a shared host that is a stranger's. A process that is connected stays so.
+    A SIGTERM (``ray job stop`` sends one) ends a connected job as a Ctrl-C does; Ray's own handler would abort it.
     """
     if ray.is_initialized():
         return
@@ -36,6 +39,8 @@ def connect() -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _reserve_address() -> str:
