@@ -266,6 +266,23 @@ def test_charts_leave_out_what_has_no_values(run: SyntheticRun) -> None:
     assert charts.nice_ticks(3, 3) == [2.5, 3.0, 3.5]
 
 
+def test_a_curve_leaves_out_lines_of_a_step_or_two_but_not_its_last() -> None:
+    steps = [20, 40, 60, 62, 80, 100, 101]
+    lines = [{"epoch": step / 10, "loss": 9.0 if step == 62 else 1.0} for step in steps]
+    [chart] = charts.curves(lines)
+    assert chart.lines[0].path.count("L") == len(steps) - 2
+    assert chart.ticks == charts.curves([line for line in lines if line["loss"] == 1.0])[0].ticks
+
+
+@pytest.mark.parametrize(("baseline", "own"), [(1.0, 1.001), (1.001, 1.0), (1.0, 1.0), (0.0, 0.001), (2.0, 1.999)])
+def test_the_last_values_of_two_curves_do_not_lie_on_each_other(baseline: float, own: float) -> None:
+    first = [{"epoch": 0.0, "loss": 0.0}, {"epoch": 1.0, "loss": 2.0}]
+    [chart] = charts.curves([*first, {"epoch": 2.0, "loss": own}], [*first, {"epoch": 2.0, "loss": baseline}])
+    ys = {line.is_baseline: line.label_y for line in chart.lines}
+    assert abs(ys[True] - ys[False]) >= charts.LINE_HEIGHT
+    assert all(-charts.LINE_HEIGHT < y < charts.HEIGHT + charts.LINE_HEIGHT for y in ys.values())
+
+
 def test_reliability_bins_are_those_of_the_calibration_error(run: SyntheticRun) -> None:
     probs, labels = run.findings.probs_NC, run.findings.labels_N
     bins = metrics.reliability(labels, probs)

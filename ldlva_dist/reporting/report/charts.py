@@ -9,6 +9,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 260, 120
 MAX_POINTS = 400
+LINE_HEIGHT = 12
 CURVES = {
     "loss": "training loss",
     "holdout_accuracy": "accuracy on the holdout's given labels",
@@ -25,7 +26,8 @@ class Line:
     """An SVG path."""
     last: str
     """The last value, for people."""
-    end: tuple[float, float]
+    label_y: float
+    """Height of ``last``, beside the curve's end but clear of the other run's."""
     is_baseline: bool
 
 
@@ -98,6 +100,10 @@ def readable(value: float) -> str:
 def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     points = [(line["epoch"], line[key]) for line in metrics if line.get(key) is not None and math.isfinite(line[key])]
     x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    if len(x) > 2:  # a line that an evaluation or a checkpoint asked for may be the mean of a step or two
+        gaps = np.diff(x)
+        is_usual = np.r_[True, gaps[:-1] >= np.median(gaps) / 2, True]
+        x, y = x[is_usual], y[is_usual]
     keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).astype(int)) if len(x) else slice(0)
     return x[keep], y[keep]
 
@@ -106,13 +112,23 @@ def _chart(title: str, series: Sequence[tuple[tuple[np.ndarray, np.ndarray], boo
     ticks = nice_ticks(min(float(y.min()) for (_, y), _ in series), max(float(y.max()) for (_, y), _ in series))
     last_epoch = max(float(x.max()) for (x, _), _ in series) or 1.0
     low, high = ticks[0], ticks[-1]
+    heights = [HEIGHT - (y - low) / (high - low) * HEIGHT for (_, y), _ in series]
+    label_ys = _apart([float(py[-1]) for py in heights])
     lines = []
-    for (x, y), is_baseline in series:
-        px, py = x / last_epoch * WIDTH, HEIGHT - (y - low) / (high - low) * HEIGHT
+    for ((x, y), is_baseline), py, label_y in zip(series, heights, label_ys, strict=True):
+        px = x / last_epoch * WIDTH
         path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(px.tolist(), py.tolist(), strict=True))
-        end = (round(float(px[-1]), 1), round(float(py[-1]), 1))
-        lines.append(Line(path=path, last=readable(float(y[-1])), end=end, is_baseline=is_baseline))
+        lines.append(Line(path=path, last=readable(float(y[-1])), label_y=round(label_y, 1), is_baseline=is_baseline))
     places = [(HEIGHT - (tick - low) / (high - low) * HEIGHT, f"{tick:g}") for tick in ticks]
     return Chart(
         title=title, lines=lines, ticks=places, last_epoch=f"{last_epoch:g}" if last_epoch < 10 else f"{last_epoch:.0f}"
     )
+
+
+def _apart(ys: Sequence[float]) -> list[float]:
+    """The same heights, the first moved away from the second where two labels would lie on each other."""
+    if len(ys) < 2 or abs(ys[0] - ys[1]) >= LINE_HEIGHT:
+        return list(ys)
+    above, below = ys[1] - LINE_HEIGHT, ys[1] + LINE_HEIGHT
+    goes_below = above < 0 or (ys[0] >= ys[1] and below <= HEIGHT)
+    return [below if goes_below else above, ys[1]]
