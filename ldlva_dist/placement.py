@@ -27,7 +27,7 @@ def connect() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # A run is some ten processes however few the cores; Ray warns at four times this number of them.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
-    # A call that waits for an actor is tried again when the actor is lost; Ray would print each one whose run has ended.
+    # Calls that wait for an actor are tried again when it is lost; Ray would print those whose run has ended, too.
     os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
     # Tune's own tables and tracebacks: the jobs print one line for each evaluation and a table at the end.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
