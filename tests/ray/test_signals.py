@@ -9,6 +9,7 @@ import pytest
 import ray
 
 JOB = """
+import faulthandler
 import threading
 from ldlva_dist import placement
 from ldlva_dist.terminal import run_job
@@ -16,8 +17,9 @@ from ldlva_dist.terminal import run_job
 def main():
     placement.connect()
     print("connected", flush=True)
-    threading.Event().wait(60)
+    threading.Event().wait()
 
+faulthandler.dump_traceback_later(60, exit=True)  # whatever it waits for
 run_job(main)
 """
 
