@@ -4,11 +4,23 @@ from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 _conv3x3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
 _conv1x1 = partial(nn.Conv2d, kernel_size=1, bias=False)
+NARROW = 8
+"""Channels below which oneDNN (3.12, AVX2) writes past its memory in the weights' gradient of a strided 1x1."""
+
+
+class NarrowShortcut(nn.Conv2d):
+    """A strided 1x1 convolution that leaves out the rows and columns first: the same values, no stride in oneDNN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        down, right = self.stride
+        return functional.conv2d(x[:, :, ::down, ::right], self.weight)
 
 
 class BasicBlock(nn.Module):
@@ -90,7 +102,8 @@ class ResNet(nn.Module):
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(_conv1x1(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs))
+    conv = NarrowShortcut if stride > 1 and inputs < NARROW else nn.Conv2d
+    return nn.Sequential(conv(inputs, outputs, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 def _stages(block: type[BasicBlock] | type[Bottleneck], counts: Sequence[int], width: int) -> list[nn.Sequential]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ldlva_dist.errors import SettingError
 from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained
-from ldlva_dist.models.resnet import BLOCKS, ResNet
+from ldlva_dist.models.resnet import BLOCKS, NARROW, BasicBlock, NarrowShortcut, ResNet
 
 
 def tiny(channels: int = 3) -> ResNet:
@@ -51,6 +51,28 @@ def torchvision_shapes(depth: int) -> dict[str, tuple[int, ...]]:
                 norm(f"{name}.downsample.1", out)
             inputs = out
     return shapes
+
+
+@pytest.mark.parametrize("inputs", range(1, NARROW))
+def test_narrow_shortcut_is_the_strided_convolution_and_does_not_write_past_its_memory(inputs: int) -> None:
+    # On a CPU with AVX2 alone the plain convolution ends the process here, after a few steps.
+    narrow = NarrowShortcut(inputs, 2 * inputs, kernel_size=1, stride=2, bias=False)
+    plain = nn.Conv2d(inputs, 2 * inputs, kernel_size=1, stride=2, bias=False).double()
+    plain.load_state_dict(narrow.state_dict())
+    for size in (23, 24) * 5:
+        x = torch.randn(27, inputs, size, size).contiguous(memory_format=torch.channels_last)
+        found, expected = narrow(x), plain(x.double())
+        assert torch.allclose(found.double(), expected, atol=1e-5)
+        narrow.zero_grad()
+        plain.zero_grad()
+        found.square().sum().backward()
+        expected.square().sum().backward()
+        assert narrow.weight.grad is not None
+        assert plain.weight.grad is not None
+        assert torch.allclose(narrow.weight.grad.double(), plain.weight.grad, rtol=1e-4, atol=1e-2)
+    blocks = [module for module in tiny().modules() if isinstance(module, BasicBlock) and module.downsample]
+    shortcuts = [type(block.downsample[0]) for block in blocks]
+    assert shortcuts == [NarrowShortcut, nn.Conv2d, nn.Conv2d]
 
 
 @pytest.mark.parametrize(
