@@ -17,10 +17,10 @@ NARROW = 8
 class NarrowShortcut(nn.Conv2d):
     """A strided 1x1 convolution that leaves out the rows and columns first: the same values, no stride in oneDNN."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         down, right = self.stride
-        return functional.conv2d(x[:, :, ::down, ::right], self.weight)
+        return functional.conv2d(input[:, :, ::down, ::right], self.weight)
 
 
 class BasicBlock(nn.Module):
