@@ -108,22 +108,24 @@ class Engine:
             buffer.copy_(mean.view_as(buffer))
 
     def model_state(self) -> dict[str, Tensor]:
-        """Whole weights and buffers on the CPU, contiguous. Collective under ZeRO-3."""
+        """A copy of the whole weights and buffers on the CPU, contiguous. Collective under ZeRO-3."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        state = dict(self.module.state_dict())
-        if self._stage == 3:
-            state |= {name: safe_get_full_fp32_param(p) for p, name in self._names.items()}
-        return {name: _plain(value) for name, value in state.items()}
+        state = {name: _copied(value) for name, value in self.module.state_dict().items()}
+        for parameter, name in self._names.items() if self._stage == 3 else ():
+            whole = safe_get_full_fp32_param(parameter)
+            assert whole is not None, f"DeepSpeed holds no {name}"
+            state[name] = whole.cpu()
+        return state
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Whole optimiser state, keyed ``NAME/parameter``, and the scalar ``step``, on the CPU. Collective."""
+        """A copy of the whole optimiser state on the CPU: ``NAME/parameter``, and the scalar ``step``. Collective."""
         state: dict[str, Tensor] = {}
         for held in self._optimizer.state.values():
-            state |= {key: value.cpu() for key, value in held.items() if _is_scalar(value)}
+            state |= {key: _copied(value) for key, value in held.items() if _is_scalar(value)}
         for key in self._moment_names():
             for parameter, name in self._names.items():
-                state[f"{key}/{name}"] = _plain(self._whole_moment(parameter, key))
+                state[f"{key}/{name}"] = self._whole_moment(parameter, key)
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
@@ -149,19 +151,20 @@ class Engine:
         return sorted(names)
 
     def _whole_moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        """A copy on the CPU; what is put together from the ranks is one already."""
         if self._stage == 0:
-            return self._optimizer.state[parameter][key]
+            return _copied(self._optimizer.state[parameter][key])
         if self._stage == 3:
             from deepspeed.utils import safe_get_full_optimizer_state
 
             whole = safe_get_full_optimizer_state(parameter, key)
             assert whole is not None, f"DeepSpeed holds no {key}"
-            return whole
+            return whole.cpu()
         whole = torch.zeros(parameter.shape, device=parameter.device)
         for mine, partition in self._fragments(parameter, key):
             whole.view(-1)[mine] = partition
         dist.all_reduce(whole)
-        return whole
+        return whole.cpu()
 
     def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         value = value.to(parameter.device)
@@ -193,9 +196,9 @@ def _is_scalar(value: Any) -> bool:
     return torch.is_tensor(value) and value.ndim == 0
 
 
-def _plain(value: Tensor) -> Tensor:
-    """A copy on the CPU in row-major memory, which is all that safetensors takes."""
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _copied(value: Tensor) -> Tensor:
+    """A copy on the CPU, which training does not move, in row-major memory, which is all that safetensors takes."""
+    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _import_deepspeed(use_gpu: bool) -> Any:

@@ -1,10 +1,13 @@
 """DeepSpeed on real gloo ranks: a run goes on at any ZeRO stage, on any number of ranks, and nothing is compiled.
 
 Saved on two ranks after some steps, a run goes on on one to four: weights, moments and table are what was saved, bit by
-bit; on two ranks so are all later losses, on others they and the table are the same within 1e-5.
+bit; on two ranks so are all later losses, on others they and the table are the same within 1e-5. The checkpoint is
+packed only when the straight run is at its end: what was learnt meanwhile must not be in it.
 """
 
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,14 +105,25 @@ def _train(state: TrainState, steps: int) -> list[float]:
     return losses
 
 
-def _save(state: TrainState) -> str:
+def _save(state: TrainState, steps: int = 0) -> tuple[str, list[float]]:
+    """A checkpoint of the state as it is, of which nothing is packed before the next ``steps``; their losses."""
     run = f"{state.config.storage_path}/{state.config.name}/on-{dist.get_world_size()}"
+    uri, is_over = checkpoint.uri_of(run, state.step), threading.Event()
     saver = Saver(run, num_to_keep=9, limit_s=60)
     files, _ = state.copy()
-    saver.begin(state.step, files, state.facts() | {"metrics": {}})
+    at_once = {name: pack() for name, pack in files.items()}
+
+    def late(pack: Callable[[], bytes]) -> Callable[[], bytes]:
+        return lambda: pack() if is_over.wait(60) else b"too late"
+
+    saver.begin(state.step, {n: late(pack) for n, pack in files.items()}, state.facts() | {"metrics": {}})
+    losses = _train(state, steps)
+    is_over.set()
     saver.finish()
     dist.barrier()
-    return checkpoint.uri_of(run, state.step)
+    changed = [name for name, data in at_once.items() if Checkpoint(uri).read(name) != data]
+    assert not changed, f"{changed} of {uri} hold what was learnt after it"
+    return uri, losses
 
 
 def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
@@ -124,13 +138,13 @@ def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
         if phase == "straight":
             state = build_state(config, _info(), None, device=DEVICE, checkpoint_uri=None)
             _train(state, SAVED_AT)
-            _save(state)
+            _, losses = _save(state, steps=STEPS - SAVED_AT)
         else:
             saved = checkpoint.uri_of(f"{place}/on-2", SAVED_AT)
             state = build_state(config, _info(), None, device=DEVICE, checkpoint_uri=saved)
             _assert_is_what_was_saved(state, Checkpoint(saved))
-        losses = _train(state, STEPS - SAVED_AT)
-        last = _save(state) if phase == "straight" or world_size != 2 else None
+            losses = _train(state, STEPS - SAVED_AT)
+        last = _save(state)[0] if phase == "straight" or world_size != 2 else None
         if rank == 0:
             torch.save((losses, last), f"{place}/{phase}-{world_size}.pt")
     dist.barrier()
