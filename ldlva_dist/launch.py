@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
@@ -23,6 +23,7 @@ from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
 from ldlva_dist.scaling import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
+from ldlva_dist.tasks import own_error
 from ldlva_dist.training import build, recall
 from ldlva_dist.training.backend import StoppableTorchConfig
 from ldlva_dist.training.control import RunControl
@@ -44,13 +45,16 @@ class RunResult:
     """The last report's."""
 
 
-def fit(config: RunConfig, *, callbacks: Sequence[Any] = (), until: Event | None = None) -> RunResult:
+def fit(
+    config: RunConfig, *, callbacks: Sequence[Any] = (), until: Event | None = None, sound: bool = False
+) -> RunResult:
     """Train to the end, from the last checkpoint of a run of the same name and settings.
 
     Args:
         config: The run's settings.
         callbacks: Of Ray Train.
         until: Where it is set the run saves and stops, as at a signal.
+        sound: Whether the data set is known to be sound: :func:`prepare` has been called for it.
 
     Raises:
         SettingError: for settings that do not fit each other, the data set or the cluster; nothing was written.
@@ -59,7 +63,7 @@ def fit(config: RunConfig, *, callbacks: Sequence[Any] = (), until: Event | None
         RunStopped: if it was asked to stop, and has saved; called in the main thread, it takes Ctrl-C and SIGTERM so.
     """
     config = absolute(config)
-    info = prepare(config)
+    info = prepare(config, sound=sound)
     manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
     service = _start_service(config, info) if config.uses_neighbors else None
     index = None
@@ -125,10 +129,13 @@ def absolute(config: RunConfig) -> RunConfig:
     )
 
 
-def prepare(config: RunConfig) -> DatasetInfo:
-    """Check everything that can be checked before a worker starts, and write the run's config.json."""
+def prepare(config: RunConfig, *, sound: bool = False) -> DatasetInfo:
+    """Check everything that can be checked before a worker starts, and write the run's config.json.
+
+    With ``sound`` the rows of the data set are not looked at again.
+    """
     info = read_info(config.data.dataset)
-    for check in readiness.checks(config, info):
+    for check in readiness.checks(config, info, sound=sound):
         check.require()
     uri = storage.join(run_uri(config), readiness.CONFIG)
     if not storage.exists(uri):
@@ -220,14 +227,5 @@ class _NoSecondTry(UserCallback):
 
 def _ours(errors: Iterable[BaseException]) -> LdlvaError | None:
     """An error of ours, free of what Ray wraps around it; of several, one that a restart would meet again."""
-    found = [ours for error in errors if (ours := _unwrapped(error))]
+    found = [ours for error in errors if (ours := own_error(error))]
     return min(found, key=lambda ours: ours.exit_code, default=None)
-
-
-def _unwrapped(error: BaseException) -> LdlvaError | None:
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, LdlvaError) and not isinstance(inner, RayError):
-            return inner
-        inner = getattr(inner, "cause", None) or getattr(inner, "_base_exc", None) or inner.__cause__
-    return None

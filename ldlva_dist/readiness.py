@@ -18,6 +18,7 @@ from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.loop import run_uri
 from ldlva_dist.training.rebuilds import plan_rebuilds
 from ldlva_dist.training.resume import require_fitting
+from ldlva_dist.verify import require_sound
 
 CHANGEABLE = (
     "placement.",
@@ -54,8 +55,11 @@ class Problem:
     """What a job ends with that stops here."""
 
 
-def checks(config: RunConfig, info: DatasetInfo) -> tuple[Check, ...]:
-    """All of them, in the order in which a run makes them; nothing is written."""
+def checks(config: RunConfig, info: DatasetInfo, *, sound: bool = False) -> tuple[Check, ...]:
+    """All of them, in the order in which a run makes them; nothing is written.
+
+    The last one reads the whole manifest, and is left out where the data set is known to be ``sound``.
+    """
     dataset, k = config.data.dataset, config.neighbors.num_neighbors
     graph = Check(
         require=partial(require_graph, dataset, k=k), cure=f"python jobs/build_index.py --dataset {dataset} --k-max {k}"
@@ -93,6 +97,23 @@ def checks(config: RunConfig, info: DatasetInfo) -> tuple[Check, ...]:
             cure="another --storage-path, or python jobs/doctor.py --storage PATH, which says what is wrong with it",
         ),
         Check(require=partial(require_same_settings, config), cure="another --name, or remove the run"),
+        *([] if sound else [_data_check(config, info)]),
+    )
+
+
+def _data_check(config: RunConfig, info: DatasetInfo) -> Check:
+    """An error of the data that a worker would meet is said before there is one."""
+    dataset = config.data.dataset
+    return Check(
+        require=partial(
+            require_sound,
+            dataset,
+            info,
+            k=config.neighbors.num_neighbors if config.uses_neighbors else 0,
+            quarantine=config.data.on_bad_data != "fail",
+        ),
+        cure=f"pack the data set again, or python jobs/build_index.py --dataset {dataset} where it is the graph; "
+        f"python jobs/make_shards.py verify {dataset} says all that is wrong",
     )
 
 

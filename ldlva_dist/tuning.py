@@ -133,7 +133,7 @@ def _run_trial(params: dict[str, Any], config: RunConfig) -> None:
     for line in read_metrics(run_uri(run)):
         if METRIC in line:
             tune.report(line)
-    launch.fit(run, callbacks=[TuneReportCallback()])
+    launch.fit(run, callbacks=[TuneReportCallback()], sound=True)
 
 
 def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:

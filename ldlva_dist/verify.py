@@ -1,14 +1,16 @@
-"""Read a whole data set again on the cluster, and say everything that is wrong with it: one task a shard."""
+"""Whether a data set is what it says: all of it, on the cluster; or the cheap part, before every training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ldlva_dist.data.manifest import DatasetInfo, read_info
+from ldlva_dist.data.manifest_checks import check_manifest
 from ldlva_dist.data.pieces import run_pieces
-from ldlva_dist.data.verify import MAX_FINDINGS, check_manifest, check_shard
+from ldlva_dist.data.verify import MAX_FINDINGS, check_shard
+from ldlva_dist.data.versions import require_root
 from ldlva_dist.errors import DataError
-from ldlva_dist.neighbors.graph import GraphInfo
-from ldlva_dist.neighbors.verify import check_part, check_version, graphs_of
+from ldlva_dist.neighbors.graph import GraphInfo, read_graph, require_graph
+from ldlva_dist.neighbors.verify import check_part, graphs_of
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,9 @@ def verify(dataset_uri: str, progress: Callable[[str, int, int], None] = lambda 
         DataError: with the first findings, one a line, and the number of the others.
     """
     info = read_info(dataset_uri)
-    graphs, findings = graphs_of(dataset_uri)
-    for folder, graph in graphs:
-        findings += check_version(info, folder, graph)
-    parts = [
-        (folder, graph, part)
-        for folder, graph in graphs
-        if not check_version(info, folder, graph)
-        for part in range(-(-graph.num_samples // graph.part_rows))
-    ]
+    require_root(dataset_uri, info)
+    graphs, findings = graphs_of(dataset_uri, info)
+    parts = [(folder, graph, part) for folder, graph in graphs for part in range(graph.num_parts)]
     checks = _Checks(dataset_uri, info, parts)
     total, done = sum(checks.rows(number) for number in range(checks.count)), 0
     found: dict[int, list[str]] = {}
@@ -48,6 +44,23 @@ def verify(dataset_uri: str, progress: Callable[[str, int, int], None] = lambda 
         more = [f"and {len(findings) - MAX_FINDINGS} more findings"] if len(findings) > MAX_FINDINGS else []
         raise DataError(f"{dataset_uri} is damaged:\n" + "\n".join(lines + more))
     return Verified(info, len(graphs))
+
+
+def require_sound(dataset_uri: str, info: DatasetInfo, *, k: int = 0, quarantine: bool = False) -> None:
+    """DataError unless manifest, ``dataset.json`` and, with ``k`` > 0, the graph of k neighbours fit each other.
+
+    No shard is read: at most a second for a million rows. With a ``quarantine`` training images that cannot be where
+    the manifest has them are left to the run, which lists them.
+    """
+    require_root(dataset_uri, info)
+    first, *others = check_manifest(dataset_uri, info, training_places=not quarantine) or [""]
+    if first:
+        more = f" (and {len(others)} more: python jobs/make_shards.py verify {dataset_uri})" if others else ""
+        raise DataError(f"{dataset_uri} is damaged: {first}{more}")
+    if k:
+        step = require_graph(dataset_uri, k).part_rows
+        for first in range(0, info.num_train, step):
+            read_graph(dataset_uri, first, min(step, info.num_train - first), k)
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class _Checks:
     def check(self, number: int) -> list[str]:
         """What is wrong in one piece."""
         if number == 0:
-            return check_manifest(self.dataset_uri, self.info)
+            return check_manifest(self.dataset_uri, self.info, keys=True)
         if number <= len(self.info.shards):
             return check_shard(self.dataset_uri, self.info, number - 1)
         return check_part(self.dataset_uri, self.info, *self.parts[number - 1 - len(self.info.shards)])

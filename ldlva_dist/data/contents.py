@@ -13,28 +13,38 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import MANIFEST, ROW_GROUP_ROWS, SPLITS, float_column, schema_of
+from ldlva_dist.data.manifest import (
+    MANIFEST,
+    ROW_GROUP_ROWS,
+    SPLITS,
+    float_column,
+    open_manifest,
+    require_ids,
+    schema_of,
+)
 from ldlva_dist.errors import DataError, SettingError
 
 HASHED = ("key", "checksum", "label", "valence", "arousal", "split")
 
 
 def read_blocks(dataset_uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The manifest, or some columns of it, in id order: one row group of 65,536 rows at a time."""
-    uri = storage.join(dataset_uri, MANIFEST)
-    with storage.open_input(uri) as stream, pq.ParquetFile(stream) as manifest:
-        for group in range(manifest.num_row_groups):
-            block = manifest.read_row_group(group, columns=columns and list(columns))
-            if len(block) != ROW_GROUP_ROWS and group + 1 < manifest.num_row_groups:
-                raise DataError(f"{uri} is damaged: row group {group} has {len(block)} rows, not {ROW_GROUP_ROWS}")
-            yield block
+    """The manifest, or some columns of it, in id order: 65,536 rows at a time, however the file is cut."""
+    uri, at = storage.join(dataset_uri, MANIFEST), 0
+    with open_manifest(dataset_uri) as manifest:
+        columns = manifest.names if columns is None else columns
+        for block in manifest.blocks([*columns, *({"id"} - set(columns))], ROW_GROUP_ROWS):
+            require_ids(uri, block, at)
+            yield block.select(list(columns))
+            at += len(block)
 
 
 def write_blocks(dataset_uri: str, blocks: Iterable[pa.Table]) -> None:
     """Write ``manifest.parquet``, one row group a table: 65,536 rows in each but the last, in id order."""
     filesystem, path = storage.resolve(storage.join(dataset_uri, MANIFEST))
     blocks = iter(blocks)
-    first = next(blocks)
+    first = next(blocks, None)
+    if first is None:
+        raise DataError(f"{dataset_uri} would have no rows")
     schema = schema_of(first.column_names)
     with pq.ParquetWriter(path, schema, filesystem=filesystem, compression="zstd") as writer:
         for block in chain([first], blocks):

@@ -5,9 +5,10 @@ Ids are dense, 0..N-1: training samples first, then the holdout, then the test s
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
+from ldlva_dist.data.stored_rows import StoredRows, open_rows
+from ldlva_dist.data.typed_json import Count, Rule, Text, build, parse_object, require_format
 from ldlva_dist.errors import DataError
 
 FORMAT_VERSION = 1
@@ -44,25 +47,43 @@ OPTIONAL = {
     "original_label": pa.int16(),  # as given, where --noise put another one into ``label``; never reaches training
     "flipped": pa.bool_(),  # the label is known to be wrong: drawn faces, --noise; never reaches training
 }
+REQUIRED = tuple(name for name in SCHEMA.names if name not in ("valence", "arousal"))
+"""Columns without nulls."""
+
+Split = Annotated[str, Rule("train, holdout or test", lambda name: name in SPLITS)]
+FileName = Annotated[
+    str,
+    Rule(
+        "the name of a file beside it, of at most 255 bytes",
+        lambda name: name not in ("", ".", "..") and not set(name) & set("/\\") and len(name.encode()) < 256,
+    ),
+]
+Transform = Annotated[
+    Mapping[str, tuple[float, float]],
+    Rule(
+        "a mean and a std > 0 of valence and arousal",
+        lambda pairs: pairs.keys() == {"mean", "std"} and min(pairs["std"]) > 0,
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
     """Consecutive ids that make up a split."""
 
-    first_id: int
-    rows: int
+    first_id: Count
+    rows: Count
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     """One tar file; its ids are consecutive and of one split."""
 
-    name: str
-    split: str
-    first_id: int
-    rows: int
-    bytes: int
+    name: FileName
+    split: Split
+    first_id: Count
+    rows: Annotated[Count, Rule("> 0", bool)]
+    bytes: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +92,23 @@ class DatasetInfo:
 
     format_version: int = FORMAT_VERSION
     name: str
-    class_names: tuple[str, ...]
-    splits: Mapping[str, SplitInfo]
+    class_names: Annotated[tuple[Text, ...], Rule("different names, one at least", lambda a: 0 < len(a) == len(set(a)))]
+    splits: Annotated[Mapping[str, SplitInfo], Rule("train, holdout and test", lambda a: a.keys() == set(SPLITS))]
     """train, holdout and test; a split that was not made has 0 rows."""
-    shards: tuple[ShardInfo, ...]
+    shards: Annotated[
+        tuple[ShardInfo, ...], Rule("files of different names", lambda a: len({shard.name for shard in a}) == len(a))
+    ]
     """In id order; the manifest's ``shard`` counts them."""
     has_valence_arousal: bool
-    va_transform: Mapping[str, tuple[float, float]] | None = None
+    va_transform: Transform | None = None
     """{"mean", "std"} of the training samples; where set, distances are measured on (va - mean) / std."""
-    content_hash: str
+    content_hash: Text
     """Of keys, image checksums, labels, valence-arousal and splits in id order, class names and va_transform."""
-    class_counts: Mapping[str, tuple[int, ...]]
+    class_counts: Mapping[str, tuple[Count, ...]]
     """Per split: samples of each class."""
-    num_rejected: int = 0
-    num_unlabelled: int = 0
-    flip_share: float | None = None
+    num_rejected: Count = 0
+    num_unlabelled: Count = 0
+    flip_share: Annotated[float, Rule("in [0, 1]", lambda share: 0 <= share <= 1)] | None = None
     """Share of the train and holdout labels that are known to be wrong: drawn faces, or --noise."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """What it was made from, for people."""
@@ -118,13 +141,9 @@ def read_info(dataset_uri: str) -> DatasetInfo:
     uri = storage.join(dataset_uri, DATASET)
     if not storage.exists(uri):
         raise DataError(f"{dataset_uri} is not a data set: it has no {DATASET} (jobs/make_shards.py writes one)")
-    try:
-        raw = json.loads(storage.read_bytes(uri))
-        if raw["format_version"] != FORMAT_VERSION:
-            raise DataError(f"{uri} has format_version {raw['format_version']}, this program reads {FORMAT_VERSION}")
-        return _parse(raw)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{uri} is damaged: {error}") from error
+    raw = parse_object(storage.read_bytes(uri), uri)
+    require_format(raw, FORMAT_VERSION, uri)
+    return build(DatasetInfo, raw, uri)
 
 
 def write_info(dataset_uri: str, info: DatasetInfo) -> None:
@@ -133,24 +152,36 @@ def write_info(dataset_uri: str, info: DatasetInfo) -> None:
     storage.write_bytes(storage.join(dataset_uri, DATASET), text.encode())
 
 
+@contextmanager
+def open_manifest(dataset_uri: str) -> Iterator[StoredRows]:
+    """``manifest.parquet``, whoever wrote it last; a damaged one is a DataError."""
+    with open_rows(storage.join(dataset_uri, MANIFEST), schema_of(OPTIONAL), REQUIRED) as manifest:
+        yield manifest
+
+
 def read_columns(dataset_uri: str, columns: Sequence[str], *, first_id: int = 0, rows: int | None = None) -> pa.Table:
     """Some columns of ids [first_id, first_id + rows); only the row groups that hold them are read.
 
-    ``rows=None`` reads to the end. Ids or columns that do not exist are a DataError.
+    ``rows=None`` reads to the end. Ids or columns that do not exist, or ids out of order, are a DataError.
     """
     uri = storage.join(dataset_uri, MANIFEST)
-    with storage.open_input(uri) as stream, pq.ParquetFile(stream) as manifest:
-        total = manifest.metadata.num_rows
+    with open_manifest(dataset_uri) as manifest:
+        total = manifest.num_rows
         rows = total - first_id if rows is None else rows
         if not 0 <= first_id <= first_id + rows <= total:
             raise DataError(f"{uri} holds ids 0..{total - 1}, asked for {first_id}..{first_id + rows - 1}")
-        missing = [name for name in columns if name not in manifest.schema_arrow.names]
-        if missing:
-            raise DataError(f"{uri} has no column {missing[0]!r}")
-        first_group, last_group = first_id // ROW_GROUP_ROWS, (first_id + max(rows, 1) - 1) // ROW_GROUP_ROWS
-        groups = [group for group in range(first_group, last_group + 1) if group < manifest.num_row_groups]
-        table = manifest.read_row_groups(groups, columns=list(columns))
-    return table.slice(first_id - first_group * ROW_GROUP_ROWS, rows)
+        table = manifest.read([*columns, *({"id"} - set(columns))], first_id, rows)
+    require_ids(uri, table, first_id)
+    return table.select(list(columns))
+
+
+def require_ids(uri: str, table: pa.Table, first_id: int) -> None:
+    """DataError unless the ids of a table of the manifest are first_id, first_id + 1, ..."""
+    if not np.array_equal(table["id"].to_numpy(), np.arange(first_id, first_id + len(table))):
+        raise DataError(
+            f"{uri} is damaged: the ids {first_id}..{first_id + len(table) - 1} are not there in order: rows were "
+            "moved, added or taken away"
+        )
 
 
 def read_va(dataset_uri: str, first_id: int, rows: int) -> NDArray[np.float32]:
@@ -188,19 +219,7 @@ def schema_of(names: Collection[str]) -> pa.Schema:
     return pa.schema([*SCHEMA, *(pa.field(name, kind) for name, kind in OPTIONAL.items() if name in names)])
 
 
-def _parse(raw: dict[str, Any]) -> DatasetInfo:
-    transform = raw["va_transform"]
-    parsed = {
-        "class_names": tuple(raw["class_names"]),
-        "splits": {name: SplitInfo(**split) for name, split in raw["splits"].items()},
-        "shards": tuple(ShardInfo(**shard) for shard in raw["shards"]),
-        "va_transform": transform and {name: tuple(pair) for name, pair in transform.items()},
-        "class_counts": {name: tuple(counts) for name, counts in raw["class_counts"].items()},
-    }
-    return DatasetInfo(**{**raw, **parsed})
-
-
 def column_names(dataset_uri: str) -> tuple[str, ...]:
     """The columns that the manifest of a data set has."""
-    with storage.open_input(storage.join(dataset_uri, MANIFEST)) as stream:
-        return tuple(pq.read_schema(stream).names)
+    with open_manifest(dataset_uri) as manifest:
+        return manifest.names

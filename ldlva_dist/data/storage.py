@@ -69,7 +69,9 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_range(uri: str, offset: int, size: int) -> bytes:
-    """``size`` bytes from ``offset``; a file that ends before is a DataError."""
+    """``size`` > 0 bytes from ``offset`` >= 0; a file that ends before, or a place that cannot be, is a DataError."""
+    if offset < 0 or size <= 0:
+        raise DataError(f"{uri} cannot have {size} bytes at byte {offset}")
     if is_remote(uri):
         return s3.read(uri, offset, size)
     data = _local(uri, lambda path: _read(path, offset, size))
@@ -191,8 +193,11 @@ def _local(uri: str, action: Callable[[str], T]) -> T:
 
 def _read(path: str, offset: int, size: int) -> bytes:
     with open(path, "rb", buffering=0) as file:
+        there = os.fstat(file.fileno()).st_size - offset  # memory is taken for what is asked for, there or not
+        if there <= 0:
+            return b""
         file.seek(offset)
-        return file.read(size)
+        return file.read(min(size, there))
 
 
 def _replace(path: Path, source: IO[bytes]) -> int:

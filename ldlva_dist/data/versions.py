@@ -51,13 +51,23 @@ def root_uri(dataset_uri: str, info: DatasetInfo) -> str:
     """Where a data set's shards lie: in itself, or, for a version, in the data set it belongs to."""
     if info.base is None:
         return dataset_uri
-    steps = info.base.split("/")
     remote = storage.is_remote(dataset_uri)
     parts = (dataset_uri.rstrip("/") if remote else storage.resolve(dataset_uri)[1]).split("/")
-    kept = len(parts) - len(steps)
-    if set(steps) != {".."} or kept < (3 if remote else 1):  # s3:, nothing, bucket; or a root directory
-        raise DataError(f"{dataset_uri}: base must be '..' or '../..' and so on, inside its store, got {info.base!r}")
-    return "/".join(parts[:kept]) or "/"
+    # s3:, nothing, bucket; or a root directory
+    if info.base != BASE or len(parts) < (5 if remote else 3) or parts[-2] != VERSIONS or parts[-1] in ("", ".", ".."):
+        raise DataError(
+            f"{dataset_uri}: base must be {BASE!r} in the folder of a version, DATASET/{VERSIONS}/NAME, and nothing in "
+            f"another, got {info.base!r}"
+        )
+    return "/".join(parts[:-2]) or "/"
+
+
+def require_root(dataset_uri: str, info: DatasetInfo) -> str:
+    """The same; a DataError unless a version's data set is there and is the one that it was made of."""
+    root = root_uri(dataset_uri, info)
+    if info.base is not None and read_info(root).content_hash != info.root:
+        raise DataError(f"{dataset_uri} is a version of another data set than {root}, by the content hashes")
+    return root
 
 
 def shard_uri(dataset_uri: str, info: DatasetInfo, shard: ShardInfo) -> str:
@@ -69,7 +79,7 @@ def version_uri(dataset_uri: str, info: DatasetInfo, name: str) -> str:
     """Where a version of a data set (or of its version) lies; a name that is not a plain one is a SettingError."""
     if not _NAME.fullmatch(name):
         raise SettingError(f"a version's name must be of letters, digits, '-', '_' and single dots, got {name!r}")
-    return storage.join(root_uri(dataset_uri, info), VERSIONS, name)
+    return storage.join(require_root(dataset_uri, info), VERSIONS, name)
 
 
 def check_free(uri: str) -> None:

@@ -27,6 +27,8 @@ READ_BYTES = 4 << 20
 """Runs that are read together are no more in all; one run may be larger."""
 GAP_BYTES = 64 << 10
 """Read and not needed, where that joins two runs: less than a request costs."""
+SPAN_BYTES = 1 << 30
+"""Of a run at most; where the manifest has its rows farther apart, or nowhere, each row is read by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +127,7 @@ def fetch(
     offsets, sizes, checksums = (np.split(columns[name], ends) for name in ("offset", "size", "checksum"))
     shards = [shard_uris[run.shard] for run in runs]
     window = Window(data=[], columns=columns, shard_uris=shard_uris, lane_rows=lane_rows)
-    begins = [int(offsets_n.min()) for offsets_n in offsets]
-    ends = [int((offsets_n + sizes_n).max()) for offsets_n, sizes_n in zip(offsets, sizes, strict=True)]
+    begins, ends = zip(*map(_span_of, offsets, sizes), strict=True)
     with ThreadPoolExecutor(max_workers=READ_THREADS) as pool:
         read: dict[int, Future[_Span | None]] = {}
         for together in read_together(shards, begins, ends):
@@ -171,6 +172,14 @@ def finish(window: Window, rows: NDArray[np.int64], images: ImageSettings, seed:
         erase_probability=images.erase_probability,
     )
     return columns
+
+
+def _span_of(offsets_n: NDArray[np.int64], sizes_n: NDArray[np.int64]) -> tuple[int, int]:
+    """The first and the last byte of a run; no bytes where its rows cannot be read together."""
+    begin, end = int(offsets_n.min()), int(offsets_n.max()) + int(sizes_n.max())
+    if begin < 0 or sizes_n.min() <= 0 or end - begin > SPAN_BYTES:
+        return 0, 0
+    return begin, int((offsets_n + sizes_n).max())
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class _Progress:
 
 
 def probe(config: RunConfig, seconds: float) -> Probe:
-    """Train for so many seconds after the first steps, and leave nothing behind.
+    """Train for so many seconds after the first steps on a data set that is sound, and leave nothing behind.
 
     Raises:
         LdlvaError: whatever the run would end with.
@@ -72,7 +72,7 @@ def probe(config: RunConfig, seconds: float) -> Probe:
     try:
         with watching(peaks), Follower(uri, progress):
             try:
-                launch.fit(config, until=progress.enough)
+                launch.fit(config, until=progress.enough, sound=True)
             except RunStopped as stopped:
                 if not progress.enough.is_set():
                     raise RunStopped("the probe was stopped, and has left nothing behind") from stopped

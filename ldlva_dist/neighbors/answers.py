@@ -7,8 +7,9 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
-from ldlva_dist.errors import LdlvaError, NeighborServiceError
+from ldlva_dist.errors import DataError, NeighborServiceError, SettingError
 from ldlva_dist.neighbors.bank import StateLost
+from ldlva_dist.tasks import own_error
 
 
 class ShardsLost(NeighborServiceError):
@@ -44,8 +45,8 @@ def get_all(
         lost = [name for name, error in errors.items() if _is_loss(error)]
         if lost:
             raise ShardsLost(f"{kind} {lost} died or cannot be reached, found when asked {what}", lost) from e
-        cause = getattr(e, "cause", None)
-        if not isinstance(cause, LdlvaError):
+        cause = own_error(e)
+        if cause is None:
             raise
         raise type(cause)(f"{kind} {list(errors)} failed when asked {what}: {cause}") from e
 
@@ -62,4 +63,6 @@ def _error(ref: ObjectRef[Any]) -> Exception | None:
 
 
 def _is_loss(error: Exception) -> bool:
+    if isinstance(own_error(error), DataError | SettingError):
+        return False  # it would come again
     return isinstance(error, RayActorError | ObjectLostError) or isinstance(getattr(error, "cause", None), StateLost)

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
+from ldlva_dist.data.typed_json import Count, Rule, Text, build, parse_object, require_format
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.neighbors.cut import cut_dataset, load_box
 from ldlva_dist.neighbors.index import Backend, build_index
@@ -29,24 +30,37 @@ from ldlva_dist.neighbors.points import PointSet, check_k, check_va
 FORMAT_VERSION = 1
 K_MAX = 32
 PART_ROWS = 1 << 18
-_FOLDER = re.compile(r"graph-K(\d+)")
+MAX_SAMPLES = 2**31 - 1
+_FOLDER = re.compile(r"graph-K([1-9][0-9]{0,9})")
+HEAD_BYTES = 4096
+"""More than the header of an array takes."""
+_KINDS = {"ids": np.dtype("<i4"), "distances": np.dtype("<f4")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInfo:
     """``graph.json``."""
 
-    num_samples: int
+    num_samples: Annotated[Count, Rule("a number of samples, from 2", lambda n: 1 < n <= MAX_SAMPLES)]
     """N, the training samples: ids 0..N-1."""
-    num_neighbors: int
+    num_neighbors: Annotated[Count, Rule("> 0", bool)]
     """K, neighbours kept of each."""
-    content_hash: str
+    content_hash: Text
     """Of the data set it was built from."""
-    part_rows: int
+    part_rows: Annotated[Count, Rule("> 0", bool)]
     """Ids in each part but the last."""
     imported: bool = False
     """Whether a user's table named the neighbours: they keep its order, which need not be that of the distances."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def num_parts(self) -> int:
+        """Files of ids, and of distances."""
+        return -(-self.num_samples // self.part_rows)
+
+    def rows_of(self, part: int) -> range:
+        """The ids in one part."""
+        return range(part * self.part_rows, min(self.num_samples, (part + 1) * self.part_rows))
 
 
 def nearest_neighbors(
@@ -102,8 +116,8 @@ def copy_graphs(dataset_uri: str, version_uri: str) -> None:
         if info.content_hash == data.content_hash and info.num_neighbors not in there:
             copy = dataclasses.replace(info, content_hash=version.content_hash)
             with writing(version_uri, copy):
-                for part in range(-(-info.num_samples // info.part_rows)):
-                    write_part(version_uri, copy, part, *read_part(folder, part))
+                for part in range(info.num_parts):
+                    write_part(version_uri, copy, part, *read_part(folder, info, part))
 
 
 @contextmanager
@@ -119,8 +133,9 @@ def writing(dataset_uri: str, info: GraphInfo) -> Iterator[None]:
 
 def part_ids(info: GraphInfo) -> Iterator[NDArray[np.int64]]:
     """The ids of each part."""
-    for first in range(0, info.num_samples, info.part_rows):
-        yield np.arange(first, min(first + info.part_rows, info.num_samples))
+    for part in range(info.num_parts):
+        rows = info.rows_of(part)
+        yield np.arange(rows.start, rows.stop)
 
 
 def write_part(
@@ -137,9 +152,14 @@ def require_graph(dataset_uri: str, k: int) -> GraphInfo:
     data = read_info(dataset_uri)
     check_k(k, data.num_train)
     kept = sorted(int(m[1]) for name in storage.list_folder(dataset_uri) if (m := _FOLDER.fullmatch(name)))
-    graphs = [info for found in kept if (info := _read_info(_folder(dataset_uri, found)))]
+    graphs = [info for found in kept if (info := read_graph_info(_folder(dataset_uri, found)))]
     current = [info for info in graphs if info.content_hash == data.content_hash]
     for info in current:
+        if info.num_samples != data.num_train:
+            raise DataError(
+                f"the neighbour graph in {_folder(dataset_uri, info.num_neighbors)} is damaged: it has "
+                f"{info.num_samples} samples, the data set {data.num_train} to train on"
+            )
         if info.num_neighbors >= k:
             return info
     build = f"run: python jobs/build_index.py --dataset {dataset_uri}"
@@ -154,29 +174,68 @@ def require_graph(dataset_uri: str, k: int) -> GraphInfo:
 
 
 def read_graph(dataset_uri: str, first: int, rows: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Neighbour ids [n, k] and squared distances [n, k] of samples first..first+rows-1; only their parts are read."""
+    """Neighbour ids [n, k] and squared distances [n, k] of samples first..first+rows-1; only their parts are read.
+
+    What cannot be a graph's is a DataError that names the sample.
+    """
     info = require_graph(dataset_uri, k)
     if not 0 <= first <= first + rows <= info.num_samples:
         raise DataError(f"the graph holds ids 0..{info.num_samples - 1}, asked for {first}..{first + rows - 1}")
+    folder = _folder(dataset_uri, info.num_neighbors)
     ids_nk, squared_nk = np.empty((rows, k), dtype=np.int32), np.empty((rows, k), dtype=np.float32)
     for part in range(first // info.part_rows, -(-(first + rows) // info.part_rows)):
-        begin = part * info.part_rows
-        low, high = max(first, begin), min(first + rows, begin + info.part_rows)
-        for name, target in (("ids", ids_nk), ("distances", squared_nk)):
-            source = _load(_part_uri(_folder(dataset_uri, info.num_neighbors), name, part))
-            target[low - first : high - first] = source[low - begin : high - begin, :k]
+        held = info.rows_of(part)
+        low, high = max(first, held.start), min(first + rows, held.stop)
+        here, there = slice(low - first, high - first), slice(low - held.start, high - held.start)
+        ids_nk[here], squared_nk[here] = (array[there, :k] for array in read_part(folder, info, part))
+        for finding in impossible(ids_nk[here], squared_nk[here], low, info.num_samples):
+            raise DataError(f"the neighbour graph in {folder} is damaged: {finding}")
     return ids_nk, squared_nk
+
+
+def impossible(ids_nK: NDArray[np.int32], squared_nK: NDArray[np.float32], first: int, num_samples: int) -> list[str]:
+    """What no graph has, of the rows of samples ``first``, ``first + 1``, ...: a sentence for each kind."""
+    own_n = np.arange(first, first + len(ids_nK), dtype=np.int32)
+    wrong = {
+        "has neighbours that are no training samples": ids_nK.view(np.uint32) >= num_samples,
+        "is among its own neighbours": ids_nK == own_n[:, None],
+        "has distances that are no numbers >= 0": ~((squared_nK >= 0) & (squared_nK < np.inf)),
+    }
+    return [count_samples(what, mask.any(axis=1), first) for what, mask in wrong.items() if mask.any()]
+
+
+def count_samples(what: str, wrong_n: NDArray[np.bool_], first: int) -> str:
+    """A sentence that names the first wrong sample of some that begin with ``first``."""
+    return f"sample {first + int(wrong_n.argmax())} {what} ({int(wrong_n.sum())} samples)"
 
 
 def graph_infos(dataset_uri: str) -> list[tuple[str, GraphInfo]]:
     """Folder and description of every finished graph of a data set, whatever version it was built from."""
-    folders = [storage.join(dataset_uri, name) for name in storage.list_folder(dataset_uri) if _FOLDER.fullmatch(name)]
-    return [(folder, info) for folder in folders if (info := _read_info(folder))]
+    return [(folder, info) for folder in graph_folders(dataset_uri) if (info := read_graph_info(folder))]
 
 
-def read_part(folder: str, part: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def graph_folders(dataset_uri: str) -> list[str]:
+    """Every folder that is named as a graph's, finished or not."""
+    return [storage.join(dataset_uri, name) for name in storage.list_folder(dataset_uri) if _FOLDER.fullmatch(name)]
+
+
+def read_part(folder: str, info: GraphInfo, part: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Neighbour ids and squared distances of one part of a graph, [n, K] each, as they are stored."""
-    return _load(_part_uri(folder, "ids", part)), _load(_part_uri(folder, "distances", part))
+    shape = len(info.rows_of(part)), info.num_neighbors
+    return _load(_part_uri(folder, "ids", part), shape), _load(_part_uri(folder, "distances", part), shape)
+
+
+def read_graph_info(folder: str) -> GraphInfo | None:
+    """``graph.json``, or None where the build did not finish."""
+    uri = storage.join(folder, "graph.json")
+    if not storage.exists(uri):
+        return None
+    raw = parse_object(storage.read_bytes(uri), uri)
+    require_format(raw, FORMAT_VERSION, uri)
+    info = build(GraphInfo, raw, uri)
+    if info.num_neighbors >= info.num_samples or not folder.endswith(f"graph-K{info.num_neighbors}"):
+        raise DataError(f"{uri} is damaged: num_neighbors={info.num_neighbors} is not that of this folder")
+    return info
 
 
 def _folder(dataset_uri: str, k: int) -> str:
@@ -193,19 +252,21 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _load(uri: str) -> NDArray[Any]:
-    """A stored array; a local one is mapped, so that only the rows that are read cost memory."""
+def _load(uri: str, shape: tuple[int, int]) -> NDArray[Any]:
+    """A stored array of one shape; a local one is mapped, so that only the rows that are read cost memory."""
+    kind = _KINDS[uri.rpartition("/")[2].partition("-")[0]]
+    with storage.open_input(uri) as file:
+        size, head = file.size(), io.BytesIO(file.read(HEAD_BYTES))
+    try:
+        version = np.lib.format.read_magic(head)
+        found = np.lib.format.read_array_header_1_0(head) if version == (1, 0) else None
+    except ValueError as error:
+        raise DataError(f"{uri} is damaged: it is no array ({str(error)[:100]})") from error
+    if found != (shape, False, kind):
+        raise DataError(f"{uri} is damaged: it must be an array of {shape[0]} x {shape[1]} {kind}, got {found}")
+    begin = head.tell()
+    if size != begin + shape[0] * shape[1] * kind.itemsize:
+        raise DataError(f"{uri} is damaged: it has {size} bytes, not {begin + shape[0] * shape[1] * kind.itemsize}")
     if storage.is_remote(uri):
-        return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
-    return np.load(storage.resolve(uri)[1], mmap_mode="r", allow_pickle=False)
-
-
-def _read_info(folder: str) -> GraphInfo | None:
-    """``graph.json``, or None where the build did not finish."""
-    uri = storage.join(folder, "graph.json")
-    if not storage.exists(uri):
-        return None
-    raw = json.loads(storage.read_bytes(uri))
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"{uri} has format_version {raw.get('format_version')}, this program reads {FORMAT_VERSION}")
-    return GraphInfo(**raw)
+        return np.frombuffer(storage.read_bytes(uri), kind, offset=begin).reshape(shape)
+    return np.memmap(storage.resolve(uri)[1], kind, mode="r", offset=begin, shape=shape)

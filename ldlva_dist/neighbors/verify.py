@@ -5,48 +5,59 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.manifest import DatasetInfo, read_va
 from ldlva_dist.errors import DataError
-from ldlva_dist.neighbors.graph import GraphInfo, graph_infos, read_part
+from ldlva_dist.neighbors.graph import (
+    GraphInfo,
+    count_samples,
+    graph_folders,
+    impossible,
+    read_graph_info,
+    read_part,
+)
 
 ROWS = 65_536
 TOLERANCE = 1e-5
 """Of squared distances: the manifest's float32 points against what was stored."""
 
 
-def graphs_of(dataset_uri: str) -> tuple[list[tuple[str, GraphInfo]], list[str]]:
+def graphs_of(dataset_uri: str, info: DatasetInfo) -> tuple[list[tuple[str, GraphInfo]], list[str]]:
     """The graphs of a data set that can be checked, and what is wrong with the others."""
-    try:
-        return graph_infos(dataset_uri), []
-    except (DataError, ValueError, TypeError) as error:
-        return [], [f"a neighbour graph cannot be read: {error}"]
+    graphs, findings = [], []
+    for folder in graph_folders(dataset_uri):
+        try:
+            graph = read_graph_info(folder)
+        except DataError as error:
+            findings.append(f"a neighbour graph cannot be read: {error}")
+            continue
+        wrong = check_version(info, folder, graph) if graph else []
+        findings += wrong
+        graphs += [(folder, graph)] if graph and not wrong else []
+    return graphs, findings
 
 
 def check_part(dataset_uri: str, info: DatasetInfo, folder: str, graph: GraphInfo, part: int) -> list[str]:
     """What is wrong with one part of a graph: ids out of range, a sample among its own neighbours, distances."""
-    name, first = folder.rsplit("/", 1)[-1], part * graph.part_rows
-    n = min(graph.part_rows, graph.num_samples - first)
+    name, held = folder.rsplit("/", 1)[-1], graph.rows_of(part)
     try:
-        ids_nK, squared_nK = read_part(folder, part)
-    except (DataError, ValueError, OSError) as error:
+        ids_nK, squared_nK = read_part(folder, graph, part)
+        findings = impossible(ids_nK, squared_nK, held.start, info.num_train)
+        if not findings:
+            findings = _check_order(ids_nK, squared_nK, held.start, graph)
+        va_N2 = read_va(dataset_uri, 0, info.num_train)
+    except DataError as error:
         return [f"{name}: part {part} cannot be read: {error}"]
-    if ids_nK.shape != (n, graph.num_neighbors) or squared_nK.shape != ids_nK.shape:
-        return [f"{name}: part {part} is {ids_nK.shape} and {squared_nK.shape}, not ({n}, {graph.num_neighbors})"]
-    wrong = {
-        "has neighbours that are no training samples": (ids_nK < 0) | (ids_nK >= info.num_train),
-        "is among its own neighbours": ids_nK == np.arange(first, first + n)[:, None],
-        "has distances that are no numbers >= 0": ~(squared_nK >= 0),
-        "has neighbours out of order": np.logical_and(np.diff(squared_nK, axis=1) < -TOLERANCE, not graph.imported),
-        "has a neighbour twice": np.diff(np.sort(ids_nK, axis=1), axis=1, prepend=-1) == 0,
-    }
-    findings = [
-        f"{name}: sample {first + int(mask.any(axis=1).argmax())} {what} ({int(mask.any(axis=1).sum())} samples)"
-        for what, mask in wrong.items()
-        if mask.any()
-    ]
     if findings:
-        return findings
-    va_N2 = read_va(dataset_uri, 0, info.num_train)
-    far = [begin for begin in range(0, n, ROWS) if not _fits(va_N2, first + begin, ids_nK, squared_nK, begin)]
-    return [f"{name}: distances are not those of the valence-arousal, from sample {first + far[0]} on"] if far else []
+        return [f"{name}: {finding}" for finding in findings]
+    begins = range(0, len(held), ROWS)
+    far = [begin for begin in begins if not _fits(va_N2, held.start + begin, ids_nK, squared_nK, begin)]
+    where = f"from sample {held.start + far[0]} on" if far else ""
+    return [f"{name}: distances are not those of the valence-arousal, {where}"] if far else []
+
+
+def _check_order(ids_nK: NDArray[np.int32], squared_nK: NDArray[np.float32], first: int, graph: GraphInfo) -> list[str]:
+    wrong = {"has a neighbour twice": np.diff(np.sort(ids_nK, axis=1), axis=1) == 0}
+    if not graph.imported:
+        wrong["has neighbours out of order"] = np.diff(squared_nK, axis=1) < -TOLERANCE
+    return [count_samples(what, mask.any(axis=1), first) for what, mask in wrong.items() if mask.any()]
 
 
 def _fits(va_N2: NDArray[np.float32], first: int, ids_nK: NDArray, squared_nK: NDArray, begin: int) -> bool:

@@ -1,5 +1,6 @@
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -377,6 +378,18 @@ def test_a_service_that_cannot_be_is_refused_before_any_actor_starts(dataset, tm
         (tmp_path / name).write_bytes((Path(dataset) / name).read_bytes())
     with pytest.raises(DataError, match=r"no neighbour graph; run: python jobs/build_index\.py"):
         shard_loads(str(tmp_path), k=K, num_shards=1)
+
+
+def test_what_is_wrong_with_the_data_is_an_error_of_the_data_and_no_lost_shard(dataset, tmp_path):
+    copy = shutil.copytree(dataset, tmp_path / "set")
+    loads = shard_loads(str(copy), k=K, num_shards=2)
+    ids = np.load(copy / f"graph-K{K + 2}" / "ids-00000.npy")
+    ids[30, 1] = N
+    np.save(copy / f"graph-K{K + 2}" / "ids-00000.npy", ids)
+    spec = BankSpec(num_classes=C, feature_width=V, timeout_s=20)
+    said = r"^bank shards \[1\] failed when asked to start: .*is damaged: sample 30 has neighbours that are no training"
+    with pytest.raises(DataError, match=said):
+        start_service("damaged", loads, spec, {"num_cpus": 0, "max_restarts": -1})
 
 
 def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_not_touched(start, dataset, monkeypatch):

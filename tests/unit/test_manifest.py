@@ -16,7 +16,11 @@ from ldlva_dist.errors import DataError
 INFO = DatasetInfo(
     name="toy",
     class_names=("a", "b"),
-    splits={"train": SplitInfo(first_id=0, rows=7), "holdout": SplitInfo(first_id=7, rows=2)},
+    splits={
+        "train": SplitInfo(first_id=0, rows=7),
+        "holdout": SplitInfo(first_id=7, rows=2),
+        "test": SplitInfo(first_id=9, rows=0),
+    },
     shards=(
         ShardInfo(name="train-000000.tar", split="train", first_id=0, rows=7, bytes=70),
         ShardInfo(name="holdout-000000.tar", split="holdout", first_id=7, rows=2, bytes=20),
@@ -24,7 +28,7 @@ INFO = DatasetInfo(
     has_valence_arousal=True,
     va_transform={"mean": (0.5, 0.0), "std": (0.5, 2.0)},
     content_hash="abc",
-    class_counts={"train": (3, 4), "holdout": (1, 1)},
+    class_counts={"train": (3, 4), "holdout": (1, 1), "test": (0, 0)},
     source={"kind": "test"},
 )
 

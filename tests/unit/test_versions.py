@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -172,10 +173,12 @@ def test_a_name_is_taken_once_and_is_a_plain_one(dataset: str) -> None:
             new_version(dataset, name, NOTHING)
 
 
-def test_a_manifest_cut_otherwise_is_refused(dataset: str) -> None:
-    pq.write_table(pq.read_table(f"{dataset}/manifest.parquet"), f"{dataset}/manifest.parquet", row_group_size=3)
-    with pytest.raises(DataError, match="row group 0 has 3 rows, not 4"):
-        new_version(dataset, "v1", NOTHING)
+@pytest.mark.parametrize("rows", [1, 3, ROWS])
+def test_a_manifest_cut_otherwise_gives_the_same_version(dataset: str, rows: int) -> None:
+    expected = new_version(dataset, "v1", _va(0.5))
+    pq.write_table(pq.read_table(f"{dataset}/manifest.parquet"), f"{dataset}/manifest.parquet", row_group_size=rows)
+    assert new_version(dataset, "v2", _va(0.5)) == expected
+    assert _hash(_version(dataset, "v2")) == expected.content_hash
 
 
 @pytest.mark.parametrize(
@@ -196,6 +199,13 @@ def test_a_base_leads_upwards(dataset: str, uri: str, base: str, root: str) -> N
     ("uri", "base"),
     [
         ("s3://bucket/v1", "../.."),
+        ("s3://bucket/faces/versions/..", "../.."),
+        ("s3://versions/v1", "../.."),
+        ("/data/a/set", "../.."),
+        ("/data/versions/v1/deeper", "../.."),
+        ("/data/versions/v1", ".."),
+        ("/data/versions/v1", "../../"),
+        ("/data/versions/v1", "../../."),
         ("s3://bucket/a/versions/v1", "../../../.."),
         ("/v1", "../.."),
         ("/data/versions/v1", "../../other"),
@@ -208,6 +218,22 @@ def test_a_base_leads_upwards(dataset: str, uri: str, base: str, root: str) -> N
 def test_a_base_that_is_no_ancestor_in_its_store_is_refused(dataset: str, uri: str, base: str) -> None:
     with pytest.raises(DataError, match="base must be"):
         root_uri(uri, replace(read_info(dataset), base=base))
+
+
+def test_nothing_is_written_where_a_base_leads_and_no_data_set_is(dataset: str, tmp_path: Path) -> None:
+    info = read_info(dataset)
+    for folder in ("a/b/set", "a/versions/set"):
+        place = tmp_path / folder
+        shutil.copytree(dataset, place)
+        manifest.write_info(str(place), replace(info, base="../..", root=info.content_hash))
+        with pytest.raises(DataError, match=r"base must be|is not a data set"):
+            new_version(str(place), "v1", NOTHING)
+    shutil.copytree(dataset, tmp_path / "a", dirs_exist_ok=True)
+    manifest.write_info(str(tmp_path / "a"), replace(info, content_hash="another"))
+    with pytest.raises(DataError, match="is a version of another data set"):
+        new_version(str(tmp_path / "a/versions/set"), "v1", NOTHING)
+    assert not (tmp_path / "a/versions/v1").exists()
+    assert not (tmp_path / "versions").exists()
 
 
 def test_a_relative_path_of_a_version_finds_its_data_set(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,25 @@ def test_of_a_truncated_shard_the_rows_before_the_end_are_used(shard: tuple[Path
     assert sorted(window.columns["id"][list(window.bad)]) == [20, 21, 22, 23]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("offset", value) for value in (-512, 1 << 40, (1 << 63) - 1, -(1 << 63))),
+        *(("size", value) for value in (0, -1, (1 << 31) - 1)),
+    ],
+)
+def test_a_row_that_cannot_be_where_the_manifest_has_it_is_one_bad_row(
+    shard: tuple[Path, Columns], name: str, value: int
+) -> None:
+    before = _window(shard)
+    path, columns = shard
+    columns[name][5] = value
+    window = _window((path, columns))
+    assert window.columns["id"][list(window.bad)].tolist() == [5]
+    same = [row for row in range(ROWS) if row not in window.bad]
+    assert [bytes(window.data[row]) for row in same] == [bytes(before.data[row]) for row in same]
+
+
 def test_a_missing_shard_loses_all_lanes(shard: tuple[Path, Columns]) -> None:
     shard[0].unlink()
     window = _window(shard)

@@ -30,6 +30,7 @@ from ldlva_dist.data.packing.stage import Stage, full_disk_said
 from ldlva_dist.data.packing.survey import NO_LABEL, is_outside_budget, survey_name
 from ldlva_dist.data.packing.write import INFOS, placed_name
 from ldlva_dist.data.rows import Partition
+from ldlva_dist.data.stored_rows import regrouped
 
 REJECTED_SCHEMA = pa.schema([("part", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
 
@@ -41,7 +42,7 @@ def finish(
     shards = _shards(stage, len(order.tasks))
     digest = ContentHash(settings.class_names, _pairs(order))
     with full_disk_said(stage.root):
-        write_blocks(stage.final, _hashed(_regrouped(_placed(stage, order, shards)), digest))
+        write_blocks(stage.final, _hashed(regrouped(_placed(stage, order, shards), ROW_GROUP_ROWS), digest))
         _write_rejected(stage, partitions, skip=settings.on_bad_data == "skip")
         rows = list(order.splits)
         info = DatasetInfo(
@@ -100,20 +101,6 @@ def _placed(stage: Stage, order: Order, shards: Sequence[Sequence[ShardInfo]]) -
                 yield from pool.map(read, numbers[begin : begin + READ_THREADS], [split] * READ_THREADS)
 
 
-def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of exactly one row group; the last may be shorter."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        while sum(map(len, waiting)) >= ROW_GROUP_ROWS:
-            joined = pa.concat_tables(waiting)
-            yield joined.slice(0, ROW_GROUP_ROWS)
-            waiting = [joined.slice(ROW_GROUP_ROWS)]
-    rest = pa.concat_tables(waiting) if waiting else None
-    if rest is not None and len(rest):
-        yield rest
-
-
 def _hashed(blocks: Iterable[pa.Table], digest: ContentHash) -> Iterator[pa.Table]:
     for block in blocks:
         block = block.unify_dictionaries().combine_chunks()
@@ -127,7 +114,7 @@ def _write_rejected(stage: Stage, partitions: Sequence[Partition], *, skip: bool
         late = piece.read()
     filesystem, path = storage.resolve(storage.join(stage.final, REJECTED))
     with pq.ParquetWriter(path, REJECTED_SCHEMA, filesystem=filesystem, compression="zstd") as writer:
-        for table in _regrouped(_rejected(stage, partitions, late, skip=skip)):
+        for table in regrouped(_rejected(stage, partitions, late, skip=skip), ROW_GROUP_ROWS):
             writer.write_table(table)
 
 
