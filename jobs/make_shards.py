@@ -20,7 +20,7 @@ from ldlva_dist.data.sources.commands import Command
 from ldlva_dist.data.versions import version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.progress import ProgressBar
-from ldlva_dist.terminal import print_dataset, run_job
+from ldlva_dist.terminal import print_dataset, print_lines, run_job
 from ldlva_dist.verify import verify
 
 
@@ -103,9 +103,13 @@ def run_pack(command: Command) -> None:
     partitions = source.partitions()  # what is wrong with a table is said before a cluster starts
     storage.check_writable(command.output)
     placement.connect()
-    with ProgressBar() as progress:
-        packed = pack(source, command.output, settings, partitions=partitions, progress=progress)
-    print_dataset(packed.info, command.output, reasons=packed.reasons)
+    try:
+        with ProgressBar() as progress:
+            packed = pack(source, command.output, settings, partitions=partitions, progress=progress)
+        print_dataset(packed.info, command.output, reasons=packed.reasons)
+        print_lines(packed.notes)
+    finally:  # what was passed over may be what an error is about
+        print_lines(command.notes())
 
 
 if __name__ == "__main__":

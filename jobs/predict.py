@@ -13,14 +13,14 @@ from tyro.conf import OmitArgPrefixes, subcommand
 from ldlva_dist import placement
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
-from ldlva_dist.data.sources.listing import image_files
+from ldlva_dist.data.sources.listing import list_images
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.batch import Actors, predict
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs, parquet_files
 from ldlva_dist.inference.parts import Work
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.progress import ProgressBar
-from ldlva_dist.terminal import run_job
+from ldlva_dist.terminal import print_lines, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,8 @@ def main() -> None:
             max_rejected=command.max_rejected,
             progress=lambda done, total: progress("predicting", done, total),
         )
+    if isinstance(work.inputs, FolderInputs):
+        print_lines(list_images(work.inputs.folder).passed_over())
     print(f"predicted {found.rows - found.rejected} of {found.rows} images; rejected: {found.rejected}")
     print(f"written: {output}", flush=True)
 
@@ -110,7 +112,7 @@ def inputs_of(command: Command) -> Inputs:
         files = parquet_files(storage.absolute(command.parquet))
         return ParquetInputs(files=files, image_column=command.image_column, key_column=command.key_column)
     folder = storage.absolute(command.images)
-    return FolderInputs(folder=folder, paths=image_files(folder))
+    return FolderInputs(folder=folder, paths=list_images(folder).paths)
 
 
 if __name__ == "__main__":

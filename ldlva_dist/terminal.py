@@ -1,7 +1,7 @@
 """What a job prints, and the exit code it ends with."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 from rich.console import Console
@@ -35,6 +35,12 @@ def print_error(sentence: str) -> None:
     """One sentence on stderr, red where the terminal has colours."""
     console = Console(stderr=True)
     console.print(f"error: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Sentences on stdout, one a line, as they are."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def print_dataset(info: DatasetInfo, place: str, *, reasons: Mapping[str, int]) -> None:

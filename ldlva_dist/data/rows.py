@@ -34,6 +34,7 @@ class Rows:
     numbers: NDArray[np.int64]
     """[n] place in the user's table, from 0."""
     keys: Sequence[str]
+    """A slug of each name; rows whose slugs meet are told apart by their names, when all rows are known."""
     images: Sequence[bytes | str | None]
     labels: Sequence[str | None]
     """Class names, or indices as digits; None where the row has no label."""
@@ -44,6 +45,8 @@ class Rows:
     truth: NDArray[np.float32] | None = None
     """[n, C] true distribution."""
     flipped: NDArray[np.bool_] | None = None
+    names: Sequence[str] | None = None
+    """[n] what the user calls each row: its path in the folder, table or tar of its part. The keys where not given."""
     reasons: Sequence[str | None] | None = None
     """[n] why the source itself rejects a row (nothing more of it is checked), or leaves it out (``LEFT_OUT``)."""
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ldlva_dist.data import storage
 from ldlva_dist.errors import DataError
 
-MAX_KEY_BYTES = 80  # a tar header has room for 100
+MAX_KEY_BYTES = 80  # a tar header has room for 100: .json, and what key_apart adds
 _MAGIC = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"GIF8": "gif"}
 _MAGIC |= {b"II*\x00": "tif", b"MM\x00*": "tif"}
 IMAGE_EXTENSIONS = frozenset({*_MAGIC.values(), "img"})
@@ -94,6 +94,11 @@ def sanitise_key(name: str) -> str:
         return key
     kept = key.encode()[: MAX_KEY_BYTES - 17].decode(errors="ignore")
     return f"{kept}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+
+
+def key_apart(key: str, name: str) -> str:
+    """The key of one of several rows whose names give the same one: it ends in a short hash of its whole name."""
+    return f"{key}-{hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}"
 
 
 def public_facts(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

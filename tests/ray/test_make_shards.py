@@ -140,7 +140,7 @@ REASONS = [
     (_row("3.jpg", "glad", "0", "nan?"), r"valence-arousal is not in \[-1, 1\]"),
     (_row("3.jpg", "glad", "", ""), "valence-arousal is missing"),
     (_row("3.jpg", "glad", "0", ""), "valence-arousal is missing"),
-    (_row("2.jpg", "glad", "0", "0"), "the key stands twice"),
+    (_row("2.jpg", "glad", "0", "0"), "the row stands twice"),
 ]
 
 
@@ -189,7 +189,7 @@ def test_an_empty_table_is_an_empty_data_set(folder: Folder) -> None:
     folder.rows = []
     done = folder.pack()
     assert done.code == 3
-    assert "the data set is empty" in _sentence(done)
+    assert "the train part is empty: " in _sentence(done)
 
 
 def test_no_label_in_any_row_is_an_empty_data_set(folder: Folder) -> None:

@@ -25,7 +25,9 @@ def _columns(*rows: int) -> tuple[Columns, list[str]]:
         hash_N=np.array([key_hash(key) for key in keys], dtype=np.uint64),
         label_N=label,
         va_N2=np.stack([label, -label], axis=1).astype(np.float32),
+        identity_N=np.array([key_hash(key) for key in keys], dtype=np.uint64),
         size_N=np.ones(len(keys), dtype=np.int32),
+        checksum_N=np.arange(len(keys), dtype=np.uint32),
         flipped_N=None,
         code_N=np.full(len(keys), -1, dtype=np.int32),
         reasons=[],
@@ -60,17 +62,18 @@ def test_the_holdout_does_not_depend_on_the_order_of_the_rows() -> None:
     assert choose(columns, _partitions("train"), SETTINGS).split_A.tolist() == split[::-1].tolist()
 
 
-def test_only_the_first_of_two_rows_of_one_key_is_accepted() -> None:
+def test_only_the_first_of_two_rows_that_are_one_is_accepted() -> None:
     columns, _ = _columns(10)
-    columns.hash_N[7] = columns.hash_N[2]
-    columns.reject_duplicates()
+    columns.identity_N[7] = columns.identity_N[2]
+    repeated = columns.reject_duplicates()
+    assert (repeated.row_D.tolist(), repeated.first_D.tolist()) == ([7], [2])
     assert np.flatnonzero(columns.code_N >= 0).tolist() == [7]
     assert columns.counts() == {DUPLICATE: 1}
 
 
-def test_a_rejected_row_does_not_shadow_a_good_one_of_the_same_key() -> None:
+def test_a_rejected_row_does_not_shadow_a_good_one_that_is_the_same() -> None:
     columns, _ = _columns(10)
-    columns.hash_N[7] = columns.hash_N[2]
+    columns.identity_N[7] = columns.identity_N[2]
     columns.reject(np.arange(10) == 2, "bad")
     columns.reject_duplicates()
     assert columns.counts() == {"bad": 1}

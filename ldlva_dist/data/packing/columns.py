@@ -15,14 +15,22 @@ from ldlva_dist.data.packing.survey import (
     NO_LABEL,
     NO_VA,
     UNKNOWN_LABEL,
-    is_outside_budget,
     survey_name,
 )
 from ldlva_dist.errors import DataError, SettingError
 
 READ_THREADS = 16
 EXAMPLES = 8
-_WANTED = ("key_hash", "label", "valence", "arousal", "size", "reason", "flipped")
+_WANTED = ("key_hash", "identity", "label", "valence", "arousal", "size", "checksum", "reason", "flipped")
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Rows that stood before. D = such rows."""
+
+    row_D: NDArray[np.int64]
+    first_D: NDArray[np.int64]
+    """The row that each of them repeats."""
 
 
 @dataclass
@@ -31,10 +39,14 @@ class Columns:
 
     rows_P: NDArray[np.int64]
     hash_N: NDArray[np.uint64]
+    """Of the key."""
+    identity_N: NDArray[np.uint64]
+    """Equal where two rows are one."""
     label_N: NDArray[np.int16]
     """-1 where there is none."""
     va_N2: NDArray[np.float32]
     size_N: NDArray[np.int32]
+    checksum_N: NDArray[np.uint32]
     flipped_N: NDArray[np.bool_] | None
     code_N: NDArray[np.int32]
     reasons: list[str]
@@ -52,13 +64,19 @@ class Columns:
             self.reasons.append(reason)
         self.code_N[mask_N & (self.code_N < 0)] = self.reasons.index(reason)
 
-    def reject_duplicates(self) -> None:
-        """Every accepted row whose key stood in an accepted row before."""
+    def reject_duplicates(self) -> Repeated:
+        """Every accepted row that stood in an accepted row before."""
         fine = np.flatnonzero(self.code_N < 0)
-        _, first = np.unique(self.hash_N[fine], return_index=True)
-        repeated_N = self.code_N < 0
-        repeated_N[fine[first]] = False
+        _, first, group = np.unique(self.identity_N[fine], return_index=True, return_inverse=True)
+        again = np.flatnonzero(first[group] != np.arange(len(fine)))
+        repeated_N = np.zeros(len(self.code_N), dtype=bool)
+        repeated_N[fine[again]] = True
         self.reject(repeated_N, DUPLICATE)
+        return Repeated(fine[again], fine[first[group[again]]])
+
+    def partition_of(self, rows_n: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[n] the partition that each row stands in."""
+        return np.searchsorted(self.first_P, rows_n, side="right") - 1
 
     def reject_missing_va(self) -> None:
         """Rows without valence-arousal, where other rows have it."""
@@ -66,9 +84,9 @@ class Columns:
         if not missing_N.all():
             self.reject(missing_N, NO_VA)
 
-    def counts(self) -> dict[str, int]:
-        """How many rows are rejected for each reason, in order of the reasons' names."""
-        counts = np.bincount(self.code_N + 1, minlength=len(self.reasons) + 1)[1:].tolist()
+    def counts(self, among: NDArray[np.bool_] | slice = slice(None)) -> dict[str, int]:
+        """How many rows, or of the rows ``among``, are rejected for each reason, in order of the reasons' names."""
+        counts = np.bincount(self.code_N[among] + 1, minlength=len(self.reasons) + 1)[1:].tolist()
         return {reason: count for reason, count in sorted(zip(self.reasons, counts, strict=True)) if count}
 
 
@@ -81,10 +99,12 @@ def read_columns(stage: Stage, partitions: int) -> Columns:
     flipped = table["flipped"].fill_null(False).to_numpy() if "flipped" in table.column_names else None
     return Columns(
         rows_P=np.array([len(part) for part, _ in found], dtype=np.int64),
-        hash_N=table["key_hash"].to_numpy(),
+        hash_N=table["key_hash"].to_numpy().copy(),
+        identity_N=table["identity"].to_numpy(),
         label_N=table["label"].fill_null(-1).to_numpy(),
         va_N2=np.stack([float_column(table, name) for name in ("valence", "arousal")], axis=1),
         size_N=table["size"].to_numpy(),
+        checksum_N=table["checksum"].to_numpy(),
         flipped_N=flipped,
         code_N=reason.indices.fill_null(-1).to_numpy(zero_copy_only=False).copy(),
         reasons=reason.dictionary.to_pylist(),
@@ -107,24 +127,6 @@ def check_labels(stage: Stage, found: Columns, class_names: Sequence[str]) -> No
             given |= set(column.slice(0, 50).drop_null().to_pylist())
         examples = ", ".join(sorted(given)[:EXAMPLES])
         raise SettingError(f"--classes must name the labels of the data ({examples}), got {tuple(class_names)}")
-
-
-def check_budget(stage: Stage, found: Columns, max_rejected: float) -> None:
-    """DataError when more than this share of the labelled rows is rejected; it names the most common reasons."""
-    counts = {reason: count for reason, count in found.counts().items() if not is_outside_budget(reason)}
-    rejected = sum(counts.values())
-    total = int((found.code_N < 0).sum()) + rejected
-    if rejected > max_rejected * total:
-        common = sorted(counts.items(), key=lambda pair: -pair[1])[:3]
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in common)
-        codes = [code for code, reason in enumerate(found.reasons) if reason in counts]
-        first = int(np.isin(found.code_N, codes).argmax())
-        part = int(np.searchsorted(found.first_P, first, side="right")) - 1
-        row = stage.open_piece(survey_name(part)).read(["key", "number"]).slice(first - found.first_P[part], 1)
-        raise DataError(
-            f"{rejected} of {total} rows were rejected, --max-rejected allows {max_rejected:.2%}: {reasons}; "
-            f"the first is {row['key'][0].as_py()!r} in row {row['number'][0].as_py()}"
-        )
 
 
 def _read(stage: Stage, number: int) -> tuple[pa.Table, tuple[str, ...]]:

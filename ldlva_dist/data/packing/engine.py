@@ -14,7 +14,7 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.data.noise import NoiseList, parse_noise
 from ldlva_dist.data.packing.finish import finish
-from ldlva_dist.data.packing.order import ORDER, order_rows, read_order
+from ldlva_dist.data.packing.order import ORDER, Order, order_rows, read_order
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.packing.stage import Stage, stage_of
 from ldlva_dist.data.packing.survey import survey_name, survey_partition
@@ -23,7 +23,7 @@ from ldlva_dist.data.pieces import run_pieces
 from ldlva_dist.data.rows import Partition, Source
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 4096
 GET_TIMEOUT_S = 60.0
 Progress = Callable[[str, int, int], None]
@@ -32,10 +32,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Packed:
-    """What was packed, and how many rows were not, by reason."""
+    """What was packed, how many rows were not, by reason, and what else is to be said of them."""
 
     info: DatasetInfo
     reasons: Mapping[str, int]
+    notes: Sequence[str] = ()
 
 
 def pack(
@@ -64,7 +65,7 @@ def pack(
     blocks = [ray.put(partitions[first : first + BLOCK]) for first in range(0, len(partitions), BLOCK)]
     work = _Work(stage, source, settings, blocks)
     try:
-        reasons = _run(work, [partition.rows for partition in partitions], done, progress)
+        order = _run(work, [partition.rows for partition in partitions], done, progress)
         stage.publish()
     except (DataError, SettingError):
         stage.discard()
@@ -73,7 +74,7 @@ def pack(
         raise ClusterError(f"{error}; {stage.kept()}") from error
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"interrupted; {stage.kept()}") from error
-    return Packed(read_info(output), reasons)
+    return Packed(read_info(output), order.reasons, order.notes)
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,15 @@ class _Work:
         return [partition for block in ray.get(list(self.blocks), timeout=GET_TIMEOUT_S) for partition in block]
 
 
-def _run(work: _Work, rows: Sequence[int], done: frozenset[str], progress: Progress) -> Mapping[str, int]:
-    """All passes; returns how many rows are not packed, by reason."""
+def _run(work: _Work, rows: Sequence[int], done: frozenset[str], progress: Progress) -> Order:
+    """All passes; returns what the second one found."""
     _each(work.survey, survey_name, rows, done, partial(progress, "verifying"))
     if ORDER not in done:
         list(run_pieces(work.order, [0]))
     order = read_order(work.stage)
     _each(work.write, placed_name, order.rows, done, partial(progress, "writing"))
     list(run_pieces(work.finish, [0]))
-    return order.reasons
+    return order
 
 
 def _each(

@@ -9,11 +9,16 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ldlva_dist.data.copies import copies_said
 from ldlva_dist.data.manifest import OPTIONAL, SPLITS
+from ldlva_dist.data.packing.budget import check_budget
 from ldlva_dist.data.packing.choose import Chosen, choose
-from ldlva_dist.data.packing.columns import READ_THREADS, Columns, check_budget, check_labels, read_columns
+from ldlva_dist.data.packing.columns import READ_THREADS, Columns, Repeated, check_labels, read_columns
+from ldlva_dist.data.packing.keys import tell_apart
+from ldlva_dist.data.packing.places import Places
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.packing.stage import SHARDS, Stage
 from ldlva_dist.data.packing.survey import is_outside_budget
@@ -47,6 +52,8 @@ class Order:
     flip_share: float | None
     reasons: Mapping[str, int]
     """How many rows are not packed, and why."""
+    notes: Sequence[str] = ()
+    """What else the user should know of the rows."""
 
     @property
     def num_rejected(self) -> int:
@@ -68,11 +75,13 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
     """
     found = read_columns(stage, len(partitions))
     surveyed_N = found.code_N.copy()
-    found.reject_duplicates()
+    repeated = found.reject_duplicates()
     found.reject_missing_va()
+    places = Places(stage, found, partitions)
     check_labels(stage, found, settings.class_names)
-    check_budget(stage, found, 0.0 if settings.on_bad_data == "fail" else settings.max_rejected)
-    stage.write_piece(LATE, _late(found, surveyed_N))
+    check_budget(places, repeated, 0.0 if settings.on_bad_data == "fail" else settings.max_rejected)
+    stage.write_piece(LATE, _late(places, surveyed_N, repeated))
+    key_A = tell_apart(places)
     chosen = choose(found, partitions, settings)
     dealt = deal(found.size_N[chosen.row_A], chosen.partition_A, chosen.split_A, partitions)
     columns = chosen.columns()
@@ -86,29 +95,46 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
         va_transform=chosen.va_transform() if settings.standardize_va else None,
         flip_share=chosen.flip_share(),
         reasons=found.counts(),
+        notes=_notes(places, repeated, chosen),
     )
     stage.write_json(SHARDS, dealt.shards)
-    _write_tasks(stage, found, chosen, dealt)
+    _write_tasks(stage, found, chosen, dealt, key_A)
     stage.write_json(ORDER, asdict(order))
     return order
 
 
-def _late(found: Columns, surveyed_N: NDArray[np.int32]) -> pa.Table:
+def _notes(places: Places, repeated: Repeated, chosen: Chosen) -> list[str]:
+    """Sentences on rows that stand twice and on images that do."""
+    found, row_A = places.found, chosen.row_A
+    said = copies_said(
+        chosen.split_A, found.size_N[row_A], found.checksum_N[row_A], lambda rows_n: places.of(row_A[rows_n])
+    )
+    if len(repeated.row_D):
+        again, first = places.of(np.array([repeated.row_D[0], repeated.first_D[0]]))
+        said.append(f"rows that stand twice: {len(repeated.row_D)}, the first is {again}, which is {first} again")
+    return said
+
+
+def _late(places: Places, surveyed_N: NDArray[np.int32], repeated: Repeated) -> pa.Table:
     """Rows that only the view of all rows rejects: partition, row in it, reason."""
+    found = places.found
     late = np.flatnonzero(found.code_N != surveyed_N)
-    partition = np.searchsorted(found.first_P, late, side="right") - 1
+    partition = found.partition_of(late)
     reasons = pa.array(found.reasons, pa.string()).take(pa.array(found.code_N[late]))
+    is_repeated = pa.array(np.isin(late, repeated.row_D))
+    reasons = pc.call_function("replace_with_mask", [reasons, is_repeated, places.reasons(repeated)])
     return pa.table({"partition": partition, "row": late - found.first_P[partition], "reason": reasons})
 
 
-def _write_tasks(stage: Stage, found: Columns, chosen: Chosen, dealt: Dealt) -> None:
-    """For each task: its rows in reading order, with the partition and the row in it."""
+def _write_tasks(stage: Stage, found: Columns, chosen: Chosen, dealt: Dealt, key_A: pa.Array | None) -> None:
+    """For each task: its rows in reading order, with the partition and the row in it, and keys that were changed."""
     table = pa.table(
         {
             "partition": chosen.partition_A,
             "row": chosen.row_A - found.first_P[chosen.partition_A],
             "shard": dealt.shard_A,
             **chosen.columns(),
+            **({} if key_A is None else {"key": key_A}),
         }
     )
 

@@ -29,7 +29,7 @@ class PackSettings:
     on_bad_data: BadData = "quarantine"
     """A bad row is listed in rejected.parquet, only counted, or ends the packing."""
     max_rejected: float = 0.01
-    """Share of the labelled rows that may be bad."""
+    """Share of the labelled rows of each part that may be bad."""
 
     def __post_init__(self) -> None:
         ClassIndex(self.class_names)

@@ -1,6 +1,7 @@
 """First pass: every row of a partition is verified, nothing is packed. n = rows of a block, P = all its rows."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,13 +20,16 @@ UNKNOWN_LABEL = "the label is no class"
 NO_VA = "valence-arousal is missing"
 BAD_VA = "valence-arousal is not in [-1, 1]"
 NO_KEY = "the key is empty"
-DUPLICATE = "the key stands twice"
+DUPLICATE = "the row stands twice"
 
 SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
         ("key", pa.string()),
         ("key_hash", pa.uint64()),
+        ("name", pa.string()),
+        ("path", pa.string()),  # of the image file; null for an image that stands in a table or tar
+        ("identity", pa.uint64()),  # the same for rows that are one: of one file, or of one name in a table or tar
         ("given", pa.string()),
         ("label", pa.int16()),
         ("valence", pa.float32()),
@@ -54,15 +58,16 @@ def survey_partition(source: Source, partition: Partition, settings: PackSetting
         DataError: for a bad row, where the settings want that.
     """
     classes = ClassIndex(settings.class_names)
+    place = partition.place
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        blocks = [_check(rows, classes, settings.size, pool) for rows in source.read(partition)]
+        blocks = [_check(rows, place, classes, settings.size, pool) for rows in source.read(partition)]
     table = pa.concat_tables([SCHEMA.empty_table(), *blocks], promote_options="default")
     if settings.on_bad_data == "fail":
         _refuse(table, partition)
     return table
 
 
-def _check(rows: Rows, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor) -> pa.Table:
+def _check(rows: Rows, place: str, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor) -> pa.Table:
     indices = [None if label is None else classes.find(label) for label in rows.labels]
     reasons = list(_cheap_reasons(rows, indices))
     todo = [i for i, reason in enumerate(reasons) if reason is None]
@@ -77,6 +82,7 @@ def _check(rows: Rows, classes: ClassIndex, size: int | None, pool: ThreadPoolEx
         "number": pa.array(rows.numbers, pa.int64()),
         "key": pa.array(rows.keys, pa.string()),
         "key_hash": pa.array([key_hash(key) for key in rows.keys], pa.uint64()),
+        **_names(rows, place),
         "given": pa.array(rows.labels, pa.string()),
         "label": pa.array(indices, pa.int16()),
         "valence": pa.array(rows.va[:, 0], pa.float32(), from_pandas=True),  # NaN becomes null
@@ -88,6 +94,18 @@ def _check(rows: Rows, classes: ClassIndex, size: int | None, pool: ThreadPoolEx
     optional = {"votes": rows.votes, "true_distribution": rows.truth, "flipped": rows.flipped}
     columns |= {name: _array(values) for name, values in optional.items() if values is not None}
     return pa.table(columns)
+
+
+def _names(rows: Rows, place: str) -> dict[str, pa.Array]:
+    names = rows.keys if rows.names is None else rows.names
+    paths = [image if isinstance(image, str) else None for image in rows.images]
+    whole = os.path.abspath(place)
+    ones = [os.path.abspath(path) if path else f"{whole}\n{name}" for path, name in zip(paths, names, strict=True)]
+    return {
+        "name": pa.array(names, pa.string()),
+        "path": pa.array(paths, pa.string()),
+        "identity": pa.array([key_hash(one) for one in ones], pa.uint64()),
+    }
 
 
 def _cheap_reasons(rows: Rows, indices: Sequence[int | None]) -> Iterator[str | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from isal.isal_zlib import crc32
 
 from ldlva_dist.data import storage
@@ -91,13 +92,15 @@ class _Shards:
 
 
 def _with_survey(stage: Stage, rows: pa.Table, place: int) -> pa.Table:
-    """The rows of one partition with what the survey found of them; flips that were settled later win."""
+    """The rows of one partition with what the survey found of them; what was settled later wins."""
     with stage.open_piece(survey_name(place)) as piece:
-        names = [name for name in _SURVEYED if name in piece.schema_arrow.names and name not in rows.column_names]
+        names = [name for name in _SURVEYED if name in piece.schema_arrow.names]
         surveyed = piece.read(names).take(rows["row"])
     for name in names:
-        rows = rows.append_column(name, surveyed[name])
-    return rows
+        if name not in rows.column_names:
+            rows = rows.append_column(name, surveyed[name])
+    keys = pc.call_function("coalesce", [rows["key"], surveyed["key"]])
+    return rows.set_column(rows.column_names.index("key"), "key", keys)
 
 
 def _images(

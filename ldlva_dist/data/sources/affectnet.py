@@ -20,7 +20,7 @@ import pyarrow as pa
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import LEFT_OUT, REFERENCE_CLASSES, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, spans
+from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, refuse_empty, spans
 from ldlva_dist.data.transforms import decode, encode
 from ldlva_dist.data.user_columns import Columns, csv_columns, va_cells
 from ldlva_dist.errors import DataError
@@ -51,7 +51,12 @@ class AffectNetSource:
 
     def partitions(self) -> list[Partition]:
         """Stretches of each list's shuffled order."""
-        return [piece for part, uri in self.tables.items() for piece in cut(part, len(_table(uri, self.crop)), uri)]
+        found: list[Partition] = []
+        for part, uri in self.tables.items():
+            rows = len(_table(uri, self.crop))
+            refuse_empty(part, rows, uri)
+            found += cut(part, rows, uri)
+        return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """Rows with the uris of their images, or with the faces cut out of them."""
@@ -74,6 +79,7 @@ class AffectNetSource:
                     part=partition.part,
                     numbers=numbers,
                     keys=[sanitise_key(path) for path in paths],
+                    names=paths,
                     images=images,
                     labels=labels,
                     va=va_n2,

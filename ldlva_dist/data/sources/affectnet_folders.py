@@ -20,8 +20,8 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.affectnet import ABSENT, settle
-from ldlva_dist.data.sources.listing import image_files
-from ldlva_dist.data.sources.tables import cut, order_of, spans
+from ldlva_dist.data.sources.listing import list_images
+from ldlva_dist.data.sources.tables import cut, order_of, refuse_empty, spans
 from ldlva_dist.errors import DataError
 
 READERS = 16
@@ -45,12 +45,16 @@ class AffectNetFoldersSource:
 
     def partitions(self) -> list[Partition]:
         """Stretches of each part's shuffled order."""
-        parts = self.folders.items()
-        return [piece for part, uri in parts for piece in cut(part, len(image_files(_images(uri))), uri)]
+        found: list[Partition] = []
+        for part, uri in self.folders.items():
+            listing = list_images(_images(uri))
+            refuse_empty(part, len(listing.paths), uri, listing.passed_over())
+            found += cut(part, len(listing.paths), uri)
+        return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """Rows with the uris of their images and what their annotations say."""
-        files = image_files(_images(partition.place))
+        files = list_images(_images(partition.place)).paths
         order = order_of(len(files), self.seed)
         with ThreadPoolExecutor(READERS) as pool:
             for span in spans(partition):
@@ -65,6 +69,7 @@ class AffectNetFoldersSource:
                     part=partition.part,
                     numbers=numbers,
                     keys=[sanitise_key(f"{posixpath.basename(partition.place)}/{name}") for name in names],
+                    names=names,
                     images=[storage.join(_images(partition.place), name) for name in names],
                     labels=labels,
                     va=va_n2,

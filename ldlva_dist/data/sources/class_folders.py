@@ -7,19 +7,34 @@ to the class too.
 """
 
 import posixpath
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.listing import image_files
-from ldlva_dist.data.sources.tables import cut, order_of, spans
+from ldlva_dist.data.sources.listing import list_images
+from ldlva_dist.data.sources.tables import cut, order_of, refuse_empty, spans
 
 NO_CLASS = "the image stands in no class folder"
+
+
+def folder_notes(uri: str) -> list[str]:
+    """What is passed over in a folder of class folders, and which of these hold no image."""
+    listing = list_images(uri)
+    notes = [f"{line} in {uri}" for line in listing.passed_over()]
+    empty = [name for name in sorted(listing.folders) if not _has_image(listing.paths, f"{name}/")]
+    return [*notes, f"class folders without an image in {uri}: {', '.join(empty)}"] if empty else notes
+
+
+def _has_image(paths: pa.StringArray, folder: str) -> bool:
+    place = bisect_left(paths, folder, key=str)
+    return place < len(paths) and str(paths[place]).startswith(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +51,16 @@ class ClassFoldersSource:
 
     def partitions(self) -> list[Partition]:
         """Stretches of each part's shuffled order."""
-        return [piece for part, uri in self.folders.items() for piece in cut(part, len(image_files(uri)), uri)]
+        found: list[Partition] = []
+        for part, uri in self.folders.items():
+            listing = list_images(uri)
+            refuse_empty(part, len(listing.paths), uri, listing.passed_over())
+            found += cut(part, len(listing.paths), uri)
+        return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """Rows with the uris of their images."""
-        root, files = partition.place, image_files(partition.place)
+        root, files = partition.place, list_images(partition.place).paths
         order = order_of(len(files), self.seed)
         prefix = posixpath.basename(root) + "/" if len(self.folders) > 1 else ""
         for span in spans(partition):
@@ -51,6 +71,7 @@ class ClassFoldersSource:
                 part=partition.part,
                 numbers=numbers,
                 keys=[sanitise_key(prefix + path) for path in paths],
+                names=paths,
                 images=[storage.join(root, path) for path in paths],
                 labels=[folder if slash else None for folder, slash, _ in parts],
                 va=np.full((len(paths), 2), np.nan, dtype=np.float32),

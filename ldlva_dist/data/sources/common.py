@@ -19,7 +19,7 @@ class Common:
     classes: tuple[str, ...] = REFERENCE_CLASSES
     """Class names in index order. Labels may be these names, other spellings of them (angry, sadness), or indices."""
     max_rejected: float = 0.01
-    """Share of the labelled rows that may be rejected."""
+    """Share of the labelled rows of each part (train, validation, test) that may be rejected."""
     on_bad_data: Literal["quarantine", "skip", "fail"] = "quarantine"
     """List bad rows in rejected.parquet, only count them, or end at the first one."""
     holdout: float = 0.1
@@ -43,6 +43,10 @@ class Common:
             raise SettingError(f"--size must be >= 16 pixels, got {self.size}")
         if self.seed < 0 or (self.shuffle_va or 0) < 0:
             raise SettingError(f"--seed and --shuffle-va must be >= 0, got {self.seed} and {self.shuffle_va}")
+
+    def notes(self) -> list[str]:
+        """Sentences on what lies beside the rows and is passed over."""
+        return []
 
 
 def check_there(setting: str, uri: str) -> None:

@@ -68,6 +68,7 @@ class FerPlusSource:
                 part=partition.part,
                 numbers=numbers,
                 keys=[sanitise_key(name) for name in names],
+                names=names,
                 images=[storage.join(self.images[partition.part], name) if name else None for name in names],
                 labels=labels,
                 va=np.full((len(names), 2), np.nan, dtype=np.float32),

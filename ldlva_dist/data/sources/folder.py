@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.tables import csv_table, cut, order_of, spans
+from ldlva_dist.data.sources.tables import csv_table, cut, order_of, refuse_empty, spans
 from ldlva_dist.data.user_columns import Columns, csv_columns, find_columns, label_cells, va_cells
 
 
@@ -37,7 +37,9 @@ class FolderSource:
         """Stretches of each table's shuffled order."""
         found: list[Partition] = []
         for part, uri in self.tables.items():
-            found += cut(part, len(csv_table(uri, self._columns_of(uri).present())), uri)
+            rows = len(csv_table(uri, self._columns_of(uri).present()))
+            refuse_empty(part, rows, uri)
+            found += cut(part, rows, uri)
         return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
@@ -62,6 +64,7 @@ class FolderSource:
             part=part,
             numbers=numbers,
             keys=[sanitise_key(prefix + path) for path in paths],
+            names=paths,
             images=[storage.join(self.images[part], path) if path else None for path in paths],
             labels=label_cells(table[columns.label]),
             va=va_cells(table, columns),

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Source
-from ldlva_dist.data.sources.class_folders import ClassFoldersSource
+from ldlva_dist.data.sources.class_folders import ClassFoldersSource, folder_notes
 from ldlva_dist.data.sources.common import Common, check_there
 from ldlva_dist.data.sources.folder import FolderSource
+from ldlva_dist.data.sources.listing import EXTENSIONS
 from ldlva_dist.data.sources.parquet import ParquetSource
-from ldlva_dist.data.sources.samples import IMAGES, Fields
+from ldlva_dist.data.sources.samples import Fields
 from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tars_of
 from ldlva_dist.data.user_columns import Columns
 from ldlva_dist.errors import SettingError
@@ -101,11 +102,18 @@ class ClassFolders(Common):
 
     def source(self) -> Source:
         """The rows to pack."""
-        given: dict[Part, str | None] = {"train": self.train, "holdout": self.validation, "test": self.test}
-        folders: dict[Part, str] = {part: uri.rstrip("/") for part, uri in given.items() if uri is not None}
+        folders = self._folders()
         for uri in folders.values():
             check_there("--train, --validation and --test", uri)
         return ClassFoldersSource(folders=folders, seed=self.seed)
+
+    def notes(self) -> list[str]:
+        """What the folders hold besides, and class folders without an image."""
+        return [note for uri in self._folders().values() for note in folder_notes(uri)]
+
+    def _folders(self) -> dict[Part, str]:
+        given: dict[Part, str | None] = {"train": self.train, "holdout": self.validation, "test": self.test}
+        return {part: uri.rstrip("/") for part, uri in given.items() if uri is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +130,7 @@ class WebDataset(Common):
     """Field of the .json that holds the label; the .cls member if not given."""
     valence_field: str | None = None
     arousal_field: str | None = None
-    image_extensions: tuple[str, ...] = IMAGES
+    image_extensions: tuple[str, ...] = EXTENSIONS
     """Extensions of the image member, all that follows the first dot of its name; each sample must have exactly one."""
     ignore: tuple[str, ...] = ()
     """Extensions such as npy whose members are passed over unread; a sample with an unsafe member is rejected else."""

@@ -11,6 +11,7 @@ from ldlva_dist.data.sources import fer_plus
 from ldlva_dist.data.sources.affectnet import AffectNetSource
 from ldlva_dist.data.sources.affectnet_folders import AffectNetFoldersSource
 from ldlva_dist.data.sources.common import Common, check_there
+from ldlva_dist.data.sources.listing import list_images
 from ldlva_dist.data.sources.raf_db import RafDbSource
 
 
@@ -68,6 +69,11 @@ class AffectNetFolders(KnownClasses):
         for uri in folders.values():
             check_there("--root must hold train_set and val_set, which", uri)
         return AffectNetFoldersSource(folders=folders, num_classes=self.num_classes, seed=self.seed)
+
+    def notes(self) -> list[str]:
+        """What lies among the images and is none."""
+        folders = [storage.join(self.root, name, "images") for name in ("train_set", "val_set")]
+        return [f"{line} in {uri}" for uri in folders for line in list_images(uri).passed_over()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.listing import names_in
 from ldlva_dist.data.sources.row_groups import group_rows, read_stretch, stretches
+from ldlva_dist.data.sources.tables import refuse_empty
 from ldlva_dist.data.user_columns import (
     Columns,
     class_label_names,
@@ -65,6 +67,8 @@ class ParquetSource:
                     for begin, end in stretches(rows)
                 )
                 first += sum(rows)
+            if uris:
+                refuse_empty(part, first, ", ".join(uris))
         return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
@@ -117,6 +121,7 @@ class ParquetSource:
             part=part,
             numbers=numbers,
             keys=[sanitise_key(str(name)) for name in names],
+            names=names_in(uri, self.files[part], names),
             images=image.to_pylist(),
             labels=labels if class_names is None else named_labels(labels, class_names),
             va=va_cells(table, found),

@@ -57,6 +57,7 @@ class RafDbSource:
                 part=partition.part,
                 numbers=numbers,
                 keys=[sanitise_key(name) for name in names],
+                names=names,
                 images=[self._image(name) for name in names],
                 labels=[CLASSES.get(label, f"RAF-DB label {label}") for label in labels],
                 va=np.full((len(names), 2), np.nan, dtype=np.float32),

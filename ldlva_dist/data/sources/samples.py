@@ -7,9 +7,9 @@ from itertools import groupby
 from math import inf, nan
 from typing import Any
 
+from ldlva_dist.data.sources.listing import EXTENSIONS
 from ldlva_dist.data.sources.tar_members import Damage, Member, members
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 UNSAFE = ("pkl", "pickle", "pyd", "pt", "pth", "ten", "tb", "npy", "npz", "joblib", "dill")
 """What other readers unpickle, or hand to code that may."""
 MAX_JSON, MAX_CLS = 1 << 20, 1 << 10
@@ -19,7 +19,7 @@ MAX_JSON, MAX_CLS = 1 << 20, 1 << 10
 class Fields:
     """Where a sample's facts stand."""
 
-    image: tuple[str, ...] = IMAGES
+    image: tuple[str, ...] = EXTENSIONS
     """Extensions of image members; a sample has exactly one of them."""
     label: str | None = None
     """Field of the JSON; None takes the ``.cls`` member."""

@@ -19,6 +19,12 @@ def cut(part: Part, rows: int, place: str = "", *, first: int = 0) -> Iterator[P
         yield Partition(part=part, first=first + begin, rows=min(PARTITION_ROWS, rows - begin), place=place)
 
 
+def refuse_empty(part: Part, rows: int, place: str, why: Sequence[str] = ()) -> None:
+    """DataError where what a user named for a part holds no row."""
+    if not rows:
+        raise DataError(f"the {part} part is empty: {'; '.join([f'{place} holds no rows', *why])}")
+
+
 def spans(partition: Partition) -> Iterator[range]:
     """The places of a partition's rows in its part, a block of rows at a time."""
     for begin in range(partition.first, partition.first + partition.rows, BLOCK_ROWS):

@@ -16,6 +16,7 @@ import numpy as np
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.listing import names_in
 from ldlva_dist.data.sources.samples import Fields, Sample, parse, samples
 from ldlva_dist.errors import SettingError
 
@@ -63,6 +64,7 @@ class WebDatasetSource:
             part=partition.part,
             numbers=np.arange(first, first + len(block)),
             keys=[sanitise_key(prefix + sample.key) for sample in block],
+            names=names_in(partition.place, self.tars[partition.part], [sample.key for sample in block]),
             images=[sample.image for sample in block],
             labels=[sample.label for sample in block],
             va=np.asarray([sample.va for sample in block], dtype=np.float32).reshape(-1, 2),
