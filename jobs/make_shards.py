@@ -12,9 +12,11 @@ from tyro.conf import Positional, subcommand
 
 from ldlva_dist import placement
 from ldlva_dist.data import storage
+from ldlva_dist.data.copies import copies_in
 from ldlva_dist.data.manifest import DATASET, read_info
 from ldlva_dist.data.packing.engine import pack
 from ldlva_dist.data.packing.settings import PackSettings
+from ldlva_dist.data.pieces import run_pieces
 from ldlva_dist.data.relabel import read_corrections, relabel
 from ldlva_dist.data.sources.commands import Command
 from ldlva_dist.data.versions import version_uri
@@ -65,10 +67,12 @@ def run_verify(dataset: str) -> None:
     placement.connect()
     with ProgressBar() as progress:
         found = verify(dataset, progress)
+    copies = next(run_pieces(lambda _: copies_in(dataset), [0]))[1]
     rows = sum(split.rows for split in found.info.splits.values())
     size = sum(shard.bytes for shard in found.info.shards) / 1e6
     print(f"ok: {rows} rows in {len(found.info.shards)} shards, {size:.1f} MB; neighbour graphs: {found.graphs}")
     print(f"content hash {found.info.content_hash}")
+    print_lines(copies)
 
 
 def run_relabel(command: Relabel) -> None:

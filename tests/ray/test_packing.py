@@ -212,9 +212,7 @@ def test_quarantine_lists_bad_rows_and_skip_only_counts_them(spoiled: ParquetSou
 
 
 def test_over_the_budget_or_with_fail_nothing_is_left(spoiled: ParquetSource, tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"the train part loses too much: 3 of 200 rows were rejected, --max-rejected allows 1\.00%"
-    ):
+    with pytest.raises(DataError, match=r"the train part .* 3 of 200 rows were rejected, --max-rejected allows 1\.00%"):
         pack(spoiled, str(tmp_path / "set"), SETTINGS)
     with pytest.raises(DataError, match=r"'face-0-3' in row 3 of .*0\.parquet \(--on-bad-data fail\)"):
         pack(spoiled, str(tmp_path / "set"), replace(SETTINGS, on_bad_data="fail"))

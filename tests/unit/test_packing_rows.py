@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ldlva_dist.data.copies import copies_in
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import Part
@@ -221,6 +222,9 @@ def test_copies_of_images_are_said_and_kept(tmp_path: Path) -> None:
     order = pack_here(ClassFoldersSource(folders={"train": train, "test": test}), tmp_path / "set", SETTINGS)
     assert order.splits == [8, 0, 4]
     between, within = order.notes
+    assert [line.partition(", such as ")[0] for line in copies_in(str(tmp_path / "set"))] == [
+        line.partition(", such as ")[0] for line in order.notes
+    ]
     assert between.startswith("copies: 2 of 4 test images are in train too, byte for byte, such as '")
     one, _, other = between.partition(", identical with ")
     assert (tmp_path / "test/calm/8.png" if "8.png" in one else tmp_path / "test/calm/9.png").as_posix() in one
