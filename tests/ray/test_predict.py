@@ -12,7 +12,7 @@ import pytest
 
 from ldlva_dist.data.manifest import read_columns, read_info
 from ldlva_dist.data.shards import read_rows
-from ldlva_dist.data.sources.listing import image_files
+from ldlva_dist.data.sources.listing import list_images
 from ldlva_dist.data.transforms import encode
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.batch import Actors, Predicted, predict
@@ -67,7 +67,7 @@ def folder(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def images_in(folder: Path) -> FolderInputs:
-    return FolderInputs(folder=str(folder), paths=image_files.__wrapped__(str(folder)))
+    return FolderInputs(folder=str(folder), paths=list_images.__wrapped__(str(folder)).paths)
 
 
 def work_of(inputs: Inputs, output: Path, *, features: bool = False) -> Work:

@@ -12,7 +12,7 @@ from bench._report_run import synthetic_run
 from bench._swift import Swift
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
-from ldlva_dist.data.sources.listing import image_files
+from ldlva_dist.data.sources.listing import list_images
 from ldlva_dist.inference.export import export
 from ldlva_dist.inference.face_model import load_exported
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs, parquet_files
@@ -41,7 +41,7 @@ def stored(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     export(read_model(untrained_run(f"{STORE}/set", f"{STORE}/runs")), f"{STORE}/away", [], [])
     return {
         "dataset": dataset(),
-        "folder": FolderInputs(folder=f"{STORE}/images", paths=image_files(f"{STORE}/images")),
+        "folder": FolderInputs(folder=f"{STORE}/images", paths=list_images(f"{STORE}/images").paths),
         "parquet": ParquetInputs(files=parquet_files(f"{STORE}/tables"), image_column=None, key_column=None),
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist.data.sources.listing import Listing, image_files, list_images, names_in
+from ldlva_dist.data.sources.listing import Listing, list_images, names_in
 from ldlva_dist.errors import DataError
 
 
@@ -94,9 +94,9 @@ def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 def test_what_is_no_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder"):
-        image_files(str(tmp_path / "none"))
+        list_images(str(tmp_path / "none"))
     with pytest.raises(DataError, match="there is no folder"):
-        image_files(_make(tmp_path, "x.jpg") + "/x.jpg")
+        list_images(_make(tmp_path, "x.jpg") + "/x.jpg")
 
 
 def test_rows_of_several_files_are_called_by_the_files_too() -> None:

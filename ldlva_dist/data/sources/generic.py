@@ -1,6 +1,7 @@
 """Settings of the kinds of source that fit anybody's data."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Source
@@ -10,7 +11,7 @@ from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.listing import EXTENSIONS
 from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.sources.samples import Fields
-from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tars_of
+from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tar_notes, tars_of
 from ldlva_dist.data.user_columns import Columns
 from ldlva_dist.errors import SettingError
 
@@ -135,7 +136,10 @@ class WebDataset(Common):
     ignore: tuple[str, ...] = ()
     """Extensions such as npy whose members are passed over unread; a sample with an unsafe member is rejected else."""
     tar_in_key: bool = False
-    """Begin each key with its tar's name, where keys begin again in every tar."""
+    """Begin each key with its tar's name."""
+    damaged_tars: Literal["stop", "skip"] = "stop"
+    """A tar that is empty, cut off, no tar or has a hole, two images under one key, or a dot in a name that hides
+    samples, ends the packing by the tar's name; skip packs what can be read and says what was left out."""
 
     def source(self) -> Source:
         """The rows to pack."""
@@ -153,7 +157,12 @@ class WebDataset(Common):
             ignore=self.ignore,
         )
         tars: dict[Part, tuple[str, ...]] = {part: tuple(tars_of(uris)) for part, uris in given.items() if uris}
-        return WebDatasetSource(tars=tars, fields=fields, tar_in_key=self.tar_in_key)
+        skip = self.damaged_tars == "skip"
+        return WebDatasetSource(tars=tars, fields=fields, tar_in_key=self.tar_in_key, skip_damaged=skip)
+
+    def notes(self) -> list[str]:
+        """What is no tar in the folders."""
+        return tar_notes([uri for uri in (*self.train, *self.validation, *self.test) if not uri.endswith(".tar")])
 
 
 @dataclass(frozen=True, kw_only=True)

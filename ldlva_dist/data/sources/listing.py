@@ -49,11 +49,6 @@ class Listing:
         return [f"passed over: {', '.join(said)}"] if said else []
 
 
-def image_files(uri: str) -> pa.StringArray:
-    """Paths of the images below the folder ``uri``, sorted."""
-    return list_images(uri).paths
-
-
 @lru_cache(maxsize=8)
 def list_images(uri: str) -> Listing:
     """The images below the folder ``uri``, listed once per process; hidden files and folders are passed over.

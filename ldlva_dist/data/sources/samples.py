@@ -1,17 +1,19 @@
 """The samples of a WebDataset tar: which members belong together, and what they say."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import inf, nan
 from typing import Any
 
-from ldlva_dist.data.sources.listing import EXTENSIONS
+from ldlva_dist.data.rows import LEFT_OUT
+from ldlva_dist.data.sources.listing import EXTENSIONS, is_hidden
 from ldlva_dist.data.sources.tar_members import Damage, Member, members
 
 UNSAFE = ("pkl", "pickle", "pyd", "pt", "pth", "ten", "tb", "npy", "npz", "joblib", "dill")
 """What other readers unpickle, or hand to code that may."""
+LABELS = ("cls", "json")
 MAX_JSON, MAX_CLS = 1 << 20, 1 << 10
 
 
@@ -38,11 +40,13 @@ class Sample:
     label: str | None = None
     va: tuple[float, float] = (nan, nan)
     reason: str | None = None
+    flaw: str | None = None
+    """What is wrong with the tar rather than with this sample, where that is so."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Members of one key that stand together, or a reason why there are none."""
+    """Members of one key that stand together, or a reason why they are no sample."""
 
     key: str
     members: dict[str, Member] = field(default_factory=dict)
@@ -50,28 +54,98 @@ class Found:
     reason: str | None = None
 
 
-def samples(tar: memoryview, name: str) -> Iterator[Found]:
+def read_samples(tar: memoryview, name: str, fields: Fields) -> Iterator[Sample]:
     """What stands in a tar called ``name``, in its order; damages are found under ``name@BYTE``.
 
-    Folders, hidden files and ``__names__`` of WebDataset's own are no samples.
+    Folders and ``__names__`` of WebDataset's own are no samples, and hidden files are left out. What is wrong with the
+    tar itself comes as a ``flaw``: how many samples it hides, nobody knows.
     """
-    entries = (entry for entry in members(tar) if isinstance(entry, Damage) or not _is_passed_over(entry))
-    for key, group in groupby(entries, _key):
-        together = list(group)
+    hidden: list[Member] = []
+    empty = True
+    for key, group in groupby(_shown(members(tar), hidden), _key):
+        empty = False
         if key is None:
-            yield from (Found(key=f"{name}@{_place(entry)}", reason=_trouble(entry)) for entry in together)
-            continue
-        by_extension: dict[str, Member] = {}
-        reason = None
-        for member in together:
-            assert isinstance(member, Member), "damages have no key"
-            extension = member.name.rpartition("/")[2].partition(".")[2].lower()
-            if extension in by_extension:
-                reason = f"it has two .{extension} members"
-            if not member.is_file:
-                reason = f"its .{extension} member is a link or a device"
-            by_extension[extension] = member
-        yield Found(key=key, members=by_extension, reason=reason)
+            yield from (_lost(entry, name) for entry in group)
+        else:
+            yield from _read_key(key, [entry for entry in group if isinstance(entry, Member)], tar, fields)
+    if empty:
+        yield _flawed(name, "the tar is empty: it holds no samples", f"{name} holds no samples")
+    for member in hidden:
+        yield Sample(key=f"{name}@{member.begin}", reason=f"{LEFT_OUT}hidden files")
+
+
+def _shown(entries: Iterable[Member | Damage], hidden: list[Member]) -> Iterator[Member | Damage]:
+    """The entries that may be of samples."""
+    for entry in entries:
+        if isinstance(entry, Member):
+            *folders, file = entry.name.split("/")
+            if entry.is_folder or (file.startswith("__") and file.endswith("__")):
+                continue
+            if any(is_hidden(part) for part in (*folders, file) if part not in (".", "..")):
+                hidden.append(entry)
+                continue
+        yield entry
+
+
+def _lost(entry: Member | Damage, name: str) -> Sample:
+    if isinstance(entry, Damage):
+        return _flawed(f"{name}@{entry.at}", entry.reason, f"{name}: {entry.reason}")
+    return Sample(key=f"{name}@{entry.begin}", reason=_trouble(entry))
+
+
+def _flawed(key: str, flaw: str, left_out: str) -> Sample:
+    return Sample(key=key, reason=f"{LEFT_OUT}{left_out}", flaw=flaw)
+
+
+def _read_key(key: str, together: Sequence[Member], tar: memoryview, fields: Fields) -> Iterator[Sample]:
+    """The sample whose members stand together under one key; every one, where a dot in their names hides several."""
+    images = [member for member in together if _extension(member) in fields.image]
+    if len(images) > 1:
+        flaw = f"{images[0].name!r} and {images[1].name!r} are two images of one key (--image-extensions names the one)"
+        yield _flawed(key, flaw, "two images of one key")
+        return
+    dotted = _dotted(together, fields)
+    for stem, member in dotted.items():
+        flaw = f"the name {member.name!r} has a dot before its extension: a key ends at the first dot, here {key!r}"
+        yield _flawed(f"{key}.{stem}", flaw, "a dot in the name")
+    rest = [member for member in together if _extension(member).rpartition(".")[0] not in dotted]
+    if rest:
+        yield parse(_found(key, rest), tar, fields)
+
+
+def _dotted(together: Sequence[Member], fields: Fields) -> dict[str, Member]:
+    """Images that look like samples of their own by what stands before their last dot: they come with a label.
+
+    In ``0.jpg``, ``0.cls`` and ``0.mask.png`` the mask is none, and neither is an image that was asked for.
+    """
+    extensions = {_extension(member) for member in together}
+    is_labelled = not extensions.isdisjoint(LABELS)
+    found: dict[str, Member] = {}
+    for member in together:
+        stem, dot, last = _extension(member).rpartition(".")
+        if dot and last in EXTENSIONS and _extension(member) not in fields.image:
+            own = not extensions.isdisjoint(f"{stem}.{label}" for label in LABELS)
+            if own or not is_labelled:
+                found.setdefault(stem, member)
+    return found
+
+
+def _found(key: str, together: Sequence[Member]) -> Found:
+    by_extension: dict[str, Member] = {}
+    reason = None
+    for member in together:
+        extension = _extension(member)
+        if extension in by_extension:
+            reason = f"it has two .{extension} members"
+        if not member.is_file:
+            reason = f"its .{extension} member is no plain file"
+        by_extension[extension] = member
+    return Found(key=key, members=by_extension, reason=reason)
+
+
+def _extension(member: Member) -> str:
+    """All that follows the first dot of the file name, in small letters."""
+    return member.name.rpartition("/")[2].partition(".")[2].lower()
 
 
 def parse(found: Found, tar: memoryview, fields: Fields) -> Sample:
@@ -83,8 +157,8 @@ def parse(found: Found, tar: memoryview, fields: Fields) -> Sample:
         return blank
     if unsafe:
         return replace(blank, reason=f"it has a .{unsafe[0]} member, which is never opened")
-    if len(images) != 1:
-        return replace(blank, reason="it has several image members" if images else "it has no image member")
+    if not images:
+        return replace(blank, reason="it has no image member")
     try:
         facts = _json(found, tar) if fields.label or fields.valence else {}
         label = _label(facts.get(fields.label)) if fields.label else _cls(found, tar)
@@ -97,11 +171,6 @@ def parse(found: Found, tar: memoryview, fields: Fields) -> Sample:
 
 class _BadSampleError(Exception):
     """Why a sample is rejected."""
-
-
-def _is_passed_over(member: Member) -> bool:
-    name = member.name.rpartition("/")[2]
-    return member.is_folder or name.startswith(".") or (name.startswith("__") and name.endswith("__"))
 
 
 def _key(entry: Member | Damage) -> str | None:
@@ -118,10 +187,6 @@ def _trouble(entry: Member | Damage) -> str | None:
     if entry.name.startswith("/") or ".." in entry.name.split("/") or not entry.name.isprintable():
         return f"the name of a member is not safe: {entry.name!r}"
     return None if "." in entry.name.rpartition("/")[2] else f"the member {entry.name!r} has no extension"
-
-
-def _place(entry: Member | Damage) -> int:
-    return entry.at if isinstance(entry, Damage) else entry.begin
 
 
 def _text(found: Found, extension: str, tar: memoryview, limit: int) -> str:

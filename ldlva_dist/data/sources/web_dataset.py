@@ -2,8 +2,9 @@
 
 A key is a member's path up to the first dot of its file name, its extension all that follows; members of one key that
 stand together are one sample. Only images, ``.json`` and ``.cls`` are ever opened, and nothing is unpickled or written
-to disk. Whatever is not right becomes a rejected row with a reason: nothing is silently short. Rows keep the tars'
-order. A tar is read whole: a task needs its size in memory.
+to disk. A sample that is not right becomes a rejected row with a reason; a tar that is not right (empty, cut off, with
+a hole, or with names that hide samples) ends the packing. Rows keep the tars' order. A tar is read whole: a task needs
+its size in memory.
 """
 
 import posixpath
@@ -16,9 +17,9 @@ import numpy as np
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.listing import names_in
-from ldlva_dist.data.sources.samples import Fields, Sample, parse, samples
-from ldlva_dist.errors import SettingError
+from ldlva_dist.data.sources.listing import count_others, is_hidden, names_in
+from ldlva_dist.data.sources.samples import Fields, Sample, read_samples
+from ldlva_dist.errors import DataError, SettingError
 
 BLOCK_BYTES = 32 << 20
 
@@ -30,7 +31,9 @@ class WebDatasetSource:
     tars: dict[Part, tuple[str, ...]]
     fields: Fields = field(default_factory=Fields)
     tar_in_key: bool = False
-    """Begin each key with the name of its tar: for sets whose keys begin again in every tar."""
+    """Begin each key with the name of its tar, for people to see where it is from."""
+    skip_damaged: bool = False
+    """Leave out what cannot be read of a tar, where an error would end the packing."""
 
     def describe(self) -> dict[str, Any]:
         """Kind, tars and fields."""
@@ -43,12 +46,17 @@ class WebDatasetSource:
         return [Partition(part=part, first=0, rows=0, place=uri) for part, uris in parts for uri in uris]
 
     def read(self, partition: Partition) -> Iterator[Rows]:
-        """The samples of one tar, and what is wrong with it; a row's number counts them within the tar."""
+        """The samples of one tar, and what is wrong with it; a row's number counts them within the tar.
+
+        Raises:
+            DataError: for a tar that is damaged, unless such are to be skipped.
+        """
         tar = memoryview(storage.read_bytes(partition.place))
         block: list[Sample] = []
         first = num_bytes = 0
-        for found in samples(tar, posixpath.basename(partition.place)):
-            sample = parse(found, tar, self.fields)
+        for sample in read_samples(tar, posixpath.basename(partition.place), self.fields):
+            if sample.flaw is not None and not self.skip_damaged:
+                raise DataError(f"{partition.place}: {sample.flaw} (--damaged-tars skip packs what can be read)")
             block.append(sample)
             num_bytes += len(sample.image or b"")
             if len(block) == BLOCK_ROWS or num_bytes >= BLOCK_BYTES:
@@ -76,7 +84,16 @@ def tars_of(uris: Sequence[str]) -> Iterator[str]:
     """The tars themselves, and in their order those of each folder; SettingError where there is none."""
     for uri in uris:
         tars = [uri] if uri.endswith(".tar") else [storage.join(uri, name) for name in storage.list_folder(uri)]
-        tars = [tar for tar in tars if tar.endswith(".tar")]
+        tars = [tar for tar in tars if tar.endswith(".tar") and not is_hidden(posixpath.basename(tar))]
         if not tars or not storage.exists(uri):
             raise SettingError(f"--train, --validation and --test must name tars or folders of tars, got {uri!r}")
         yield from tars
+
+
+def tar_notes(uris: Sequence[str]) -> list[str]:
+    """What is passed over in folders of tars."""
+    found = {uri: [name for name in storage.list_folder(uri) if not name.endswith(".tar")] for uri in uris}
+    shown = {uri: [name for name in names if not is_hidden(name)] for uri, names in found.items()}
+    return [
+        f"passed over: {len(names)} files ({count_others(names)}) in {uri}" for uri, names in shown.items() if names
+    ]
