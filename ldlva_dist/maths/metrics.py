@@ -28,7 +28,7 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
     Returns:
         ``accuracy`` in [0, 1]; ``mean_class_accuracy``: mean recall of the classes among the labels; ``macro_f1``:
         mean of F1 over the classes among labels or predictions; ``ece``: expected calibration error of the largest
-        probability, 15 equal bins; ``confusion``: [C][C] counts, rows = labels; ``reliability``: see there. All but
+        probability, that of the bins in ``reliability``; ``confusion``: [C][C] counts, rows = labels; ``reliability``: see there. All but
         the last two are None for N = 0.
     """
     predicted_N = probs_NC.argmax(axis=1)
@@ -38,21 +38,15 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
         return {**dict.fromkeys(names), "confusion": confusion_CC.tolist(), "reliability": []}
     hits_C, given_C, predicted_C = confusion_CC.diagonal(), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     present, either = given_C > 0, given_C + predicted_C > 0
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    ece = multiclass_calibration_error(
-        torch.from_numpy(np.ascontiguousarray(probs_NC, dtype=np.float64)),
-        torch.from_numpy(np.ascontiguousarray(labels_N, dtype=np.int64)),
-        num_classes=num_classes,
-        n_bins=ECE_BINS,
-    )
+    diagram = reliability(labels_N, probs_NC)
     return {
         "accuracy": float(hits_C.sum() / len(labels_N)),
         "mean_class_accuracy": float((hits_C[present] / given_C[present]).mean()),
         "macro_f1": float((2 * hits_C[either] / (given_C + predicted_C)[either]).mean()),
-        "ece": float(ece),
+        # Not torchmetrics', which keeps a bin of its own for a confidence of exactly 1.
+        "ece": sum(part["share"] * abs(part["confidence"] - part["accuracy"]) for part in diagram),
         "confusion": confusion_CC.tolist(),
-        "reliability": reliability(labels_N, probs_NC),
+        "reliability": diagram,
     }
 
 
@@ -60,7 +54,7 @@ def reliability(labels_N: NDArray[Any], probs_NC: NDArray[Any]) -> list[dict[str
     """The reliability diagram: one dict for each of the 15 bins of the largest probability that has samples.
 
     ``share`` of all samples; their mean ``confidence`` (the largest probability) and ``accuracy``, equal for a
-    calibrated model.
+    calibrated model. Bin i is (i / 15, (i + 1) / 15].
     """
     confidence_N, right_N = probs_NC.max(axis=1).astype(np.float64), probs_NC.argmax(axis=1) == labels_N
     bin_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)

@@ -58,6 +58,37 @@ def test_classification_of_four_faces_by_hand() -> None:
     assert result["ece"] == pytest.approx((0.1 + 0.8 + 0.3 + 0.4) / 4)
 
 
+def test_the_calibration_error_is_that_of_the_reliability_diagram_also_for_a_confidence_of_one() -> None:
+    probs_NC = np.array([[0.05, 0.95]] * 10 + [[0.0, 1.0]] * 10, np.float32)
+    labels_N = np.array([1] * 19 + [0])
+    result = metrics.classification(labels_N, probs_NC, num_classes=2)
+    assert len(result["reliability"]) == 1  # .95 and 1 are both in (14/15, 1]
+    assert result["ece"] == pytest.approx(abs(0.975 - 0.95), abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", ["certain", "even", "one class", "drawn"])
+def test_the_calibration_error_equals_a_loop_over_bins(rows: str) -> None:
+    probs_NC, labels_N = drawn(200, 4)[1], drawn(200, 4)[2]
+    if rows == "certain":
+        probs_NC = np.eye(4)[np.arange(200) % 4]
+    if rows == "even":
+        probs_NC = np.full((200, 4), 0.25)
+    if rows == "one class":
+        labels_N = np.zeros(200, np.int64)
+    confidence_N, right_N = probs_NC.max(axis=1), probs_NC.argmax(axis=1) == labels_N
+    error = 0.0
+    for low in range(15):
+        inside = (confidence_N > low / 15) & (confidence_N <= (low + 1) / 15)
+        error += abs((confidence_N[inside] - right_N[inside]).sum()) / 200
+    assert metrics.classification(labels_N, probs_NC, num_classes=4)["ece"] == pytest.approx(error, abs=1e-12)
+
+
+def test_classes_that_nobody_has_or_nobody_predicts_count_as_documented() -> None:
+    result = metrics.classification(np.array([0, 0, 2]), np.eye(4)[[0, 1, 1]], num_classes=4)
+    assert result["mean_class_accuracy"] == pytest.approx((1 / 2 + 0) / 2)  # of the labels' classes 0 and 2
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 0 + 0) / 3)  # class 3 is nowhere
+
+
 def test_nothing_to_judge_gives_none_and_not_nan() -> None:
     result = metrics.classification(np.zeros(0, dtype=int), np.zeros((0, 3)), num_classes=3)
     assert result["accuracy"] is result["ece"] is result["macro_f1"] is result["mean_class_accuracy"] is None
