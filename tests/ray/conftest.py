@@ -22,10 +22,9 @@ os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # no node is ever taken
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local cluster for all tests of this folder; never anybody else's, and gone when other folders begin.
 
-    Its workers know an MLflow store in files, as those of a user's cluster know a server.
+    Its workers know an MLflow database, as those of a user's cluster know a server.
     """
-    os.environ["MLFLOW_TRACKING_URI"] = f"file://{tmp_path_factory.mktemp('mlflow')}"
-    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
     ray.init(
         address="local",
         num_cpus=4,

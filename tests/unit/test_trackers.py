@@ -2,12 +2,13 @@
 
 import json
 import os
+import traceback
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.reporting import trackers
 from ldlva_dist.reporting.metrics_log import MetricsLog
 from ldlva_dist.reporting.trackers import open_tracker, require_tracker
@@ -17,10 +18,11 @@ SETTINGS = {"name": "faces", "loss": {"gamma": 0.5}, "others": {f"n{i}": i for i
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """MLflow's local file store, which it only serves when asked to."""
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
-    return f"file://{tmp_path}/mlflow"
+    """MLflow's local database, which is what our own message recommends."""
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    require_tracker("mlflow")
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def log(run: Path, first_step: int, steps: range, loss: float, *, end: bool) -> None:
@@ -59,6 +61,47 @@ def test_a_server_that_is_not_there_is_an_error_of_the_cluster_within_seconds(
         open_tracker("mlflow", str(tmp_path), SETTINGS, 1)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "30"
     assert not (tmp_path / "tracker-mlflow.json").exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "file:///somewhere", "FILE:///somewhere", "/somewhere", "./mlruns", "mlruns", "sqlite:///here.db"]
+)
+def test_a_place_that_mlflow_or_the_workers_do_not_take_is_refused_before_the_run(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(SettingError, match=r"sqlite:////PATH/mlflow\.db.*got "):
+        require_tracker("mlflow")
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://host:5000", "https://u:p@host", "sqlite:////full/mlflow.db", "postgresql://h/db", "databricks"]
+)
+def test_servers_and_databases_are_taken(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    require_tracker("mlflow")
+
+
+def test_a_folder_is_taken_where_mlflow_was_told_to_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///somewhere")
+    require_tracker("mlflow")
+
+
+def test_a_password_in_the_address_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:se@cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ClusterError, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9 said:") as caught:
+        open_tracker("mlflow", str(tmp_path), SETTINGS, 1)
+    assert "cret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "{"])
+def test_a_kept_id_that_is_none_is_a_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tracker-mlflow.json").write_text(text)
+    with pytest.raises(DataError, match=r"tracker-mlflow\.json is damaged"):
+        trackers.kept_id(str(tmp_path), "mlflow", lambda: "new")
 
 
 def test_what_a_tracker_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,13 @@ run of the tracker, whose name is kept in RUN/tracker-KIND.json; steps that the 
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from ldlva_dist.data import storage
-from ldlva_dist.errors import SettingError
+from ldlva_dist.errors import DataError, SettingError
 
 EXTRAS = {"mlflow": "mlflow", "wandb": "wandb"}
 """Kinds that need an extra, and its module."""
@@ -39,8 +40,27 @@ def require_tracker(kind: str) -> None:
     """SettingError where a kind of tracker cannot be used here."""
     if kind in EXTRAS and find_spec(EXTRAS[kind]) is None:
         raise SettingError(f"training.tracker={kind} needs the extra: pip install 'ldlva-dist[{kind}]'")
-    if kind == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise SettingError("training.tracker=mlflow needs MLFLOW_TRACKING_URI to name a server or file:// folder")
+    if kind == "mlflow":
+        _require_mlflow_uri(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+def _require_mlflow_uri(uri: str) -> None:
+    """SettingError for an address that MLflow refuses, or that means another place in each process."""
+    scheme, colon, _ = uri.lower().partition(":")
+    is_folder = scheme == "file" or not (colon or scheme == "databricks")
+    if uri and is_folder and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
+        return
+    if is_folder or (scheme == "sqlite" and not uri.startswith("sqlite:////")):
+        raise SettingError(
+            "training.tracker=mlflow needs MLFLOW_TRACKING_URI to name a server (http://HOST:PORT) or a database by "
+            "its full path (sqlite:////PATH/mlflow.db, four slashes), which the workers can reach; MLflow no longer "
+            f"takes folders; got {without_passwords(uri)!r}"
+        )
+
+
+def without_passwords(text: str) -> str:
+    """The text, with what stands before the @ of an address left out."""
+    return re.sub(r"(?<=//)[^/\s]*@", "***@", text)
 
 
 def open_tracker(kind: str, run_uri: str, settings: Mapping[str, Any], first_step: int) -> Tracker | None:
@@ -71,7 +91,12 @@ def kept_id(run_uri: str, kind: str, new: Callable[[], str]) -> tuple[str, bool]
     """The tracker's id of a run, a new one at its first start; and whether it is new."""
     uri = storage.join(run_uri, f"tracker-{kind}.json")
     if storage.exists(uri):
-        return json.loads(storage.read_bytes(uri))["id"], False
+        try:
+            return str(json.loads(storage.read_bytes(uri))["id"]), False
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f'{uri} is damaged: it must be {{"id": ...}}; without it the run begins anew there'
+            ) from error
     created = new()
     storage.write_bytes(uri, (json.dumps({"id": created}) + "\n").encode())
     return created, True

@@ -10,8 +10,8 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from ldlva_dist.errors import ClusterError
-from ldlva_dist.reporting.trackers import kept_id, numbers
+from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.reporting.trackers import kept_id, numbers, without_passwords
 
 EXPERIMENT = "ldlva"
 PARAMS_A_CALL = 100
@@ -68,8 +68,10 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        place = os.environ.get("MLFLOW_TRACKING_URI")
-        raise ClusterError(f"training.tracker=mlflow: MLflow at {place} said: {error}") from error
+        said = f"MLflow at {os.environ.get('MLFLOW_TRACKING_URI')} said: {error}"
+        raise ClusterError(f"training.tracker=mlflow: {without_passwords(said)}") from None  # the cause has them
+    except ImportError as error:
+        raise SettingError(f"training.tracker=mlflow: MLFLOW_TRACKING_URI needs another package: {error}") from error
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
