@@ -8,7 +8,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -18,16 +19,20 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from ldlva_dist import launch, placement
-from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist import launch, placement, readiness
+from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.reporting.metrics_log import read_metrics
+from ldlva_dist.training import checkpoint
 from ldlva_dist.training.loop import run_uri
 
 METRIC = "holdout_accuracy"
 TUNE = "tune"
-"""Tune's own records of the sweep; written anew at each start."""
+"""Tune's own records of the sweep, a folder for each start. Nothing is deleted: who knows what else lies there."""
+OF_A_RUN = ("metrics.jsonl", checkpoint.PREFIX)
+CHANGEABLE = ("sweep.num_samples", "sweep.max_concurrent_trials")
+"""Settings of a search that may change when it goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,8 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     interrupted sweep of the same name goes on.
 
     Raises:
-        SettingError: if the data set has no holdout, or the settings do not fit it.
+        SettingError: if the data set has no holdout, the settings do not fit it, or the name is that of another sweep
+            or of anything else.
         ClusterError: if every trial failed.
     """
     config = launch.absolute(config)
@@ -73,6 +79,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
             f"got {config.placement.min_workers} {config.placement.max_workers}"
         )
     folder = storage.join(config.storage_path, config.name)
+    _require_own_folder(config, folder)
     info = launch.prepare(config)
     if info.splits["holdout"].rows == 0:
         raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
@@ -86,6 +93,26 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     best, uri = apply(config, winner.params), storage.join(folder, "best_config.json")
     storage.write_bytes(uri, to_json(best).encode())
     return SweepResult(trials=trials, best=best, best_config_uri=uri, best_run_uri=winner.run_uri)
+
+
+def _require_own_folder(config: RunConfig, folder: str) -> None:
+    """SettingError for a folder that is there, unless a sweep with the same settings and the same space began it."""
+    names = [name for name in storage.list_folder(folder) if not name.startswith(".")]
+    of_a_run = [name for name in names if name.startswith(OF_A_RUN)]
+    if names and (readiness.CONFIG not in names or of_a_run):
+        raise SettingError(
+            f"name must be new for a sweep: {folder} is no sweep's folder, it holds {(of_a_run or names)[0]}; "
+            "choose another --name"
+        )
+    if not names:
+        return
+    began = from_json(storage.read_bytes(storage.join(folder, readiness.CONFIG)).decode())
+    there, here = (readiness.flat(asdict(each)) for each in (began, config))
+    fixed = [name for name in here if name.startswith("sweep.") or not name.startswith(readiness.CHANGEABLE)]
+    other = [name for name in fixed if here[name] != there[name] and name not in CHANGEABLE]
+    if other:
+        differs = "; ".join(f"{name} was {there[name]} and is {here[name]}" for name in other)
+        raise SettingError(f"name must be new for another search: {folder} was begun with others ({differs})")
 
 
 def search_space(config: RunConfig) -> dict[str, Any]:
@@ -151,7 +178,7 @@ def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:
 def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
     trainable = tune.with_resources(partial(_run_trial, config=config), placement.trial())
     folder = storage.join(config.storage_path, config.name)
-    storage.delete_folder(storage.join(folder, TUNE))
+    records = launch.train_storage(storage.join(folder, TUNE))
     fits = placement.max_concurrent_trials(config.placement, config.bank.num_shards, config.index_shards)
     limit = min(fits, config.sweep.max_concurrent_trials or fits)
     return tune.Tuner(
@@ -165,7 +192,12 @@ def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
             scheduler=_scheduler(config),
             search_alg=_search(config, limit),
         ),
-        run_config=tune.RunConfig(name=TUNE, callbacks=callbacks, verbose=0, **launch.train_storage(folder)),
+        run_config=tune.RunConfig(
+            name=f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}",
+            callbacks=callbacks,
+            verbose=0,
+            **launch.train_storage(records),
+        ),
     )
 
 

@@ -28,8 +28,8 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
     Returns:
         ``accuracy`` in [0, 1]; ``mean_class_accuracy``: mean recall of the classes among the labels; ``macro_f1``:
         mean of F1 over the classes among labels or predictions; ``ece``: expected calibration error of the largest
-        probability, that of the bins in ``reliability``; ``confusion``: [C][C] counts, rows = labels; ``reliability``: see there. All but
-        the last two are None for N = 0.
+        probability, that of the bins in ``reliability``; ``confusion``: [C][C] counts, rows = labels;
+        ``reliability``: see there. All but the last two are None for N = 0.
     """
     predicted_N = probs_NC.argmax(axis=1)
     confusion_CC = confusion_matrix(labels_N, predicted_N, num_classes)

@@ -1,13 +1,17 @@
 """The search: what trials are made of."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.tune.search.optuna import OptunaSearch
 
-from ldlva_dist.config import LossConfig, RunConfig, SweepConfig
-from ldlva_dist.tuning import METRIC, _own_params, _search, apply, search_space
+from ldlva_dist.config import LossConfig, RunConfig, SweepConfig, to_json
+from ldlva_dist.errors import SettingError
+from ldlva_dist.tuning import METRIC, _own_params, _require_own_folder, _search, apply, search_space
 
 CONFIG = RunConfig(sweep=SweepConfig(search="optuna", num_samples=6))
 
@@ -47,3 +51,59 @@ def test_a_trials_values_stand_in_its_settings(recipe: str) -> None:
     config = replace(CONFIG, loss=LossConfig(recipe=recipe))
     params = suggestions(config, 2)[1]
     assert _own_params(apply(config, params)) == params
+
+
+def _notes(folder: Path) -> None:
+    (folder / "tune").mkdir(parents=True)
+    (folder / "tune" / "notes.txt").write_text("precious")
+
+
+def _run(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(to_json(CONFIG))
+    (folder / "metrics.jsonl").touch()
+
+
+def _checkpoint(folder: Path) -> None:
+    (folder / "step-00000010").mkdir(parents=True)
+    (folder / "config.json").write_text(to_json(CONFIG))
+
+
+@pytest.mark.parametrize(("make", "what"), [(_notes, "tune"), (_run, "metrics.jsonl"), (_checkpoint, "step-00000010")])
+def test_a_folder_that_is_no_sweeps_is_refused_by_what_it_holds(
+    make: Callable[[Path], None], what: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SettingError, match=rf"mine is no sweep's folder, it holds {what};"):
+        _require_own_folder(CONFIG, str(tmp_path / "mine"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda c: replace(c, sweep=replace(c.sweep, lr=(1e-4, 1e-3))),
+            r"sweep\.lr was .0\.0003, 0\.003. and is",
+        ),
+        (lambda c: replace(c, sweep=replace(c.sweep, search="random")), r"sweep\.search was optuna and is random"),
+        (lambda c: replace(c, training=replace(c.training, seed=1)), r"training\.seed was 0 and is 1"),
+        (lambda c: replace(c, data=replace(c.data, dataset="other")), r"data\.dataset was  and is other"),
+        (lambda c: replace(c, sweep=replace(c.sweep, num_samples=12, max_concurrent_trials=1)), None),
+        (lambda c: replace(c, placement=replace(c.placement, num_workers=2)), None),
+    ],
+)
+def test_a_sweep_goes_on_with_its_own_settings_and_space_only(
+    change: Callable[[RunConfig], RunConfig], sentence: str | None, tmp_path: Path
+) -> None:
+    _require_own_folder(CONFIG, str(tmp_path / "new"))
+    (tmp_path / "config.json").write_text(to_json(CONFIG))
+    (tmp_path / "trials").mkdir()
+    _require_own_folder(CONFIG, str(tmp_path))
+    if sentence is None:
+        _require_own_folder(change(CONFIG), str(tmp_path))
+    else:
+        with pytest.raises(SettingError, match=sentence):
+            _require_own_folder(change(CONFIG), str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text())["sweep"]["search"] == "optuna"
