@@ -193,10 +193,7 @@ def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
             search_alg=_search(config, limit),
         ),
         run_config=tune.RunConfig(
-            name=f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}",
-            callbacks=callbacks,
-            verbose=0,
-            **launch.train_storage(records),
+            name=f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}", callbacks=callbacks, verbose=0, **records
         ),
     )
 
