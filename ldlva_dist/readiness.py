@@ -71,6 +71,10 @@ def checks(config: RunConfig, info: DatasetInfo, *, sound: bool = False) -> tupl
             cure="choose settings that fit the data set; jobs/annotate_va.py adds valence-arousal",
         ),
         Check(
+            require=partial(build.say_pretrained, config, run_uri(config)),
+            cure="--model.pretrained: a .pth or .safetensors file of the same --model.name and --model.width",
+        ),
+        Check(
             require=partial(require_tracker, config.training.tracker),
             cure=f"pip install '.[{config.training.tracker}]', or --training.tracker none",
         ),

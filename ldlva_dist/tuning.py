@@ -72,7 +72,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
             or of anything else.
         ClusterError: if every trial failed.
     """
-    config = launch.absolute(config)
+    config = _with_absolute_weights(launch.absolute(config))
     if config.placement.is_elastic:
         raise SettingError(
             "placement.num_workers must be one number for a sweep, whose trials share the cluster, "
@@ -93,6 +93,12 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     best, uri = apply(config, winner.params), storage.join(folder, "best_config.json")
     storage.write_bytes(uri, to_json(best).encode())
     return SweepResult(trials=trials, best=best, best_config_uri=uri, best_run_uri=winner.run_uri)
+
+
+def _with_absolute_weights(config: RunConfig) -> RunConfig:
+    """The same settings; a trial runs in a folder of Tune's."""
+    pretrained = config.model.pretrained and storage.absolute(config.model.pretrained)
+    return replace(config, model=replace(config.model, pretrained=pretrained))
 
 
 def _require_own_folder(config: RunConfig, folder: str) -> None:

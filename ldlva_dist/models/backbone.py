@@ -1,25 +1,25 @@
 """Backbones by name, and weights for them from a file."""
 
-import io
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ldlva_dist.errors import SettingError
+from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.models.resnet import BLOCKS, ResNet
+from ldlva_dist.models.weights_file import read_weights, shown
 
 NAMES = tuple(f"resnet{depth}" for depth in BLOCKS)
-WRAPPERS = ("state_dict", "model", "model_state_dict")
 PREFIXES = ("", "module.", "backbone.", "model.", "module.backbone.", "module.model.", "model.backbone.")
 STEMS = ("imagenet", "small")
 NAMES_SHOWN = 4
+MIN_SHARE = 0.5
+"""Of a network's tensors, and of its numbers, so much must be in a file of weights for it. ResNet-18's weights for a
+ResNet-34 are just enough."""
 
 
 def build_backbone(name: str, *, width: int, channels: int, stem: str) -> nn.Module:
@@ -59,11 +59,13 @@ class LoadReport:
     unexpected: tuple[str, ...]
     """The file has them, the network does not."""
     misshapen: tuple[str, ...]
-    """Both have them, in other shapes; each with the two shapes."""
+    """Both have them, in other shapes or as another kind of numbers; each with the two."""
+    share: float
+    """Of the network's numbers, those that were loaded."""
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.missing) + len(self.misshapen)
-        parts = [f"{self.source}: loaded {len(self.loaded)} of {total} tensors"]
+        parts = [f"{self.source}: loaded {len(self.loaded)} of {total} tensors, {self.share:.1%} of the numbers"]
         for what, names in (
             ("of another shape", self.misshapen),
             ("not in the file", self.missing),
@@ -71,7 +73,7 @@ class LoadReport:
         ):
             if names:
                 rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-                parts.append(f"{what}: {', '.join(names[:NAMES_SHOWN])}{rest}")
+                parts.append(f"{what}: {', '.join(map(shown, names[:NAMES_SHOWN]))}{rest}")
         return "; ".join(parts) + "."
 
 
@@ -85,62 +87,78 @@ def load_pretrained(backbone: nn.Module, source: str | bytes) -> LoadReport:
         source: A path, or the bytes of such a file.
 
     Raises:
-        SettingError: if the file is missing, holds anything but tensors, or nothing of it fits.
+        SettingError: if the file is missing, holds anything but tensors, or less than half of the network fits.
     """
-    shown = source if isinstance(source, str) else "the given weights"
+    if isinstance(source, bytes):
+        return load_weights(backbone, source, "the given weights")
+    if not Path(source).is_file():
+        raise SettingError(f"model.pretrained must be a file, got {source!r}")
+    return load_weights(backbone, Path(source).read_bytes(), source)
+
+
+def load_weights(backbone: nn.Module, data: bytes, source: str) -> LoadReport:
+    """:func:`load_pretrained` of the bytes of a file that is called ``source``.
+
+    A network on the meta device is compared with the file, and keeps having no values.
+    """
     own = backbone.state_dict()
-    given = _without_prefix(_read(source, shown), own)
-    fits = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    given, unexpected = _without_prefix(_read(data, source), own)
+    fits = {name: value for name, value in given.items() if name in own and _fits(value, own[name])}
     report = LoadReport(
-        source=shown,
+        source=source,
         loaded=tuple(fits),
         missing=tuple(name for name in own if name not in given),
-        unexpected=tuple(name for name in given if name not in own),
+        unexpected=unexpected,
         misshapen=tuple(
-            f"{name} {list(value.shape)} for {list(own[name].shape)}"
-            for name, value in given.items()
-            if name in own and name not in fits
+            f"{name} {_form(given[name])} for {_form(own[name])}" for name in given if name in own and name not in fits
         ),
+        share=sum(own[name].numel() for name in fits) / sum(value.numel() for value in own.values()),
     )
-    if not fits:
-        raise SettingError(f"model.pretrained must hold weights of this network, got {report}")
-    backbone.load_state_dict(fits, strict=False)
+    learnt = [name for name, value in own.items() if value.is_floating_point()]  # a count of batches says nothing
+    if sum(name in fits for name in learnt) < MIN_SHARE * len(learnt) or report.share < MIN_SHARE:
+        raise SettingError(
+            "model.pretrained must hold weights of this network, at least half of its tensors and of its numbers, "
+            f"got {report}"
+        )
+    _require_finite(fits, source)
+    if not any(value.is_meta for value in own.values()):
+        backbone.load_state_dict(fits, strict=False)
     return report
 
 
-def _read(source: str | bytes, shown: str) -> dict[str, Tensor]:
-    if isinstance(source, str):
-        if not Path(source).is_file():
-            raise SettingError(f"model.pretrained must be a file, got {source!r}")
-        source = Path(source).read_bytes()
+def _read(data: bytes, source: str) -> dict[str, Tensor]:
     try:
-        state = _parse(source, is_safetensors=shown.endswith(".safetensors") or _looks_like_safetensors(source))
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingError(f"model.pretrained must be a file of tensors only, got {shown!r}: {reason}") from error
-    for wrapper in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict):
-        raise SettingError(f"model.pretrained must hold a dict of tensors, got {type(state).__name__} in {shown!r}")
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        return read_weights(data, source)
+    except DataError as error:
+        raise SettingError(f"model.pretrained must be a file of tensors only: {error}") from error
 
 
-def _parse(data: bytes, *, is_safetensors: bool) -> object:
-    if is_safetensors:
-        return load(data)
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+def _fits(given: Tensor, own: Tensor) -> bool:
+    """Whether a tensor can be copied: the shape, floats for floats, and values that are really there."""
+    alike = given.is_floating_point() == own.is_floating_point() and not given.is_complex()
+    return given.shape == own.shape and alike and given.layout == torch.strided and given.device.type == "cpu"
 
 
-def _looks_like_safetensors(data: bytes) -> bool:
-    """Eight bytes of length, then a JSON object."""
-    return data[8:9] == b"{"
+def _form(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{list(tensor.shape)}{kind}"
 
 
-def _without_prefix(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names that fit the network best."""
-    candidates = [{name.removeprefix(prefix): value for name, value in given.items()} for prefix in PREFIXES]
-    return max(candidates, key=lambda names: len(names.keys() & own.keys()))
+def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    broken = [name for name, value in tensors.items() if not value.float().isfinite().all()]
+    if broken:
+        raise SettingError(f"model.pretrained must hold finite numbers, got {source!r} with others in {broken[0]}")
+
+
+def _without_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors below the prefix that fits the network best, without it; and the names that the network lacks."""
+    below = {
+        prefix: {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+        for prefix in PREFIXES
+    }
+    best = max(PREFIXES, key=lambda prefix: len(below[prefix].keys() & own.keys()))
+    elsewhere = [name for name in given if not name.startswith(best)]
+    return below[best], tuple([name for name in below[best] if name not in own] + elsewhere)
 
 
 def freeze_batchnorm(module: nn.Module) -> None:

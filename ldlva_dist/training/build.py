@@ -1,5 +1,6 @@
 """From settings to a state: model, optimiser, engine, table, bank; restored where there is a checkpoint."""
 
+import os
 from datetime import timedelta
 from typing import cast
 
@@ -10,13 +11,13 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
 from ldlva_dist.data.balance import class_quotas
 from ldlva_dist.data.manifest import DatasetInfo
-from ldlva_dist.errors import SettingError
+from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.maths.losses import balanced_class_weights
-from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained
+from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_weights
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.neighbors.outputs import BankSpec
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
-from ldlva_dist.training.state import BankSnapshots, TrainState, read_weights
+from ldlva_dist.training.state import BankSnapshots, TrainState, last_checkpoint, read_weights
 from ldlva_dist.training.step import StepSettings
 from ldlva_dist.uncertainty import UncertaintyTable
 
@@ -24,18 +25,41 @@ from ldlva_dist.uncertainty import UncertaintyTable
 def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True) -> LDLVA:
     """The network with its initial weights, the same on every rank."""
     torch.manual_seed(config.training.seed)
-    model = config.model
-    backbone = build_backbone(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
-    if pretrained and model.pretrained:
-        remote = storage.is_remote(model.pretrained)
-        print(
-            load_pretrained(backbone, storage.read_bytes(model.pretrained) if remote else model.pretrained), flush=True
-        )
+    backbone = _backbone(config)
+    if pretrained and config.model.pretrained:
+        load_weights(backbone, _read_pretrained(config.model.pretrained), config.model.pretrained)
     hidden = config.model.calibration_hidden if config.loss.calibration else None
     ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=hidden)
-    if model.freeze_batchnorm:
+    if config.model.freeze_batchnorm:
         freeze_batchnorm(ldlva)
     return ldlva
+
+
+def say_pretrained(config: RunConfig, run_uri: str) -> None:
+    """Say what a run that begins will load of ``model.pretrained``; one that goes on has its checkpoint's weights.
+
+    Raises:
+        SettingError: where there is no such file, it holds anything but tensors, or too little of it fits.
+    """
+    uri = config.model.pretrained
+    if uri and last_checkpoint(run_uri) is None:
+        with torch.device("meta"):
+            backbone = _backbone(config)
+        print(load_weights(backbone, _read_pretrained(uri), uri), flush=True)
+
+
+def _backbone(config: RunConfig) -> torch.nn.Module:
+    model = config.model
+    return build_backbone(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
+
+
+def _read_pretrained(uri: str) -> bytes:
+    if not storage.is_remote(uri) and not os.path.isfile(storage.resolve(uri)[1]):  # a pipe would be waited for
+        raise SettingError(f"model.pretrained must be a file, got {uri!r}")
+    try:
+        return storage.read_bytes(uri)
+    except DataError as error:
+        raise SettingError(f"model.pretrained must be a file: {error}") from error
 
 
 def build_state(
@@ -47,7 +71,7 @@ def build_state(
     checkpoint_uri: str | None,
 ) -> TrainState:
     """The state of a run, from a checkpoint or from the beginning. Collective."""
-    model = build_model(config, len(info.class_names))
+    model = build_model(config, len(info.class_names), pretrained=checkpoint_uri is None)
     if checkpoint_uri:
         model.load_state_dict(read_weights(checkpoint_uri))
     model.to(device)
@@ -92,10 +116,12 @@ def _gloo_group(timeout_s: float) -> dist.ProcessGroup:
 def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     """What the run's bank stores. Labels that a bank starts with are smoothed as those of the loss, or by 0.1."""
     num_classes, exact = len(info.class_names), config.neighbors.source == "exact"
+    with torch.device("meta"):
+        feature_width = int(_backbone(config).feature_width)  # pyright: ignore[reportArgumentType]
     return BankSpec(
         num_classes=num_classes,
         # The exact source reads nothing back; its probabilities are kept for the reports.
-        feature_width=0 if exact else build_model(config, num_classes, pretrained=False).feature_width,
+        feature_width=0 if exact else feature_width,
         probs_dtype=config.bank.probs_dtype,
         features_dtype=config.bank.features_dtype,
         momentum=config.bank.momentum,
@@ -126,9 +152,7 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
 def check(config: RunConfig, info: DatasetInfo) -> None:
     """SettingError for settings that do not fit the data set, or name a model that does not exist."""
     with torch.device("meta"):
-        build_backbone(
-            config.model.name, width=config.model.width, channels=config.data.channels, stem=config.model.stem
-        )
+        _backbone(config)
     if not config.uses_neighbors:
         return
     if config.neighbors.source == "exact" and config.bank.warm_start != "empty":

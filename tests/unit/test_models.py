@@ -1,19 +1,26 @@
 """Backbones: torchvision's names and shapes, and weights from files that fit well, badly or not at all."""
 
 import copy
+import io
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
-from safetensors.torch import save_file
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
 from torch import nn
 
+from ldlva_dist.config import ModelConfig, RunConfig
 from ldlva_dist.errors import SettingError
-from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained
+from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained, load_weights
 from ldlva_dist.models.resnet import BLOCKS, NARROW, BasicBlock, NarrowShortcut, ResNet
+from ldlva_dist.training import build
 
 
 def tiny(channels: int = 3) -> ResNet:
@@ -188,11 +195,114 @@ def test_the_report_says_in_one_paragraph_what_did_not_fit(tmp_path: Path) -> No
 
     total = len(grey.state_dict())
     assert report == (
-        f"{tmp_path}/rgb.pth: loaded {total - 2} of {total} tensors; "
+        f"{tmp_path}/rgb.pth: loaded {total - 2} of {total} tensors, 99.8% of the numbers; "
         "of another shape: conv1.weight [4, 3, 3, 3] for [4, 1, 3, 3]; "
         "not in the file: bn1.bias; not in the network: fc.weight, fc.bias."
     )
     assert torch.equal(grey.conv1.weight, before)
+
+
+def _state(change: Callable[[str, torch.Tensor], torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    changed = {name: change(name, value) for name, value in tiny().state_dict().items()}
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("state", "loaded"),
+    [
+        ({"bn1.bias": torch.zeros(4), "conv1.weight": torch.zeros(64, 3, 7, 7)}, r"1 of 72 tensors, 0\.0%"),
+        (_state(lambda name, value: value if "bn" in name else None), r"45 of 72 tensors, 2\.5%"),
+        (_state(lambda name, value: value if value.dim() == 4 else None), r"12 of 72 tensors, 96\.3%"),
+        (_state(lambda name, value: value[None] if value.dim() == 1 else value), r"24 of 72 .* \[1, 4\] for \[4\]"),
+        (
+            _state(lambda name, value: (127 * value).to(torch.int8)),
+            r"12 of 72 .* \[4, 3, 3, 3\] int8 for \[4, 3, 3, 3\]",
+        ),
+        (_state(lambda name, value: value.to(torch.complex64)), r"0 of 72 .* complex64 for"),
+        (_state(lambda name, value: value.to("meta")), r"0 of 72 "),
+        (_state(lambda name, value: value.to_sparse() if value.dim() else value), r"12 of 72 "),
+        (ResNet(10, width=8).state_dict(), r"12 of 72 "),
+        ({f"encoder.{n}\n{'x' * 500}": torch.zeros(1) for n in range(9)}, r"0 of 72 .* encoder\.0\?x+\.\.\."),
+    ],
+)
+def test_weights_that_hardly_fit_are_refused_by_how_much_does(
+    state: dict[str, torch.Tensor], loaded: str, tmp_path: Path
+) -> None:
+    torch.save(state, tmp_path / "other.pth")
+    network = tiny()
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(SettingError, match=rf"at least half of its tensors and .*: loaded {loaded}") as caught:
+        load_pretrained(network, str(tmp_path / "other.pth"))
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def _below(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def _old_torchvision(state: dict[str, torch.Tensor]) -> object:
+    """Files before torch 0.4.1 count no batches; the head is of ImageNet."""
+    return {name: v for name, v in state.items() if "num_batches" not in name} | {"fc.weight": torch.zeros(1000, 32)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _old_torchvision,
+        lambda state: {name: value.half() if value.is_floating_point() else value for name, value in state.items()},
+        lambda state: {name: value.double() if value.is_floating_point() else value for name, value in state.items()},
+        lambda state: {"epoch": 3, "model": {"state_dict": state, "best": 0.5}},
+        lambda state: {
+            "state_dict": {"module": torch.zeros(1)} | {f"module.backbone.{n}": v for n, v in state.items()}
+        },
+        lambda state: state | {0: torch.zeros(1), ("a", 1): torch.zeros(1), "note": "text"},
+        lambda state: state | {name: 0 * value for name, value in _below("module.", state).items()},
+    ],
+)
+def test_legitimate_files_load_whole(change: Callable[[dict[str, torch.Tensor]], object], tmp_path: Path) -> None:
+    given, network = tiny(), tiny()
+    state = {n: v.half().to(v.dtype) if v.is_floating_point() else v for n, v in given.state_dict().items()}
+    torch.save(change(state), tmp_path / "weights.pth")
+    report = load_pretrained(network, str(tmp_path / "weights.pth"))
+    assert report.share > 0.999
+    assert all(torch.equal(v, state[n]) for n, v in network.state_dict().items() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    state = {n: v.double() if v.is_floating_point() else v for n, v in tiny().state_dict().items()}
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = value
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(SettingError, match=r"finite numbers, got .*broken\.pth' with others in layer1\.0\.conv1"):
+        load_pretrained(tiny(), str(tmp_path / "broken.pth"))
+
+
+def test_a_network_without_values_is_compared_and_not_loaded() -> None:
+    with torch.device("meta"):
+        network = tiny()
+    assert load_weights(network, save(tiny().state_dict()), "here").share == 1
+    assert network.conv1.weight.is_meta
+
+
+def _saved(state: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+WHOLE = (_saved(tiny().state_dict()), save(tiny().state_dict()), pickle.dumps({"conv1.weight": [1.0]}))
+
+
+@hypothesis.given(data=st.data())
+@settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_bytes_are_weights_or_a_sentence(data: st.DataObject) -> None:
+    whole = bytearray(data.draw(st.sampled_from(WHOLE)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole[at : at + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=20))
+    with suppress(SettingError):
+        assert load_pretrained(tiny(), bytes(whole[: data.draw(st.integers(0, 2 * len(whole)))])).share >= 0.5
 
 
 def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path) -> None:
@@ -221,10 +331,11 @@ def test_a_damaged_or_missing_file_is_one_sentence(name: str, tmp_path: Path) ->
     path = str(tmp_path / name)
     with pytest.raises(SettingError, match=r"model\.pretrained must be a file, got"):
         load_pretrained(tiny(), path)
-    Path(path).write_bytes(b"not weights at all")
-    with pytest.raises(SettingError, match="must be a file of tensors only") as caught:
-        load_pretrained(tiny(), path)
-    assert "\n" not in str(caught.value)
+    for content in (b"not weights at all", b"", b"conv1.weight: 1\n" * 9, b"\x80\x02", bytes(100), b"PK\x03\x04"):
+        Path(path).write_bytes(content)
+        with pytest.raises(SettingError, match="must be a file of tensors only") as caught:
+            load_pretrained(tiny(), path)
+        assert "\n" not in str(caught.value)
 
 
 def pickled(module: nn.Module) -> nn.Module:
@@ -248,3 +359,20 @@ def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_scale_also_in_a_co
     assert torch.equal(backbone.get_buffer("bn1.running_mean"), torch.zeros(4))
     assert backbone.bn1.weight.grad is not None
     assert backbone.bn1.weight.grad.abs().sum() > 0
+
+
+def test_a_run_that_begins_says_what_it_loads_and_one_that_goes_on_does_not_need_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ModelConfig(name="resnet10", width=4, stem="small", pretrained=str(tmp_path / "weights.pth"))
+    config = RunConfig(storage_path=str(tmp_path), name="run", model=model)
+    with pytest.raises(SettingError, match=r"model\.pretrained must be a file, got .*weights\.pth"):
+        build.say_pretrained(config, str(tmp_path / "run"))
+    torch.save(tiny().state_dict(), tmp_path / "weights.pth")
+    build.say_pretrained(config, str(tmp_path / "run"))
+    assert "weights.pth: loaded 72 of 72 tensors, 100.0% of the numbers." in capsys.readouterr().out
+    (tmp_path / "weights.pth").unlink()
+    (tmp_path / "run" / "step-00000010").mkdir(parents=True)
+    (tmp_path / "run" / "step-00000010" / "state.json").touch()
+    build.say_pretrained(config, str(tmp_path / "run"))
+    assert not capsys.readouterr().out
