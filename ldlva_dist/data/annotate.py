@@ -5,7 +5,6 @@ n = rows of a piece or batch, s = side of the images, c = channels.
 """
 
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
+from ldlva_dist.data import storage, unfinished
 from ldlva_dist.data.manifest import DatasetInfo, read_columns
 from ldlva_dist.data.regressor import Regressor, RegressorSettings, fingerprint
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import decode, resize
 from ldlva_dist.data.versions import VERSIONS, require_root, shard_uri
-from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.errors import DataError
 
 PIECE_ROWS = 4096
 READ_ROWS = 256
@@ -65,20 +64,12 @@ def num_rows(info: DatasetInfo) -> int:
 def open_pieces(work: Work, info: DatasetInfo, model: bytes) -> NDArray[np.int64]:
     """The pieces that are still to be done.
 
-    Pieces that another model, other settings or another data set gave are a SettingError.
+    Pieces that another model, other settings or another data set gave are refused, see :func:`unfinished.begin`.
     """
-    parts_uri, facts = work.parts_uri, {"parent": info.content_hash, "model": fingerprint(model)}
-    facts |= {"settings": asdict(work.settings), "piece_rows": work.piece_rows}
-    about, text = storage.join(parts_uri, "about.json"), json.dumps(facts, indent=1)
-    if storage.exists(about):
-        if json.loads(storage.read_bytes(about)) != json.loads(text):
-            raise SettingError(
-                f"--name must be new for another model, other settings or another data set: {parts_uri} holds what an "
-                "interrupted job with others has done (remove it to begin anew)"
-            )
-    else:
-        storage.write_bytes(about, text.encode())
-    done = [int(found[1]) for name in storage.list_folder(parts_uri) if (found := _PART.fullmatch(name))]
+    facts = {"images": info.content_hash, "model": fingerprint(model), "settings": asdict(work.settings)}
+    facts |= {"clip": work.clip, "piece_rows": work.piece_rows}
+    unfinished.begin(work.parts_uri, facts, "--name")
+    done = [int(found[1]) for name in storage.list_folder(work.parts_uri) if (found := _PART.fullmatch(name))]
     return np.setdiff1d(np.arange(-(-num_rows(info) // work.piece_rows)), np.asarray(done, dtype=np.int64))
 
 
@@ -160,4 +151,8 @@ def _part_uri(parts_uri: str, piece: int) -> str:
 
 
 def _stored(parts_uri: str, piece: int) -> NDArray[np.float32]:
-    return np.load(io.BytesIO(storage.read_bytes(_part_uri(parts_uri, piece))), allow_pickle=False)
+    uri = _part_uri(parts_uri, piece)
+    try:
+        return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{uri} is damaged: {error}; without it the same command makes it again") from error

@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
@@ -85,6 +85,20 @@ def open_input(uri: str) -> pa.NativeFile:
     if is_remote(uri):
         return pa.PythonFile(open_object(uri), mode="r")
     return _local(uri, lambda path: pa.OSFile(path))
+
+
+def stamp(uri: str) -> str:
+    """What changes when a file is written again: its size and times, in a store its size and ETag; "" for no file."""
+    return s3.stamp(uri) if is_remote(uri) else _stamp(resolve(uri)[1])
+
+
+def stamps(uri: str, names: Sequence[str]) -> list[str]:
+    """The :func:`stamp` of each of some files below a folder."""
+    if is_remote(uri):
+        found = dict(s3.stamps(uri))
+        return [found.get(name, "") for name in names]
+    folder = resolve(uri)[1]
+    return [_stamp(f"{folder}/{name}") for name in names]
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -198,6 +212,15 @@ def _read(path: str, offset: int, size: int) -> bytes:
             return b""
         file.seek(offset)
         return file.read(min(size, there))
+
+
+def _stamp(path: str) -> str:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # gone, or no path at all: whoever reads it says so
+        return ""
+    # The time of the inode too: what is unpacked or copied may bring the old file's time of writing along.
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
 
 def _replace(path: Path, source: IO[bytes]) -> int:

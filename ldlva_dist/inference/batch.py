@@ -1,6 +1,5 @@
 """Batch prediction on the cluster: actors that hold the network write parts; see ``inference.parts``."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +9,23 @@ import ray
 import torch
 
 from ldlva_dist import placement
+from ldlva_dist.data import storage
 from ldlva_dist.data.pieces import run_pieces_on_actors
+from ldlva_dist.data.unfinished import differing
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.face_model import Portable
-from ldlva_dist.inference.parts import Work, count_rejected, finish, finished, open_parts, predict_part, write_rejected
+from ldlva_dist.inference.parts import (
+    PARTS,
+    REJECTED,
+    Work,
+    count_rejected,
+    finish,
+    finished,
+    missing,
+    open_parts,
+    predict_part,
+    write_rejected,
+)
 
 GET_TIMEOUT_S = 300.0
 Progress = Callable[[int, int], None]
@@ -54,17 +66,15 @@ def predict(
     """Predict all images; goes on where an interrupted job with the same images and network stopped.
 
     Raises:
-        SettingError: for an output that something else is in.
+        SettingError: for an output that something else is in: answers for other images, or by another network.
         DataError: where there are no images, or more than the share ``max_rejected`` of them cannot be read; the list
-            of them and the parts that are done are kept.
+            of them and the parts that are done are kept. Where images change meanwhile.
     """
     total = work.inputs.num_rows
-    facts = {"weights": model.fingerprint, "features": work.features, "part_rows": work.part_rows}
-    facts |= {"class_names": model.description.class_names, "input": work.inputs.facts()}
-    facts = json.loads(json.dumps(facts))  # as they are read back
+    facts = {**model.facts(), "features": work.features, "part_rows": work.part_rows, "input": work.inputs.facts()}
     before = finished(work.output)
     if before is not None:
-        return _as_before(work, facts, before)
+        return _as_before(work, facts, before, max_rejected)
     if total == 0:
         raise DataError("there are no images to predict")
     num_actors, resources = placement.model_actors(
@@ -81,6 +91,11 @@ def predict(
         progress(done, total)
         _check(work, rejected, max_rejected)
     _check(work, rejected, max_rejected)
+    if work.inputs.facts() != facts["input"]:
+        raise DataError(
+            f"the images were changed while they were predicted: {work.output} has answers for old ones and new ones "
+            "(remove it to begin anew)"
+        )
     result = {"rows": total, "rejected": rejected, "parts": work.num_parts}
     finish(work, {**facts, **result, "name": model.description.name, "trained_on": dict(model.description.data)})
     return Predicted(**result)
@@ -103,13 +118,28 @@ def _check(work: Work, rejected: int, max_rejected: float) -> None:
     total = work.inputs.num_rows
     if rejected > max_rejected * total:
         raise DataError(
-            f"{rejected} of {total} images cannot be read, more than --max-rejected {max_rejected:g} allows; "
-            f"the list so far is {write_rejected(work)}, the parts that are done are kept"
+            _too_many(rejected, total, max_rejected, write_rejected(work)) + ", the parts that are done are kept"
         )
 
 
-def _as_before(work: Work, facts: dict[str, Any], before: dict[str, Any]) -> Predicted:
+def _too_many(rejected: int, total: int, max_rejected: float, listed: str) -> str:
+    return (
+        f"{rejected} of {total} images cannot be read, more than --max-rejected {max_rejected:g} allows; "
+        f"the list is {listed}"
+    )
+
+
+def _as_before(work: Work, facts: dict[str, Any], before: dict[str, Any], max_rejected: float) -> Predicted:
     """What a finished job of the same facts left."""
-    if any(before.get(name) != value for name, value in facts.items()):
-        raise SettingError(f"--output must not exist, got {work.output!r} with predictions of something else")
-    return Predicted(**{name: before[name] for name in ("rows", "rejected", "parts")})
+    if others := differing(before, facts):
+        raise SettingError(
+            f"--output must be new for another model, other images or other settings, got {work.output!r} with "
+            f"predictions of something else ({', '.join(others)})"
+        )
+    counts = {name: before.get(name) for name in ("rows", "rejected", "parts")}
+    if absent := missing(work) or [name for name, value in counts.items() if type(value) is not int]:
+        raise DataError(f"{work.output} is damaged: it is finished, but lacks {PARTS} {absent[0]} (remove it)")
+    done = Predicted(**{name: int(value or 0) for name, value in counts.items()})
+    if done.rejected > max_rejected * done.rows:
+        raise DataError(_too_many(done.rejected, done.rows, max_rejected, storage.join(work.output, REJECTED)))
+    return done

@@ -12,6 +12,7 @@ n = images, s = side in pixels, c = channels, C = classes, V = feature width.
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,17 @@ class Portable:
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""
         return hashlib.sha256(self.weights).hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """Everything of it that an answer depends on."""
+        facts = self.description
+        return {
+            "weights": self.fingerprint,
+            "network": [facts.backbone, facts.width, facts.stem, facts.channels],
+            "image_size": facts.image_size,
+            "preprocessing": facts.preprocessing,
+            "class_names": list(facts.class_names),
+        }
 
     def build(self, device: str = "cpu") -> "FaceModel":
         """The network on a device; weights that are not those of the description are a DataError."""

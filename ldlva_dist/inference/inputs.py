@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import DatasetInfo, read_columns
+from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info
 from ldlva_dist.data.packing.images import READ_THREADS, load_images
 from ldlva_dist.data.rows import BLOCK_ROWS
 from ldlva_dist.data.shards import read_rows
@@ -47,7 +47,7 @@ class Inputs(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What must be the same for an interrupted job to be gone on with."""
+        """Which images they are as they lie there now: what must be the same for answers to be gone on with."""
         ...
 
     def blocks(self, begin: int, end: int) -> Iterator[Block]:
@@ -72,7 +72,8 @@ class DatasetInputs:
 
     def facts(self) -> dict[str, Any]:
         """The data set's version, and the split."""
-        return {"kind": "dataset", "content_hash": self.info.content_hash, "split": self.split or "all"}
+        content_hash = read_info(self.dataset_uri).content_hash
+        return {"kind": "dataset", "content_hash": content_hash, "split": self.split or "all"}
 
     def blocks(self, begin: int, end: int) -> Iterator[Block]:
         """One ranged read a block and shard; an image whose bytes are damaged is an error of its own."""
@@ -107,9 +108,12 @@ class FolderInputs:
         return len(self.paths)
 
     def facts(self) -> dict[str, Any]:
-        """The folder, and a hash of the paths in it."""
-        digest = hashlib.sha256("\n".join(self.paths.to_pylist()).encode()).hexdigest()
-        return {"kind": "folder", "folder": self.folder, "paths": digest}
+        """The folder, and a hash of the paths in it and of what changes when a file is written again."""
+        paths = self.paths.to_pylist()
+        digest = hashlib.sha256()
+        for path, stamp in zip(paths, storage.stamps(self.folder, paths), strict=True):
+            digest.update(f"{path}\0{stamp}\0".encode(errors="surrogateescape"))
+        return {"kind": "folder", "folder": self.folder, "files": digest.hexdigest()}
 
     def blocks(self, begin: int, end: int) -> Iterator[Block]:
         """The files are read side by side."""
@@ -143,9 +147,9 @@ class ParquetInputs:
         return sum(self.file_rows)
 
     def facts(self) -> dict[str, Any]:
-        """Files, their rows, and columns; SettingError for a column that is not there."""
+        """Files, what changes when they are written again, and columns; SettingError for one that is not there."""
         columns = {uri: self._columns(uri) for uri in self.files}
-        return {"kind": "parquet", "files": columns, "rows": self.file_rows}
+        return {"kind": "parquet", "files": columns, "stamps": [storage.stamp(uri) for uri in self.files]}
 
     def blocks(self, begin: int, end: int) -> Iterator[Block]:
         """Only the row groups that hold them are read."""

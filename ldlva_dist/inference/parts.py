@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
+from ldlva_dist.data import storage, unfinished
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Answers, FaceModel
@@ -66,22 +66,14 @@ def open_parts(work: Work, facts: Mapping[str, Any]) -> list[int]:
     """The parts that are still to be done; ``facts`` are remembered.
 
     Raises:
-        SettingError: where the output holds parts that were made with other facts.
+        SettingError: where the output holds parts that were made with other facts, or anything else.
+        DataError: where it does not say what its parts are made of.
     """
-    about = storage.join(work.output, WORK, "about.json")
-    text = json.dumps(facts, indent=1)
-    if storage.exists(about):
-        if json.loads(storage.read_bytes(about)) != json.loads(text):
-            raise SettingError(
-                f"--output must be new for another model, other images or other settings: {work.output} holds what an "
-                "interrupted job with others has done (remove it to begin anew)"
-            )
-    elif storage.list_folder(work.output):
+    about = storage.join(work.output, WORK)
+    if storage.list_folder(work.output) and not storage.exists(about):
         raise SettingError(f"--output must not exist, got {work.output!r}")
-    else:
-        storage.write_bytes(about, text.encode())
-    done = storage.list_folder(storage.join(work.output, PARTS))
-    return sorted(set(range(work.num_parts)) - {int(found[1]) for name in done if (found := _PART.fullmatch(name))})
+    unfinished.begin(about, facts, "--output")
+    return missing(work)
 
 
 def predict_part(work: Work, model: FaceModel, part: int) -> int:
@@ -138,7 +130,14 @@ def finish(work: Work, facts: Mapping[str, Any]) -> None:
 def finished(output: str) -> dict[str, Any] | None:
     """What the last file of a finished output says; None where there is none."""
     uri = storage.join(output, DONE)
-    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    return unfinished.read_facts(uri) if storage.exists(uri) else None
+
+
+def missing(work: Work) -> list[int]:
+    """The parts that are not there."""
+    names = storage.list_folder(storage.join(work.output, PARTS))
+    there = {int(found[1]) for name in names if (found := _PART.fullmatch(name))}
+    return sorted(set(range(work.num_parts)) - there)
 
 
 def _rejected(work: Work) -> Iterator[tuple[str, pa.Table]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +170,9 @@ def test_an_interrupted_job_computes_no_part_twice_and_ends_as_an_uninterrupted_
 
     with pytest.raises(SettingError, match="must be new for another model, other images or other settings"):
         predict(model, replace(work, features=True), TWO, max_rejected=0)
+    smaller = replace(model, description=replace(model.description, image_size=32))
+    with pytest.raises(SettingError, match=r"interrupted job with others \(image_size, preprocessing\) has done"):
+        predict(smaller, work, TWO, max_rejected=0)
     seen: list[int] = []
     predict(model, work, TWO, max_rejected=0, progress=lambda done, total: seen.append(done))
     # A part that was under way at the interrupt may have been finished since.
@@ -230,6 +234,24 @@ def test_a_damaged_row_of_a_shard_is_one_bad_image(run: str, faces: str, tmp_pat
     assert pq.read_table(work.part_uri(0)).num_rows == 15
     assert count_rejected(work, todo=[1, 2, 3]) == 1
     assert count_rejected(work, todo=[0, 1, 2, 3]) == 0  # a part that was interrupted after its list
+
+
+def test_images_that_change_while_they_are_predicted_or_later_get_no_old_answers(
+    run: str, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "a", tmp_path / "images")
+    image = next((tmp_path / "images").iterdir())
+    work = replace(work_of(images_in(tmp_path / "images"), tmp_path / "out"), part_rows=30)
+
+    def change(done: int, total: int) -> None:
+        if done:
+            image.write_bytes(image.read_bytes() + b" ")
+
+    with pytest.raises(DataError, match=r"were changed while they were predicted: .*out has answers for old ones"):
+        predict(read_model(run), work, Actors(num_actors=1, cpus_per_actor=0.5), max_rejected=0, progress=change)
+    with pytest.raises(SettingError, match=r"must be new .* interrupted job with others \(input\) has done"):
+        predict(read_model(run), work, TWO, max_rejected=0)
+    assert not (tmp_path / "out" / "predictions.json").exists()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.parquet"])

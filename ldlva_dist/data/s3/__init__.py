@@ -13,7 +13,18 @@ Memory: a reader holds the bytes it asked for, while they come up to an eighth m
 
 from ldlva_dist.data.s3.body import read
 from ldlva_dist.data.s3.client import S3, split
-from ldlva_dist.data.s3.objects import delete, delete_folder, exists, find_size, list_folder, size_of, walk, write
+from ldlva_dist.data.s3.objects import (
+    delete,
+    delete_folder,
+    exists,
+    find_size,
+    list_folder,
+    size_of,
+    stamp,
+    stamps,
+    walk,
+    write,
+)
 
 __all__ = [
     "S3",
@@ -25,6 +36,8 @@ __all__ = [
     "read",
     "size_of",
     "split",
+    "stamp",
+    "stamps",
     "walk",
     "write",
 ]

@@ -1,6 +1,6 @@
 """Writing, listing and deleting objects."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
@@ -48,6 +48,20 @@ def walk(uri: str) -> Iterator[tuple[str, int]]:
     begin = len(_prefix(uri))
     for page in _pages(uri):
         yield from ((item["Key"][begin:], item["Size"]) for item in page.get("Contents", []) if item["Key"][begin:])
+
+
+def stamps(uri: str) -> Iterator[tuple[str, str]]:
+    """Names, from the folder ``uri`` on, of all objects in it and below, each with its :func:`stamp`."""
+    begin = len(_prefix(uri))
+    for page in _pages(uri):
+        yield from ((item["Key"][begin:], _stamp(item["Size"], item)) for item in page.get("Contents", []))
+
+
+def stamp(uri: str) -> str:
+    """What changes when an object is written again: its size, and its ETag or time; "" where there is none."""
+    bucket, key = split(uri)
+    page = attempt(uri, lambda: client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1))
+    return next((_stamp(item["Size"], item) for item in page.get("Contents", []) if item["Key"] == key), "")
 
 
 def write(uri: str, source: IO[bytes], size: int) -> int:
@@ -106,6 +120,10 @@ def _pages(uri: str, **ask: str) -> Iterator[dict[str, Any]]:
         if not page.get("IsTruncated"):
             return
         ask["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _stamp(size: int, about: Mapping[str, Any]) -> str:
+    return f"{size}-{about.get('ETag') or about.get('LastModified')}"
 
 
 def _send_part(uri: str, upload: dict[str, Any], data: bytes) -> str:
