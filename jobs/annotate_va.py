@@ -16,6 +16,7 @@ from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
 from ldlva_dist.data import storage
 from ldlva_dist.data.annotate import Work
 from ldlva_dist.data.manifest import read_info
+from ldlva_dist.data.model_files import read_model
 from ldlva_dist.data.regressor import RegressorSettings
 from ldlva_dist.data.versions import check_free, version_uri
 from ldlva_dist.errors import SettingError
@@ -47,7 +48,8 @@ class Model(Common):
     """
 
     model: str
-    """ONNX (.onnx; needs the extra [onnx]) or TorchScript file, local or s3://."""
+    """ONNX (.onnx; needs the extra [onnx]) or TorchScript file, local or s3://; weights of an ONNX file that lie in
+    another one are read from the same folder."""
     regressor: OmitArgPrefixes[RegressorSettings] = field(default_factory=RegressorSettings)
     batch_size: int = 32
     """Images in one call of the model; always as many, a last batch is filled up."""
@@ -96,7 +98,7 @@ def main() -> None:
             clip=command.clip,
         )
         pool = Pool(num_actors=command.num_actors, cpus=command.cpus_per_actor, gpus=command.gpus_per_actor)
-        model = storage.read_bytes(command.model)
+        model = read_model(command.model)
         placement.connect()
         made = annotate_by_model(
             work, command.name, model, pool, standardize=command.standardize_va, report=Progress().say

@@ -9,11 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldlva_dist.data import storage
+from ldlva_dist.data.onnx_weights import INSTALL, require_whole, with_weights
 from ldlva_dist.errors import SettingError
 
 Outputs = dict[str, NDArray[Any]]
 Run = Callable[[NDArray[np.float32]], Outputs]
-INSTALL = "pip install 'ldlva-dist[onnx]'"
+
+
+def read_model(uri: str) -> bytes:
+    """The file of a model; an ONNX file comes with the weights that lie beside it."""
+    model = storage.read_bytes(uri)
+    return with_weights(model, uri) if uri.endswith(".onnx") else model
 
 
 def load_torchscript(model: bytes, name: str, threads: int, use_gpu: bool) -> Run:
@@ -42,7 +49,10 @@ def load_torchscript(model: bytes, name: str, threads: int, use_gpu: bool) -> Ru
 
 
 def load_onnx(model: bytes, name: str, threads: int, use_gpu: bool) -> Run:
-    """The network in an ONNX file, by onnxruntime; SettingError where that is not installed, or for any other file."""
+    """The network in an ONNX file, by onnxruntime; SettingError where that is not installed, or for any other file.
+
+    A file whose weights lie in another one is refused: :func:`read_model` puts them inside.
+    """
     try:
         import onnxruntime
 
@@ -54,6 +64,7 @@ def load_onnx(model: bytes, name: str, threads: int, use_gpu: bool) -> Run:
         raise SettingError("--gpus-per-actor must be 0 for ONNX unless onnxruntime-gpu is installed")
     failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     failures += (state.RuntimeException, state.NoSuchFile)
+    require_whole(model, name)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what fails is raised

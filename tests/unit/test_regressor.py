@@ -1,7 +1,10 @@
 """A user's model: what it is given, what is taken from its outputs, and what is said of one that does not fit."""
 
 import io
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,8 +13,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from ldlva_dist.data.model_files import read_model
 from ldlva_dist.data.regressor import Regressor, RegressorSettings
-from ldlva_dist.errors import SettingError
+from ldlva_dist.errors import DataError, SettingError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 SETTINGS = RegressorSettings(input_size=16)
@@ -79,6 +83,24 @@ def onnx_means(layout: str = "nchw", kind: int = TensorProto.FLOAT) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+def linear(path: Path, weight: float, location: str, **place: str) -> None:
+    """An ONNX file at ``path`` that gives ``weight`` times the mean of all pixels, twice; its weights lie elsewhere."""
+    values = np.full((768, 2), weight / 768, np.float32)
+    tensor = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[768, 2], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, "length": str(values.nbytes), **place}.items():
+        tensor.external_data.add(key=key, value=value)
+    nodes = [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("MatMul", ["flat", "W"], ["va"])]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 16, 16])
+    va = helper.make_tensor_value_info("va", TensorProto.FLOAT, ["n", 2])
+    graph = helper.make_graph(nodes, "linear", [image], [va], [tensor])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    if "/" not in location:
+        begin = int(place.get("offset", "0"))
+        (path.parent / location).write_bytes(bytes(begin) + values.tobytes() + bytes(100))
 
 
 def _load(model: bytes, settings: RegressorSettings, name: str = "model.pt") -> Regressor:
@@ -189,6 +211,60 @@ def test_weights_without_a_network_are_said_to_be_that() -> None:
 def test_settings_that_make_no_sense_are_refused(values: dict, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         RegressorSettings(**values)
+
+
+@pytest.mark.parametrize("place", [{}, {"offset": "4096"}])
+def test_an_onnx_model_has_the_weights_beside_it_wherever_the_job_is_started(
+    place: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, weight in (("asked", -0.5), ("other", 0.5)):
+        linear(tmp_path / folder / "m.onnx", weight, "m.onnx.data", **place)
+    monkeypatch.chdir(tmp_path / "other")
+    for uri in (str(tmp_path / "asked" / "m.onnx"), "../asked/m.onnx"):
+        found = _load(read_model(uri), SETTINGS, "m.onnx")(IMAGES)
+        np.testing.assert_allclose(found, np.repeat(-0.5 * _means().mean(axis=1)[:, None], 2, axis=1), atol=1e-6)
+    monkeypatch.chdir(tmp_path / "asked")
+    assert read_model("m.onnx") == read_model(str(tmp_path / "asked" / "m.onnx"))
+    with pytest.raises(SettingError, match=r"got m\.onnx whose weights lie in another file, 'm\.onnx\.data'"):
+        _load((tmp_path / "asked" / "m.onnx").read_bytes(), SETTINGS, "m.onnx")
+
+
+@pytest.mark.parametrize("location", ["/etc/hostname", "../other/m.onnx.data", "sub/w", "..", "", "*/_ORT_MEM_ADDR_/*"])
+def test_weights_elsewhere_than_beside_the_model_are_refused(location: str, tmp_path: Path) -> None:
+    linear(tmp_path / "m.onnx", 1.0, location if "/" in location else f"/{location}")
+    model = onnx.load_model(str(tmp_path / "m.onnx"), load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = location
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(SettingError, match="must have its weights inside or in a file beside it"):
+        read_model(str(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda path: path.unlink(), r"m\.onnx\.data, which is not there"),
+        (lambda path: path.write_bytes(path.read_bytes()[:6000]), r"should have 6144 bytes at 0, and has 6000 in all"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), r"which is not there"),
+    ],
+)
+def test_weights_beside_the_model_that_are_damaged_are_a_sentence(
+    damage: Callable[[Path], object], sentence: str, tmp_path: Path
+) -> None:
+    linear(tmp_path / "m.onnx", 1.0, "m.onnx.data")
+    damage(tmp_path / "m.onnx.data")
+    with pytest.raises(DataError, match=sentence):
+        read_model(str(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("place", [{"offset": "-1"}, {"length": "99999999"}, {"offset": "x"}, {"length": "9" * 30}])
+def test_places_of_weights_that_cannot_be_are_a_sentence(place: dict[str, str], tmp_path: Path) -> None:
+    linear(tmp_path / "m.onnx", 1.0, "m.onnx.data")
+    linear(tmp_path / "m.onnx", 1.0, "/elsewhere", **place)
+    model = onnx.load_model(str(tmp_path / "m.onnx"), load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "m.onnx.data"
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="is damaged"):
+        read_model(str(tmp_path / "m.onnx"))
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
