@@ -29,7 +29,7 @@ def load_torchscript(model: bytes, name: str, threads: int, use_gpu: bool) -> Ru
     torch.set_num_threads(threads)
     try:
         module = torch.jit.load(io.BytesIO(model), map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise SettingError(
             f"--model must be TorchScript as torch.jit.save writes it (weights alone are not enough), got {name}: "
             f"{_reason(error)}"
@@ -70,9 +70,9 @@ def load_onnx(model: bytes, name: str, threads: int, use_gpu: bool) -> Run:
     options.log_severity_level = 4  # what fails is raised
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[provider])
-    except failures as error:
+        inputs, names = session.get_inputs(), [output.name for output in session.get_outputs()]
+    except (*failures, ValueError) as error:  # names that are no text
         raise SettingError(f"--model must be a whole ONNX file, got {name}: {_reason(error)}") from error
-    inputs, names = session.get_inputs(), [output.name for output in session.get_outputs()]
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":
         kinds = ", ".join(f"{entry.name} {entry.type}" for entry in inputs)
         raise SettingError(f"--model must have one input, of float32 images, got {name} with {kinds}")
