@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldlva_dist.data import storage
+from ldlva_dist.data.typed_json import parse_object
 from ldlva_dist.errors import DataError, SettingError
 
 ABOUT = "about.json"
@@ -32,13 +33,7 @@ def begin(folder: str, facts: Mapping[str, Any], setting: str) -> None:
 
 def read_facts(uri: str) -> dict[str, Any]:
     """What such a file says; a damaged one is a DataError."""
-    try:
-        facts = json.loads(storage.read_bytes(uri))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{uri} is damaged: it is no JSON") from error
-    if not isinstance(facts, dict):
-        raise DataError(f"{uri} is damaged: it must be a JSON object, got {type(facts).__name__}")
-    return facts
+    return parse_object(storage.read_bytes(uri), uri)
 
 
 def differing(there: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
