@@ -1,8 +1,6 @@
 """Images: decode, resize, augment. b = rows, H W = height and width in pixels, c = channels (1 grey or 3 RGB)."""
 
-import io
 import struct
-import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
@@ -12,33 +10,60 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldlva_dist.errors import DataError
+from ldlva_dist.data.image_files import BAD_IMAGE, ImageError, check_size, read_pixels, stored_orientation, upright
 
-MAX_PIXELS = 64_000_000
-MAX_SIDE = 10_000
-"""Of width and height each; photographs within the pixels above stay below. :func:`resize` takes memory by the side,
-and a file of 2 kB can claim any."""
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError)
+_SOI, _APP1, _SOS, _FILL = b"\xff\xd8", 0xFFE1, 0xFFDA, 0xFFFF
+_SEGMENT = struct.Struct(">HH")
+_UNKNOWN_TO_SIMPLEJPEG = (
+    "tjDecompressHeader3(): Could not determine subsampling",  # three columns of luma for one of chroma, for example
+    "Invalid SOS parameters for sequential JPEG",  # of some telephones
+    "Unknown Adobe color transform code",
+    "Warning: unknown JFIF revision number",
+    "Corrupt JPEG data: bad ICC marker",
+)
+"""Refusals that say nothing of the pixels; every other one is of damage, which Pillow would fill with grey."""
 _ERASE_AREA = (0.02, 0.3)
 _ERASE_ASPECT = (0.3, 3.33)
 
 
-def decode(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
-    """[H, W, channels] pixels of an encoded image; what cannot be decoded, or is too large, is a DataError."""
-    if bytes(data[:2]) == b"\xff\xd8":
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if is_readable_size(int(width), int(height)):
-                return simplejpeg.decode_jpeg(data, colorspace="GRAY" if channels == 1 else "RGB")
-        except ValueError:
-            pass  # odd JPEGs, CMYK among them: Pillow knows more of them
-    return _decode_with_pillow(data, channels)
+def decode(data: bytes | memoryview, channels: int, min_side: int = 0) -> NDArray[np.uint8]:
+    """[H, W, channels] pixels of an encoded image, upright.
+
+    Args:
+        data: The file: a JPEG, or another of :data:`ldlva_dist.data.image_files.FORMATS`.
+        channels: 1 grey or 3 RGB.
+        min_side: A JPEG of larger sides may come at a half, a quarter or an eighth of them, never below this.
+
+    Raises:
+        ImageError: for what cannot be decoded, or is too large.
+    """
+    if bytes(data[:2]) != _SOI:
+        return read_pixels(data, channels)
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        check_size(int(width), int(height))
+        color = "GRAY" if channels == 1 else "RGB"
+        pixels = simplejpeg.decode_jpeg(data, colorspace=color, min_height=min_side, min_width=min_side)
+    except KeyError:  # it has no name for 4:4:1
+        return read_pixels(data, channels)
+    except ValueError as error:
+        if str(error).startswith(_UNKNOWN_TO_SIMPLEJPEG):
+            return read_pixels(data, channels)
+        raise ImageError(BAD_IMAGE, error) from error
+    return upright(pixels, stored_orientation(data)) if _has_app1(data) else pixels
 
 
-def is_readable_size(width: int, height: int) -> bool:
-    """Whether an image of that many pixels is decoded."""
-    return width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
+def _has_app1(jpeg: bytes | memoryview) -> bool:
+    """Whether the header has a segment of the kind that EXIF stands in: 2 % of decoding 112 x 112 pixels."""
+    place = len(_SOI)
+    try:
+        while True:
+            marker, size = _SEGMENT.unpack_from(jpeg, place)
+            if marker in (_APP1, _SOS):
+                return marker == _APP1
+            place += 1 if marker == _FILL else len(_SOI) + size
+    except struct.error:
+        return False
 
 
 def encode_square(image_HWc: NDArray[np.uint8], size: int) -> bytes:
@@ -166,19 +191,3 @@ def _weights(source: int, target: int) -> NDArray[np.float32]:
     np.add.at(weights, (rows, np.clip(low, 0, source - 1).astype(int)), 1 - high_share)
     np.add.at(weights, (rows, np.clip(low + 1, 0, source - 1).astype(int)), high_share)
     return weights.astype(np.float32)
-
-
-def _decode_with_pillow(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if not is_readable_size(picture.width, picture.height):
-                limit = f"{MAX_PIXELS // 10**6} million, or {MAX_SIDE} a side"
-                raise ValueError(f"{picture.width} x {picture.height} pixels are more than {limit}")
-            if picture.mode.startswith("I"):  # 16 bits a pixel
-                grey = (np.asarray(picture) >> 8).astype(np.uint8)
-                pixels = np.asarray(Image.fromarray(grey).convert("L" if channels == 1 else "RGB"))
-            else:
-                pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    except _PILLOW_ERRORS as error:
-        raise DataError(f"the image cannot be decoded: {error}") from error
-    return pixels.reshape(*pixels.shape[:2], channels)

@@ -6,7 +6,6 @@ many requests are being answered. Errors are ``{"error": SENTENCE}``. GET /healt
 """
 
 import asyncio
-import io
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
-from ldlva_dist.data.transforms import MAX_SIDE
+from ldlva_dist.data.image_files import HUGE_IMAGE, ImageError, open_image
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.face_model import FaceModel
 
@@ -144,18 +142,16 @@ class Endpoint:
         if not body:
             raise Refused(400, "the body must be a JPEG or PNG, got nothing")
         try:
-            with Image.open(io.BytesIO(body), formats=FORMATS) as picture:
-                width, height = picture.size
-        except Image.DecompressionBombError as error:
-            raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels") from error
-        except (OSError, ValueError, SyntaxError) as error:
+            with open_image(body, formats=FORMATS) as picture:
+                pixels = picture.width * picture.height
+        except ImageError as error:
+            if error.reason == HUGE_IMAGE:
+                raise Refused(413, str(error)) from error
             is_known = body.startswith((b"\xff\xd8", b"\x89PNG"))
             sentence = "the image is damaged" if is_known else "the body must be a JPEG or PNG, got something else"
             raise Refused(400 if is_known else 415, sentence) from error
-        if width * height > self._settings.max_pixels:
-            raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels, got {width * height}")
-        if max(width, height) > MAX_SIDE:
-            raise Refused(413, f"the image must have at most {MAX_SIDE} pixels a side, got {width} x {height}")
+        if pixels > self._settings.max_pixels:
+            raise Refused(413, f"the image must have at most {self._settings.max_pixels} pixels, got {pixels}")
         try:
             return self._model.prepare(body)
         except DataError as error:

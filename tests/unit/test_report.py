@@ -172,7 +172,7 @@ def test_an_image_that_cannot_be_decoded_takes_no_line() -> None:
     small = pictures.Pictures(files.__getitem__, 10**6)
     assert (small.add([3, 5], pictures.FACE), len(small.lines)) == ({5: 0}, 1)
     assert list(small.damaged) == [3]
-    assert "an image cannot be decoded" in small.damaged[3]
+    assert "the image cannot be decoded" in small.damaged[3]
 
 
 def test_the_plane_unpacks_to_its_points(run: SyntheticRun, monkeypatch: pytest.MonkeyPatch) -> None:

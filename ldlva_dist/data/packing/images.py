@@ -1,19 +1,14 @@
 """The images of some rows as they will be packed, or why they cannot be. n = rows."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
-
-from PIL import Image
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.transforms import MAX_PIXELS, MAX_SIDE, decode, encode_square, is_readable_size
+from ldlva_dist.data.image_files import ImageError
+from ldlva_dist.data.transforms import decode, encode_square
 from ldlva_dist.errors import DataError
 
 NO_IMAGE = "the image is missing"
-BAD_IMAGE = "the image cannot be decoded"
-HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} a side"
 HUGE_FILE = "the image file is larger than 64 MB"
 MAX_IMAGE_BYTES = 64 << 20
 READ_THREADS = 8
@@ -34,9 +29,8 @@ def load_images(
                 continue
             if isinstance(data, bytes) and check:
                 decode(data, 3)
-        except DataError:
-            assert isinstance(data, bytes), "only decoding fails here"
-            yield DataError(HUGE_IMAGE if _is_huge(data) else BAD_IMAGE)
+        except ImageError as error:
+            yield DataError(error.reason)
         else:
             yield data
 
@@ -67,15 +61,3 @@ def _square(data: bytes, size: int) -> bytes:
         return data
     grey = (pixels == pixels[:, :, :1]).all()
     return encode_square(pixels[:, :, :1] if grey else pixels, size)
-
-
-def _is_huge(data: bytes) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data)) as picture:
-                return not is_readable_size(picture.width, picture.height)
-    except Image.DecompressionBombError:
-        return True
-    except OSError:
-        return False

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image, ImageOps
 
-from ldlva_dist.data.transforms import is_readable_size
+from ldlva_dist.data.transforms import decode
 from ldlva_dist.errors import DataError
 
 FACE = (88, 60)
@@ -57,13 +57,6 @@ class Pictures:
 def _encode(data: bytes | memoryview, form: tuple[int, int]) -> str:
     side, quality = form
     buffer = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if not is_readable_size(picture.width, picture.height):
-                raise DataError(f"an image has {picture.width} x {picture.height} pixels, more than are read")
-            picture.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded at a fraction of its size
-            small = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-        small.save(buffer, "WEBP", quality=quality, method=2)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"an image cannot be decoded: {error}") from error
+    whole = Image.fromarray(decode(data, 3, min_side=2 * side))
+    ImageOps.fit(whole, (side, side), Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=quality, method=2)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

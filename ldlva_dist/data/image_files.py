@@ -1,0 +1,129 @@
+"""Image files of strangers: which formats are opened, which pixels are read, and how they are turned upright.
+
+The only room that opens an image file with Pillow. Its other plugins are not for bytes of strangers: one of them starts
+Ghostscript.
+"""
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import Base
+
+from ldlva_dist.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+MAX_PIXELS = 64_000_000
+MAX_SIDE = 10_000
+"""Of width and height each; photographs within the pixels above stay below. A resize takes memory by the side, and a
+file of 2 kB can claim any."""
+MIN_DEEP = 1 << 12
+"""A picture of 16 bits a channel with no value from here on would come out black: 8 or 12 bits were written as 16."""
+BAD_IMAGE = "the image cannot be decoded"
+HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} a side"
+DARK_IMAGE = (
+    f"the image has 16 bits a channel and no value of {MIN_DEEP} or more, so it would be black: save it as 8 bits"
+)
+ODD_NUMBERS = "the image's pixels are signed, 32-bit or float numbers of no known range: save it with 8 bits"
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+_RAISED = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, SyntaxError),
+    *(EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+"""What Pillow's readers raise for damaged files: they run over bytes that nobody has checked before."""
+_DEEP = re.compile(r"(?!BGR;).*;16[BLNR]?")
+"""Pillow's names of stored pixels of 16 bits a channel; BGR;16 has five or six."""
+
+
+class ImageError(DataError):
+    """An image that is not read; ``reason`` is one sentence for all images that share it."""
+
+    def __init__(self, reason: str, detail: object = "") -> None:
+        super().__init__(f"{reason}: {detail}" if str(detail) else reason)
+        self.reason = reason
+
+
+def check_size(width: int, height: int) -> None:
+    """ImageError for more pixels than are decoded."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(HUGE_IMAGE, f"{width} x {height}")
+
+
+@contextmanager
+def open_image(data: bytes | memoryview, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """A picture whose header was read; what Pillow raises for it, here or in the block, is an ImageError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as picture:
+            check_size(picture.width, picture.height)
+            yield picture
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(HUGE_IMAGE) from error
+    except _RAISED as error:
+        raise ImageError(BAD_IMAGE, error) from error
+
+
+def read_pixels(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
+    """[H, W, channels] the first picture of a file, upright; transparency is dropped, colours under it stay.
+
+    Of 16 bits a channel the upper eight are read.
+    """
+    with open_image(data) as picture:
+        is_deep = _is_deep(picture)
+        mode = "L" if channels == 1 else "RGB"
+        pixels = np.asarray(_eight_bits(picture).convert(mode))
+        if is_deep and pixels.max() < MIN_DEEP >> 8:
+            raise ImageError(DARK_IMAGE)
+        return upright(pixels.reshape(*pixels.shape[:2], channels), _orientation(picture))
+
+
+def stored_orientation(data: bytes | memoryview) -> int:
+    """How a file's tag says that its pixels lie: EXIF's 1 (upright) to 8; 1 where no tag can be read."""
+    try:
+        with open_image(data) as picture:
+            return _orientation(picture)
+    except ImageError:
+        return 1
+
+
+def upright(image_HWc: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Pixels turned as EXIF's orientation asks."""
+    if orientation >= 5:
+        image_HWc = image_HWc.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return np.ascontiguousarray(image_HWc[rows, columns])
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Of a picture as it is now: Pillow turns TIFFs itself when it loads them, and forgets their tag."""
+    try:
+        found = picture.getexif().get(Base.Orientation)
+    except _RAISED:  # a damaged tag says nothing; every viewer shows such pictures as they are stored
+        return 1
+    return next((known for known in range(2, 9) if known == found), 1)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture whose pixels have at most 8 bits a channel."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
+        deep_HW = np.asarray(picture)
+        return Image.fromarray((deep_HW >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ImageError(ODD_NUMBERS)
+    return picture
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether a picture that is not loaded yet has 16 bits a channel, most of which Pillow gives as 8."""
+    if picture.mode.startswith("I"):
+        return True
+    told = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in getattr(picture, "tile", ())]
+    if picture.format == "PPM":
+        return any(isinstance(word, int) and word > 255 for args in told for word in args)
+    return any(isinstance(word, str) and _DEEP.fullmatch(word) for args in told for word in args)
