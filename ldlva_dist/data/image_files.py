@@ -7,14 +7,16 @@ Ghostscript.
 import io
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ldlva_dist.errors import DataError
 
@@ -23,15 +25,17 @@ MAX_PIXELS = 64_000_000
 MAX_SIDE = 10_000
 """Of width and height each; photographs within the pixels above stay below. A resize takes memory by the side, and a
 file of 2 kB can claim any."""
-MIN_DEEP = 1 << 12
-"""A picture of 16 bits a channel with no value from here on would come out black: 8 or 12 bits were written as 16."""
+DARKEST = 16
+"""Of 255: a picture of 16 bits a channel that gives no more would be black, for 8 or 12 bits were written as 16."""
+WHITE_IS_ZERO, UNSIGNED = 0, frozenset({1, 4})
+"""Of TIFF's tags; 4 is numbers of no stated kind."""
 BAD_IMAGE = "the image cannot be decoded"
 HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} a side"
-DARK_IMAGE = (
-    f"the image has 16 bits a channel and no value of {MIN_DEEP} or more, so it would be black: save it as 8 bits"
-)
+DARK_IMAGE = "the image has 16 bits a channel, of which 12 or fewer are used; it would be black: save it with 8 bits"
 ODD_NUMBERS = "the image's pixels are signed, 32-bit or float numbers of no known range: save it with 8 bits"
+UNKNOWN_IMAGE = f"it is none of {', '.join(FORMATS)}, or of a kind that is not read"
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of files would each print some
 _RAISED = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, SyntaxError),
     *(EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
@@ -64,6 +68,8 @@ def open_image(data: bytes | memoryview, formats: tuple[str, ...] = FORMATS) -> 
             yield picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(HUGE_IMAGE) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(BAD_IMAGE, UNKNOWN_IMAGE) from error
     except _RAISED as error:
         raise ImageError(BAD_IMAGE, error) from error
 
@@ -74,12 +80,12 @@ def read_pixels(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
     Of 16 bits a channel the upper eight are read.
     """
     with open_image(data) as picture:
-        is_deep = _is_deep(picture)
-        mode = "L" if channels == 1 else "RGB"
-        pixels = np.asarray(_eight_bits(picture).convert(mode))
-        if is_deep and pixels.max() < MIN_DEEP >> 8:
+        is_deep, is_negative = _is_deep(picture), _is_negative(picture)
+        pixels = np.asarray(_eight_bits(picture).convert("L" if channels == 1 else "RGB"))
+        if is_deep and pixels.max() <= DARKEST:
             raise ImageError(DARK_IMAGE)
-        return upright(pixels.reshape(*pixels.shape[:2], channels), _orientation(picture))
+        pixels = pixels.reshape(*pixels.shape[:2], channels)
+        return upright(~pixels if is_negative else pixels, _orientation(picture))
 
 
 def stored_orientation(data: bytes | memoryview) -> int:
@@ -112,11 +118,18 @@ def _orientation(picture: Image.Image) -> int:
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """A picture whose pixels have at most 8 bits a channel."""
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
-        deep_HW = np.asarray(picture)
-        return Image.fromarray((deep_HW >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    kinds = picture.tag_v2.get(Base.SampleFormat, ()) if isinstance(picture, TiffImageFile) else ()
+    if picture.mode in ("I", "F") or not UNSIGNED.issuperset(kinds):
         raise ImageError(ODD_NUMBERS)
     return picture
+
+
+def _is_negative(picture: Image.Image) -> bool:
+    """Whether 0 is white, which Pillow heeds in TIFFs of at most 8 bits only."""
+    if not isinstance(picture, TiffImageFile) or not picture.mode.startswith("I;16"):
+        return False
+    return picture.tag_v2.get(Base.PhotometricInterpretation) == WHITE_IS_ZERO
 
 
 def _is_deep(picture: Image.Image) -> bool:
