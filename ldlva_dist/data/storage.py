@@ -5,12 +5,16 @@ clear sentence: DataError for what is missing or damaged, SettingError for a buc
 user can correct, ClusterError for a disk or store that failed.
 """
 
+import errno
 import io
 import os
+import re
 import shutil
+import stat
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -24,6 +28,16 @@ from ldlva_dist.errors import ClusterError, DataError, SettingError
 
 COPY_BYTES = 8 << 20
 UNFINISHED = ".part"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_NO_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EAGAIN}
+"""What a disk says where no file can be read: ELOOP of a link to itself, ENXIO of a socket, EAGAIN of /proc/kmsg."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 T = TypeVar("T")
 
 
@@ -41,8 +55,10 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """The file system of a uri, for libraries that ask for one, and the path in it."""
     if is_remote(uri):
         return fs.PyFileSystem(S3Files()), "/".join(s3.split(uri)).rstrip("/")
-    if "://" in uri or not uri:
+    if _ADDRESS.match(uri) or not uri:
         raise SettingError(f"a storage address must be a local path or s3://bucket/key, got {uri!r}")
+    if "\0" in uri:
+        raise DataError(f"there is no file {uri!r}: a path holds no NUL")
     return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
 
 
@@ -63,9 +79,12 @@ def list_folder(uri: str) -> list[str]:
     return _local(uri, lambda path: sorted(os.listdir(path)) if os.path.exists(path) else [])
 
 
-def read_bytes(uri: str) -> bytes:
-    """A whole file."""
-    return s3.read(uri) if is_remote(uri) else _local(uri, lambda path: Path(path).read_bytes())
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
+    """A whole file, or no more than its first ``limit`` bytes, whatever it says of its size."""
+    if not is_remote(uri):
+        return _local(uri, lambda path: _read_start(path, sys.maxsize if limit is None else limit))
+    is_longer = limit is not None and s3.size_of(uri) > limit
+    return s3.read(uri, 0, limit) if is_longer else s3.read(uri)
 
 
 def read_range(uri: str, offset: int, size: int) -> bytes:
@@ -84,7 +103,7 @@ def open_input(uri: str) -> pa.NativeFile:
     """A file opened for random access."""
     if is_remote(uri):
         return pa.PythonFile(open_object(uri), mode="r")
-    return _local(uri, lambda path: pa.OSFile(path))
+    return _local(uri, _open_native)
 
 
 def stamp(uri: str) -> str:
@@ -199,19 +218,47 @@ def _local(uri: str, action: Callable[[str], T]) -> T:
     """Do something with the path of a local uri; its errors are named."""
     try:
         return action(resolve(uri)[1])
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(f"there is no file {uri}") from error
     except OSError as error:
+        if error.errno in _NO_FILE:
+            raise DataError(f"there is no file {uri}") from error
         raise ClusterError(f"the store failed at {uri}: {error.strerror or error}") from error
 
 
+@contextmanager
+def _plain_file(path: str) -> Iterator[tuple[int, int]]:
+    """Descriptor and size of a file; what is no plain file is refused at once, where a pipe would wait for a writer."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield file, _plain_size(path, os.fstat(file))
+    finally:
+        os.close(file)
+
+
+def _open_native(path: str) -> pa.NativeFile:
+    _plain_size(path, os.stat(path))
+    return pa.OSFile(path)
+
+
+def _plain_size(path: str, found: os.stat_result) -> int:
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is no plain file but {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}")
+    return found.st_size
+
+
+def _read_start(path: str, limit: int) -> bytes:
+    """As many bytes as there really are: files of /proc and /sys say that they have none."""
+    with _plain_file(path) as (file, size):
+        pieces, wanted = [], size + 1
+        while limit and (piece := os.read(file, min(wanted, limit))):
+            pieces.append(piece)
+            wanted, limit = COPY_BYTES, limit - len(piece)
+        return b"".join(pieces)
+
+
 def _read(path: str, offset: int, size: int) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        there = os.fstat(file.fileno()).st_size - offset  # memory is taken for what is asked for, there or not
-        if there <= 0:
-            return b""
-        file.seek(offset)
-        return file.read(min(size, there))
+    """Those of the wanted bytes that are there; memory is taken for no others."""
+    with _plain_file(path) as (file, there):
+        return os.pread(file, max(0, min(size, there - offset)), offset)
 
 
 def _stamp(path: str) -> str:

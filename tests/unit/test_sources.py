@@ -14,6 +14,7 @@ from PIL import Image
 from ldlva_dist.data.rows import REFERENCE_CLASSES, ClassIndex, Rows, Source, all_rows
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.parquet import ParquetSource
+from ldlva_dist.data.sources.tables import image_uri
 from ldlva_dist.data.user_columns import Columns
 from ldlva_dist.errors import DataError, SettingError
 
@@ -182,3 +183,30 @@ def test_labels_are_names_other_spellings_or_indices(label: str, index: int | No
 def test_class_names_must_differ() -> None:
     with pytest.raises(SettingError, match="different names"):
         ClassIndex(("angry", "Anger"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "path", "uri"),
+    [
+        ("faces", r"0\1.jpg", "faces/0/1.jpg"),
+        ("faces", r".\0\1.jpg", "faces/./0/1.jpg"),  # a disk follows it
+        ("faces", "../other/1.jpg", "faces/../other/1.jpg"),
+        ("faces", "", None),
+        ("faces", None, None),
+        ("s3://b/faces", "0/1.jpg", "s3://b/faces/0/1.jpg"),
+        ("s3://b/faces/", "./0/1.jpg", "s3://b/faces/0/1.jpg"),
+        ("s3://b/faces", r".\0\.\\1.jpg", "s3://b/faces/0/1.jpg"),
+        ("s3://b/faces", "/0//1.jpg", "s3://b/faces/0/1.jpg"),
+        ("s3://b/faces", "0/x/../1.jpg", "s3://b/faces/0/1.jpg"),
+        ("s3://b/faces", "http://host/1.jpg", "s3://b/faces/http:/host/1.jpg"),
+        ("s3://b/faces", "../1.jpg", None),
+        ("s3://b/faces", "/../1.jpg", None),
+        ("s3://b/faces", "0/../../faces2/1.jpg", None),
+        ("s3://b/faces", ".", None),
+        ("s3://b/faces", "..", None),
+        ("s3://b/faces", "0\0.jpg", None),
+        ("s3://b/faces", "x" * 1025, None),
+    ],
+)
+def test_a_path_leads_where_it_does_on_a_disk(folder: str, path: str | None, uri: str | None) -> None:
+    assert image_uri(folder, path) == uri

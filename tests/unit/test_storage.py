@@ -1,9 +1,11 @@
 """Storage: one door for local paths; the store's side is tested in tests/s3."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,42 @@ def test_a_path_that_cannot_be_written_is_a_setting_error(tmp_path: Path) -> Non
 def test_an_address_of_another_kind_is_a_setting_error(uri: str) -> None:
     with pytest.raises(SettingError, match="storage address"):
         storage.resolve(uri)
+
+
+def _odd_paths(folder: Path) -> dict[str, str]:
+    os.mkfifo(folder / "pipe")
+    (folder / "folder").mkdir()
+    (folder / "circle").symlink_to("circle")
+    (folder / "nowhere").symlink_to("missing")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")  # in the current folder: a socket's path has a length limit
+    odd = ["pipe", "folder", "circle", "nowhere", "socket", "x" * 300, "a\0b", "folder/file", "http://host/x.jpg"]
+    return {**{name: f"{folder}/{name}" for name in odd}, "device": "/dev/zero", "terminal": "/dev/tty"}
+
+
+@pytest.mark.parametrize("read", [storage.read_bytes, lambda uri: storage.read_range(uri, 0, 4), storage.open_input])
+def test_what_is_no_plain_file_is_refused_at_once(
+    read: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, path in _odd_paths(tmp_path).items():
+        with pytest.raises(DataError, match=r"no (plain )?file") as caught:
+            read(path)
+        assert "\n" not in str(caught.value), name
+
+
+def test_no_more_is_read_than_is_asked_for(tmp_path: Path) -> None:
+    """Files of /proc say that they have no bytes."""
+    (tmp_path / "file").write_bytes(b"0123456789")
+    assert storage.read_bytes(f"{tmp_path}/file", 4) == b"0123"
+    assert storage.read_bytes(f"{tmp_path}/file", 10) == storage.read_bytes(f"{tmp_path}/file", 11) == b"0123456789"
+    assert os.stat("/proc/self/status").st_size == 0
+    assert storage.read_bytes("/proc/self/status", 5) == b"Name:"
+    assert len(storage.read_bytes("/proc/self/status")) > 5
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-512, 100), (0, -1), (2, 1 << 40), (1 << 40, 4), (1 << 62, 1 << 62)])
+def test_a_range_that_no_file_has_is_a_data_error_and_takes_no_memory(offset: int, size: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    with pytest.raises(DataError, match="cannot have|ends early"):
+        storage.read_range(f"{tmp_path}/file", offset, size)

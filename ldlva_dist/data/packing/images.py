@@ -42,14 +42,11 @@ def _read_all(images: Sequence[bytes | str | None], pool: ThreadPoolExecutor) ->
 
 
 def _read(image: bytes | str | None) -> bytes | DataError:
-    try:
-        if isinstance(image, str):
-            with storage.open_input(image) as stream:
-                if stream.size() > MAX_IMAGE_BYTES:
-                    return DataError(HUGE_FILE)
-            image = storage.read_bytes(image)
-    except DataError:
-        return DataError(NO_IMAGE)
+    if isinstance(image, str):
+        try:
+            image = storage.read_bytes(image, MAX_IMAGE_BYTES + 1)
+        except DataError:
+            return DataError(NO_IMAGE)
     if not image:
         return DataError(NO_IMAGE)
     return image if len(image) <= MAX_IMAGE_BYTES else DataError(HUGE_FILE)

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from ldlva_dist.data import storage
+from ldlva_dist.data.packing.images import MAX_IMAGE_BYTES
 from ldlva_dist.data.rows import LEFT_OUT, REFERENCE_CLASSES, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, refuse_empty, spans
+from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, need_columns, order_of, refuse_empty, spans
 from ldlva_dist.data.transforms import decode, encode
 from ldlva_dist.data.user_columns import Columns, csv_columns, va_cells
 from ldlva_dist.errors import DataError
@@ -42,7 +43,7 @@ class AffectNetSource:
     """Folder that subDirectory_filePath starts from."""
     num_classes: int = 7
     crop: bool = False
-    """Cut out the face's box (a JPEG of quality 95); images are packed as they are otherwise."""
+    """Cut out the face's box (a JPEG of quality 95) of the upright picture; images are packed as they are otherwise."""
     seed: int = 0
 
     def describe(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class AffectNetSource:
                 rows = table.take(numbers)
                 paths = rows["subDirectory_filePath"].to_pylist()
                 labels, reasons = settle(rows["expression"].to_pylist(), self.num_classes)
-                images: list[bytes | str] = [storage.join(self.images, path) for path in paths]
+                images: list[bytes | str | None] = [image_uri(self.images, path) for path in paths]
                 if self.crop:
                     boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
                     cuts = list(pool.map(_face, images, boxes, reasons))
@@ -104,13 +105,12 @@ def _table(uri: str, crop: bool) -> pa.Table:
     return csv_table(uri, keep, names=COLUMNS if headless else None)
 
 
-def _face(image: bytes | str, box: tuple[str, ...], reason: str | None) -> tuple[bytes | str, str | None]:
+def _face(image: bytes | str | None, box: tuple[str, ...], reason: str | None) -> tuple[bytes | str | None, str | None]:
     """The face cut out of an image, or why it cannot be; an image that cannot be read is left to who checks it."""
-    if reason is not None:
+    if reason is not None or not isinstance(image, str):
         return image, reason
-    assert isinstance(image, str), "the table holds paths"
     try:
-        pixels = decode(storage.read_bytes(image), 3)
+        pixels = decode(storage.read_bytes(image, MAX_IMAGE_BYTES), 3)
         x, y, width, height = (round(float(cell)) for cell in box)
     except DataError:
         return image, None

@@ -20,10 +20,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
 from ldlva_dist.data.rows import LEFT_OUT, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.tables import csv_table, cut, need_columns, order_of, spans
+from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, need_columns, order_of, spans
 from ldlva_dist.data.user_columns import csv_columns, numbers_of
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
@@ -69,7 +68,7 @@ class FerPlusSource:
                 numbers=numbers,
                 keys=[sanitise_key(name) for name in names],
                 names=names,
-                images=[storage.join(self.images[partition.part], name) if name else None for name in names],
+                images=[image_uri(self.images[partition.part], name) for name in names],
                 labels=labels,
                 va=np.full((len(names), 2), np.nan, dtype=np.float32),
                 votes=votes_nV[:, : self.num_classes],

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.tables import csv_table, cut, order_of, refuse_empty, spans
+from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, order_of, refuse_empty, spans
 from ldlva_dist.data.user_columns import Columns, csv_columns, find_columns, label_cells, va_cells
 
 
@@ -65,7 +64,7 @@ class FolderSource:
             numbers=numbers,
             keys=[sanitise_key(prefix + path) for path in paths],
             names=paths,
-            images=[storage.join(self.images[part], path) if path else None for path in paths],
+            images=[image_uri(self.images[part], path) for path in paths],
             labels=label_cells(table[columns.label]),
             va=va_cells(table, columns),
         )

@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.tables import csv_table, cut, order_of, spans
+from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, order_of, spans
 
 CLASSES = {"1": "Surprise", "2": "Fear", "3": "Disgust", "4": "Happiness", "5": "Sadness", "6": "Anger", "7": "Neutral"}
 NAMES = ("name", "label")
@@ -71,6 +70,6 @@ class RafDbSource:
         is_test = np.strings.startswith(np.asarray(self._table()["name"], dtype=np.str_), "test_")
         return np.flatnonzero(is_test == (part == "test"))
 
-    def _image(self, name: str) -> str:
+    def _image(self, name: str) -> str | None:
         stem, dot, extension = name.rpartition(".")
-        return storage.join(self.images, f"{stem}{self.suffix}{dot}{extension}")
+        return image_uri(self.images, f"{stem}{self.suffix}{dot}{extension}")

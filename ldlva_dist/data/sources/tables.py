@@ -1,5 +1,6 @@
 """Tables that a source reads in pieces: counted in the driver, parsed once per process, cut into partitions."""
 
+import posixpath
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -11,6 +12,9 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, PARTITION_ROWS, Part, Partition
 from ldlva_dist.data.user_columns import columns_present, read_csv
 from ldlva_dist.errors import DataError
+
+MAX_KEY_BYTES = 1024
+"""Of a store."""
 
 
 def cut(part: Part, rows: int, place: str = "", *, first: int = 0) -> Iterator[Partition]:
@@ -38,6 +42,20 @@ def csv_table(
     with storage.open_input(uri) as stream:
         size = stream.size()
     return _parsed(uri, size, keep and tuple(keep), names and tuple(names), delimiter)
+
+
+def image_uri(folder: str, path: str | None) -> str | None:
+    """The image that a table names by its path from a folder on; a table made on Windows or by find is read too.
+
+    A disk follows ``.`` and ``..`` itself. A store does not: there they are taken out of the path, and one that leads
+    out of the folder, or is no key, leads to no image: None.
+    """
+    path = (path or "").replace("\\", "/")
+    if path and storage.is_remote(folder):
+        path = posixpath.normpath(path.lstrip("/"))
+        is_key = "\0" not in path and len(path.encode()) <= MAX_KEY_BYTES
+        path = path if is_key and path.partition("/")[0] not in (".", "..") else ""
+    return storage.join(folder, path) if path else None
 
 
 def need_columns(present: Sequence[str], names: Sequence[str], uri: str) -> None:
