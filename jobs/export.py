@@ -2,6 +2,7 @@
 
 FOLDER gets model.safetensors, model.json (architecture, classes, preprocessing, data version, figures) and MODEL.md
 (the same for people, and how to use it). Evaluate the run first: what jobs/evaluate.py wrote goes into both.
+model.onnx and model.pt2 take pixels, not files: turn photographs upright by their EXIF tag first, as MODEL.md shows.
 """
 
 from dataclasses import dataclass

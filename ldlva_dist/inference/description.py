@@ -44,6 +44,7 @@ class Description:
         """How an image file becomes the network's input, for people and other programs."""
         return {
             "color": "grey" if self.channels == 1 else "RGB",
+            "orientation": "upright, as EXIF's tag asks; model.onnx and model.pt2 take pixels that are upright already",
             "resize": f"{self.image_size} x {self.image_size}, bilinear with half-pixel centres, no anti-aliasing, "
             "rounded to whole numbers; the aspect ratio is not kept",
             "input": "uint8 0..255, axes image, row, column, channel",

@@ -1,7 +1,7 @@
 """A network as a graph for other programs: ONNX, or torch.export. Both take uint8 images [n, H, W, c] of any one size.
 
-Resizing and normalisation are inside; outputs are ``probabilities`` [n, C] and ``features`` [n, V]. n = images,
-H W = height and width in pixels, c = channels.
+Resizing and normalisation are inside; turning a picture upright by its EXIF tag is not. Outputs are ``probabilities``
+[n, C] and ``features`` [n, V]. n = images, H W = height and width in pixels, c = channels.
 """
 
 import io

@@ -129,6 +129,7 @@ def test_the_card_says_classes_data_training_figures_and_limits(run: str, export
     for text in ("| loss.recipe | official |", "| neighbors.num_neighbors | 4 |", "0.625", "was not evaluated", "onnx"):
         assert text in written
     assert "An expression is not an emotion" in written
+    assert "| orientation | upright" in written
 
 
 def test_figures_are_those_of_the_exported_checkpoint_and_of_no_other(run: str, tmp_path: Path) -> None:
