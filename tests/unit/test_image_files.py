@@ -60,7 +60,7 @@ def _encoded(pixels: NDArray, kind: str, **more: object) -> bytes:
     return buffer.getvalue()
 
 
-def _photograph(orientation: int, kind: str = "jpeg", pixels: NDArray = UPRIGHT) -> bytes:
+def photograph(orientation: int, kind: str = "jpeg", pixels: NDArray = UPRIGHT) -> bytes:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return _encoded(STORED[orientation](pixels), kind, exif=exif)
@@ -69,7 +69,7 @@ def _photograph(orientation: int, kind: str = "jpeg", pixels: NDArray = UPRIGHT)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("orientation", STORED)
 def test_a_photograph_of_any_format_is_upright(orientation: int, kind: str) -> None:
-    data = _photograph(orientation, kind)
+    data = photograph(orientation, kind)
     np.testing.assert_allclose(decode(data, 3), UPRIGHT, atol=6)
     grey = decode(memoryview(data), 1)
     assert grey.shape == (40, 64, 1)
@@ -84,7 +84,7 @@ def test_a_tag_that_means_nothing_is_none(tag: int) -> None:
 
 
 def test_a_damaged_tag_is_none() -> None:
-    data = _photograph(6)
+    data = photograph(6)
     at = data.index(b"Exif\0\0") + 6
     lying = STORED[6](UPRIGHT)
     for damage in (b"XX*\0", b"MM\0*\xff\xff\xff\xff"):
@@ -92,7 +92,7 @@ def test_a_damaged_tag_is_none() -> None:
 
 
 def test_a_tag_is_found_behind_other_segments() -> None:
-    data, profile = _photograph(6), b"\xff\xe2" + struct.pack(">H", 2 + 4000) + bytes(4000)
+    data, profile = photograph(6), b"\xff\xe2" + struct.pack(">H", 2 + 4000) + bytes(4000)
     at = data.index(b"\xff\xe1")
     np.testing.assert_allclose(decode(data[:at] + profile + b"\xff" + data[at:], 3), UPRIGHT, atol=6)
 
@@ -103,7 +103,7 @@ def test_a_packed_photograph_is_upright_once(size: int | None, kind: str) -> Non
     """As it is, of another size, and of the size that it has already."""
     square = UPRIGHT[:, :40].repeat(2, axis=0)[16:64].repeat(2, axis=1)[:, 8:56]  # 48 x 48
     with ThreadPoolExecutor(1) as pool:
-        (packed,) = load_images([_photograph(6, kind, square)], size, pool, check=True)
+        (packed,) = load_images([photograph(6, kind, square)], size, pool, check=True)
     assert isinstance(packed, bytes)
     found, step = decode(packed, 3), 48 // (size or 48)
     np.testing.assert_allclose(found[2::8, 2::8], square[::step, ::step][2::8, 2::8], atol=24)
@@ -111,7 +111,7 @@ def test_a_packed_photograph_is_upright_once(size: int | None, kind: str) -> Non
 
 def test_a_picture_of_the_report_is_upright() -> None:
     big = UPRIGHT.repeat(8, axis=0).repeat(8, axis=1)  # a JPEG that is decoded at a fraction
-    pictures = Pictures(lambda sample: _photograph(sample, pixels=big), 10**6)
+    pictures = Pictures(lambda sample: photograph(sample, pixels=big), 10**6)
     pictures.add([1, 6], FACE)
     first, second = (np.asarray(Image.open(io.BytesIO(base64.b64decode(line)))) for line in pictures.lines)
     assert first.shape == (88, 88, 3)
@@ -310,7 +310,7 @@ def test_reasons_are_the_same_for_all_images_of_a_kind() -> None:
 @lru_cache(maxsize=1)
 def _small_files() -> list[bytes]:
     pixels = np.random.default_rng(3).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    picture, files = Image.fromarray(pixels), [_photograph(6, kind, pixels) for kind in KINDS]
+    picture, files = Image.fromarray(pixels), [photograph(6, kind, pixels) for kind in KINDS]
     files += [_png_of_16_bits(DEEP), _tiff(DEEP, photometric=2), _tiff(DEEP[:, :, :1].astype("i2")), _netpbm(DEEP)]
     files += [b"P2\n2 2\n255\n1 2 3 4\n", b"P3\n1 1\n255\n1 2 3\n", b"Pf\n2 2\n-1.0\n" + bytes(16)]
     others = {"GIF": "P", "BMP": "RGB", "DIB": "1", "JPEG2000": "RGB", "JPEG": "CMYK", "PPM": "1"}
