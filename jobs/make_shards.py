@@ -91,9 +91,13 @@ def run_pack(command: Command) -> None:
     taken = storage.join(command.output, DATASET) if storage.is_remote(command.output) else command.output
     if storage.exists(taken):
         raise SettingError(f"--output must not exist, got {command.output!r}")
+    source = command.source()
+    partitions = source.partitions()  # what is wrong with a table is said before a cluster starts
+    stated = command.stated()
     settings = PackSettings(
         name=command.name or command.output.rstrip("/").rpartition("/")[2],
-        class_names=command.classes,
+        class_names=stated.names,
+        numbers=stated.numbers,
         size=command.size,
         holdout=command.holdout,
         seed=command.seed,
@@ -103,8 +107,6 @@ def run_pack(command: Command) -> None:
         on_bad_data=command.on_bad_data,
         max_rejected=command.max_rejected,
     )
-    source = command.source()
-    partitions = source.partitions()  # what is wrong with a table is said before a cluster starts
     storage.check_writable(command.output)
     placement.connect()
     try:

@@ -132,7 +132,7 @@ class FacesSource:
             numbers=numbers,
             keys=[f"{part}-{i:07d}" for i in numbers],
             images=[encode(image) for image in images],
-            labels=[str(label) for label in people.labels[take]],
+            labels=[REFERENCE_CLASSES[label] for label in people.labels[take]],
             va=people.va[take],
             truth=people.distribution[take],
             flipped=people.flipped[take],

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import ClassIndex
+from ldlva_dist.data.classes.index import ClassIndex
+from ldlva_dist.data.classes.known_sets import RAF_DB
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 
-RAF_DB_ORDER = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Anger", "Neutral")
 _TAG = 0x6E6F6973  # keeps these draws apart from others of the same seed
 
 
@@ -113,6 +113,6 @@ def _readings(class_names: Sequence[str]) -> list[dict[str, int]]:
     numbers = range(len(class_names))
     readings = [{str(i): i for i in numbers}, {str(i + 1): i for i in numbers}]
     classes = ClassIndex(class_names)
-    places = [classes.find(name) for name in RAF_DB_ORDER]
+    places = [classes.find(name) for name in RAF_DB]
     raf = {str(i + 1): index for i, index in enumerate(places) if index is not None}
-    return [*readings, raf] if len(raf) == len(RAF_DB_ORDER) else readings
+    return [*readings, raf] if len(raf) == len(RAF_DB) else readings

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ldlva_dist.data.classes.index import ClassIndex
 from ldlva_dist.data.manifest import DatasetInfo
-from ldlva_dist.data.rows import ClassIndex
 from ldlva_dist.data.sources.tables import need_columns
 from ldlva_dist.data.user_columns import read_csv
 from ldlva_dist.data.versions import Change, new_version

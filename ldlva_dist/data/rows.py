@@ -7,8 +7,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.errors import SettingError
-
 Part = Literal["train", "holdout", "test"]
 """What the user's split says; a source that brings its own validation part calls it holdout, and none is cut then."""
 REFERENCE_CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
@@ -16,14 +14,6 @@ BLOCK_ROWS = 512
 PARTITION_ROWS = 2048
 LEFT_OUT = "left out: "
 """How the reason begins of a row that a protocol leaves out: listed like a rejected row, outside the budget."""
-_SPELLINGS = {
-    "happiness": "happy",
-    "sadness": "sad",
-    "surprised": "surprise",
-    "fearful": "fear",
-    "disgusted": "disgust",
-    "angry": "anger",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +27,7 @@ class Rows:
     """A slug of each name; rows whose slugs meet are told apart by their names, when all rows are known."""
     images: Sequence[bytes | str | None]
     labels: Sequence[str | None]
-    """Class names, or indices as digits; None where the row has no label."""
+    """As the source has them: class names, or numbers whose meaning somebody must say; None where there is none."""
     va: NDArray[np.float32]
     """[n, 2] valence and arousal; NaN where the row has none."""
     votes: NDArray[np.float32] | None = None
@@ -90,23 +80,3 @@ def all_rows(source: Source) -> Iterator[Rows]:
     """Every row of a source in one process, training part first."""
     for partition in source.partitions():
         yield from source.read(partition)
-
-
-class ClassIndex:
-    """Finds the index of a class by its name, by a common other spelling of it, or by its index as digits."""
-
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self._index = {_spelling(name): i for i, name in enumerate(class_names)}
-        if len(self._index) != len(class_names) or len(class_names) < 2:
-            raise SettingError(f"classes must be at least two different names, got {list(class_names)}")
-        for i in range(len(class_names)):
-            self._index.setdefault(str(i), i)
-
-    def find(self, label: str) -> int | None:
-        """The class index, or None for an unknown class."""
-        return self._index.get(_spelling(label))
-
-
-def _spelling(name: str) -> str:
-    word = name.strip().lower()
-    return _SPELLINGS.get(word, word)

@@ -90,6 +90,15 @@ def find_columns(names: Sequence[str], wanted: Columns, uri: str, need_path: boo
     return Columns(**found)
 
 
+def is_affectnet_layout(label: str | None, valence: str | None, arousal: str | None) -> bool:
+    """Whether a table says by its columns that its numbers are in AffectNet's order.
+
+    So do a column of labels with the name it has in AffectNet's and the reference's lists, and valence-arousal beside
+    the labels, which sets with other orders do not bring.
+    """
+    return label == USUAL_NAMES["label"] or (valence is not None and arousal is not None)
+
+
 def columns_present(names: Collection[str]) -> str:
     """For a message: what the user could have meant."""
     return "columns present: " + ", ".join(sorted(names) if isinstance(names, set) else names)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ldlva_dist.data.classes.index import ClassIndex
 from ldlva_dist.data.noise import (
     NoiseList,
     Symmetric,
@@ -14,7 +15,6 @@ from ldlva_dist.data.noise import (
     read_list,
     symmetric,
 )
-from ldlva_dist.data.rows import ClassIndex
 from ldlva_dist.errors import DataError, SettingError
 
 RAF_DB = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ldlva_dist.data.rows import REFERENCE_CLASSES, ClassIndex, Rows, Source, all_rows
+from ldlva_dist.data.classes.index import ClassIndex
+from ldlva_dist.data.rows import REFERENCE_CLASSES, Rows, Source, all_rows
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.sources.tables import image_uri

@@ -6,8 +6,9 @@ import numpy as np
 
 from ldlva_dist.data.manifest import SPLITS
 from ldlva_dist.data.packing.columns import Repeated
+from ldlva_dist.data.packing.labels import named
 from ldlva_dist.data.packing.places import Places
-from ldlva_dist.data.packing.survey import is_outside_budget
+from ldlva_dist.data.packing.survey import UNKNOWN_LABEL, is_outside_budget
 from ldlva_dist.errors import DataError
 
 EXAMPLES, REASONS = 3, 3
@@ -27,7 +28,7 @@ def check_budget(places: Places, repeated: Repeated, max_rejected: float) -> Non
             wrong_N = mine_N & np.isin(found.code_N, [found.reasons.index(reason) for reason in bad])
             raise DataError(
                 f"the {PART_NAMES[part]} part loses too much: {rejected} of {accepted + rejected} rows were rejected, "
-                f"--max-rejected allows {max_rejected:.2%}: {_common(bad)}; "
+                f"--max-rejected allows {max_rejected:.2%}: {_common(bad)}{_labels(bad, found.unknown)}; "
                 f"the first: {_examples(places, repeated, wrong_N)}"
             )
         if not accepted:
@@ -38,6 +39,11 @@ def _common(counts: Mapping[str, int]) -> str:
     """The most common reasons."""
     common = sorted(counts.items(), key=lambda pair: -pair[1])[:REASONS]
     return ", ".join(f"{reason} ({count})" for reason, count in common)
+
+
+def _labels(counts: Mapping[str, int], unknown: Mapping[str, int]) -> str:
+    """The labels that are no class, where that is a reason."""
+    return f"; no class of --classes is {named(unknown)}" if UNKNOWN_LABEL in counts else ""
 
 
 def _examples(places: Places, repeated: Repeated, wrong_N: np.ndarray) -> str:

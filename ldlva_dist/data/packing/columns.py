@@ -1,6 +1,7 @@
 """What the survey found, as columns in memory, and the rules that need all rows. N = all rows, P = partitions."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,17 +11,10 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.manifest import OPTIONAL, float_column
 from ldlva_dist.data.packing.stage import Stage
-from ldlva_dist.data.packing.survey import (
-    DUPLICATE,
-    NO_LABEL,
-    NO_VA,
-    UNKNOWN_LABEL,
-    survey_name,
-)
-from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.data.packing.survey import DUPLICATE, NO_VA, UNKNOWN_LABEL, survey_name
 
 READ_THREADS = 16
-EXAMPLES = 8
+SHOWN_LABELS = 256  # of one piece; a column of names would have millions
 _WANTED = ("key_hash", "identity", "label", "valence", "arousal", "size", "checksum", "reason", "flipped")
 
 
@@ -50,6 +44,10 @@ class Columns:
     flipped_N: NDArray[np.bool_] | None
     code_N: NDArray[np.int32]
     reasons: list[str]
+    labels: Mapping[str, int]
+    """Rows of each label as given, of those that were read for their label."""
+    unknown: Mapping[str, int]
+    """Those of them that are no class."""
     optional: tuple[str, ...]
     """Which of the manifest's optional columns the source has."""
 
@@ -94,11 +92,12 @@ def read_columns(stage: Stage, partitions: int) -> Columns:
     """What the pieces of the survey say."""
     with ThreadPoolExecutor(READ_THREADS) as pool:
         found = list(pool.map(lambda number: _read(stage, number), range(partitions)))
-    table = pa.concat_tables([part for part, _ in found], promote_options="default")
+    labels = sum((labels for _, _, labels in found), Counter[tuple[str, bool]]())
+    table = pa.concat_tables([part for part, _, _ in found], promote_options="default")
     reason = table["reason"].dictionary_encode().combine_chunks()
     flipped = table["flipped"].fill_null(False).to_numpy() if "flipped" in table.column_names else None
     return Columns(
-        rows_P=np.array([len(part) for part, _ in found], dtype=np.int64),
+        rows_P=np.array([len(part) for part, _, _ in found], dtype=np.int64),
         hash_N=table["key_hash"].to_numpy().copy(),
         identity_N=table["identity"].to_numpy(),
         label_N=table["label"].fill_null(-1).to_numpy(),
@@ -108,29 +107,17 @@ def read_columns(stage: Stage, partitions: int) -> Columns:
         flipped_N=flipped,
         code_N=reason.indices.fill_null(-1).to_numpy(zero_copy_only=False).copy(),
         reasons=reason.dictionary.to_pylist(),
-        optional=tuple(name for name in OPTIONAL if any(name in names for _, names in found)),
+        labels={label: count for (label, _), count in labels.items()},
+        unknown={label: count for (label, is_class), count in labels.items() if not is_class},
+        optional=tuple(name for name in OPTIONAL if any(name in names for _, names, _ in found)),
     )
 
 
-def check_labels(stage: Stage, found: Columns, class_names: Sequence[str]) -> None:
-    """DataError where no row has a label; SettingError where all labels are no classes."""
-    counts, total = found.counts(), len(found.code_N)
-    labelled = total - counts.get(NO_LABEL, 0)
-    if not total:
-        raise DataError("the data set is empty: its tables hold no rows")
-    if not labelled:
-        raise DataError(f"the data set is empty: none of its {total} rows has a label")
-    if counts.get(UNKNOWN_LABEL, 0) == labelled:
-        given: set[str] = set()
-        for number in np.flatnonzero(found.rows_P)[:EXAMPLES].tolist():
-            column = stage.open_piece(survey_name(number)).read(["given"])["given"]
-            given |= set(column.slice(0, 50).drop_null().to_pylist())
-        examples = ", ".join(sorted(given)[:EXAMPLES])
-        raise SettingError(f"--classes must name the labels of the data ({examples}), got {tuple(class_names)}")
-
-
-def _read(stage: Stage, number: int) -> tuple[pa.Table, tuple[str, ...]]:
-    """The wanted columns of a piece, and the names of all it has."""
+def _read(stage: Stage, number: int) -> tuple[pa.Table, tuple[str, ...], Counter[tuple[str, bool]]]:
+    """The wanted columns of a piece, the names of all it has, and how often each label stands there, class or not."""
     with stage.open_piece(survey_name(number)) as piece:
         names = tuple(piece.schema_arrow.names)
-        return piece.read([name for name in _WANTED if name in names]), names
+        table = piece.read([name for name in (*_WANTED, "given") if name in names])
+    pairs = zip(table["given"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    labels = Counter((given, not reason) for given, reason in pairs if given and reason in (None, UNKNOWN_LABEL))
+    return table.drop_columns("given"), names, Counter(dict(labels.most_common(SHOWN_LABELS)))

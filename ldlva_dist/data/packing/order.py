@@ -16,8 +16,9 @@ from ldlva_dist.data.copies import copies_said
 from ldlva_dist.data.manifest import OPTIONAL, SPLITS
 from ldlva_dist.data.packing.budget import check_budget
 from ldlva_dist.data.packing.choose import Chosen, choose
-from ldlva_dist.data.packing.columns import READ_THREADS, Columns, Repeated, check_labels, read_columns
+from ldlva_dist.data.packing.columns import READ_THREADS, Columns, Repeated, read_columns
 from ldlva_dist.data.packing.keys import tell_apart
+from ldlva_dist.data.packing.labels import check_labels, label_notes
 from ldlva_dist.data.packing.places import Places
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.packing.stage import SHARDS, Stage
@@ -78,7 +79,7 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
     repeated = found.reject_duplicates()
     found.reject_missing_va()
     places = Places(stage, found, partitions)
-    check_labels(stage, found, settings.class_names)
+    check_labels(found, settings)
     check_budget(places, repeated, 0.0 if settings.on_bad_data == "fail" else settings.max_rejected)
     stage.write_piece(LATE, _late(places, surveyed_N, repeated))
     key_A = tell_apart(places)
@@ -95,7 +96,7 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
         va_transform=chosen.va_transform() if settings.standardize_va else None,
         flip_share=chosen.flip_share(),
         reasons=found.counts(),
-        notes=_notes(places, repeated, chosen),
+        notes=[*label_notes(found, chosen, settings), *_notes(places, repeated, chosen)],
     )
     stage.write_json(SHARDS, dealt.shards)
     _write_tasks(stage, found, chosen, dealt, key_A)

@@ -4,8 +4,8 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ldlva_dist.data.classes.index import ClassIndex, check_class_names
 from ldlva_dist.data.noise import parse_noise
-from ldlva_dist.data.rows import ClassIndex
 
 BadData = Literal["quarantine", "skip", "fail"]
 
@@ -16,6 +16,8 @@ class PackSettings:
 
     name: str
     class_names: tuple[str, ...]
+    numbers: dict[int, str] | None = None
+    """What labels that are numbers mean; None counts the class names from 0, an empty one says nothing."""
     size: int | None = None
     """Side in pixels that images are resized to; None packs them as they are."""
     holdout: float = 0.1
@@ -32,9 +34,14 @@ class PackSettings:
     """Share of the labelled rows of each part that may be bad."""
 
     def __post_init__(self) -> None:
-        ClassIndex(self.class_names)
+        check_class_names(self.class_names)
         if self.noise is not None:
             parse_noise(self.noise)
+
+    @property
+    def classes(self) -> ClassIndex:
+        """What finds the class of a label."""
+        return ClassIndex(self.class_names, self.numbers)
 
     def describe(self) -> dict[str, Any]:
         """For ``dataset.json``."""

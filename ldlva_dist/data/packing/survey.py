@@ -10,9 +10,10 @@ import pyarrow as pa
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
+from ldlva_dist.data.classes.index import ClassIndex
 from ldlva_dist.data.packing.images import READ_THREADS, load_images
 from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.rows import LEFT_OUT, ClassIndex, Partition, Rows, Source
+from ldlva_dist.data.rows import LEFT_OUT, Partition, Rows, Source
 from ldlva_dist.errors import DataError
 
 NO_LABEL = "no label"
@@ -57,8 +58,7 @@ def survey_partition(source: Source, partition: Partition, settings: PackSetting
     Raises:
         DataError: for a bad row, where the settings want that.
     """
-    classes = ClassIndex(settings.class_names)
-    place = partition.place
+    classes, place = settings.classes, partition.place
     with ThreadPoolExecutor(READ_THREADS) as pool:
         blocks = [_check(rows, place, classes, settings.size, pool) for rows in source.read(partition)]
     table = pa.concat_tables([SCHEMA.empty_table(), *blocks], promote_options="default")
@@ -68,8 +68,9 @@ def survey_partition(source: Source, partition: Partition, settings: PackSetting
 
 
 def _check(rows: Rows, place: str, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor) -> pa.Table:
-    indices = [None if label is None else classes.find(label) for label in rows.labels]
-    reasons = list(_cheap_reasons(rows, indices))
+    labels = [None if classes.is_missing(label) else label for label in rows.labels]
+    indices = [None if label is None else classes.find(label) for label in labels]
+    reasons = list(_cheap_reasons(rows, labels, indices))
     todo = [i for i, reason in enumerate(reasons) if reason is None]
     sizes, checksums = [0] * len(reasons), [0] * len(reasons)
     loaded = load_images([rows.images[i] for i in todo], size, pool, check=True)
@@ -83,7 +84,7 @@ def _check(rows: Rows, place: str, classes: ClassIndex, size: int | None, pool: 
         "key": pa.array(rows.keys, pa.string()),
         "key_hash": pa.array([key_hash(key) for key in rows.keys], pa.uint64()),
         **_names(rows, place),
-        "given": pa.array(rows.labels, pa.string()),
+        "given": pa.array(labels, pa.string()),
         "label": pa.array(indices, pa.int16()),
         "valence": pa.array(rows.va[:, 0], pa.float32(), from_pandas=True),  # NaN becomes null
         "arousal": pa.array(rows.va[:, 1], pa.float32(), from_pandas=True),
@@ -108,12 +109,12 @@ def _names(rows: Rows, place: str) -> dict[str, pa.Array]:
     }
 
 
-def _cheap_reasons(rows: Rows, indices: Sequence[int | None]) -> Iterator[str | None]:
+def _cheap_reasons(rows: Rows, labels: Sequence[str | None], indices: Sequence[int | None]) -> Iterator[str | None]:
     missing_n2 = np.isnan(rows.va)
     half_n = np.not_equal(missing_n2[:, 0], missing_n2[:, 1])
     outside_n = np.any(~missing_n2 & ~(np.abs(rows.va) <= 1), axis=1)
     own = rows.reasons or [None] * len(rows.keys)
-    for i, (reason, label, index, key) in enumerate(zip(own, rows.labels, indices, rows.keys, strict=True)):
+    for i, (reason, label, index, key) in enumerate(zip(own, labels, indices, rows.keys, strict=True)):
         if reason is not None:
             yield reason
         elif label is None:

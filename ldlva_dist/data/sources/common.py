@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ldlva_dist.data import storage
-from ldlva_dist.data.rows import REFERENCE_CLASSES
+from ldlva_dist.data.classes.index import StatedClasses, stated_classes
+from ldlva_dist.data.classes.known_sets import AFFECTNET
 from ldlva_dist.errors import SettingError
 
 
@@ -16,8 +17,10 @@ class Common:
     """Folder or s3:// prefix to write; must not exist."""
     name: str | None = None
     """Name of the data set; the last part of --output if not given."""
-    classes: tuple[str, ...] = REFERENCE_CLASSES
-    """Class names in index order. Labels may be these names, other spellings of them (angry, sadness), or indices."""
+    classes: tuple[str, ...] = ()
+    """Class names in index order, or what the numbers mean that are the labels: 0=Angry 1=Disgust ... Labels may be
+    other spellings of the names too (angry, sadness). The names alone count from 0. Default: Neutral Happy Sad Surprise
+    Fear Disgust Anger; numbers then mean something only where the data say so."""
     max_rejected: float = 0.01
     """Share of the labelled rows of each part (train, validation, test) that may be rejected."""
     on_bad_data: Literal["quarantine", "skip", "fail"] = "quarantine"
@@ -35,6 +38,7 @@ class Common:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        stated_classes(self.classes)
         if not 0 <= self.holdout < 1:
             raise SettingError(f"--holdout must be in [0, 1), got {self.holdout}")
         if not 0 <= self.max_rejected <= 1:
@@ -47,6 +51,17 @@ class Common:
     def notes(self) -> list[str]:
         """Sentences on what lies beside the rows and is passed over."""
         return []
+
+    def numbers_are_affectnets(self) -> bool:
+        """Whether the layout itself says that numbers are in AffectNet's order, as the reference's lists have them."""
+        return False
+
+    def stated(self) -> StatedClasses:
+        """The classes, and what numbers mean: by ``--classes``, else by the layout, else nothing."""
+        stated = stated_classes(self.classes)
+        if not self.classes and self.numbers_are_affectnets():
+            return StatedClasses(stated.names, dict(enumerate(AFFECTNET)))
+        return stated
 
 
 def check_there(setting: str, uri: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, order_of, refuse_empty, spans
-from ldlva_dist.data.user_columns import Columns, csv_columns, find_columns, label_cells, va_cells
+from ldlva_dist.data.user_columns import Columns, csv_columns, find_columns, is_affectnet_layout, label_cells, va_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,11 @@ class FolderSource:
         order = order_of(len(table), self.seed)
         for span in spans(partition):
             yield self._rows(partition.part, table, columns, order[span.start : span.stop])
+
+    def numbers_are_affectnets(self) -> bool:
+        """Whether every table says by its columns that numbers are in AffectNet's order."""
+        found = (self._columns_of(uri) for uri in self.tables.values())
+        return all(is_affectnet_layout(columns.label, columns.valence, columns.arousal) for columns in found)
 
     def _columns_of(self, uri: str) -> Columns:
         return find_columns(csv_columns(uri), self.columns, uri)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ldlva_dist.data.classes.index import ClassIndex
 from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Source
 from ldlva_dist.data.sources.class_folders import ClassFoldersSource, folder_notes
@@ -12,7 +13,7 @@ from ldlva_dist.data.sources.listing import EXTENSIONS
 from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.sources.samples import Fields
 from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tar_notes, tars_of
-from ldlva_dist.data.user_columns import Columns
+from ldlva_dist.data.user_columns import Columns, is_affectnet_layout
 from ldlva_dist.errors import SettingError
 
 
@@ -33,7 +34,11 @@ class Folder(Common):
     valence_column: str | None = None
     arousal_column: str | None = None
 
-    def source(self) -> Source:
+    def numbers_are_affectnets(self) -> bool:
+        """Whether every table has AffectNet's column of labels, or valence and arousal beside its own."""
+        return self.source().numbers_are_affectnets()
+
+    def source(self) -> FolderSource:
         """The rows to pack."""
         tables: dict[Part, str] = {"train": self.table}
         images: dict[Part, str] = {"train": self.images}
@@ -69,12 +74,20 @@ class Parquet(Common):
     drop: tuple[str, ...] = ()
     """Boolean columns, used in the files that have them: leave out rows where they are true."""
 
+    def numbers_are_affectnets(self) -> bool:
+        """Whether every file has AffectNet's column of labels, or valence and arousal beside its own."""
+        return self._source(()).numbers_are_affectnets()
+
     def source(self) -> Source:
         """The rows to pack."""
-        if self.votes and len(self.votes) != len(self.classes):
+        if self.votes and len(self.votes) != len(self.stated().names):
             raise SettingError(
-                f"--votes must name one column for each of the {len(self.classes)} classes, got {len(self.votes)}"
+                f"--votes must name one column for each of the {len(self.stated().names)} classes, "
+                f"got {len(self.votes)}"
             )
+        return self._source(self.votes)
+
+    def _source(self, votes: tuple[str, ...]) -> ParquetSource:
         files: dict[Part, tuple[str, ...]] = {"train": self.train, "test": self.test}
         for uri in (*self.train, *self.test):
             check_there("--train and --test", uri)
@@ -84,7 +97,7 @@ class Parquet(Common):
             columns=columns,
             image=self.image_column,
             key=self.key_column,
-            votes=self.votes,
+            votes=votes,
             keep=self.keep,
             drop=self.drop,
         )
@@ -141,6 +154,10 @@ class WebDataset(Common):
     """A tar that is empty, cut off, no tar or has a hole, two images under one key, or a dot in a name that hides
     samples, ends the packing by the tar's name; skip packs what can be read and says what was left out."""
 
+    def numbers_are_affectnets(self) -> bool:
+        """Whether the labels stand in AffectNet's field, or beside valence and arousal."""
+        return is_affectnet_layout(self.label_field, self.valence_field, self.arousal_field)
+
     def source(self) -> Source:
         """The rows to pack."""
         if (self.valence_field is None) != (self.arousal_field is None):
@@ -180,8 +197,9 @@ class Faces(Common):
 
     def source(self) -> Source:
         """The rows to pack."""
-        if len(self.classes) != len(REFERENCE_CLASSES):
-            raise SettingError(f"--classes must be {len(REFERENCE_CLASSES)} names for drawn faces, got {self.classes}")
+        index = ClassIndex(self.stated().names, {})
+        if [index.find(name) for name in REFERENCE_CLASSES] != list(range(len(index.class_names))):
+            raise SettingError(f"--classes must be {', '.join(REFERENCE_CLASSES)} for drawn faces, got {self.classes}")
         return FacesSource(
             train=self.train, test=self.test, pixels=self.pixels, flip_share=self.flip_share, seed=self.seed
         )

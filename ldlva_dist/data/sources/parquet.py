@@ -20,6 +20,7 @@ from ldlva_dist.data.user_columns import (
     columns_present,
     find_columns,
     holds_images,
+    is_affectnet_layout,
     label_cells,
     named_labels,
     parquet_schema,
@@ -77,6 +78,12 @@ class ParquetSource:
         wanted = self._columns_of(parquet_schema(uri), uri)
         for row, table in read_stretch(uri, wanted, begin, begin + partition.rows):
             yield self._rows(partition, table, partition.first + row - begin)
+
+    def numbers_are_affectnets(self) -> bool:
+        """Whether every file says by its columns that numbers are in AffectNet's order."""
+        uris = [uri for uris in self.files.values() for uri in uris]
+        found = (find_columns(parquet_schema(uri).names, self.columns, uri, need_path=False) for uri in uris)
+        return all(is_affectnet_layout(columns.label, columns.valence, columns.arousal) for columns in found)
 
     def _check_filters(self) -> None:
         present = {name for uris in self.files.values() for uri in uris for name in parquet_schema(uri).names}

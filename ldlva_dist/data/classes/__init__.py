@@ -1,0 +1,1 @@
+"""What labels mean: names, their other spellings, and numbers that somebody has said the meaning of."""
