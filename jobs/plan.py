@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import tyro
 
 from ldlva_dist import launch, placement
+from ldlva_dist.checks import NotNegative, Seconds, check_options
 from ldlva_dist.command_line import parse_run
-from ldlva_dist.config.checks import require
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.errors import ClusterError, DataError, SettingError
@@ -31,15 +31,13 @@ Exit codes as of jobs/train.py, by the first thing that does not fit."""
 class Options:
     """See DESCRIPTION."""
 
-    probe_seconds: float = 20.0
+    probe_seconds: Seconds = 20.0
     probe: bool = True
-    price_per_node_hour: float | None = None
+    price_per_node_hour: NotNegative | None = None
     json: str | None = None
 
     def __post_init__(self) -> None:
-        require(self.probe_seconds > 0, f"--probe-seconds must be > 0, got {self.probe_seconds:g}")
-        price = self.price_per_node_hour
-        require(price is None or price >= 0, f"--price-per-node-hour must be >= 0, got {price}")
+        check_options(self)
 
 
 def main() -> None:

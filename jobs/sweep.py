@@ -16,6 +16,7 @@ from ldlva_dist.tuning import sweep
 def main() -> None:
     """Parse, connect, search, print."""
     config = launch.absolute(parse_run(description="Search around a preset."))
+    config.check_search()  # said before a cluster starts
     placement.connect()
     print(f"sweep {config.name}: {config.sweep.num_samples} trials around {config.loss.recipe}", flush=True)
     result = sweep(config, on_result=print_result)

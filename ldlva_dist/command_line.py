@@ -23,7 +23,7 @@ def parse_run(args: Sequence[str] | None = None, *, description: str) -> RunConf
     if first == "--config":
         if not rest:
             raise SettingError("--config must name a JSON file of settings, got nothing")
-        default, rest = from_json(storage.read_bytes(rest[0]).decode()), rest[1:]
+        default, rest = read_config(rest[0]), rest[1:]
     elif first in PRESETS:
         default = PRESETS[first]()
     elif first in ("-h", "--help"):
@@ -31,3 +31,12 @@ def parse_run(args: Sequence[str] | None = None, *, description: str) -> RunConf
     else:
         raise SettingError(f"the first argument must be a preset ({', '.join(PRESETS)}) or --config, got {first!r}")
     return tyro.cli(RunConfig, default=default, args=rest, description=f"{description}\n\n{USAGE}")
+
+
+def read_config(uri: str) -> RunConfig:
+    """Settings that were saved in a JSON file; a SettingError names the file beside the setting."""
+    text = storage.read_bytes(uri)
+    try:
+        return from_json(text)
+    except SettingError as error:
+        raise SettingError(f"{error} (in {uri})") from error

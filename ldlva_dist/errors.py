@@ -7,8 +7,11 @@ class LdlvaError(Exception):
     exit_code = 1
 
 
-class SettingError(LdlvaError, ValueError):
-    """A setting the user can correct; the message names the setting, the rule and the value."""
+class SettingError(LdlvaError):
+    """A setting the user can correct; the message names the setting, the rule and the value.
+
+    No ValueError: tyro would put the sentence of one into a box of its own, broken over lines.
+    """
 
     exit_code = 2
 

@@ -138,7 +138,7 @@ def require_same_settings(config: RunConfig) -> None:
     if not storage.exists(uri):
         return
     # Read back as settings, so that a run of a version without some setting has its default.
-    there, here = (flat(json.loads(to_json(c))) for c in (from_json(storage.read_bytes(uri).decode()), config))
+    there, here = (flat(json.loads(to_json(c))) for c in (from_json(storage.read_bytes(uri)), config))
     free = [name for name in here if here[name] != there[name] and not name.startswith(CHANGEABLE)]
     if free:
         raise SettingError(

@@ -73,11 +73,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
         ClusterError: if every trial failed.
     """
     config = _with_absolute_weights(launch.absolute(config))
-    if config.placement.is_elastic:
-        raise SettingError(
-            "placement.num_workers must be one number for a sweep, whose trials share the cluster, "
-            f"got {config.placement.min_workers} {config.placement.max_workers}"
-        )
+    config.check_search()
     folder = storage.join(config.storage_path, config.name)
     _require_own_folder(config, folder)
     info = launch.prepare(config)

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
-from ldlva_dist.config.checks import require
+from ldlva_dist.checks import check_name, check_settings, require
 from ldlva_dist.config.data import DataConfig
 from ldlva_dist.config.execution import PlacementConfig, SweepConfig, TrainingConfig
 from ldlva_dist.config.neighbors import BankConfig, IndexConfig, NeighborConfig, UncertaintyConfig
 from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig
+from ldlva_dist.config.saved import build, parse_json
 
 __all__ = [
     "BankConfig",
@@ -50,10 +50,8 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.name) and not set(self.name) & set("/\\ ") and not self.name.startswith("."),
-            f"name must be a plain folder name, got {self.name!r}",
-        )
+        check_settings(self)
+        check_name("name", self.name)
         workers, batch = self.placement.max_workers, self.data.batch_size
         micro = workers * self.training.gradient_accumulation_steps
         require(
@@ -71,6 +69,23 @@ class RunConfig:
                 "bank.on_loss must be rollback for index.space=feature, as a lost shard loses its graph, got continue",
             )
 
+    def check_search(self) -> None:
+        """SettingError for settings that one run can have, and a sweep around it cannot."""
+        placement, sweep, training = self.placement, self.sweep, self.training
+        require(
+            not placement.is_elastic,
+            "placement.num_workers must be one number for a sweep, whose trials share the cluster, "
+            f"got {placement.min_workers} {placement.max_workers}",
+        )
+        require(
+            sweep.scheduler == "none" or sweep.grace_epochs <= training.epochs,
+            f"sweep.grace_epochs must be <= training.epochs ({training.epochs:g}), got {sweep.grace_epochs:g}",
+        )
+        require(
+            training.seed < 2**32,
+            f"training.seed must be < 2^32 for a sweep, which draws by it, got {training.seed}",
+        )
+
     @property
     def uses_neighbors(self) -> bool:
         """Whether the run needs the neighbour graph, the bank and the uncertainty table."""
@@ -87,20 +102,9 @@ def to_json(config: RunConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> RunConfig:
-    """Read settings written by :func:`to_json`; an unknown or missing name is a SettingError."""
-    return _build(RunConfig, json.loads(text), "config")
+def from_json(text: bytes | str) -> RunConfig:
+    """Read settings written by :func:`to_json`, of earlier versions too: what they do not name has its default.
 
-
-def _build(cls: Any, values: dict[str, Any], path: str) -> Any:
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(known))
-    require(not unknown, f"{path} has settings this version does not know: {', '.join(unknown)}")
-    built = {}
-    for name, value in values.items():
-        kind = known[name].default_factory
-        if dataclasses.is_dataclass(kind):
-            built[name] = _build(kind, value, f"{path}.{name}")
-        else:
-            built[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**built)
+    A name that is not known, or a value that breaks a rule, is a SettingError.
+    """
+    return build(RunConfig, parse_json(text))

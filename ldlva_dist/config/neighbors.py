@@ -1,9 +1,11 @@
 """Settings of neighbours, their bank, and the uncertainty."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from ldlva_dist.config.checks import at_least, require
+from ldlva_dist.checks import Count, Epochs, Momentum, NotNegative, Range, Seconds, check_settings, require
+
+Shards = Annotated[int, Range(ge=1, le=4096)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,21 +17,16 @@ class IndexConfig:
     network's own features, found anew while the run goes on (until then those in the plane)."""
     backend: Literal["auto", "kdtree", "faiss_cpu", "faiss_gpu"] = "auto"
     """auto: FAISS where it sees a GPU, else a KD-tree in the plane and FAISS on the CPU in feature space."""
-    rebuild_every_epochs: float = 1.0
+    rebuild_every_epochs: Epochs = 1.0
     """feature: how often the neighbours are found anew; a rebuild takes effect half that time after it began."""
-    min_recall: float = 1.0
+    min_recall: Annotated[float, Range(gt=0, le=1)] = 1.0
     """feature: 1 compares everything with everything; less lets FAISS look into as few cells as reach this share of the
     true neighbours, measured on a sample at every rebuild."""
-    num_shards: int = 1
+    num_shards: Shards = 1
     """feature: index actors, each holding a range of the samples."""
 
     def __post_init__(self) -> None:
-        require(
-            self.rebuild_every_epochs > 0,
-            f"index.rebuild_every_epochs must be > 0, got {self.rebuild_every_epochs}",
-        )
-        require(0 < self.min_recall <= 1, f"index.min_recall must be in (0, 1], got {self.min_recall}")
-        at_least("index", 1, num_shards=self.num_shards)
+        check_settings(self, "index")
         require(
             self.space == "va" or self.backend != "kdtree",
             "index.backend must be auto, faiss_cpu or faiss_gpu for index.space=feature, got kdtree",
@@ -40,32 +37,31 @@ class IndexConfig:
 class NeighborConfig:
     """The neighbours that are mixed into a sample's target."""
 
-    num_neighbors: int = 8
+    num_neighbors: Count = 8
     """K, neighbours mixed into each target."""
     source: Literal["bank", "exact"] = "bank"
     """bank: their last stored outputs; exact: their images are read and forwarded in every step, as the reference does,
     at (K + 1) times the cost, to show what the bank loses."""
-    cache_mb: int = 512
+    cache_mb: Annotated[int, Range(ge=1, le=2**20)] = 512
     """exact: memory of each worker for decoded images of neighbours."""
-    timeout_s: float = 120.0
+    timeout_s: Seconds = 120.0
     """Longest wait for an answer of the service."""
 
     def __post_init__(self) -> None:
-        at_least("neighbors", 1, num_neighbors=self.num_neighbors, cache_mb=self.cache_mb)
-        require(self.timeout_s > 0, f"neighbors.timeout_s must be > 0, got {self.timeout_s}")
+        check_settings(self, "neighbors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BankConfig:
     """The last outputs of every training sample, kept by actors."""
 
-    num_shards: int = 1
+    num_shards: Shards = 1
     """Actors the bank is cut over, by id range."""
     probs_dtype: Literal["float16", "float32"] = "float16"
     """What probabilities are stored in."""
     features_dtype: Literal["int8", "float16", "float32"] = "float16"
     """What features are stored in; int8 with one scale for each row."""
-    momentum: float = 0.0
+    momentum: Momentum = 0.0
     """Weight of the old value when a stored probability is overwritten."""
     warm_start: Literal["empty", "labels", "forward"] = "empty"
     """What a new run's bank holds: nothing; each sample's smoothed label; or the outputs of one pass of the network."""
@@ -74,21 +70,19 @@ class BankConfig:
     rows that it does not know count as never written."""
 
     def __post_init__(self) -> None:
-        at_least("bank", 1, num_shards=self.num_shards)
-        require(0 <= self.momentum < 1, f"bank.momentum must be in [0, 1), got {self.momentum}")
+        check_settings(self, "bank")
 
 
 @dataclass(frozen=True, kw_only=True)
 class UncertaintyConfig:
     """The per-sample uncertainty table."""
 
-    initial_logit: float = -0.5
+    initial_logit: Annotated[float, Range(ge=-100, le=100)] = -0.5
     """Where every sample starts; sigmoid(-0.5) = 0.38 of the target comes from the neighbours."""
-    lr: float = 0.3125
+    lr: NotNegative = 0.3125
     """Step on each sample's own loss; the reference's 10 on a mean over 32."""
-    momentum: float = 0.0
+    momentum: Momentum = 0.0
     """Momentum of that step; only rows of the batch move."""
 
     def __post_init__(self) -> None:
-        at_least("uncertainty", 0, lr=self.lr)
-        require(0 <= self.momentum < 1, f"uncertainty.momentum must be in [0, 1), got {self.momentum}")
+        check_settings(self, "uncertainty")

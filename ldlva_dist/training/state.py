@@ -167,7 +167,7 @@ def last_checkpoint(run_uri: str) -> str | None:
 
 def read_config(checkpoint_uri: str) -> RunConfig:
     """The settings a checkpoint was trained with."""
-    return from_json(Checkpoint(checkpoint_uri).read("config.json").decode())
+    return from_json(Checkpoint(checkpoint_uri).read("config.json"))
 
 
 def read_weights(checkpoint_uri: str) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_data_set_or_class_order_is_refused(
     ("arguments", "code", "sentence"),
     [
         (["nonsense"], 2, "the first argument must be a preset"),
-        (["demo", "--data.batch-size", "0"], 2, "data.batch_size must be >= 1, got 0"),
+        (["demo", "--data.batch-size", "0"], 2, "data.batch_size must be a whole number >= 1 and <= 1048576, got 0"),
         (["demo", "--data.dataset", "nowhere"], 3, "nowhere is not a data set"),
         (["--config", "nowhere.json"], 3, "nowhere.json"),
     ],

@@ -76,7 +76,7 @@ def test_a_plan_without_a_probe_is_arithmetic(faces: str, scripts: Scripts, tmp_
     [
         (["nonsense"], 2, "the first argument must be a preset"),
         (["demo", "--data.dataset", "nowhere"], 3, "nowhere is not a data set"),
-        (["demo", "--probe-seconds", "0"], 2, "--probe-seconds must be > 0"),
+        (["demo", "--probe-seconds", "0"], 2, "--probe-seconds must be a number > 0"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(

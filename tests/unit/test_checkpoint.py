@@ -249,7 +249,7 @@ def test_a_checkpoint_is_due_by_the_clock_besides_its_steps() -> None:
     assert due.checkpoint
     assert due.log
     assert not due.evaluation
-    with pytest.raises(SettingError, match=r"training.checkpoint_every_minutes must be > 0, got 0"):
+    with pytest.raises(SettingError, match=r"training.checkpoint_every_minutes must be a number > 0 or none, got 0"):
         TrainingConfig(checkpoint_every_minutes=0)
 
 
