@@ -20,6 +20,7 @@ from ldlva_dist import placement
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.inference.trained import read_model
+from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import print_error, run_job
 
 try:
@@ -70,7 +71,7 @@ def serve_until_interrupted(arguments: Arguments, args: dict[str, object]) -> No
         serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})
         _deploy(args, arguments.start_limit_s)
         address = f"http://{arguments.host}:{arguments.port}"
-        print(f"serving {args['model']}: POST {address}{ROUTE}, GET {address}{HEALTH}; Ctrl-C ends it", flush=True)
+        say(f"serving {args['model']}: POST {address}{ROUTE}, GET {address}{HEALTH}; Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
     except (RayServeException, RuntimeError, TimeoutError) as error:
@@ -81,7 +82,7 @@ def serve_until_interrupted(arguments: Arguments, args: dict[str, object]) -> No
 
 def _deploy(args: dict[str, object], limit_s: float) -> None:
     """Wait until all replicas answer. ``serve.run`` knows no limit: a thread waits in it, until Serve is shut down."""
-    print(f"starting, replicas: {args['replicas']}", flush=True)
+    say(f"starting, replicas: {args['replicas']}")
     pool = futures.ThreadPoolExecutor(max_workers=1)
     running = pool.submit(serve.run, app(args), name=APPLICATION, route_prefix="/")
     if not futures.wait([running], timeout=limit_s).done:

@@ -20,6 +20,7 @@ from ldlva_dist.data.model_files import read_model
 from ldlva_dist.data.regressor import RegressorSettings
 from ldlva_dist.data.versions import check_free, version_uri
 from ldlva_dist.errors import SettingError
+from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.progress import format_seconds
 from ldlva_dist.terminal import print_dataset, run_job
 
@@ -110,9 +111,9 @@ def main() -> None:
         made, unused = annotate_by_table(
             dataset, command.name, table, columns, clip=command.clip, standardize=command.standardize_va
         )
-        print(f"rows of the table that no sample has: {unused}", flush=True)
+        say(f"rows of the table that no sample has: {unused}")
     print_dataset(made, uri, reasons={})
-    print(f"written: {uri}", flush=True)
+    say(f"written: {uri}")
 
 
 class Progress:
@@ -132,7 +133,7 @@ class Progress:
         self._said = now
         speed = (done - self._first) / max(now - self._began, 1e-9)
         left = format_seconds((total - done) / speed) if speed else None
-        print(f"annotated {done:,} of {total:,} rows  {speed:,.0f} rows/s  left {left or 'unknown'}", flush=True)
+        say(f"annotated {done:,} of {total:,} rows  {speed:,.0f} rows/s  left {left or 'unknown'}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ldlva_dist.neighbors.graph import K_MAX, GraphInfo, build_graph, plan_graph
 from ldlva_dist.neighbors.imported import import_graph
 from ldlva_dist.neighbors.index import Backend, resolve
 from ldlva_dist.neighbors.index_service import build_graph_with_actors
+from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import run_job
 
 SMALL = 100_000
@@ -59,7 +60,7 @@ def main(arguments: Arguments) -> None:
             k_min=arguments.k_min,
         )
     seconds = time.perf_counter() - began
-    print(f"graph-K{info.num_neighbors}: N {info.num_samples}, K {info.num_neighbors}, {how}, {seconds:.1f} s")
+    say(f"graph-K{info.num_neighbors}: N {info.num_samples}, K {info.num_neighbors}, {how}, {seconds:.1f} s")
 
 
 def build(arguments: Arguments) -> tuple[str, GraphInfo]:

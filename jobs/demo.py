@@ -24,6 +24,7 @@ from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.presets import demo
+from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.contact_sheet import DoubtfulFace, draw_contact_sheet
 from ldlva_dist.reporting.curves import draw_curves
 from ldlva_dist.reporting.metrics_log import read_metrics
@@ -76,8 +77,8 @@ def main(arguments: Arguments) -> None:
     summary = summarize(scores, ldlva.best) | {"seconds": round(time.monotonic() - began, 1)}
     uri = storage.join(arguments.output, "summary.json")
     storage.write_bytes(uri, (json.dumps(summary, indent=2) + "\n").encode())
-    print(f"look at {arguments.output}/uncertain.png and {arguments.output}/curves.png", flush=True)
-    print(f"demo finished in {summary['seconds']:.0f} s: {uri}", flush=True)
+    say(f"look at {arguments.output}/uncertain.png and {arguments.output}/curves.png")
+    say(f"demo finished in {summary['seconds']:.0f} s: {uri}")
 
 
 def prepare_faces(arguments: Arguments) -> DatasetInfo:
@@ -172,11 +173,6 @@ def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, A
         "noise_auroc_bayes": noise["bayes"]["auroc"],
         "best_config": asdict(launch.absolute(best)),
     }
-
-
-def say(line: str) -> None:
-    """Print at once, also where stdout is a file."""
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

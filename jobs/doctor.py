@@ -15,6 +15,7 @@ import tyro
 from ldlva_dist.data import storage
 from ldlva_dist.diagnosis.examine import KINDS, examine
 from ldlva_dist.errors import SettingError
+from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.findings_table import print_findings
 from ldlva_dist.terminal import run_job
 
@@ -52,7 +53,7 @@ def main() -> None:
     areas = Counter(finding.area for finding in findings if finding.level == "problem")
     if areas:
         raise SettingError(f"problems found: {', '.join(f'{n} of {area}' for area, n in areas.items())}")
-    print("all is well", flush=True)
+    say("all is well")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Judge a checkpoint: python jobs/evaluate.py --run RUN [--split test].
+"""Judge a checkpoint: python jobs/evaluate.py --run RUN [--split SPLIT].
 
 Writes evaluation.json into the run's folder (its keys: ldlva_dist/scoring.py) and prints a summary.
 """
@@ -11,8 +11,10 @@ import tyro
 
 from ldlva_dist import placement
 from ldlva_dist.data import storage
+from ldlva_dist.data.manifest import read_info
+from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.tables import print_evaluation
-from ldlva_dist.scoring import score
+from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.terminal import run_job
 from ldlva_dist.trained_run import find
 
@@ -28,7 +30,8 @@ class Arguments:
     allow_other_version: bool = False
     """Judge on another data set, or another version of one, than was trained on; its classes must be the same. Without
     the rows that were trained on (another data set) the uncertainties are not judged."""
-    split: Literal["train", "holdout", "test"] = "test"
+    split: Literal["train", "holdout", "test"] | None = None
+    """What the run is judged on; the test part where the data set has one, else the holdout, if not given."""
     num_tasks: int = 2
     """Ray tasks that predict side by side."""
 
@@ -37,18 +40,22 @@ def main() -> None:
     """Parse, connect, score, print."""
     arguments = tyro.cli(Arguments, description=__doc__)
     place = find(arguments.run, arguments.dataset)
+    info = read_info(place.dataset)
+    split = split_to_judge(info, arguments.split)
+    if arguments.split is None and split != "test":
+        say(NO_TEST_PART.format(info.name))
     placement.connect()
     result = score(
         place.checkpoint,
         place.dataset,
-        split=arguments.split,
+        split=split,
         num_tasks=arguments.num_tasks,
         allow_other_version=arguments.allow_other_version,
     )
     uri = storage.join(place.run, "evaluation.json")
     storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
     print_evaluation(result)
-    print(f"written: {uri}", flush=True)
+    say(f"written: {uri}")
 
 
 if __name__ == "__main__":

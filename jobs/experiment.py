@@ -25,6 +25,7 @@ from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
 from ldlva_dist.experiments.plots import draw_ablation, draw_noise
 from ldlva_dist.experiments.protocol import Protocol, Row, compare
 from ldlva_dist.experiments.tables import Mean, ablation_markdown, means, noise_markdown, write_tables
+from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import run_job
 
 T = TypeVar("T")
@@ -141,11 +142,6 @@ def parse(args: Sequence[str]) -> tuple[Noise | Ablation, RunConfig]:
     settings = parse_run([*first, *others], description="Settings of all arms.")
     settings = replace(settings, storage_path=command.output, data=replace(settings.data, dataset=command.dataset))
     return command, launch.absolute(settings)
-
-
-def say(line: str) -> None:
-    """Print at once, also where stdout is a file."""
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.export import export, real_images
 from ldlva_dist.inference.face_model import is_exported
 from ldlva_dist.inference.trained import read_model
+from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import run_job
 from ldlva_dist.training.state import last_checkpoint, read_config
 
@@ -43,10 +44,10 @@ def main() -> None:
     storage.check_writable(arguments.output)
     files = export(model, arguments.output, graphs, images)
     facts = model.description
-    print(f"{facts.name}: {facts.backbone}, {len(facts.class_names)} classes, {facts.image_size} px")
+    say(f"{facts.name}: {facts.backbone}, {len(facts.class_names)} classes, {facts.image_size} px")
     if "evaluation" not in facts.figures:
-        print("MODEL.md has no figures of a test split: this checkpoint was not evaluated (jobs/evaluate.py)")
-    print(f"written: {', '.join(storage.join(arguments.output, name) for name in files)}", flush=True)
+        say("MODEL.md has no figures of a test split: this checkpoint was not evaluated (jobs/evaluate.py)")
+    say(f"written: {', '.join(storage.join(arguments.output, name) for name in files)}")
 
 
 def dataset_of(arguments: Arguments) -> str:

@@ -22,6 +22,7 @@ from ldlva_dist.data.sources.commands import Command
 from ldlva_dist.data.versions import version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.progress import ProgressBar
+from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import print_dataset, print_lines, run_job
 from ldlva_dist.verify import verify
 
@@ -70,8 +71,8 @@ def run_verify(dataset: str) -> None:
     copies = next(run_pieces(lambda _: copies_in(dataset), [0]))[1]
     rows = sum(split.rows for split in found.info.splits.values())
     size = sum(shard.bytes for shard in found.info.shards) / 1e6
-    print(f"ok: {rows} rows in {len(found.info.shards)} shards, {size:.1f} MB; neighbour graphs: {found.graphs}")
-    print(f"content hash {found.info.content_hash}")
+    say(f"ok: {rows} rows in {len(found.info.shards)} shards, {size:.1f} MB; neighbour graphs: {found.graphs}")
+    say(f"content hash {found.info.content_hash}")
     print_lines(copies)
 
 
@@ -82,8 +83,8 @@ def run_relabel(command: Relabel) -> None:
     made = relabel(command.dataset, command.name, corrections)
     uri = version_uri(command.dataset, info, command.name)
     print_dataset(made, uri, reasons={})
-    print(f"labels changed: {corrections.num_changed} of {len(corrections.ids_M)} in {command.marked}")
-    print(f"written: {uri}; train on it after: python jobs/build_index.py --dataset {uri}", flush=True)
+    say(f"labels changed: {corrections.num_changed} of {len(corrections.ids_M)} in {command.marked}")
+    say(f"written: {uri}; train on it after: python jobs/build_index.py --dataset {uri}")
 
 
 def run_pack(command: Command) -> None:

@@ -20,6 +20,7 @@ from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, Par
 from ldlva_dist.inference.parts import Work
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.progress import ProgressBar
+from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import print_lines, run_job
 
 
@@ -98,8 +99,8 @@ def main() -> None:
         )
     if isinstance(work.inputs, FolderInputs):
         print_lines(list_images(work.inputs.folder).passed_over())
-    print(f"predicted {found.rows - found.rejected} of {found.rows} images; rejected: {found.rejected}")
-    print(f"written: {output}", flush=True)
+    say(f"predicted {found.rows - found.rejected} of {found.rows} images; rejected: {found.rejected}")
+    say(f"written: {output}")
 
 
 def inputs_of(command: Command) -> Inputs:

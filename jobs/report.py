@@ -16,10 +16,11 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import write_uncertainty
-from ldlva_dist.reporting.report.overview import Run, overview
+from ldlva_dist.reporting.console import say
+from ldlva_dist.reporting.report.overview import Run, is_evaluation, overview
 from ldlva_dist.reporting.report.page import Samples, render
 from ldlva_dist.run_report import Limits, collect, describe, noise
-from ldlva_dist.scoring import score
+from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.terminal import run_job
 from ldlva_dist.trained_run import Place, TrainedRun, find
 from ldlva_dist.training.state import read_config, read_facts
@@ -37,8 +38,8 @@ class Arguments:
     """Another run's folder, judged on the same split of the same data, to compare with."""
     dataset: str | None = None
     """Another place of the data set the run was trained on."""
-    split: Literal["train", "holdout", "test"] = "test"
-    """What the runs are judged on."""
+    split: Literal["train", "holdout", "test"] | None = None
+    """What the runs are judged on; the test part where the data set has one, else the holdout, if not given."""
     samples: int = 3000
     """Samples on the page: half probably mislabelled, the others most uncertain and most confident."""
     megabytes: float = 28.0
@@ -57,15 +58,18 @@ def main() -> None:
     ours = find(arguments.run, arguments.dataset)
     theirs = find(arguments.baseline, arguments.dataset) if arguments.baseline else None
     info = read_info(ours.dataset)
+    split = split_to_judge(info, arguments.split)
+    if arguments.split is None and split != "test":
+        say(NO_TEST_PART.format(info.name))
     if theirs:
-        check_comparable(info, read_info(theirs.dataset), arguments.split)
-    run = look_at(ours, arguments)
-    baseline = look_at(theirs, arguments) if theirs else None
+        check_comparable(info, read_info(theirs.dataset), split)
+    run = look_at(ours, split, arguments.num_tasks)
+    baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
     shown = samples_of(arguments, run, ours, info) if read_config(ours.checkpoint).uses_neighbors else None
     page = render(overview(run, baseline), shown)
     uri = storage.join(ours.run, FILE)
     storage.write_bytes(uri, page)
-    print(f"written: {uri}, {len(page) / 1e6:.1f} MB", flush=True)
+    say(f"written: {uri}, {len(page) / 1e6:.1f} MB")
 
 
 def check_comparable(ours: DatasetInfo, theirs: DatasetInfo, split: str) -> None:
@@ -79,46 +83,51 @@ def check_comparable(ours: DatasetInfo, theirs: DatasetInfo, split: str) -> None
         )
 
 
-def look_at(place: Place, arguments: Arguments) -> Run:
+def look_at(place: Place, split: str, num_tasks: int) -> Run:
     """A run in one glance."""
     info = read_info(place.dataset)
-    evaluation = evaluate(place, info, arguments)
+    evaluation = evaluate(place, info, split, num_tasks)
     name = place.run.rstrip("/").rpartition("/")[2]
     return describe(name, read_config(place.checkpoint), info, evaluation, place.run)
 
 
-def evaluate(place: Place, info: DatasetInfo, arguments: Arguments) -> dict[str, Any]:
+def evaluate(place: Place, info: DatasetInfo, split: str, num_tasks: int) -> dict[str, Any]:
     """The run's evaluation.json if it is of this checkpoint and split, or one made as jobs/evaluate.py does.
 
-    Only the test split's is written: jobs/export.py takes the model's figures from that file.
+    Only one of the split that runs are judged on is written: jobs/export.py takes the model's figures from that file.
     """
     uri = storage.join(place.run, "evaluation.json")
-    step = read_facts(place.checkpoint, info)["step"]
-    if storage.exists(uri):
-        found = json.loads(storage.read_bytes(uri))
-        is_of_this = (found["steps"], found["version"], found["split"]) == (step, info.content_hash, arguments.split)
-        if is_of_this and "reliability" in found["given"]:  # which earlier versions did not write
-            return found
-    print(f"evaluating {place.checkpoint}", flush=True)
+    wanted = {"steps": read_facts(place.checkpoint, info)["step"], "version": info.content_hash, "split": split}
+    found: Any = _json(uri) if storage.exists(uri) else None
+    if is_evaluation(found, len(info.class_names)) and wanted.items() <= found.items():
+        return found
+    say(f"evaluating {place.checkpoint}")
     placement.connect()
-    result = score(place.checkpoint, place.dataset, split=arguments.split, num_tasks=arguments.num_tasks)
-    if arguments.split == "test":
+    result = score(place.checkpoint, place.dataset, split=split, num_tasks=num_tasks)
+    if split == split_to_judge(info):
         storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
     return result
+
+
+def _json(uri: str) -> Any:
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except (ValueError, RecursionError):
+        return None  # damaged, as by a full disk: the run is judged again
 
 
 def samples_of(arguments: Arguments, run: Run, place: Place, info: DatasetInfo) -> Samples:
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
     trained = TrainedRun(place.checkpoint, place.dataset, info)
     findings = trained.findings()
-    print(f"written: {write_uncertainty(place.run, place.dataset, info, findings)}", flush=True)
+    say(f"written: {write_uncertainty(place.run, place.dataset, info, findings)}")
     bayes = {name: found for name, found in run.evaluation.get("noise", {}).items() if name == "bayes"}
     run.evaluation["noise"] = noise(place.dataset, info, findings) | bayes
     limits = Limits(samples=arguments.samples, megabytes=arguments.megabytes)
     shown = collect(place.run, trained, findings, limits, trained.facts["step"])
     if shown.damaged:
         sample, reason = next(iter(shown.damaged.items()))
-        print(f"damaged images, blank on the page: {len(shown.damaged)}; the first is sample {sample}: {reason}")
+        say(f"damaged images, blank on the page: {len(shown.damaged)}; the first is sample {sample}: {reason}")
     return shown
 
 

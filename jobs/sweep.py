@@ -8,6 +8,7 @@ from typing import Any
 
 from ldlva_dist import launch, placement
 from ldlva_dist.command_line import parse_run
+from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.tables import print_trials
 from ldlva_dist.terminal import run_job
 from ldlva_dist.tuning import sweep
@@ -18,17 +19,17 @@ def main() -> None:
     config = launch.absolute(parse_run(description="Search around a preset."))
     config.check_search()  # said before a cluster starts
     placement.connect()
-    print(f"sweep {config.name}: {config.sweep.num_samples} trials around {config.loss.recipe}", flush=True)
+    say(f"sweep {config.name}: {config.sweep.num_samples} trials around {config.loss.recipe}")
     result = sweep(config, on_result=print_result)
     print_trials(result.trials)
-    print(f"best settings: {result.best_config_uri}", flush=True)
+    say(f"best settings: {result.best_config_uri}")
 
 
 def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
     """One line for each evaluation of a trial."""
     accuracy = metrics.get("holdout_accuracy")
     if accuracy is not None:
-        print(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {accuracy:.3f}", flush=True)
+        say(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {accuracy:.3f}")
 
 
 if __name__ == "__main__":

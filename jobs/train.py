@@ -7,6 +7,7 @@ as a sweep's best_config.json.
 from ldlva_dist import launch, placement
 from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
+from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.follow import Follower
 from ldlva_dist.reporting.progress import format_line
 from ldlva_dist.terminal import run_job
@@ -16,10 +17,10 @@ def main() -> None:
     """Parse, connect, fit, print."""
     config: RunConfig = launch.absolute(parse_run(description="Train one run."))
     placement.connect()
-    print(f"training {config.name}: {launch.run_uri(config)}", flush=True)
-    with Follower(launch.run_uri(config), lambda metrics: print(format_line(metrics), flush=True)):
+    say(f"training {config.name}: {launch.run_uri(config)}")
+    with Follower(launch.run_uri(config), lambda metrics: say(format_line(metrics))):
         result = launch.fit(config)
-    print(f"done: {result.checkpoint_uri}", flush=True)
+    say(f"done: {result.checkpoint_uri}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import ray
 
 from ldlva_dist.errors import RunStopped
+from ldlva_dist.reporting.console import say
 
 POLL_S = 0.2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -88,4 +89,4 @@ def _show_news(control: Any, heard: Any) -> Any:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    say(sentence, file=sys.stderr)

@@ -22,6 +22,7 @@ from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, S
 from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
+from ldlva_dist.reporting.console import say
 from ldlva_dist.scaling import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
 from ldlva_dist.tasks import own_error
 from ldlva_dist.training import build, recall
@@ -146,11 +147,10 @@ def prepare(config: RunConfig, *, sound: bool = False) -> DatasetInfo:
 def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
     bank, k, spec = config.bank, config.neighbors.num_neighbors, build.bank_spec(config, info)
     num_bytes = info.num_train * bytes_per_row(spec, k)
-    print(
+    say(
         f"bank: {info.num_train:,} samples, {num_bytes / 2**20:,.0f} MiB in {bank.num_shards} shards "
         f"({1e6 * bytes_per_row(spec, k) / 2**20:,.0f} MiB for a million samples, "
         f"{1e6 * 4 * k / 2**20:,.0f} of them for the ids of {k} neighbours)",
-        flush=True,
     )
     placement.check_memory(num_bytes, bank.num_shards)
     return start_service(

@@ -24,18 +24,19 @@ from ldlva_dist.training.state import has_rows_of, read_config, read_facts, read
 
 TASK_ROWS, TASK_LIMIT_S = 65_536, 1800.0
 """Rows that one task predicts at most, and how long a split may go on without one that ends."""
+NO_TEST_PART = "no test part in the data set {!r}: judged on its holdout, which settings are chosen by"
 
 
 def score(
     checkpoint_uri: str,
     dataset_uri: str,
     *,
-    split: str = "test",
+    split: str | None = None,
     num_tasks: int = 1,
     allow_other_version: bool = False,
     predict_training: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint on a split, and its uncertainties on the training data.
+    """Evaluate a checkpoint on a split (see :func:`split_to_judge`), and its uncertainties on the training data.
 
     With ``allow_other_version`` the data set may be any with the same classes in the same order; the uncertainties are
     judged only where it has the rows that were trained on, that is on versions of one data set, by the labels there.
@@ -61,9 +62,7 @@ def score(
     facts = read_facts(checkpoint_uri, info, allow_other_version=allow_other_version)
     if num_tasks < 1:
         raise SettingError(f"num_tasks must be >= 1, got {num_tasks}")
-    if split not in info.splits or info.splits[split].rows == 0:
-        filled = ", ".join(name for name, place in info.splits.items() if place.rows)
-        raise SettingError(f"split must have samples ({filled}), got {split!r} of {info.name!r} with none")
+    split = split_to_judge(info, split)
     probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
     result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
     result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
@@ -77,6 +76,24 @@ def score(
         probs_NC = predict_split(checkpoint_uri, dataset_uri, split="train", num_tasks=num_tasks)
         result["noise"] = _noise(dataset_uri, info, *wrong, probs_NC)
     return result
+
+
+def split_to_judge(info: DatasetInfo, asked: str | None = None) -> str:
+    """The split that a run is judged on: ``asked``, or else the test part where there is one, or else the holdout.
+
+    Raises:
+        SettingError: for a split without samples, or a data set with neither of the two parts.
+    """
+    filled = [name for name, place in info.splits.items() if place.rows]
+    if asked is not None and asked not in filled:
+        raise SettingError(f"split must have samples ({', '.join(filled)}), got {asked!r} of {info.name!r} with none")
+    split = asked or next((name for name in ("test", "holdout") if name in filled), None)
+    if split is None:
+        raise SettingError(
+            f"{info.name!r} has neither a test nor a holdout part to judge on: pack it with one (make_shards.py with "
+            "--test or --test-table, or --holdout 0.1), or judge with --split train"
+        )
+    return split
 
 
 def predict_split(checkpoint_uri: str, dataset_uri: str, *, split: str, num_tasks: int) -> NDArray[np.float32]:

@@ -1,16 +1,17 @@
 """What a job prints, and the exit code it ends with."""
 
+import io
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
-from rich.console import Console
 from rich.table import Table
 
 from ldlva_dist.data.manifest import SPLITS, DatasetInfo
 from ldlva_dist.data.packing.survey import is_outside_budget
 from ldlva_dist.data.rows import LEFT_OUT
 from ldlva_dist.errors import LdlvaError
+from ldlva_dist.reporting.console import DataConsole, say
 
 INTERRUPTED = 130
 
@@ -18,8 +19,12 @@ INTERRUPTED = 130
 def run_job(main: Callable[[], None]) -> NoReturn:
     """Run a job and leave the process: 0, the error's own exit code, or 130 after an interrupt.
 
-    An error of ours becomes one red sentence on stderr; any other exception keeps its traceback.
+    An error of ours becomes one red sentence on stderr; any other exception keeps its traceback. A letter that the
+    terminal does not know is written as its code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except LdlvaError as error:
@@ -33,21 +38,22 @@ def run_job(main: Callable[[], None]) -> NoReturn:
 
 def print_error(sentence: str) -> None:
     """One sentence on stderr, red where the terminal has colours."""
-    console = Console(stderr=True)
-    console.print(f"error: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    DataConsole(stderr=True).print(f"error: {sentence}", style="bold red", soft_wrap=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Sentences on stdout, one a line, as they are."""
     for line in lines:
-        print(line, flush=True)
+        say(line)
 
 
-def print_dataset(info: DatasetInfo, place: str, *, reasons: Mapping[str, int]) -> None:
+def print_dataset(
+    info: DatasetInfo, place: str, *, reasons: Mapping[str, int], console: DataConsole | None = None
+) -> None:
     """What a packed data set holds: samples of each class in each split, shards, what is not packed and why."""
     table = Table(title=f"{info.name}: {place}", title_justify="left")
     for heading in ("", *SPLITS):
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for index, name in enumerate(info.class_names):
         table.add_row(name, *(str(info.class_counts[split][index]) for split in SPLITS))
     table.add_section()
@@ -57,7 +63,7 @@ def print_dataset(info: DatasetInfo, place: str, *, reasons: Mapping[str, int]) 
     table.add_row("MB", *(f"{sum(shard.bytes for shard in part) / 1e6:.1f}" for part in shards))
     va = "present" if info.has_valence_arousal else "absent: recipes with neighbours cannot be trained on it"
     bad = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if not is_outside_budget(reason))
-    console = Console(highlight=False)
+    console = console or DataConsole()
     console.print(table)
     console.print(f"valence-arousal: {va}{', standardised' if info.va_transform else ''}")
     console.print(f"rejected: {info.num_rejected}{f' ({bad})' if bad else ''}; no label: {info.num_unlabelled}")

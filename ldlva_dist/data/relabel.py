@@ -5,6 +5,7 @@ names); others are ignored. Every cell is checked against the data set, so that 
 another version, is refused instead of being applied to the wrong faces.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from ldlva_dist.data.versions import Change, new_version
 from ldlva_dist.errors import DataError
 
 COLUMNS = ("id", "key", "given_label", "proposed_label")
+GUARDED = re.compile(r"'[' ]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""A cell that begins as a formula does, with the apostrophe that the page puts before it (templates/marks.js)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ def read_corrections(uri: str, info: DatasetInfo) -> Corrections:
         uri=uri,
         class_names=info.class_names,
         ids_M=ids_M[order_M],
-        keys_M=table["key"].combine_chunks().take(pa.array(order_M)),
+        keys_M=pa.array(_texts(table, "key")).take(pa.array(order_M)),
         given_M=given_M,
         proposed_M=proposed_M,
     )
@@ -126,9 +129,14 @@ def _ids(uri: str, texts: list[str], rows: int) -> NDArray[np.int64]:
     return np.array([int(text) for text in texts], dtype=np.int64)
 
 
+def _texts(table: pa.Table, column: str) -> list[str]:
+    """Cells without the apostrophe of what begins as a formula does."""
+    return [text[1:] if GUARDED.match(text) else text for text in table[column].to_pylist()]
+
+
 def _labels(uri: str, table: pa.Table, column: str, info: DatasetInfo) -> NDArray[np.int16]:
     classes = ClassIndex(info.class_names)
-    found = [classes.find(text) for text in table[column].to_pylist()]
+    found = [classes.find(text) for text in _texts(table, column)]
     if None in found:
         line = found.index(None)
         raise DataError(

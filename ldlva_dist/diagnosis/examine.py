@@ -16,6 +16,7 @@ from typing import Any
 
 from ldlva_dist.diagnosis.compare import compare
 from ldlva_dist.diagnosis.finding import Finding, Look
+from ldlva_dist.reporting.console import say
 
 PACKAGE = "ldlva_dist.diagnosis"
 SIDE_BY_SIDE = 2
@@ -107,7 +108,7 @@ def _failed(kind: Kind, name: str, why: str) -> Look:
 def _look(function: str, *arguments: str) -> None:
     module, name = function.split(".")
     found: Look = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)(*arguments)
-    print("\n" + json.dumps(asdict(found)), flush=True)
+    say("\n" + json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

@@ -4,25 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from ldlva_dist.reporting.console import DataConsole
 from ldlva_dist.reporting.progress import format_seconds
 
 UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 UNKNOWN = "not probed"
 
 
-def print_outlook(outlook: Mapping[str, Any], *, console: Console | None = None) -> None:
+def print_outlook(outlook: Mapping[str, Any], *, console: DataConsole | None = None) -> None:
     """The values of Outlook.plain, as tables: the work, the memory, and what stands in the way."""
-    console = console or Console(highlight=False)
+    console = console or DataConsole()
     console.print(_work(outlook))
     console.print(_memory(outlook["memory"]))
     if outlook["problems"]:
-        console.print("[bold red]what does not fit[/bold red]")
+        console.print("what does not fit", style="bold red")
     for problem in outlook["problems"]:
-        console.print(f"- {escape(problem['sentence'])}\n  [dim]cure:[/dim] {escape(problem['cure'])}")
+        console.print(Text.assemble(f"- {problem['sentence']}\n  ", ("cure:", "dim"), f" {problem['cure']}"))
 
 
 def format_bytes(size: float) -> str:
@@ -36,6 +36,8 @@ def _work(outlook: Mapping[str, Any]) -> Table:
     work, title = outlook["work"], f"{outlook['name']} on {outlook['dataset']}: {outlook['num_train']:,} samples"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, padding=(0, 2, 0, 0))
     table.min_width = min(len(title), 80)
+    for _ in range(3):
+        table.add_column(overflow="fold")
     done = f", {outlook['steps_done']:,} done" if outlook["steps_done"] else ""
     table.add_row("steps", f"{work['steps']:,}", f"{outlook['epochs']:g} epochs, {work['samples']:,} samples{done}")
     if work["evaluations"]:
@@ -64,7 +66,7 @@ def _hours(seconds: float | None) -> str:
 def _memory(roles: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE, header_style="", padding=(0, 2, 0, 0))
     for heading in ("memory of", "processes", "each", "together", ""):
-        table.add_column(heading, justify="left" if heading in ("memory of", "") else "right")
+        table.add_column(heading, justify="left" if heading in ("memory of", "") else "right", overflow="fold")
     for role in roles:
         together = format_bytes(role["processes"] * role["each"])
         table.add_row(role["name"], str(role["processes"]), format_bytes(role["each"]), together, role["how"])

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from ldlva_dist.reporting.console import DataConsole
 
 ABSENT = "-"
+WIDTH = 80
 REFERENCES = {"given": "given labels", "votes": "raters' votes", "truth": "true distributions"}
 """What predictions are compared with, and its name; a later one says more about quality."""
 MEASURES = {
@@ -46,7 +49,7 @@ class TrialLike(Protocol):
     def status(self) -> str: ...
 
 
-def print_trials(trials: Sequence[TrialLike], *, console: Console | None = None) -> None:
+def print_trials(trials: Sequence[TrialLike], *, console: DataConsole | None = None) -> None:
     """The trials of a sweep, best first: those that finished, then those that were stopped, then those that failed."""
     there = [name for name in PARAMS if any(name in trial.params for trial in trials)]
     table = _table("trials, best first", *(PARAMS[name] for name in there), "holdout accuracy", "epochs")
@@ -61,7 +64,7 @@ def print_trials(trials: Sequence[TrialLike], *, console: Console | None = None)
     _print(table, console)
 
 
-def print_evaluation(result: Mapping[str, Any], *, console: Console | None = None) -> None:
+def print_evaluation(result: Mapping[str, Any], *, console: DataConsole | None = None) -> None:
     """A summary of what scoring.score found."""
     references = [name for name in REFERENCES if name in result]
     title = f"{result['dataset']}, split {result['split']}: {result['samples']} samples, step {result['steps']}"
@@ -80,7 +83,7 @@ def print_evaluation(result: Mapping[str, Any], *, console: Console | None = Non
         _print(found, console)
 
 
-def print_comparison(ldlva: Mapping[str, Any], ce: Mapping[str, Any], *, console: Console | None = None) -> None:
+def print_comparison(ldlva: Mapping[str, Any], ce: Mapping[str, Any], *, console: DataConsole | None = None) -> None:
     """Two evaluations side by side, the better figure bold; both are dicts of scoring.score."""
     reference = [name for name in REFERENCES if name in ldlva and name in ce][-1]
     title = f"{ldlva['dataset']}, split {ldlva['split']}, against {REFERENCES[reference]}"
@@ -102,10 +105,10 @@ def print_comparison(ldlva: Mapping[str, Any], ce: Mapping[str, Any], *, console
 def _add_pair(
     table: Table, name: str, ours: float | None, theirs: float | None, *, less_is_better: bool = False
 ) -> None:
-    cells = [_figure(ours), _figure(theirs)]
+    cells: list[str | Text] = [_figure(ours), _figure(theirs)]
     if ours is not None and theirs is not None and ours != theirs:
         better = int((theirs < ours) == less_is_better)
-        cells[better] = f"[bold]{cells[better]}[/bold]"
+        cells[better] = Text.assemble((str(cells[better]), "bold"))
     table.add_row(name, *cells)
 
 
@@ -116,10 +119,10 @@ def _auroc(result: Mapping[str, Any], key: str) -> float | None:
 def _table(title: str, *headings: str) -> Table:
     """Numbers to the right; a first column of names to the left."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, header_style="", padding=(0, 1, 0, 0))
-    table.min_width = len(title)
+    table.min_width = min(len(title), WIDTH)
     for place, heading in enumerate(headings):
         is_names = place == 0 and heading not in PARAMS.values()
-        table.add_column(heading, justify="left" if is_names else "right")
+        table.add_column(heading, justify="left" if is_names else "right", overflow="fold")
     return table
 
 
@@ -131,5 +134,5 @@ def _significant(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3g}"
 
 
-def _print(table: Table, console: Console | None) -> None:
-    (console or Console(highlight=False)).print(table)
+def _print(table: Table, console: DataConsole | None) -> None:
+    (console or DataConsole()).print(table)

@@ -16,6 +16,7 @@ from ldlva_dist.maths.losses import balanced_class_weights
 from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_weights
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.neighbors.outputs import BankSpec
+from ldlva_dist.reporting.console import say
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.state import BankSnapshots, TrainState, last_checkpoint, read_weights
 from ldlva_dist.training.step import StepSettings
@@ -45,7 +46,7 @@ def say_pretrained(config: RunConfig, run_uri: str) -> None:
     if uri and last_checkpoint(run_uri) is None:
         with torch.device("meta"):
             backbone = _backbone(config)
-        print(load_weights(backbone, _read_pretrained(uri), uri), flush=True)
+        say(str(load_weights(backbone, _read_pretrained(uri), uri)))
 
 
 def _backbone(config: RunConfig) -> torch.nn.Module:

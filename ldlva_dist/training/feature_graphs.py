@@ -8,6 +8,7 @@ from typing import Any
 
 from ldlva_dist.neighbors.client import NeighborClient
 from ldlva_dist.neighbors.index_client import IndexClient
+from ldlva_dist.reporting.console import say
 from ldlva_dist.training.rebuilds import Rebuilds
 
 
@@ -25,7 +26,7 @@ class Builder:
         bounds = self.client.bounds
         facts = self.index.build_from_rows(bounds, features, k=self.k)
         self.client.put_graph(version, self.index.graph(list(pairwise(bounds)), self.k))
-        print(f"graph {version} in feature space: recall {facts.recall:.4f}", flush=True)
+        say(f"graph {version} in feature space: recall {facts.recall:.4f}")
 
 
 class FeatureGraphs:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from ldlva_dist.data.plan import Plan
 from ldlva_dist.messages import Batch
 from ldlva_dist.neighbors.client import NeighborClient
+from ldlva_dist.reporting.console import say
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.step import forward_neighbors
 
@@ -40,7 +41,7 @@ def fill_bank(state: TrainState, client: NeighborClient, plan: Plan, batches: It
         client.fill(ids, probs_bC[first][rows], features_bV[first][rows])
         if dist.get_rank() == 0 and time.monotonic() - said > SAY_EVERY_S:
             done = min(plan.num_rows, (batch.step + 1) * plan.batch_size)
-            print(f"warm start of the bank: {done:,} of {plan.num_rows:,} samples", flush=True)
+            say(f"warm start of the bank: {done:,} of {plan.num_rows:,} samples")
             said = time.monotonic()
     for buffer, before in zip(state.engine.module.buffers(), buffers, strict=True):
         buffer.copy_(before)

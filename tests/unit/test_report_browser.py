@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from bench._browser import chromium, find_chromium
 from bench._report_run import SyntheticRun, synthetic_run
-from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.data.manifest import column_names, read_columns, read_info, write_manifest
 from ldlva_dist.data.relabel import read_corrections, relabel
 from ldlva_dist.maths import metrics
 from ldlva_dist.reporting.report.overview import Run, overview
@@ -27,6 +28,22 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 NAMES = ("Neutral", 'Hap"py, very', "</script><b>Sad", "Surprise", "Fear", "Disgust", "Anger")
 
 
+def written(run: SyntheticRun, path: Path) -> str:
+    """The address of the run's page."""
+    names = run.info.class_names
+    given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=len(names))
+    first = Run(
+        name="first",
+        facts=[("data set", "toy")],
+        metrics=[],
+        evaluation={"given": given, "split": "test", "samples": 500, "steps": 1},
+        class_names=names,
+        class_counts=run.info.class_counts["train"],
+    )
+    path.write_bytes(render(overview(first, None), collect("first", run, run.findings, Limits(samples=240))))
+    return path.as_uri()
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     made = synthetic_run(tmp_path_factory.mktemp("run"), rows=500, k=5, pool=40, pixels=48)
@@ -35,18 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
 
 @pytest.fixture(scope="module")
 def address(run: SyntheticRun, tmp_path_factory: pytest.TempPathFactory) -> str:
-    given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=7)
-    first = Run(
-        name="first",
-        facts=[("data set", "toy")],
-        metrics=[],
-        evaluation={"given": given, "split": "test", "samples": 500, "steps": 1},
-        class_names=NAMES,
-        class_counts=run.info.class_counts["train"],
-    )
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_bytes(render(overview(first, None), collect("first", run, run.findings, Limits(samples=240))))
-    return path.as_uri()
+    return written(run, tmp_path_factory.mktemp("page") / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +234,93 @@ def test_it_fits_a_narrow_screen(browser: Browser, address: str, scheme: str) ->
     page.click("#detail .close")
     expect(page.locator("#detail")).to_be_hidden()
     context.close()
+
+
+FORMULAS = ("=1+1", "+2", "-3", "@SUM(4)", "\t=5", "'=6", " =7", "'a", "it's, so", "\uff1d1", '-"x"')
+
+
+def test_what_begins_as_a_formula_is_text_in_the_export_and_itself_in_the_version(
+    browser: Browser, run: SyntheticRun, tmp_path: Path
+) -> None:
+    """In a data set of its own, whose keys and class names are what spreadsheets run."""
+    names = tuple(FORMULAS[:7])
+    info = replace(run.info, class_names=names)
+    ids = order(run)[: len(FORMULAS)]
+    keys = read_columns(run.dataset_uri, ["key"])["key"].to_pylist()
+    for sample, key in zip(ids, FORMULAS, strict=True):
+        keys[sample] = key
+    dataset = shutil.copytree(run.dataset_uri, tmp_path / "faces")
+    table = read_columns(run.dataset_uri, column_names(run.dataset_uri))
+    place = table.column_names.index("key")
+    write_manifest(str(dataset), table.set_column(place, "key", [keys]))
+    hostile = replace(run, dataset_uri=str(dataset), info=info)
+    page = browser.new_page()
+    page.goto(written(hostile, tmp_path / "report.html"))
+    page.check("input[name=kind][value=all]", force=True)
+    for sample in ids:
+        page.fill("#find", str(sample))
+        page.locator("#cards .mark").click()
+    with page.expect_download() as download:
+        page.click("#export")
+    download.value.save_as(tmp_path / "marked.csv")
+    page.close()
+    with open(tmp_path / "marked.csv", newline="", encoding="utf-8") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [cell for cell in cells if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\uff1d"))]
+    found = read_corrections(str(tmp_path / "marked.csv"), info)
+    assert found.ids_M.tolist() == sorted(ids)
+    assert found.keys_M.to_pylist() == [keys[i] for i in sorted(ids)]
+    assert found.given_M.tolist() == run.findings.labels_N[found.ids_M].tolist()
+    assert found.proposed_M.tolist() == run.findings.proposed_N[found.ids_M].tolist()
+
+
+BROKEN = {
+    "no JSON": "{[",
+    "an object": '{"a": 1}',
+    "other lists": '[1, null, "ab", [], [1], [1, 2, 3], ["x", 1], [0, 99], [0, -1], [0, 0.5], [0, "1"], [{}, {}]]',
+}
+FORBIDDEN = {
+    "denied": "get() { throw new DOMException('denied', 'SecurityError'); }",
+    "missing": "get() { return null; }",
+    "full": """get() { return { getItem: () => null,
+        setItem: () => { throw new DOMException('full', 'QuotaExceededError'); } }; }""",
+}
+
+
+@pytest.mark.parametrize("entry", BROKEN.values(), ids=BROKEN)
+def test_a_broken_entry_in_the_browsers_store_counts_for_nothing(
+    browser: Browser, address: str, run: SyntheticRun, entry: str
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(
+        f"Object.keys(localStorage).length || localStorage.setItem({'ldlva-marks-' + '0' * 16!r}, {json.dumps(entry)})"
+    )
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]", state="attached")
+    assert names_on(page) == order(run)[:48]
+    expect(page.locator("#mark-count")).to_have_text("0 marked")
+    expect(page.locator("#not-kept")).to_be_hidden()
+    page.locator("#cards .mark").nth(0).click()
+    page.reload()
+    expect(page.locator("#mark-count")).to_have_text("1 marked")
+    context.close()
+
+
+@pytest.mark.parametrize("store", FORBIDDEN.values(), ids=FORBIDDEN)
+def test_where_the_browser_keeps_nothing_the_page_works_and_says_so(
+    browser: Browser, address: str, run: SyntheticRun, store: str
+) -> None:
+    page = browser.new_page()
+    page.add_init_script(f"Object.defineProperty(window, 'localStorage', {{ {store} }})")
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]", state="attached")
+    assert names_on(page) == order(run)[:48]
+    for place in (0, 1):
+        page.locator("#cards .mark").nth(place).click()
+    expect(page.locator("#mark-count")).to_have_text("2 marked")
+    expect(page.locator("#not-kept")).to_be_visible()
+    with page.expect_download() as download:
+        page.click("#export")
+    assert len(Path(download.value.path()).read_text().splitlines()) == 3
+    page.close()

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from bench._report_run import SyntheticRun, synthetic_run
 from ldlva_dist import trained_run as module
 from ldlva_dist.config import RunConfig, to_json
-from ldlva_dist.data.manifest import read_columns, write_info
+from ldlva_dist.data.manifest import SplitInfo, read_columns, write_info
 from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import scores
 from ldlva_dist.maths import metrics, suspicion
@@ -28,7 +28,9 @@ from ldlva_dist.neighbors.frozen import FrozenRows
 from ldlva_dist.neighbors.graph import build_graph
 from ldlva_dist.neighbors.outputs import Outputs, blank, encode
 from ldlva_dist.presets import demo
+from ldlva_dist.reporting.report.overview import is_evaluation
 from ldlva_dist.run_report import describe
+from ldlva_dist.scoring import split_to_judge
 from ldlva_dist.trained_run import Place, TrainedRun, find
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.build import bank_spec, build_model
@@ -42,7 +44,15 @@ SILENT = 11
 def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     run = synthetic_run(tmp_path_factory.mktemp("set"), rows=N, k=K, pool=40, pixels=48)
     build_graph(run.dataset_uri, k_max=K)
-    return run
+    return with_parts(run, holdout=1, test=1)
+
+
+def with_parts(run: SyntheticRun, *, holdout: int, test: int) -> SyntheticRun:
+    """The run on a data set that says it has these parts too; the page reads nothing of their rows."""
+    parts = {"holdout": SplitInfo(first_id=N, rows=holdout), "test": SplitInfo(first_id=N + holdout, rows=test)}
+    info = replace(run.info, splits={**run.info.splits, **parts})
+    write_info(run.dataset_uri, info)
+    return replace(run, info=info)
 
 
 def config_of(run: SyntheticRun) -> RunConfig:
@@ -207,6 +217,41 @@ def test_the_job_writes_the_page_and_the_table(
     for job in ("report.py", "evaluate.py"):
         assert run_job(monkeypatch, job, "--run", ours, "--split", "tset") == 2
         assert "invalid choice 'tset'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluations = {"holdout": judged(made) | {"split": "holdout"}, "train": judged(made) | {"split": "train"}}
+    dataset = str(shutil.copytree(made.dataset_uri, tmp_path / "data"))
+    run = with_parts(replace(made, dataset_uri=dataset), holdout=9, test=0)
+    assert [split_to_judge(info) for info in (made.info, run.info)] == ["test", "holdout"]
+    config = config_of(run)
+    write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
+    place = tmp_path / "run" / "evaluation.json"
+    place.write_text(json.dumps(evaluations["holdout"]))
+    assert run_report(monkeypatch, "--run", str(tmp_path / "run")) == 0
+    assert "judged on its holdout" in capsys.readouterr().out
+    assert "On split holdout" in (tmp_path / "run" / "report.html").read_text()
+    for job in ("report.py", "evaluate.py"):
+        assert run_job(monkeypatch, job, "--run", str(tmp_path / "run"), "--split", "test") == 2
+        assert "split must have samples (train, holdout), got 'test'" in capsys.readouterr().err
+    with_parts(run, holdout=0, test=0)
+    place.write_text(json.dumps(evaluations["train"]))
+    for job in ("report.py", "evaluate.py"):
+        assert run_job(monkeypatch, job, "--run", str(tmp_path / "run")) == 2
+        assert "has neither a test nor a holdout part" in capsys.readouterr().err
+    assert run_report(monkeypatch, "--run", str(tmp_path / "run"), "--split", "train") == 0
+
+
+def test_an_evaluation_of_another_shape_is_none(made: SyntheticRun) -> None:
+    whole = judged(made)
+    assert is_evaluation(json.loads(json.dumps(whole)), C)
+    given = whole["given"]
+    others = [{"confusion": [[1]]}, {"confusion": None}, {"accuracy": "high"}, {"reliability": None}, {"ece": {}}]
+    shapes = [None, 3, [], {}, whole | {"given": None}, *(whole | {"given": given | other} for other in others)]
+    assert not any(is_evaluation(shape, C) for shape in shapes)
+    assert not is_evaluation(whole, C + 1)
 
 
 def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(

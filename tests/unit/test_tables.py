@@ -4,8 +4,7 @@ import io
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-
+from ldlva_dist.reporting.console import DataConsole
 from ldlva_dist.reporting.tables import print_comparison, print_evaluation, print_trials
 
 PARAMS = {"lr": 0.003, "num_neighbors": 16, "gamma": 0.0123456, "uncertainty_lr": 0.25, "kernel_width": 0.5}
@@ -33,7 +32,7 @@ def result(accuracy: float, kl: float, auroc: float | None = None) -> dict[str, 
 def printed(print_it: Any, *values: Any, terminal: bool = False, width: int = 80) -> list[str]:
     stream = io.StringIO()
     colors = "standard" if terminal else "auto"
-    console = Console(file=stream, width=width, force_terminal=terminal, color_system=colors, highlight=False)
+    console = DataConsole(file=stream, width=width, force_terminal=terminal, color_system=colors)
     print_it(*values, console=console)
     return stream.getvalue().splitlines()
 

@@ -97,6 +97,26 @@ def overview(run: Run, baseline: Run | None) -> Overview:
     )
 
 
+def is_evaluation(found: Any, num_classes: int) -> bool:
+    """Whether a value read from an evaluation.json has what the page shows of it; earlier versions wrote less."""
+    if not isinstance(found, dict) or not {"steps", "version", "split", "samples", "dataset", "given"} <= found.keys():
+        return False
+    return all(_is_judgement(found[name], num_classes) for name in REFERENCES if name in found)
+
+
+def _is_judgement(found: Any, num_classes: int) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("reliability"), list):
+        return False
+    numbers = [found.get(key, 0.0) for key in SHOWN]
+    confusion = found.get("confusion")
+    rows = confusion if isinstance(confusion, list) else []
+    return (
+        all(value is None or isinstance(value, int | float) for value in numbers)
+        and len(rows) == num_classes
+        and all(isinstance(row, list) and len(row) == num_classes for row in rows)
+    )
+
+
 def _figure(key: str, value: float, baseline: float | None) -> Figure:
     name = MEASURES[key]
     if baseline is None:

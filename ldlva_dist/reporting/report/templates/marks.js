@@ -5,15 +5,29 @@ const marks = new Map();
 const markWatchers = [];
 const placeOf = new Map(S.id.map((id, index) => [id, index]));
 
+// What the browser's store gives, or null: it is forbidden for this page, full, or not there.
+let isKept = true;
 function keep(action) {
   try {
     return action(window.localStorage);
   } catch {
-    return null; // storage is forbidden for this page: marks last until it is closed
+    isKept = false;
+    byId("not-kept").hidden = false;
+    return null;
   }
 }
 
-const readKept = () => new Map(JSON.parse(keep((store) => store.getItem(KEPT)) || "[]"));
+// Only pairs of an id and a label: other pages may have written anything, and each page may be of another version.
+function readKept() {
+  let found = null;
+  try {
+    found = JSON.parse(keep((store) => store.getItem(KEPT)) ?? "[]");
+  } catch {
+    found = []; // no JSON: the next mark writes over it
+  }
+  const isWhole = (value) => Number.isInteger(value) && value >= 0;
+  return new Map((Array.isArray(found) ? found : []).filter((pair) => Array.isArray(pair) && pair.length === 2 && pair.every(isWhole)));
+}
 
 function put(map, key, label) {
   if (label === null) map.delete(key);
@@ -21,8 +35,10 @@ function put(map, key, label) {
 }
 
 function takeKept() {
+  const kept = readKept();
+  if (!isKept) return; // marks last until the page is closed
   marks.clear();
-  for (const [id, label] of readKept()) {
+  for (const [id, label] of kept) {
     if (placeOf.has(id) && label < CLASSES.length) marks.set(placeOf.get(id), label);
   }
 }
@@ -43,8 +59,9 @@ function tellMarks(index) {
   markWatchers.forEach((watch) => watch(index));
 }
 
-// RFC 4180: a field with a comma, quote or line break stands in quotes.
-const field = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+// RFC 4180: a field with a comma, quote or line break stands in quotes. An apostrophe goes before what a spreadsheet would
+// take for a formula; data/relabel.py takes it away again.
+const field = (value) => [String(value)].map((text) => (/^[' ]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) ? `'${text}` : text)).map((text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text))[0];
 
 function csv() {
   const rows = [...marks].sort((a, b) => a[0] - b[0]).map(([i, label]) =>
