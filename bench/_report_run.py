@@ -41,7 +41,7 @@ class SyntheticRun:
         shares_nK = np.random.default_rng(0).dirichlet(np.full(near_nK.shape[1], 2.0), len(ids_n)).astype(np.float32)
         aggregated_nC = self.findings.aggregated_NC[ids_n]
         uncertainty_n1 = self.findings.uncertainty_N[ids_n, None]
-        label_nC = np.eye(CLASSES)[self.findings.labels_N[ids_n]]
+        label_nC = np.eye(aggregated_nC.shape[1])[self.findings.labels_N[ids_n]]
         target_nC = (1 - uncertainty_n1) * label_nC + uncertainty_n1 * aggregated_nC
         return Opinions(
             neighbors_nK=near_nK,

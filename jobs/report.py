@@ -18,7 +18,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import write_uncertainty
 from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.report.overview import Run, is_evaluation, overview
-from ldlva_dist.reporting.report.page import Samples, render
+from ldlva_dist.reporting.report.page import NOTHING, Samples, render
 from ldlva_dist.run_report import Limits, collect, describe, noise
 from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.terminal import run_job
@@ -43,7 +43,7 @@ class Arguments:
     samples: int = 3000
     """Samples on the page: half probably mislabelled, the others most uncertain and most confident."""
     megabytes: float = 28.0
-    """Size of the page; pictures of neighbours that do not fit are left out, those that matter least first."""
+    """Size of the page; samples and pictures of neighbours that do not fit are left out, the least important first."""
     num_tasks: int = 2
     """Ray tasks that predict side by side where a run was not evaluated yet."""
 
@@ -65,7 +65,7 @@ def main() -> None:
         check_comparable(info, read_info(theirs.dataset), split)
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
-    shown = samples_of(arguments, run, ours, info) if read_config(ours.checkpoint).uses_neighbors else None
+    shown = samples_of(arguments, run, baseline, ours) if read_config(ours.checkpoint).uses_neighbors else None
     page = render(overview(run, baseline), shown)
     uri = storage.join(ours.run, FILE)
     storage.write_bytes(uri, page)
@@ -116,15 +116,19 @@ def _json(uri: str) -> Any:
         return None  # damaged, as by a full disk: the run is judged again
 
 
-def samples_of(arguments: Arguments, run: Run, place: Place, info: DatasetInfo) -> Samples:
+def samples_of(arguments: Arguments, run: Run, baseline: Run | None, place: Place) -> Samples:
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
+    info = read_info(place.dataset)
     trained = TrainedRun(place.checkpoint, place.dataset, info)
     findings = trained.findings()
     say(f"written: {write_uncertainty(place.run, place.dataset, info, findings)}")
     bayes = {name: found for name, found in run.evaluation.get("noise", {}).items() if name == "bayes"}
     run.evaluation["noise"] = noise(place.dataset, info, findings) | bayes
-    limits = Limits(samples=arguments.samples, megabytes=arguments.megabytes)
+    taken = len(render(overview(run, baseline), NOTHING))
+    limits = Limits(samples=arguments.samples, megabytes=arguments.megabytes, taken=taken)
     shown = collect(place.run, trained, findings, limits, trained.facts["step"])
+    if shown.left_out:
+        say(f"left out of the page, to stay within --megabytes {arguments.megabytes:g}: {'; '.join(shown.left_out)}")
     if shown.damaged:
         sample, reason = next(iter(shown.damaged.items()))
         say(f"damaged images, blank on the page: {len(shown.damaged)}; the first is sample {sample}: {reason}")

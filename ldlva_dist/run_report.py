@@ -1,5 +1,6 @@
 """From a run to its report: what reporting/report shows is read here, as plain values. N, n, C as there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.data.contents import read_blocks
 from ldlva_dist.data.manifest import DatasetInfo, column_names
 from ldlva_dist.data.stored_images import StoredImages
+from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import Findings, scores
 from ldlva_dist.maths import metrics
 from ldlva_dist.reporting.history import read_history
@@ -21,6 +23,9 @@ from ldlva_dist.reporting.report.page import Samples
 from ldlva_dist.scoring import wrong_labels
 from ldlva_dist.trained_run import Opinions, lacks_features
 
+FEWEST = len(samples.KINDS)
+POINTS_SHARE, DATA_SHARE = 0.1, 0.25
+"""Of the page's room, for the plane and for what is said of the samples; the rest is for pictures."""
 TRUTHS = {"true_distribution": "truth", "votes": "raters"}
 UNCALIBRATED = "similarity alone: neighbors.source=exact keeps no features for the calibration network"
 
@@ -31,7 +36,14 @@ class Limits:
 
     samples: int = 3000
     megabytes: float = 28.0
-    """Of the page; pictures of neighbours that do not fit are left out, those of small contribution first."""
+    """Of the whole page; samples and pictures of neighbours that do not fit are left out, the least important first."""
+    taken: int = 0
+    """Bytes of the page that its other parts take."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left for samples, pictures and the plane."""
+        return int(self.megabytes * 1e6) - self.taken
 
 
 def describe(name: str, config: RunConfig, info: DatasetInfo, evaluation: dict[str, Any], run_uri: str) -> Run:
@@ -89,18 +101,68 @@ class HasNeighbors(Protocol):
 def collect(
     run_uri: str, trained: HasNeighbors, findings: Findings, limits: Limits, last_step: int | None = None
 ) -> Samples:
-    """The samples to show, their pictures, the plane, and the history up to ``last_step``, the checkpoint's."""
+    """The samples to show, their pictures, the plane, and the history up to ``last_step``, the checkpoint's.
+
+    Raises:
+        SettingError: where not even a few samples fit.
+    """
     dataset_uri, info, va_N2 = trained.dataset_uri, trained.info, trained.va_N2
+    most_points = max(1, min(plane.MAX_POINTS, int(POINTS_SHARE * limits.room / plane.CHARACTERS)))
+    facts, points = plane.pack(va_N2, findings.labels_N, findings.uncertainty_N, most_points)
+    facts = {"plane": facts, "fingerprint": info.content_hash[:16], "name": run_uri.rstrip("/").rpartition("/")[2]}
+
+    def as_json(shown: samples.Shown, near: dict[int, int]) -> dict[str, Any]:
+        return samples.as_json(shown, findings.labels_N, va_N2, near) | facts
+
+    count, shown = _fitting(
+        lambda count: _show(run_uri, trained, findings, count, last_step),
+        lambda shown: samples.size_of(as_json(shown, {})),
+        limits,
+    )
+    ids_n, others = shown.ids_n, samples.pictured_neighbors(shown)
+    read = StoredImages(dataset_uri, info, np.concatenate([ids_n, others])).read
+    small = pictures.Pictures(read, limits.room - len(points) - samples.size_of(as_json(shown, {})))
+    faces = small.add(ids_n[np.argsort(shown.ranks_n)].tolist(), pictures.FACE)
+    near = small.add(others.tolist(), pictures.NEIGHBOR)
+    data = as_json(shown, near)
+    data["samples"]["picture"] = [faces.get(i, -1) for i in ids_n.tolist()]
+    wanted = min(limits.samples, info.num_train)
+    lacking = {
+        "samples": (wanted - count, wanted),
+        "pictures of samples": (len(set(ids_n.tolist()) - faces.keys() - small.damaged.keys()), len(ids_n)),
+        "pictures of neighbours": (len(set(others.tolist()) - near.keys() - small.damaged.keys()), len(others)),
+    }
+    left_out = [f"{lacks:,} of {of:,} {what}" for what, (lacks, of) in lacking.items() if lacks > 0]
+    return Samples(data=data, pictures=small.lines, plane=points, damaged=small.damaged, left_out=left_out)
+
+
+def _fitting(
+    show: Callable[[int], samples.Shown], size: Callable[[samples.Shown], int], limits: Limits
+) -> tuple[int, samples.Shown]:
+    """As many samples as their part of the page holds without pictures, and how many were asked for in the end."""
+    count, room = limits.samples, DATA_SHARE * limits.room
+    while (needs := size(shown := show(count))) > room:
+        if count <= FEWEST:
+            raise SettingError(
+                f"--megabytes must be >= {(limits.taken + needs / DATA_SHARE) / 1e6 + 0.05:.1f} for this run, "
+                f"got {limits.megabytes:g}"
+            )
+        count = max(FEWEST, min(count - 1, int(0.95 * count * room / needs)))
+    return count, shown
+
+
+def _show(run_uri: str, trained: HasNeighbors, findings: Findings, count: int, last_step: int | None) -> samples.Shown:
+    """Everything but images of ``count`` samples."""
     ids_n, kinds_n = samples.choose(
-        findings.suspicion_N, findings.uncertainty_N, findings.proposed_N != findings.labels_N, limits.samples
+        findings.suspicion_N, findings.uncertainty_N, findings.proposed_N != findings.labels_N, count
     )
     opinions = trained.opinions(ids_n)
-    truth_name, truth_nC = _truth(dataset_uri, info, ids_n)
+    truth_name, truth_nC = _truth(trained.dataset_uri, trained.info, ids_n)
     history = read_history(run_uri, ids_n, last_step)
-    shown = samples.Shown(
+    return samples.Shown(
         ids_n=ids_n,
         kinds_n=kinds_n,
-        keys_n=_take(dataset_uri, "key", ids_n).to_pylist(),
+        keys_n=_take(trained.dataset_uri, "key", ids_n).to_pylist(),
         labels_n=findings.labels_N[ids_n],
         proposed_n=findings.proposed_N[ids_n],
         ranks_n=findings.rank_N[ids_n],
@@ -115,17 +177,6 @@ def collect(
         epochs_E=history.epochs,
         history_En=history.uncertainty,
     )
-    others = samples.pictured_neighbors(shown)
-    facts, points = plane.pack(va_N2, findings.labels_N, findings.uncertainty_N)
-    data = samples.as_json(shown, findings.labels_N, va_N2, {})
-    room = int(limits.megabytes * 1e6) - len(points) - samples.size_of(data)
-    small = pictures.Pictures(StoredImages(dataset_uri, info, np.concatenate([ids_n, others])).read, room)
-    faces = small.add(ids_n[np.argsort(shown.ranks_n)].tolist(), pictures.FACE)
-    near = small.add(others.tolist(), pictures.NEIGHBOR)
-    data = samples.as_json(shown, findings.labels_N, va_N2, near)
-    data["samples"]["picture"] = [faces.get(i, -1) for i in ids_n.tolist()]
-    data |= {"plane": facts, "fingerprint": f"{info.content_hash[:16]}", "name": run_uri.rstrip("/").rpartition("/")[2]}
-    return Samples(data=data, pictures=small.lines, plane=points, damaged=small.damaged)
 
 
 def _truth(dataset_uri: str, info: DatasetInfo, ids_n: NDArray[np.int64]) -> tuple[str, NDArray[np.float32] | None]:

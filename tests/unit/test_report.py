@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,12 +19,12 @@ from PIL import Image
 from bench._report_run import SyntheticRun, synthetic_run
 from ldlva_dist.data.manifest import read_columns, write_info
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.findings import write_uncertainty
-from ldlva_dist.maths import metrics
+from ldlva_dist.findings import Findings, write_uncertainty
+from ldlva_dist.maths import metrics, suspicion
 from ldlva_dist.reporting.history import write_history
 from ldlva_dist.reporting.report import charts, pictures, plane, samples
 from ldlva_dist.reporting.report.overview import Run, overview
-from ldlva_dist.reporting.report.page import class_colors, render
+from ldlva_dist.reporting.report.page import NOTHING, class_colors, render
 from ldlva_dist.run_report import Limits, collect
 
 ROWS = 400
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
 
 def glance(run: SyntheticRun, name: str = "first") -> Run:
     probs_nC, labels_n = run.findings.probs_NC[:100], run.findings.labels_N[:100]
-    given = metrics.classification(labels_n, probs_nC, num_classes=7)
+    given = metrics.classification(labels_n, probs_nC, num_classes=len(run.info.class_names))
     return Run(
         name=name,
         facts=[("data set", run.info.name)],
@@ -132,16 +133,94 @@ def test_neighbours_that_matter_most_get_their_pictures_first(run: SyntheticRun,
     assert expected == sorted(range(len(others["id"])), key=lambda o: others["picture"][o])
 
 
-def test_pictures_that_do_not_fit_are_left_out(run: SyntheticRun, tmp_path: Path) -> None:
+def test_pictures_that_do_not_fit_are_left_out_and_that_is_said(run: SyntheticRun, tmp_path: Path) -> None:
     full = page(run, tmp_path)
-    tight = page(run, tmp_path, Limits(samples=60, megabytes=0.16))
-    assert len(tight) < len(full)
+    taken = len(render(overview(glance(run), None), NOTHING))
+    tight = page(run, tmp_path, Limits(samples=60, megabytes=0.21, taken=taken))
+    assert len(tight.encode()) <= 0.21e6 < len(full.encode())
     data = Scripts(tight).data()
     pictured = [place >= 0 for place in data["others"]["picture"]]
     assert any(pictured)
     assert not all(pictured)
-    overhead = len(render(overview(glance(run), None), None))
-    assert len(tight) - overhead - 12_000 < 0.16e6  # less the markup of samples and plane
+    assert f"{pictured.count(False)} of {len(pictured)} pictures of neighbours." in tight
+    assert "Left out" not in full
+
+
+def with_classes(run: SyntheticRun, names: Sequence[str]) -> SyntheticRun:
+    """The same faces under so many classes, each of which every sample may be of."""
+    generator, count = np.random.default_rng(0), len(names)
+    labels_N = np.arange(ROWS) % count
+    logits_NC = generator.normal(0, 2, (ROWS, count)) + 4 * np.eye(count)[generator.permutation(labels_N)]
+    probs_NC = (np.exp(logits_NC) / np.exp(logits_NC).sum(axis=1, keepdims=True)).astype(np.float32)
+    pooled_NC = suspicion.pooled(probs_NC, probs_NC, labels_N)
+    findings = Findings(
+        labels_N=labels_N,
+        uncertainty_N=run.findings.uncertainty_N,
+        probs_NC=probs_NC,
+        aggregated_NC=probs_NC,
+        suspicion_N=suspicion.self_confidence(pooled_NC, labels_N),
+        proposed_N=pooled_NC.argmax(axis=1),
+    )
+    counts = {"train": tuple(np.bincount(labels_N, minlength=count).tolist())}
+    info = replace(run.info, class_names=tuple(names), class_counts={**run.info.class_counts, **counts})
+    return replace(run, info=info, findings=findings)
+
+
+@pytest.mark.parametrize(("count", "megabytes"), [(2, 0.2), (500, 1.0), (1000, 0.8)])
+def test_the_limit_holds_for_the_whole_page_of_any_number_of_classes(
+    run: SyntheticRun, tmp_path: Path, count: int, megabytes: float
+) -> None:
+    many = with_classes(run, [f"</script>{i}\"'" for i in range(count)])
+    probs_NC, labels_N = many.findings.probs_NC, many.findings.labels_N
+    first = overview(glance(many), None)
+    limits = Limits(samples=400, megabytes=megabytes, taken=len(render(first, NOTHING)))
+    shown = collect(str(tmp_path), many, many.findings, limits)
+    text = render(first, shown)
+    assert 0.7 * megabytes * 1e6 < len(text) <= megabytes * 1e6
+    assert all(left in text.decode() for left in shown.left_out)
+    columns, ids = shown.data["samples"], np.array(shown.data["samples"]["id"])
+    classes_nT = np.array(columns.get("classes", [range(count)] * len(ids)))
+    assert classes_nT.shape[1] == min(count, samples.LIKELIEST)
+    assert (classes_nT == labels_N[ids][:, None]).any(axis=1).all()
+    assert (classes_nT == many.findings.proposed_N[ids][:, None]).any(axis=1).all()
+    expected = np.take_along_axis(probs_NC[ids], classes_nT, axis=1)
+    np.testing.assert_allclose(columns["model"], expected, atol=6e-4)
+    left_nC = probs_NC[ids].copy()
+    np.put_along_axis(left_nC, classes_nT, 0, axis=1)
+    third_n = np.sort(expected, axis=1)[:, min(2, count - 1)]  # the least but for label and proposal
+    assert (left_nC.max(axis=1) <= third_n).all()
+
+
+def test_a_matrix_of_many_classes_shows_those_that_are_mistaken_most(run: SyntheticRun) -> None:
+    """Class 7 is always taken for class 450, and 3 half of the time for 4; all others are right."""
+    count = 500
+    confusion = 10 * np.eye(count, dtype=int)
+    confusion[7, 7], confusion[7, 450], confusion[3, 3], confusion[3, 4] = 0, 10, 5, 5
+    many = with_classes(run, [f"n{i}" for i in range(count)])
+    usual = glance(many).evaluation
+    given = usual["given"] | {"confusion": confusion.tolist()}
+    first = replace(glance(many), evaluation=usual | {"given": given}, class_counts=[*range(count)])
+    shown = overview(first, None)
+    assert len(shown.confusion.classes) == 40
+    assert {3, 4, 7, 450} <= set(shown.confusion.classes)
+    place = {index: i for i, index in enumerate(shown.confusion.classes)}
+    assert shown.confusion.shares[place[7]][place[450]] == 1.0
+    assert shown.confusion.counts[place[3]][place[4]] == 5
+    assert [size.index for size in shown.sizes] == list(range(300, 500))
+    text = render(shown, None).decode()
+    assert "40 of 500 classes, those with most wrong predictions" in text
+    assert "200 of 500 classes, the largest" in text
+    assert "n7 as n450: 10" in text
+
+
+def test_a_page_that_cannot_be_made_so_small_is_refused_with_the_size_that_can(
+    run: SyntheticRun, tmp_path: Path
+) -> None:
+    taken = len(render(overview(glance(run), None), NOTHING))
+    with pytest.raises(SettingError, match=r"--megabytes must be >= 0\.\d for this run, got 0.06") as refused:
+        collect(str(tmp_path), run, run.findings, Limits(samples=60, megabytes=0.06, taken=taken))
+    named = float(re.findall(r"\d\.\d", str(refused.value))[0])
+    collect(str(tmp_path), run, run.findings, Limits(samples=60, megabytes=named, taken=taken))
 
 
 def test_a_damaged_image_is_named_and_stays_blank(run: SyntheticRun, tmp_path: Path) -> None:
@@ -175,15 +254,15 @@ def test_an_image_that_cannot_be_decoded_takes_no_line() -> None:
     assert "the image cannot be decoded" in small.damaged[3]
 
 
-def test_the_plane_unpacks_to_its_points(run: SyntheticRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plane, "MAX_POINTS", 150)
-    facts, text = plane.pack(run.va_N2, run.findings.labels_N, run.findings.uncertainty_N)
+def test_the_plane_unpacks_to_its_points(run: SyntheticRun) -> None:
+    labels_N = run.findings.labels_N * 1000  # as of a data set of thousands of classes
+    facts, text = plane.pack(run.va_N2, labels_N, run.findings.uncertainty_N, 150)
     points, take = np.frombuffer(base64.b64decode(text), dtype=plane.RECORD), slice(0, None, 3)
     assert (facts["points"], facts["of"]) == (len(points), ROWS)
     for axis, name in enumerate("xy"):
         back = points[name] / plane.LEVELS * facts["span"] + facts["low"][axis]
         np.testing.assert_allclose(back, run.va_N2[take, axis], atol=facts["span"] / plane.LEVELS)
-    assert points["label"].tolist() == run.findings.labels_N[take].tolist()
+    assert points["label"].tolist() == labels_N[take].tolist()
     np.testing.assert_allclose(points["uncertainty"] / 255, run.findings.uncertainty_N[take], atol=0.5 / 255 + 1e-6)
 
 

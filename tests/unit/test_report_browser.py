@@ -324,3 +324,32 @@ def test_where_the_browser_keeps_nothing_the_page_works_and_says_so(
         page.click("#export")
     assert len(Path(download.value.path()).read_text().splitlines()) == 3
     page.close()
+
+
+def test_three_hundred_classes_are_shown_by_their_likeliest(
+    browser: Browser, run: SyntheticRun, tmp_path: Path
+) -> None:
+    """None is in doubt: the page opens on what there is."""
+    count, found = 300, run.findings
+    probs_NC = np.full((500, count), 0.4 / (count - 1), np.float32)
+    probs_NC[np.arange(500), found.labels_N + 290] = 0.6
+    labels_N = found.labels_N + 290
+    sure = replace(found, probs_NC=probs_NC, aggregated_NC=probs_NC, labels_N=labels_N, proposed_N=labels_N)
+    names = tuple(f"{'x' * 290}{i}" for i in range(count))
+    counts = {**run.info.class_counts, "train": tuple(np.bincount(labels_N, minlength=count).tolist())}
+    info = replace(run.info, class_names=names, class_counts=counts)
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(written(replace(run, findings=sure, info=info), tmp_path / "report.html"))
+    page.wait_for_selector("html[data-ready]", state="attached")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("input[name=kind]:checked").get_attribute("value") == "uncertain"
+    page.locator("#cards .open").first.click()
+    rows = page.locator("#detail .distributions tbody tr")
+    expect(rows).to_have_count(25)
+    expect(rows.last.locator("th")).to_have_text("276 others")
+    expect(rows.last.locator("td").first).to_have_text("38%")  # 1 - .6 - 23 x .001
+    expect(page.locator("#detail .distributions tr.given td").first).to_have_text("60%")
+    page.close()
+    assert wrong == []

@@ -4,9 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldlva_dist.reporting.report import charts
 from ldlva_dist.reporting.tables import MEASURES, REFERENCES
 
+MATRIX, LISTED = 40, 200
+"""Classes in the confusion matrix, and in the list of sizes: a browser draws no million cells."""
 LESS_IS_BETTER = ("ece", "kl", "jensen_shannon", "chebyshev", "clark", "canberra")
 SHOWN = ("accuracy", "mean_class_accuracy", "macro_f1", "kl", "chebyshev", "ece")
 SCORES = {
@@ -47,10 +52,20 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Shares of each given class, row by row."""
+    """Shares of each given class, row by row, of all classes or of the MATRIX with the most wrong predictions."""
 
+    classes: Sequence[int]
     shares: Sequence[Sequence[float]]
     counts: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSize:
+    """Training samples of a class, and their share of the largest class's."""
+
+    index: int
+    count: int
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +80,8 @@ class Overview:
     curves: Sequence[charts.Chart]
     confusion: Confusion
     reliability: Sequence[charts.Bar]
-    class_shares: Sequence[float]
-    """[C] of the largest class."""
+    sizes: Sequence[ClassSize]
+    """Of all classes, or of the LISTED largest."""
     noise: Sequence[Figure] = field(default_factory=list)
     """How well each score finds the wrong labels that are known: AUROC (baseline: average precision)."""
     wrong_share: float | None = None
@@ -78,16 +93,15 @@ def overview(run: Run, baseline: Run | None) -> Overview:
     ours = run.evaluation[reference]
     theirs = baseline.evaluation.get(reference, {}) if baseline else {}
     noise = run.evaluation.get("noise", {})
-    counts = ours["confusion"]
     return Overview(
         run=run,
         baseline=baseline.name if baseline else None,
         against=REFERENCES[reference],
         figures=[_figure(key, ours[key], theirs.get(key)) for key in SHOWN if ours.get(key) is not None],
         curves=charts.curves(run.metrics, baseline.metrics if baseline else ()),
-        confusion=Confusion(shares=[[cell / max(1, sum(row)) for cell in row] for row in counts], counts=counts),
+        confusion=_confusion(np.array(ours["confusion"])),
         reliability=charts.reliability(ours["reliability"], num_bins=15),
-        class_shares=[count / max(1, *run.class_counts) for count in run.class_counts],
+        sizes=_sizes(run.class_counts),
         noise=[
             Figure(name=name, value=f"{noise[key]['auroc']:.3f}", baseline=f"{noise[key]['average_precision']:.3f}")
             for key, name in SCORES.items()
@@ -95,6 +109,21 @@ def overview(run: Run, baseline: Run | None) -> Overview:
         ],
         wrong_share=noise.get("wrong_share"),
     )
+
+
+def _confusion(counts_CC: NDArray[np.int64]) -> Confusion:
+    wrong_CC = counts_CC - np.diag(counts_CC.diagonal())
+    wrong_C = wrong_CC.sum(axis=0) + wrong_CC.sum(axis=1)
+    classes = np.sort(np.argsort(-wrong_C, kind="stable")[:MATRIX])
+    shares_CC = counts_CC / np.maximum(1, counts_CC.sum(axis=1, keepdims=True))
+    shown = np.ix_(classes, classes)
+    return Confusion(classes=classes.tolist(), shares=shares_CC[shown].tolist(), counts=counts_CC[shown].tolist())
+
+
+def _sizes(counts: Sequence[int]) -> list[ClassSize]:
+    largest = sorted(range(len(counts)), key=lambda index: -counts[index])[:LISTED]
+    most = max(1, *counts)
+    return [ClassSize(index=index, count=counts[index], share=counts[index] / most) for index in sorted(largest)]
 
 
 def is_evaluation(found: Any, num_classes: int) -> bool:

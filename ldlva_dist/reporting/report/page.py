@@ -32,6 +32,12 @@ class Samples:
     """Base64."""
     damaged: Mapping[int, str]
     """Samples whose images cannot be read, and why."""
+    left_out: Sequence[str] = ()
+    """What is not there, so that the page keeps within its size."""
+
+
+NOTHING = Samples(data={}, pictures=(), plane="", damaged={})
+"""A page of it is all that a page takes beside its samples."""
 
 
 def render(overview: Overview, samples: Samples | None) -> bytes:
@@ -44,6 +50,7 @@ def render(overview: Overview, samples: Samples | None) -> bytes:
         loader=PackageLoader(PACKAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda share: f"{share:.0%}"
+    environment.filters["part_of"] = _part_of
     script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     text = environment.get_template("report.html.j2").render(
@@ -58,6 +65,10 @@ def render(overview: Overview, samples: Samples | None) -> bytes:
         chart_height=charts.HEIGHT,
     )
     return text.encode()
+
+
+def _part_of(part: Sequence[Any], whole: Sequence[Any], what: str) -> str:
+    return f"; {len(part):,} of {len(whole):,} {what}" if len(part) < len(whole) else ""
 
 
 def class_colors(count: int) -> list[str]:

@@ -3,12 +3,12 @@
 N = training samples, n = shown, K = neighbours, C = classes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
 from numpy.typing import NDArray
 
 from ldlva_dist.errors import SettingError
@@ -17,6 +17,8 @@ KINDS = ("mislabelled", "uncertain", "confident")
 """A sample can be of several; kind i is bit i."""
 SHARES = (0.5, 0.35, 0.15)
 """Of the samples that are shown."""
+LIKELIEST = 24
+"""Classes of one sample that the page tells of, where there are more."""
 DECIMALS, PLACES = 3, 5
 """Of shares, and of places in the plane, which is zoomed into."""
 
@@ -94,15 +96,11 @@ def as_json(
         "proposed": shown.proposed_n.tolist(),
         "rank": shown.ranks_n.tolist(),
         "uncertainty": _short(shown.uncertainty_n),
-        "model": _short(shown.probs_nC),
-        "neighbors": _short(shown.aggregated_nC),
-        "target": _short(shown.target_nC),
         "va": _short(va_N2[shown.ids_n], PLACES),
         "near": place_nK.reshape(shown.neighbors_nK.shape).tolist(),
         "shares": _short(shown.shares_nK),
     }
-    if shown.truth_nC is not None:
-        columns["truth"] = _short(shown.truth_nC)
+    columns |= _distributions(shown)
     if shown.history_En is not None and shown.epochs_E is not None and len(shown.epochs_E):
         columns["history"] = _short(shown.history_En.T)
     return {
@@ -119,9 +117,23 @@ def as_json(
     }
 
 
+def _distributions(shown: Shown) -> dict[str, Any]:
+    """Who says what of each sample: of all classes, or of the LIKELIEST, whose indices are ``classes`` then."""
+    said = {"model": shown.probs_nC, "neighbors": shown.aggregated_nC, "target": shown.target_nC}
+    if shown.truth_nC is not None:
+        said["truth"] = shown.truth_nC
+    if shown.probs_nC.shape[1] <= LIKELIEST:
+        return {name: _short(shares_nC) for name, shares_nC in said.items()}
+    most_nC, rows = np.max(list(said.values()), axis=0), np.arange(len(shown.ids_n))
+    most_nC[rows, shown.labels_n] = most_nC[rows, shown.proposed_n] = np.inf  # always shown
+    classes_nT = np.sort(np.argpartition(-most_nC, LIKELIEST, axis=1)[:, :LIKELIEST], axis=1)
+    short = {name: _short(np.take_along_axis(shares_nC, classes_nT, axis=1)) for name, shares_nC in said.items()}
+    return {"classes": classes_nT.tolist(), **short}
+
+
 def size_of(data: dict[str, Any]) -> int:
-    """Characters of the data in the page, about; at the end every neighbour's picture is a number of five digits."""
-    return len(json.dumps(data)) + 6 * len(data["others"]["id"])
+    """Characters of the data in the page, at most; at the end every picture is a number of five digits."""
+    return len(htmlsafe_json_dumps(data)) + 7 * (len(data["others"]["id"]) + len(data["samples"]["id"]))
 
 
 def _short(values: NDArray[Any], decimals: int = DECIMALS) -> list[Any]:

@@ -36,9 +36,14 @@ function decide(i) {
 
 function distributions(i) {
   const columns = S.truth ? [...COLUMNS, ["truth", DATA.truthName]] : COLUMNS;
-  const rows = CLASSES.map((name, c) => el("tr", { class: c === S.label[i] ? "given" : "" }, el("th", { scope: "row", text: name, title: name }),
-    ...columns.map(([key]) => el("td", {}, el("div", {},
-      el("i", { style: { width: `${S[key][i][c] * 100}%`, "--dot": colorOf(c) } }), el("span", { text: S[key][i][c] >= 0.005 ? percent(S[key][i][c]) : "" }))))));
+  const cell = (share, color) => el("td", {}, el("div", {},
+    el("i", { style: { width: `${share * 100}%`, "--dot": color } }), el("span", { text: share >= 0.005 ? percent(share) : "" })));
+  const rows = classesOf(i).map((c, at) => el("tr", { class: c === S.label[i] ? "given" : "" }, el("th", { scope: "row", text: CLASSES[c], title: CLASSES[c] }),
+    ...columns.map(([key]) => cell(S[key][i][at], colorOf(c)))));
+  if (S.classes) {
+    const sum = (key) => S[key][i].reduce((a, b) => a + b, 0), text = `${CLASSES.length - S.classes[i].length} others`;
+    rows.push(el("tr", {}, el("th", { scope: "row", text }), ...columns.map(([key]) => cell(sum(key) && Math.max(0, 1 - sum(key)), "var(--soft)"))));
+  }
   const heads = columns.map(([, text]) => el("th", { scope: "col", text }));
   return el("table", { class: "distributions" }, el("thead", {}, el("tr", {}, el("th"), ...heads)), el("tbody", {}, ...rows));
 }

@@ -7,13 +7,13 @@ let frame = 0;
 
 function unpackPoints() {
   const bytes = Uint8Array.from(atob(byId("points").textContent.trim()), (c) => c.charCodeAt(0));
-  const words = new DataView(bytes.buffer), count = bytes.length / 6;
-  const points = { x: new Float32Array(count), y: new Float32Array(count), label: new Uint8Array(count), uncertainty: new Uint8Array(count) };
+  const words = new DataView(bytes.buffer), count = bytes.length / 7;
+  const points = { x: new Float32Array(count), y: new Float32Array(count), label: new Uint16Array(count), uncertainty: new Uint8Array(count) };
   for (let i = 0; i < count; i++) {
-    points.x[i] = words.getUint16(6 * i, true) / 65535;
-    points.y[i] = words.getUint16(6 * i + 2, true) / 65535;
-    points.label[i] = bytes[6 * i + 4];
-    points.uncertainty[i] = bytes[6 * i + 5];
+    points.x[i] = words.getUint16(7 * i, true) / 65535;
+    points.y[i] = words.getUint16(7 * i + 2, true) / 65535;
+    points.label[i] = words.getUint16(7 * i + 4, true);
+    points.uncertainty[i] = bytes[7 * i + 6];
   }
   return points;
 }
@@ -32,11 +32,11 @@ function mapping() {
 }
 
 // A CSS colour as the canvas's pixels have it.
+const swatch = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 function pixel(color) {
-  const one = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  one.fillStyle = color;
-  one.fillRect(0, 0, 1, 1);
-  return one.getImageData(0, 0, 1, 1).data;
+  swatch.fillStyle = color;
+  swatch.fillRect(0, 0, 1, 1);
+  return swatch.getImageData(0, 0, 1, 1).data;
 }
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

@@ -1,7 +1,7 @@
 // The list: filtered, sorted, one page of cards at a time in the document.
 const PAGE = 48;
 const TITLES = { mislabelled: "highest suspicion, another class proposed", uncertain: "highest uncertainty", confident: "lowest suspicion" };
-const own = (rows) => (i) => rows[i][S.label[i]];
+const own = (rows) => (i) => rows[i][classesOf(i).indexOf(S.label[i])];
 const SORTS = {
   "suspicion": (i) => S.rank[i],
   "uncertainty": (i) => -S.uncertainty[i],
@@ -10,7 +10,7 @@ const SORTS = {
   "id": (i) => S.id[i],
 };
 const ANY = "any";
-const view = { kind: DATA.kinds[0], order: [], page: 0 };
+const view = { kind: DATA.kinds.find((_, bit) => S.kinds.some((kinds) => kinds & (1 << bit))) ?? "all", order: [], page: 0 };
 
 function passes(i) {
   const given = byId("given").value, proposed = byId("proposed").value;
@@ -51,8 +51,8 @@ function drawPage() {
   turners(1).forEach((button) => { button.disabled = view.page >= pages() - 1; });
 }
 
-function stripe(shares) {
-  const parts = shares.map((share, c) => el("i", { style: { width: `${share * 100}%`, background: colorOf(c) } }));
+function stripe(rows, i) {
+  const parts = rows[i].map((share, at) => el("i", { style: { width: `${share * 100}%`, background: colorOf(classesOf(i)[at]) } }));
   return el("span", { class: "stripe" }, ...parts);
 }
 
@@ -63,7 +63,7 @@ function card(i) {
   const text = `uncertainty ${S.uncertainty[i].toFixed(2)}${doubted ? "" : ", agreed"}`;
   const open = el("button", { class: "open", type: "button", on: { click: () => choose(i) } },
     picture(S.picture[i], "", ""),
-    el("span", {}, labels, el("span", { class: "doubt", text }), stripe(S.model[i]), stripe(S.neighbors[i]), stripe(S.target[i])));
+    el("span", {}, labels, el("span", { class: "doubt", text }), stripe(S.model, i), stripe(S.neighbors, i), stripe(S.target, i)));
   const about = `sample ${S.id[i]}, given ${CLASSES[S.label[i]]}${doubted ? `, proposed ${CLASSES[S.proposed[i]]}` : ""}, ${text}`;
   open.setAttribute("aria-label", about);
   const mark = el("button", { class: "mark", type: "button", title: "mark", "aria-label": `mark sample ${S.id[i]}`, text: "✓",

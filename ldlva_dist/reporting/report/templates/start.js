@@ -7,6 +7,8 @@ const PICTURES = byId("pictures").textContent.trim().split("\n");
 const CLASSES = DATA.classes;
 const S = DATA.samples;
 const COUNT = S.id.length;
+const EVERY = CLASSES.map((_, c) => c);
+const classesOf = (i) => (S.classes ? S.classes[i] : EVERY); // whose shares stand at i, where there are many classes
 
 const colorOf = (index) => `var(--class-${index})`;
 const percent = (share) => `${Math.round(share * 100)}%`;
