@@ -7,11 +7,14 @@ import platform
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
 
+from ldlva_dist.data.contents import ContentHash, Tally, read_blocks
 from ldlva_dist.data.faces import FacesSource
+from ldlva_dist.data.manifest import read_info, write_info
 from ldlva_dist.data.packing.engine import pack
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.rows import REFERENCE_CLASSES
@@ -48,6 +51,16 @@ def report(name: str, *, ok: bool, **figures: Any) -> None:
     """Print the result: the last line of every benchmark."""
     machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
     print(json.dumps({"name": name, "ok": ok, **_rounded(figures), "machine": machine}), flush=True)
+
+
+def seal(dataset: str) -> None:
+    """Say in a written data set's ``dataset.json`` what its manifest holds: class counts and content hash."""
+    info = read_info(dataset)
+    digest, tally = ContentHash(info.class_names, info.va_transform), Tally(info.class_names)
+    for block in read_blocks(dataset):
+        digest.update(block)
+        tally.add(block)
+    write_info(dataset, replace(info, content_hash=digest.hexdigest(), class_counts=tally.class_counts()))
 
 
 def mean_and_error(values: Sequence[float]) -> list[float]:

@@ -141,11 +141,12 @@ def graph_by_actors(folder: str, va: Points, num_shards: int) -> dict[str, float
 def write_dataset(folder: str, va: Points) -> str:
     """A data set without images: manifest and ``dataset.json``."""
     n = len(va)
-    zeros = {"shard": np.int32, "offset": np.int64, "size": np.int32, "checksum": np.uint32, "label": np.int16}
+    zeros = {"shard": np.int32, "offset": np.int64, "checksum": np.uint32, "label": np.int16}
     columns = {
         "id": np.arange(n),
         "key": pa.array(np.arange(n)).cast(pa.string()),
         **{name: np.zeros(n, dtype) for name, dtype in zeros.items()},
+        "size": np.ones(n, np.int32),
         "valence": va[:, 0],
         "arousal": va[:, 1],
         "split": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int8)), ["train"]),
@@ -157,7 +158,7 @@ def write_dataset(folder: str, va: Points) -> str:
         name="bench",
         class_names=("a", "b"),
         splits=splits | {"train": manifest.SplitInfo(first_id=0, rows=n)},
-        shards=(),
+        shards=(manifest.ShardInfo(name="train-000000.tar", split="train", first_id=0, rows=n, bytes=1),),
         has_valence_arousal=True,
         content_hash="bench",
         class_counts={},

@@ -17,6 +17,7 @@ from ldlva_dist.reporting.tables import print_evaluation
 from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.terminal import run_job
 from ldlva_dist.trained_run import find
+from ldlva_dist.verify import require_sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     place = find(arguments.run, arguments.dataset)
     info = read_info(place.dataset)
+    require_sound(place.dataset, info)
     split = split_to_judge(info, arguments.split)
     if arguments.split is None and split != "test":
         say(NO_TEST_PART.format(info.name))

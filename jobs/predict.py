@@ -22,6 +22,7 @@ from ldlva_dist.inference.trained import read_model
 from ldlva_dist.progress import ProgressBar
 from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import print_lines, run_job
+from ldlva_dist.verify import require_sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,9 @@ def inputs_of(command: Command) -> Inputs:
     """The images that are meant."""
     if isinstance(command, Dataset):
         dataset = storage.absolute(command.dataset)
-        split = None if command.split == "all" else command.split
-        return DatasetInputs(dataset_uri=dataset, info=read_info(dataset), split=split)
+        split, info = None if command.split == "all" else command.split, read_info(dataset)
+        require_sound(dataset, info)
+        return DatasetInputs(dataset_uri=dataset, info=info, split=split)
     if isinstance(command, Parquet):
         files = parquet_files(storage.absolute(command.parquet))
         return ParquetInputs(files=files, image_column=command.image_column, key_column=command.key_column)

@@ -24,6 +24,7 @@ from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.terminal import run_job
 from ldlva_dist.trained_run import Place, TrainedRun, find
 from ldlva_dist.training.state import read_config, read_facts
+from ldlva_dist.verify import require_sound
 
 FILE = "report.html"
 
@@ -58,6 +59,7 @@ def main() -> None:
     ours = find(arguments.run, arguments.dataset)
     theirs = find(arguments.baseline, arguments.dataset) if arguments.baseline else None
     info = read_info(ours.dataset)
+    require_sound(ours.dataset, info)
     split = split_to_judge(info, arguments.split)
     if arguments.split is None and split != "test":
         say(NO_TEST_PART.format(info.name))

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldlva_dist.data import storage
+from ldlva_dist.data.stored_rows import open_rows
 from ldlva_dist.errors import DataError
 
 FILE = "quarantine.parquet"
@@ -66,5 +67,6 @@ def write_quarantine(uri: str, rows: Sequence[BadRow]) -> None:
 
 
 def read_quarantine(uri: str) -> list[BadRow]:
-    """The list of a run."""
-    return [BadRow(**row) for row in pq.read_table(pa.BufferReader(storage.read_bytes(uri))).to_pylist()]
+    """The list of a run; a damaged one is a DataError."""
+    with open_rows(uri, SCHEMA, SCHEMA.names) as file:
+        return [BadRow(**row) for row in file.read(SCHEMA.names, 0, file.num_rows).to_pylist()]

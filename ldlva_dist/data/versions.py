@@ -102,7 +102,7 @@ def new_version(dataset_uri: str, name: str, change: Change) -> DatasetInfo:
     check_free(uri)
     with _appearing(uri) as folder:
         tally = Tally(old.class_names)
-        write_blocks(folder, _changed(dataset_uri, change, tally))
+        write_blocks(folder, _changed(dataset_uri, old, change, tally))
         transform = old.va_transform if change.scale == "keep" else None
         new = replace(
             old,
@@ -124,8 +124,10 @@ def new_version(dataset_uri: str, name: str, change: Change) -> DatasetInfo:
     return new
 
 
-def _changed(dataset_uri: str, change: Change, tally: Tally) -> Iterator[pa.Table]:
+def _changed(dataset_uri: str, old: DatasetInfo, change: Change, tally: Tally) -> Iterator[pa.Table]:
+    digest = ContentHash(old.class_names, old.va_transform)
     for block in read_blocks(dataset_uri):
+        digest.update(block)
         for name, column in change.columns(block).items():
             assert name in CHANGEABLE, f"a version keeps {name}"
             assert len(column) == len(block), f"a version keeps its rows, got {len(column)} of {name}"
@@ -136,6 +138,8 @@ def _changed(dataset_uri: str, change: Change, tally: Tally) -> Iterator[pa.Tabl
             block = block.append_column(name, column)
         tally.add(block)
         yield block
+    if digest.hexdigest() != old.content_hash:
+        raise DataError(f"{dataset_uri} is damaged: its manifest does not have the content hash of {DATASET}")
 
 
 @contextmanager

@@ -8,13 +8,14 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
@@ -32,8 +33,6 @@ K_MAX = 32
 PART_ROWS = 1 << 18
 MAX_SAMPLES = 2**31 - 1
 _FOLDER = re.compile(r"graph-K([1-9][0-9]{0,9})")
-HEAD_BYTES = 4096
-"""More than the header of an array takes."""
 _KINDS = {"ids": np.dtype("<i4"), "distances": np.dtype("<f4")}
 
 
@@ -51,6 +50,8 @@ class GraphInfo:
     """Ids in each part but the last."""
     imported: bool = False
     """Whether a user's table named the neighbours: they keep its order, which need not be that of the distances."""
+    checksums: Mapping[str, Count] = field(default_factory=dict)
+    """CRC-32 of the values in each file, by its name; none for graphs that were built before there were any."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -101,10 +102,10 @@ def build_graph(
     [box] = cut_dataset(dataset_uri, 1)
     shard = IndexShard(0, backend)
     facts = shard.prepare(1, info.num_samples, partial(load_box, dataset_uri, box))
-    with writing(dataset_uri, info):
+    with writing(dataset_uri, info) as checksums:
         for part, ids_n in enumerate(part_ids(info)):
             answers = together([shard], 1, ids_n, info.num_neighbors, [facts])
-            write_part(dataset_uri, info, part, *join(ids_n, info.num_samples, answers))
+            checksums |= write_part(dataset_uri, info, part, *join(ids_n, info.num_samples, answers))
     return info
 
 
@@ -115,19 +116,24 @@ def copy_graphs(dataset_uri: str, version_uri: str) -> None:
     for folder, info in graph_infos(dataset_uri):
         if info.content_hash == data.content_hash and info.num_neighbors not in there:
             copy = dataclasses.replace(info, content_hash=version.content_hash)
-            with writing(version_uri, copy):
+            with writing(version_uri, copy) as checksums:
                 for part in range(info.num_parts):
-                    write_part(version_uri, copy, part, *read_part(folder, info, part))
+                    checksums |= write_part(version_uri, copy, part, *read_part(folder, info, part))
 
 
 @contextmanager
-def writing(dataset_uri: str, info: GraphInfo) -> Iterator[None]:
-    """Make room for the parts of a graph; only when all are written does it count as one."""
+def writing(dataset_uri: str, info: GraphInfo) -> Iterator[dict[str, int]]:
+    """Make room for the parts of a graph; only when all are written does it count as one.
+
+    What :func:`write_part` returns is to be put into the dict.
+    """
     folder = _folder(dataset_uri, info.num_neighbors)
     storage.make_folder(folder)
     storage.delete_file(storage.join(folder, "graph.json"))
-    yield
-    text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
+    checksums: dict[str, int] = {}
+    yield checksums
+    complete = dataclasses.replace(info, checksums=dict(sorted(checksums.items())))
+    text = json.dumps(dataclasses.asdict(complete), indent=1) + "\n"
     storage.write_bytes(storage.join(folder, "graph.json"), text.encode())
 
 
@@ -140,11 +146,14 @@ def part_ids(info: GraphInfo) -> Iterator[NDArray[np.int64]]:
 
 def write_part(
     dataset_uri: str, info: GraphInfo, part: int, ids_nK: NDArray[np.int32], squared_nK: NDArray[np.float32]
-) -> None:
-    """Write the neighbour ids and squared distances of one part."""
-    folder = _folder(dataset_uri, info.num_neighbors)
-    storage.write_bytes(_part_uri(folder, "ids", part), _npy(ids_nK))
-    storage.write_bytes(_part_uri(folder, "distances", part), _npy(squared_nK))
+) -> dict[str, int]:
+    """Write the neighbour ids and squared distances of one part; their checksums by the files' names."""
+    checksums = {}
+    for name, array in (("ids", ids_nK), ("distances", squared_nK)):
+        array, file = np.ascontiguousarray(array), _part_name(name, part)
+        storage.write_bytes(storage.join(_folder(dataset_uri, info.num_neighbors), file), _npy(array))
+        checksums[file] = crc32(array)
+    return checksums
 
 
 def require_graph(dataset_uri: str, k: int) -> GraphInfo:
@@ -222,7 +231,14 @@ def graph_folders(dataset_uri: str) -> list[str]:
 def read_part(folder: str, info: GraphInfo, part: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Neighbour ids and squared distances of one part of a graph, [n, K] each, as they are stored."""
     shape = len(info.rows_of(part)), info.num_neighbors
-    return _load(_part_uri(folder, "ids", part), shape), _load(_part_uri(folder, "distances", part), shape)
+    files = {name: _part_name(name, part) for name in _KINDS}
+    ids_nK, squared_nK = (_load(storage.join(folder, file), shape, _KINDS[name]) for name, file in files.items())
+    for file, array in zip(files.values(), (ids_nK, squared_nK), strict=True):
+        if info.checksums and info.checksums.get(file) != crc32(array):
+            wrong = impossible(ids_nK, squared_nK, info.rows_of(part).start, info.num_samples)
+            what = wrong[0] if wrong else "it does not have the checksum of graph.json"
+            raise DataError(f"{storage.join(folder, file)} is damaged: {what}")
+    return ids_nK, squared_nK
 
 
 def read_graph_info(folder: str) -> GraphInfo | None:
@@ -242,8 +258,8 @@ def _folder(dataset_uri: str, k: int) -> str:
     return storage.join(dataset_uri, f"graph-K{k}")
 
 
-def _part_uri(folder: str, name: str, part: int) -> str:
-    return storage.join(folder, f"{name}-{part:05d}.npy")
+def _part_name(name: str, part: int) -> str:
+    return f"{name}-{part:05d}.npy"
 
 
 def _npy(array: NDArray[Any]) -> bytes:
@@ -252,21 +268,14 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _load(uri: str, shape: tuple[int, int]) -> NDArray[Any]:
-    """A stored array of one shape; a local one is mapped, so that only the rows that are read cost memory."""
-    kind = _KINDS[uri.rpartition("/")[2].partition("-")[0]]
+def _load(uri: str, shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any]:
+    """A stored array of one shape; a local one is mapped, so that it costs no memory of its own."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": kind.str, "fortran_order": False, "shape": shape})
+    begin, size = head.tell(), head.tell() + shape[0] * shape[1] * kind.itemsize
     with storage.open_input(uri) as file:
-        size, head = file.size(), io.BytesIO(file.read(HEAD_BYTES))
-    try:
-        version = np.lib.format.read_magic(head)
-        found = np.lib.format.read_array_header_1_0(head) if version == (1, 0) else None
-    except ValueError as error:
-        raise DataError(f"{uri} is damaged: it is no array ({str(error)[:100]})") from error
-    if found != (shape, False, kind):
-        raise DataError(f"{uri} is damaged: it must be an array of {shape[0]} x {shape[1]} {kind}, got {found}")
-    begin = head.tell()
-    if size != begin + shape[0] * shape[1] * kind.itemsize:
-        raise DataError(f"{uri} is damaged: it has {size} bytes, not {begin + shape[0] * shape[1] * kind.itemsize}")
+        if file.size() != size or file.read(begin) != head.getvalue():
+            raise DataError(f"{uri} is damaged: it must be an array of {shape[0]} x {shape[1]} {kind}, of {size} bytes")
     if storage.is_remote(uri):
         return np.frombuffer(storage.read_bytes(uri), kind, offset=begin).reshape(shape)
     return np.memmap(storage.resolve(uri)[1], kind, mode="r", offset=begin, shape=shape)

@@ -131,9 +131,9 @@ def _write(dataset_uri: str, data: DatasetInfo, ids_NK: NDArray[np.int32], part_
         imported=True,
     )
     va_N2 = read_va(dataset_uri, 0, num_samples).astype(np.float64)
-    with writing(dataset_uri, info):
+    with writing(dataset_uri, info) as checksums:
         for part, ids_n in enumerate(part_ids(info)):
             ids_nK = ids_NK[ids_n]
             squared_nK = np.square(va_N2[ids_nK] - va_N2[ids_n, None]).sum(axis=2)
-            write_part(dataset_uri, info, part, ids_nK, squared_nK.astype(np.float32))
+            checksums |= write_part(dataset_uri, info, part, ids_nK, squared_nK.astype(np.float32))
     return info

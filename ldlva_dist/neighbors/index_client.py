@@ -107,8 +107,10 @@ class IndexClient:
     def write_graph(self, dataset_uri: str, info: GraphInfo) -> None:
         """Find all samples' neighbours and write them beside their data set, part by part."""
         parts = ((ids_n, partial(write_part, dataset_uri, info, part)) for part, ids_n in enumerate(part_ids(info)))
-        with writing(dataset_uri, info):
-            self._questions(self.facts).ask(parts, info.num_neighbors)
+        with writing(dataset_uri, info) as checksums:
+            written = self._questions(self.facts).ask(parts, info.num_neighbors)
+            for of_part in self._all(written, "for the checksums of a graph"):
+                checksums |= of_part
 
     def _prepare(self, num_samples: int, loads: Sequence[tuple[Load, Sequence[Any]]]) -> IndexFacts:
         """Build a version beside the one in use; whatever else the shards hold is freed first."""

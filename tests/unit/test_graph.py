@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -192,12 +193,15 @@ def test_a_data_set_without_valence_arousal_gets_no_graph(tmp_path):
 def test_graph_json_says_what_it_was_built_from(tmp_path):
     uri = write_dataset(tmp_path / "set", VA, num_train=50)
     build_graph(uri, k_max=6)
-    assert json.loads((tmp_path / "set" / "graph-K6" / "graph.json").read_text()) == {
+    folder = tmp_path / "set" / "graph-K6"
+    files = {name: np.load(folder / name) for name in ("distances-00000.npy", "ids-00000.npy")}
+    assert json.loads((folder / "graph.json").read_text()) == {
         "num_samples": 50,
         "num_neighbors": 6,
         "content_hash": "a",
         "part_rows": 262_144,
         "imported": False,
+        "checksums": {name: zlib.crc32(array.tobytes()) for name, array in files.items()},
         "format_version": 1,
     }
 

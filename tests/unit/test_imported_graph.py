@@ -1,5 +1,6 @@
 """The neighbours that the reference's CSV names, as a graph of the data set that was packed from it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_row_numbers_become_ids_in_the_order_of_the_lists(tmp_path: Path) -> Non
     uri = _dataset(tmp_path / "set", [f"x/{row}.jpg" for row in order])
     info = import_graph(uri, _chain(tmp_path), k_min=4, part_rows=2)
     assert (info.num_samples, info.num_neighbors) == (5, 4)
-    assert require_graph(uri, 4) == info
+    assert replace(require_graph(uri, 4), checksums={}) == info
     ids, squared = read_graph(uri, 0, 5, 4)
     expected = [[order.index((row + j) % 5) for j in range(1, 5)] for row in order]
     np.testing.assert_array_equal(ids, expected)

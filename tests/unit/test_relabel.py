@@ -1,6 +1,7 @@
 """Labels that a person corrected become a version; whatever does not belong to the data set is refused."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,16 @@ def write_dataset(folder: Path, **more: Any) -> str:
     va = dict.fromkeys(("valence", "arousal"), np.zeros(ROWS, np.float32))
     keys = {"key": [f"k{i}" for i in ids]}
     manifest.write_manifest(str(folder), pa.table({**columns, **keys, "label": LABELS, **va, "split": split, **more}))
-    nobody = SplitInfo(first_id=ROWS, rows=0)
+    nobody, digest = SplitInfo(first_id=ROWS, rows=0), contents.ContentHash(CLASSES, None)
+    for block in contents.read_blocks(str(folder)):
+        digest.update(block)
     info = DatasetInfo(
         name="toy",
         class_names=CLASSES,
         splits={"train": SplitInfo(first_id=0, rows=ROWS), "holdout": nobody, "test": nobody},
         shards=(),
         has_valence_arousal=True,
-        content_hash="0" * 64,
+        content_hash=digest.hexdigest(),
         class_counts={"train": (4, 4, 3), "holdout": (0, 0, 0), "test": (0, 0, 0)},
     )
     manifest.write_info(str(folder), info)
@@ -78,7 +81,7 @@ def test_the_marked_rows_get_the_proposed_labels_and_keep_the_given_ones_beside_
     assert column(version, "original_label") == LABELS.tolist()
     assert info.class_counts["train"] == tuple(np.bincount(labels).tolist())
     assert info.source == {"relabelled": 2, "relabelled_by": "marked.csv"}
-    assert (info.parent, info.change) == ("0" * 64, "2 labels corrected by hand")
+    assert (info.parent, info.change) == (read_info(dataset).content_hash, "2 labels corrected by hand")
     assert column(dataset, "label") == LABELS.tolist()
     assert "flipped" not in column_names(version)
 
@@ -144,3 +147,10 @@ def test_a_name_that_is_taken_is_refused(dataset: str, tmp_path: Path) -> None:
     apply(dataset, csv)
     with pytest.raises(SettingError, match="must be new, got one that exists"):
         apply(dataset, csv)
+
+
+def test_a_data_set_that_was_changed_by_hand_gets_no_version_that_looks_right(dataset: str, tmp_path: Path) -> None:
+    manifest.write_info(dataset, replace(read_info(dataset), content_hash="another"))
+    with pytest.raises(DataError, match=r"manifest does not have the content hash of dataset\.json"):
+        apply(dataset, marked(tmp_path, '2,k2,"sad, or so",calm,0.9'))
+    assert not list(Path(dataset, "versions").iterdir())

@@ -1,5 +1,6 @@
 """The cheap part of verify, which every training begins with: what is wrong is said, with the sample that has it."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ldlva_dist.config import DataConfig, LossConfig, NeighborConfig, RunConfig
 from ldlva_dist.data.manifest import read_columns, read_info, write_info
@@ -150,15 +153,68 @@ GRAPHS = [
 
 @pytest.mark.parametrize(("name", "value", "said"), GRAPHS)
 def test_a_graph_that_cannot_be_is_named(dataset: str, name: str, value: Any, said: str) -> None:
-    path = f"{dataset}/graph-K4/{name}-00001.npy"
-    array = np.load(path)
-    array[5, 1] = value
-    np.save(path, array)
+    _spoil(dataset, name, value)
+    assert f"graph-K4/{name}-00001.npy is damaged: {said}" in _said(dataset)
+    _before_there_were_checksums(dataset)
     assert f"graph-K4 is damaged: {said}" in _said(dataset)
     with pytest.raises(DataError, match=said):
         read_graph(dataset, 28, 5, 2)
     read_graph(dataset, 0, 25, 4)
     require_sound(dataset, read_info(dataset), k=1)
+
+
+def test_another_neighbour_than_was_written_is_seen(dataset: str) -> None:
+    _spoil(dataset, "ids", np.int32(29))
+    assert "ids-00001.npy is damaged: it does not have the checksum of graph.json" in _said(dataset)
+    _before_there_were_checksums(dataset)
+    require_sound(dataset, read_info(dataset), k=4)
+
+
+def _spoil(dataset: str, name: str, value: Any) -> None:
+    path = f"{dataset}/graph-K4/{name}-00001.npy"
+    array = np.load(path)
+    assert array[5, 1] != value
+    array[5, 1] = value
+    np.save(path, array)
+
+
+def _before_there_were_checksums(dataset: str) -> None:
+    path = Path(dataset, "graph-K4", "graph.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checksums": {}}))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((25, 4), np.int64),
+        np.zeros((25, 4), ">i4"),
+        np.zeros((24, 4), np.int32),
+        np.zeros(100, np.int32),
+        np.asfortranarray(np.zeros((25, 4), np.int32)),
+        np.array([{}], dtype=object),
+    ],
+)
+def test_a_part_of_another_form_is_named(dataset: str, array: Any) -> None:
+    np.save(f"{dataset}/graph-K4/ids-00000.npy", array, allow_pickle=True)
+    assert "ids-00000.npy is damaged: it must be an array of 25 x 4 int32" in _said(dataset)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 600), put=st.binary(max_size=6), cut=st.booleans())
+def test_changed_bytes_of_a_graph_are_an_error_of_ours_or_change_nothing(
+    dataset: str, at: int, put: bytes, cut: bool
+) -> None:
+    for name in ("ids-00000.npy", "distances-00002.npy"):
+        path = Path(dataset, "graph-K4", name)
+        whole, before = path.read_bytes(), read_graph(dataset, 0, TRAIN, 4)
+        path.write_bytes(whole[:at] + put + (b"" if cut else whole[at + len(put) :]))
+        try:
+            found = read_graph(dataset, 0, TRAIN, 4)
+        except DataError:
+            continue
+        finally:
+            path.write_bytes(whole)
+        np.testing.assert_array_equal(found, before)
 
 
 def test_a_run_and_its_plan_stop_at_rows_that_cannot_be(dataset: str) -> None:
