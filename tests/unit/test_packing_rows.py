@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from ldlva_dist.data.rows import Part
 from ldlva_dist.data.shards import key_apart, sanitise_key
 from ldlva_dist.data.sources.class_folders import ClassFoldersSource
 from ldlva_dist.data.sources.folder import FolderSource
+from ldlva_dist.data.sources.generic import ClassFolders
 from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.user_columns import Columns
-from ldlva_dist.errors import DataError
+from ldlva_dist.errors import DataError, SettingError
 from tests._packed import manifest, pack_here, rejected
 
 CLASSES = ("calm", "glad")
@@ -90,6 +92,23 @@ def test_different_files_are_different_rows_whatever_their_slugs(tmp_path: Path)
     assert set(_keys(tmp_path / "set")) == set(wanted.values())
     pack_here(replace(source, seed=7), tmp_path / "other", SETTINGS)
     assert set(_keys(tmp_path / "other")) == set(wanted.values())
+
+
+def test_a_noise_list_names_rows_whose_keys_meet_by_their_paths(tmp_path: Path) -> None:
+    source = ClassFoldersSource(folders={"train": _draw(tmp_path / "faces", _both("0.png", "0.jpg", "1.png"))})
+    (tmp_path / "noise.txt").write_text("calm/0.jpg glad\ncalm/1.png calm\nglad/0.jpg glad\n")
+    pack_here(source, tmp_path / "set", replace(SETTINGS, noise=f"list:{tmp_path / 'noise.txt'}"))
+    flipped = [row["key"] for row in manifest(tmp_path / "set") if row["flipped"]]
+    assert flipped == [key_apart("calm_0", "train/calm/0.jpg")]
+    (tmp_path / "noise.txt").write_text("calm_0 glad\n")
+    with pytest.raises(DataError, match="names 'calm_0', and 0 more, which are no rows of the data"):
+        pack_here(source, tmp_path / "none", replace(SETTINGS, noise=f"list:{tmp_path / 'noise.txt'}"))
+
+
+def test_a_root_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(SettingError, match=r"--validation and --test must be UTF-8 text, got b'.*caf\\xe9'"):
+        ClassFolders(output="x", train=_draw(root, ["calm/0.png"])).source()
 
 
 def test_two_roots_of_one_last_name_are_told_apart(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ldlva_dist.data.packing.columns import Columns
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.packing.survey import key_hash
 from ldlva_dist.data.rows import Partition
+from ldlva_dist.data.shards import key_apart, sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 
 TEST = SPLITS.index("test")
@@ -135,7 +136,7 @@ def _listed(uri: str, found: Columns, class_names: Sequence[str]) -> tuple[NDArr
     order = np.argsort(found.hash_N, kind="stable")
     sorted_N = found.hash_N[order]
     row_n = np.full(len(names), -1, dtype=np.int64)
-    candidates = [candidate_keys(name) for name in names]
+    candidates = [[*candidate_keys(name), *_keys_apart(name)] for name in names]
     for rank in range(max(len(keys) for keys in candidates)):
         hash_n = np.array([key_hash(keys[min(rank, len(keys) - 1)]) for keys in candidates], dtype=np.uint64)
         place_n = np.minimum(np.searchsorted(sorted_N, hash_n), len(sorted_N) - 1)
@@ -147,6 +148,11 @@ def _listed(uri: str, found: Columns, class_names: Sequence[str]) -> tuple[NDArr
             f"{uri} names {missing!r}, and {int((row_n < 0).sum()) - 1} more, which are no rows of the data"
         )
     return row_n, list_labels(uri, words, found.label_N[row_n], class_names)
+
+
+def _keys_apart(name: str) -> list[str]:
+    """The keys of a row of this name where keys meet, see ``keys.tell_apart``."""
+    return [key_apart(sanitise_key(name), f"{part}/{name}") for part in SPLITS]
 
 
 def _check_classes(counts: Mapping[str, tuple[int, ...]], class_names: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """What every kind of source is told on the command line."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +66,13 @@ class Common:
 
 
 def check_there(setting: str, uri: str) -> None:
-    """SettingError unless a file or folder is there."""
+    """SettingError unless a file or folder is there, and its name is text."""
+    check_text(setting, uri)
     if not storage.exists(uri):
         raise SettingError(f"{setting} must name what exists, got {uri!r}")
+
+
+def check_text(setting: str, uri: str) -> None:
+    """SettingError for a path with bytes that are no UTF-8: tables and messages could not name it."""
+    if os.fsencode(uri) != uri.encode(errors="replace"):
+        raise SettingError(f"{setting} must be UTF-8 text, got {os.fsencode(uri)!r}")

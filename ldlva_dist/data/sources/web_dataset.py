@@ -17,6 +17,7 @@ import numpy as np
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.sources.common import check_text
 from ldlva_dist.data.sources.listing import count_others, is_hidden, names_in
 from ldlva_dist.data.sources.samples import Fields, Sample, read_samples
 from ldlva_dist.errors import DataError, SettingError
@@ -87,6 +88,8 @@ def tars_of(uris: Sequence[str]) -> Iterator[str]:
         tars = [tar for tar in tars if tar.endswith(".tar") and not is_hidden(posixpath.basename(tar))]
         if not tars or not storage.exists(uri):
             raise SettingError(f"--train, --validation and --test must name tars or folders of tars, got {uri!r}")
+        for tar in tars:
+            check_text("--train, --validation and --test", tar)
         yield from tars
 
 
