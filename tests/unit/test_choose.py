@@ -31,6 +31,8 @@ def _columns(*rows: int) -> tuple[Columns, list[str]]:
         flipped_N=None,
         code_N=np.full(len(keys), -1, dtype=np.int32),
         reasons=[],
+        labels={},
+        unknown={},
         optional=(),
     )
     return columns, keys
