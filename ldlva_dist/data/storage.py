@@ -5,16 +5,13 @@ clear sentence: DataError for what is missing or damaged, SettingError for a buc
 user can correct, ClusterError for a disk or store that failed.
 """
 
-import errno
 import io
 import os
 import re
 import shutil
-import stat
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -22,22 +19,13 @@ import pyarrow as pa
 from isal import isal_zlib
 from pyarrow import fs
 
-from ldlva_dist.data import s3
+from ldlva_dist.data import plain_files, s3
 from ldlva_dist.data.s3.files import S3Files, open_object
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 
 COPY_BYTES = 8 << 20
 UNFINISHED = ".part"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_NO_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EAGAIN}
-"""What a disk says where no file can be read: ELOOP of a link to itself, ENXIO of a socket, EAGAIN of /proc/kmsg."""
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 T = TypeVar("T")
 
 
@@ -82,7 +70,7 @@ def list_folder(uri: str) -> list[str]:
 def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """A whole file, or no more than its first ``limit`` bytes, whatever it says of its size."""
     if not is_remote(uri):
-        return _local(uri, lambda path: _read_start(path, sys.maxsize if limit is None else limit))
+        return _local(uri, lambda path: plain_files.read_start(path, limit))
     is_longer = limit is not None and s3.size_of(uri) > limit
     return s3.read(uri, 0, limit) if is_longer else s3.read(uri)
 
@@ -93,7 +81,7 @@ def read_range(uri: str, offset: int, size: int) -> bytes:
         raise DataError(f"{uri} cannot have {size} bytes at byte {offset}")
     if is_remote(uri):
         return s3.read(uri, offset, size)
-    data = _local(uri, lambda path: _read(path, offset, size))
+    data = _local(uri, lambda path: plain_files.read_range(path, offset, size))
     if len(data) != size:
         raise DataError(f"{uri} ends early: wanted {size} bytes at {offset}, got {len(data)}")
     return data
@@ -103,7 +91,7 @@ def open_input(uri: str) -> pa.NativeFile:
     """A file opened for random access."""
     if is_remote(uri):
         return pa.PythonFile(open_object(uri), mode="r")
-    return _local(uri, _open_native)
+    return _local(uri, plain_files.open_native)
 
 
 def stamp(uri: str) -> str:
@@ -211,7 +199,7 @@ def disk_of(uri: str) -> tuple[int, int] | None:
 def nearest_folder(uri: str) -> str:
     """The path of a local folder, or of the nearest one above it that exists."""
     path = Path(resolve(uri)[1])
-    return str(next(place for place in (path, *path.parents) if place.exists()))
+    return str(next(place for place in (path, *path.parents) if os.path.exists(place)))
 
 
 def _local(uri: str, action: Callable[[str], T]) -> T:
@@ -219,46 +207,9 @@ def _local(uri: str, action: Callable[[str], T]) -> T:
     try:
         return action(resolve(uri)[1])
     except OSError as error:
-        if error.errno in _NO_FILE:
+        if error.errno in plain_files.NO_FILE:
             raise DataError(f"there is no file {uri}") from error
         raise ClusterError(f"the store failed at {uri}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _plain_file(path: str) -> Iterator[tuple[int, int]]:
-    """Descriptor and size of a file; what is no plain file is refused at once, where a pipe would wait for a writer."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        yield file, _plain_size(path, os.fstat(file))
-    finally:
-        os.close(file)
-
-
-def _open_native(path: str) -> pa.NativeFile:
-    _plain_size(path, os.stat(path))
-    return pa.OSFile(path)
-
-
-def _plain_size(path: str, found: os.stat_result) -> int:
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path} is no plain file but {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}")
-    return found.st_size
-
-
-def _read_start(path: str, limit: int) -> bytes:
-    """As many bytes as there really are: files of /proc and /sys say that they have none."""
-    with _plain_file(path) as (file, size):
-        pieces, wanted = [], size + 1
-        while limit and (piece := os.read(file, min(wanted, limit))):
-            pieces.append(piece)
-            wanted, limit = COPY_BYTES, limit - len(piece)
-        return b"".join(pieces)
-
-
-def _read(path: str, offset: int, size: int) -> bytes:
-    """Those of the wanted bytes that are there; memory is taken for no others."""
-    with _plain_file(path) as (file, there):
-        return os.pread(file, max(0, min(size, there - offset)), offset)
 
 
 def _stamp(path: str) -> str:
