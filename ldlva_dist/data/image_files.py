@@ -27,6 +27,7 @@ MAX_SIDE = 10_000
 file of 2 kB can claim any."""
 DARKEST = 16
 """Of 255: a picture of 16 bits a channel that gives no more would be black, for 8 or 12 bits were written as 16."""
+EXIF, EXIF_SHORT = b"Exif\0\0", 3
 WHITE_IS_ZERO, UNSIGNED = 0, frozenset({1, 4})
 """Of TIFF's tags; 4 is numbers of no stated kind."""
 BAD_IMAGE = "the image cannot be decoded"
@@ -85,16 +86,27 @@ def read_pixels(data: bytes | memoryview, channels: int) -> NDArray[np.uint8]:
         if is_deep and pixels.max() <= DARKEST:
             raise ImageError(DARK_IMAGE)
         pixels = pixels.reshape(*pixels.shape[:2], channels)
-        return upright(~pixels if is_negative else pixels, _orientation(picture))
+        # TIFFs have none here: Pillow turns them itself.
+        return upright(~pixels if is_negative else pixels, exif_orientation(picture.info.get("exif", b"")))
 
 
-def stored_orientation(data: bytes | memoryview) -> int:
-    """How a file's tag says that its pixels lie: EXIF's 1 (upright) to 8; 1 where no tag can be read."""
+def exif_orientation(exif: bytes | memoryview) -> int:
+    """How EXIF says that pixels lie: 1 (upright) to 8; 1 where it does not say or is damaged, as viewers take it.
+
+    Read here, because Pillow takes a third of the time in which a JPEG of 112 x 112 pixels is decoded.
+    """
+    exif = exif[len(EXIF) :] if exif[: len(EXIF)] == EXIF else exif
+    order = ">" if exif[:2] == b"MM" else "<"
     try:
-        with open_image(data) as picture:
-            return _orientation(picture)
-    except ImageError:
-        return 1
+        (place,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, place)
+        for entry in range(place + 2, place + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == Base.Orientation:
+                return value if kind == EXIF_SHORT and value in range(1, 9) else 1
+    except struct.error:
+        pass
+    return 1
 
 
 def upright(image_HWc: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -104,15 +116,6 @@ def upright(image_HWc: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
     columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
     return np.ascontiguousarray(image_HWc[rows, columns])
-
-
-def _orientation(picture: Image.Image) -> int:
-    """Of a picture as it is now: Pillow turns TIFFs itself when it loads them, and forgets their tag."""
-    try:
-        found = picture.getexif().get(Base.Orientation)
-    except _RAISED:  # a damaged tag says nothing; every viewer shows such pictures as they are stored
-        return 1
-    return next((known for known in range(2, 9) if known == found), 1)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldlva_dist.data.image_files import BAD_IMAGE, ImageError, check_size, read_pixels, stored_orientation, upright
+from ldlva_dist.data.image_files import BAD_IMAGE, EXIF, ImageError, check_size, exif_orientation, read_pixels, upright
 
 _SOI, _APP1, _SOS, _FILL = b"\xff\xd8", 0xFFE1, 0xFFDA, 0xFFFF
 _SEGMENT = struct.Struct(">HH")
@@ -50,20 +50,22 @@ def decode(data: bytes | memoryview, channels: int, min_side: int = 0) -> NDArra
         if str(error).startswith(_UNKNOWN_TO_SIMPLEJPEG):
             return read_pixels(data, channels)
         raise ImageError(BAD_IMAGE, error) from error
-    return upright(pixels, stored_orientation(data)) if _has_app1(data) else pixels
+    return upright(pixels, exif_orientation(exif)) if (exif := _exif_of(data)) else pixels
 
 
-def _has_app1(jpeg: bytes | memoryview) -> bool:
-    """Whether the header has a segment of the kind that EXIF stands in: 2 % of decoding 112 x 112 pixels."""
+def _exif_of(jpeg: bytes | memoryview) -> bytes | memoryview:
+    """What the header's segment of EXIF holds, if there is one: 2 % of the time to decode 112 x 112 pixels."""
     place = len(_SOI)
     try:
         while True:
             marker, size = _SEGMENT.unpack_from(jpeg, place)
-            if marker in (_APP1, _SOS):
-                return marker == _APP1
-            place += 1 if marker == _FILL else len(_SOI) + size
+            if marker == _SOS:
+                return b""
+            if marker == _APP1 and jpeg[place + 4 : place + 4 + len(EXIF)] == EXIF:
+                return jpeg[place + 4 : place + 2 + size]
+            place += 1 if marker == _FILL else 2 + size
     except struct.error:
-        return False
+        return b""
 
 
 def encode_square(image_HWc: NDArray[np.uint8], size: int) -> bytes:
