@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_va
-from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.shards import key_apart, sanitise_key
 from ldlva_dist.data.user_columns import Columns, columns_present, find_columns, read_csv
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.neighbors.graph import K_MAX, PART_ROWS, GraphInfo, part_ids, write_part, writing
@@ -55,7 +55,10 @@ def import_graph(
         present = columns_present(table.column_names)
         raise SettingError(f"--column must be a column of {table_uri}, got {column!r}; {present}")
     keys_N = read_columns(dataset_uri, ("key",), rows=data.num_train)["key"]
-    id_R = _ids([sanitise_key(key_prefix + name) for name in table[path].to_pylist()], keys_N)
+    names = [key_prefix + name for name in table[path].to_pylist()]
+    id_R = _ids([sanitise_key(name) for name in names], keys_N)
+    apart_R = _ids([key_apart(sanitise_key(name), f"train/{name.removeprefix(key_prefix)}") for name in names], keys_N)
+    id_R = np.where(id_R < 0, apart_R, id_R)
     lists = _lists(table[column], table_uri)
     ids_NK = _neighbors(lists, id_R, keys_N, k_min=k_min, table_uri=table_uri)
     return _write(dataset_uri, data, ids_NK, part_rows)

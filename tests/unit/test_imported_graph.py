@@ -1,17 +1,23 @@
 """The neighbours that the reference's CSV names, as a graph of the data set that was packed from it."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from ldlva_dist.data import manifest
+from ldlva_dist.data.packing.settings import PackSettings
+from ldlva_dist.data.shards import key_apart
+from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.neighbors.graph import read_graph, require_graph
 from ldlva_dist.neighbors.imported import import_graph
 from ldlva_dist.neighbors.verify import check_part
+from tests._packed import pack_here
 
 VA = np.array([[0, 0], [0.1, 0], [0, 0.2], [-0.3, 0], [0.4, 0.4]], dtype=np.float32)
 
@@ -69,6 +75,24 @@ def test_row_numbers_become_ids_in_the_order_of_the_lists(tmp_path: Path) -> Non
     expected = [[order.index((row + j) % 5) for j in range(1, 5)] for row in order]
     np.testing.assert_array_equal(ids, expected)
     np.testing.assert_allclose(squared, np.square(VA[ids] - VA[:, None]).sum(axis=2), rtol=1e-5)
+
+
+def test_rows_whose_keys_meet_are_found_by_their_paths(tmp_path: Path) -> None:
+    names = ["a.png", "a.jpg", "b.png"]
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "PNG")
+    for name in names:
+        (tmp_path / name).write_bytes(buffer.getvalue())
+    header = "subDirectory_filePath,expression,valence,arousal,knn"
+    lines = [f"{name},{'xy'[i % 2]},0.{i},0,{(i + 1) % 3};{(i + 2) % 3}" for i, name in enumerate(names)]
+    (tmp_path / "train.csv").write_text("\n".join([header, *lines]))
+    source = FolderSource(tables={"train": str(tmp_path / "train.csv")}, images={"train": str(tmp_path)})
+    pack_here(source, tmp_path / "set", PackSettings(name="set", class_names=("x", "y"), holdout=0.0))
+    import_graph(str(tmp_path / "set"), str(tmp_path / "train.csv"), k_min=2)
+    keys = manifest.read_columns(str(tmp_path / "set"), ["key"])["key"].to_pylist()
+    order = [keys.index(key_apart("a", f"train/{name}")) for name in names[:2]] + [keys.index("b")]
+    ids = read_graph(str(tmp_path / "set"), 0, 3, 2)[0]
+    assert [ids[order[i]].tolist() for i in range(3)] == [[order[(i + 1) % 3], order[(i + 2) % 3]] for i in range(3)]
 
 
 def test_a_graph_in_the_order_of_the_table_is_no_finding(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ldlva_dist.data.sources.class_folders import ClassFoldersSource
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.generic import ClassFolders
 from ldlva_dist.data.sources.parquet import ParquetSource
+from ldlva_dist.data.sources.web_dataset import WebDatasetSource
 from ldlva_dist.data.user_columns import Columns
 from ldlva_dist.errors import DataError, SettingError
 from tests._packed import manifest, pack_here, rejected
@@ -187,11 +188,26 @@ def test_keys_do_not_depend_on_the_order_of_the_tasks(tmp_path: Path) -> None:
     assert len(_keys(tmp_path / "one")) == 3 * len(MEETING)
 
 
-def test_a_table_listed_twice_is_packed_once(tmp_path: Path) -> None:
+def test_a_file_of_two_parts_is_refused(tmp_path: Path) -> None:
     file = _parquet(tmp_path / "x.parquet", ["0.png", "1.png"])
-    source = ParquetSource(files={"train": (file, file)}, key="name")
+    os.symlink(file, tmp_path / "link.parquet")
+    twice: dict[Part, tuple[str, ...]] = {"train": (file, file)}
+    linked: dict[Part, tuple[str, ...]] = {"train": (file,), "test": (str(tmp_path / "link.parquet"),)}
+    for files in (twice, linked):
+        with pytest.raises(SettingError, match=r"must name each file once, got '.*\.parquet' again"):
+            ParquetSource(files=files, key="name").partitions()
+    with pytest.raises(SettingError, match="must name each file once"):
+        WebDatasetSource(tars={"train": ("a.tar", "./a.tar")}).partitions()
+
+
+def test_a_name_that_stands_twice_in_a_table_is_one_row(tmp_path: Path) -> None:
+    source = ParquetSource(
+        files={"train": (_parquet(tmp_path / "x.parquet", ["0.png", "1.png", "0.png"]),)}, key="name"
+    )
     order = pack_here(source, tmp_path / "set", replace(SETTINGS, max_rejected=0.6))
-    assert (order.splits, order.reasons) == ([2, 0, 0], {"the row stands twice": 2})
+    assert (order.splits, order.reasons) == ([2, 0, 0], {"the row stands twice": 1})
+    (row,) = rejected(tmp_path / "set")
+    assert row["reason"] == f"the row stands twice: first as '0.png' in row 0 of {tmp_path / 'x.parquet'}"
 
 
 def _lost(tmp_path: Path, part: Part) -> None:

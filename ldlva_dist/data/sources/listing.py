@@ -4,7 +4,7 @@ import os
 import posixpath
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ldlva_dist.data import storage
-from ldlva_dist.errors import ClusterError, DataError
+from ldlva_dist.errors import ClusterError, DataError, SettingError
 
 EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "webp", "gif", "tif", "tiff", "avif")
 EXTENSIONS += ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm")
@@ -79,6 +79,16 @@ def is_hidden(name: str) -> bool:
 def count_others(names: Sequence[str]) -> str:
     """How many of some names have which extension: ``.txt 10, .gz 2``."""
     return _counted(Counter(map(_extension, names)))
+
+
+def refuse_repeated(uris: Iterable[str]) -> None:
+    """SettingError where two of the files that a user names are one."""
+    known: set[str] = set()
+    for uri in uris:
+        real = uri if storage.is_remote(uri) else os.path.realpath(uri)
+        if real in known:
+            raise SettingError(f"--train, --validation and --test must name each file once, got {uri!r} again")
+        known.add(real)
 
 
 def names_in(uri: str, uris: Sequence[str], names: Sequence[object]) -> list[str]:

@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.listing import names_in
+from ldlva_dist.data.sources.listing import names_in, refuse_repeated
 from ldlva_dist.data.sources.row_groups import group_rows, read_stretch, stretches
 from ldlva_dist.data.sources.tables import refuse_empty
 from ldlva_dist.data.user_columns import (
@@ -57,6 +58,7 @@ class ParquetSource:
     def partitions(self) -> list[Partition]:
         """Stretches of at most ``PARTITION_ROWS`` rows of one file, by its row groups."""
         self._check_filters()
+        refuse_repeated(chain.from_iterable(self.files.values()))
         found: list[Partition] = []
         for part, uris in self.files.items():
             first = 0

@@ -10,6 +10,7 @@ its size in memory.
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.common import check_text
-from ldlva_dist.data.sources.listing import count_others, is_hidden, names_in
+from ldlva_dist.data.sources.listing import count_others, is_hidden, names_in, refuse_repeated
 from ldlva_dist.data.sources.samples import Fields, Sample, read_samples
 from ldlva_dist.errors import DataError, SettingError
 
@@ -44,6 +45,7 @@ class WebDatasetSource:
     def partitions(self) -> list[Partition]:
         """The tars; how many rows they hold, only reading tells."""
         parts = self.tars.items()
+        refuse_repeated(chain.from_iterable(self.tars.values()))
         return [Partition(part=part, first=0, rows=0, place=uri) for part, uris in parts for uri in uris]
 
     def read(self, partition: Partition) -> Iterator[Rows]:
