@@ -7,11 +7,12 @@ Needs the extra [serve]. Listens on this machine only unless --host says otherwi
 password, so put what does (an ingress, a proxy) before it. Ctrl-C ends it. On Kubernetes: cluster/rayservice.yaml.
 """
 
+import os
 import sys
-import threading
 from concurrent import futures
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from socket import socket
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -19,6 +20,7 @@ from tyro.conf import OmitArgPrefixes
 from ldlva_dist import placement
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.inference.face_model import FaceModel
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.reporting.console import say
 from ldlva_dist.terminal import print_error, run_job
@@ -26,15 +28,18 @@ from ldlva_dist.terminal import print_error, run_job
 try:
     from ray import serve
     from ray.serve.exceptions import RayServeException
+    from ray.serve.handle import DeploymentHandle
 
-    from ldlva_dist.inference.endpoint import HEALTH, ROUTE, ServeSettings
-    from ldlva_dist.inference.service import app, check_fits
+    from ldlva_dist.inference.endpoint import HEALTH, ROUTE, Endpoint, ServeSettings
+    from ldlva_dist.inference.server import Server, listener
+    from ldlva_dist.inference.service import app, asking, check_fits
 except ImportError as error:
     print_error(f"cluster/serve.py needs {error.name}: pip install '.[serve]'")
     sys.exit(SettingError.exit_code)
 
-REQUEST_TIMEOUT_S = 60.0
 APPLICATION = "ldlva"
+ANSWER_GRACE_S = 2.0
+"""Of service.SHUTDOWN_GRACE_S, for answers; the rest is for Serve's own end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +61,49 @@ class Arguments:
 def main() -> None:
     """Parse, connect, serve until interrupted."""
     arguments = tyro.cli(Arguments, description=__doc__)
-    settings = arguments.settings
-    model = storage.absolute(settings.model)
-    read_model(model)  # what is wrong with it is said before a cluster starts
-    placement.connect()
-    check_fits(settings)
-    serve_until_interrupted(arguments, {**asdict(settings), "model": model})
+    settings = replace(arguments.settings, model=storage.absolute(arguments.settings.model))
+    model = read_model(settings.model).build()  # what is wrong with it is said before a cluster starts
+    with closing(listener(arguments.host, arguments.port)) as socket:
+        placement.connect()
+        check_fits(settings)
+        serve_until_interrupted(arguments, settings, model, socket)
 
 
-def serve_until_interrupted(arguments: Arguments, args: dict[str, object]) -> None:
-    """Start the proxy and the replicas, say where, wait for Ctrl-C or SIGTERM, end them."""
-    options = {"host": arguments.host, "port": arguments.port, "request_timeout_s": REQUEST_TIMEOUT_S}
+def serve_until_interrupted(arguments: Arguments, settings: ServeSettings, model: FaceModel, socket: socket) -> None:
+    """Start the replicas, answer requests until a Ctrl-C or SIGTERM, end them.
+
+    Requests are read and images decoded here; the replicas compute.
+    """
     try:
-        serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})
-        _deploy(args, arguments.start_limit_s)
-        address = f"http://{arguments.host}:{arguments.port}"
-        say(f"serving {args['model']}: POST {address}{ROUTE}, GET {address}{HEALTH}; Ctrl-C ends it")
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+        handle = _deploy(asdict(settings), arguments.start_limit_s)
+        together = replace(
+            settings,
+            max_requests=settings.replicas * settings.max_requests,
+            cpus_per_replica=min(os.cpu_count() or 1, settings.replicas * settings.cpus_per_replica),
+        )
+        address = f"http://{arguments.host}:{socket.getsockname()[1]}"
+        line = f"serving {settings.model}: POST {address}{ROUTE}, GET {address}{HEALTH}; Ctrl-C ends it"
+        server = Server(Endpoint(together, model, asking(handle)), ANSWER_GRACE_S, lambda: say(line))
         with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+            server.run([socket])
     except (RayServeException, RuntimeError, TimeoutError) as error:
         raise ClusterError(f"the endpoint did not start: {error}") from error
     finally:
         serve.shutdown()
 
 
-def _deploy(args: dict[str, object], limit_s: float) -> None:
+def _deploy(args: dict[str, object], limit_s: float) -> DeploymentHandle:
     """Wait until all replicas answer. ``serve.run`` knows no limit: a thread waits in it, until Serve is shut down."""
     say(f"starting, replicas: {args['replicas']}")
     pool = futures.ThreadPoolExecutor(max_workers=1)
-    running = pool.submit(serve.run, app(args), name=APPLICATION, route_prefix="/")
+    running = pool.submit(serve.run, app(args), name=APPLICATION, route_prefix=None)
     if not futures.wait([running], timeout=limit_s).done:
         raise ClusterError(
             f"the replicas did not answer within --start-limit-s {limit_s:g}: does other work hold the cluster's CPUs "
             "or GPUs (ray status), or does the model take longer to load?"
         )
-    running.result()
+    return running.result()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 Answers: 200; 400 for a damaged image; 404 and 405 for another path or method; 408 for a body that comes too slowly;
 413 for too many bytes or pixels, or a side that is too long; 415 for another format; 503 with Retry-After while too
-many requests are being answered. Errors are ``{"error": SENTENCE}``. GET /health says what is served.
+many requests are being answered, the network cannot be asked, or the endpoint ends. Errors are ``{"error": SENTENCE}``.
+GET /health says what is served, however many requests wait.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +19,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ldlva_dist.data.image_files import HUGE_IMAGE, ImageError, open_image
-from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.inference.face_model import FaceModel
 
 FORMATS = ("JPEG", "PNG")
 ROUTE, HEALTH = "/predict", "/health"
-Forward = Callable[[NDArray[np.uint8]], Awaitable[tuple[NDArray[np.float32], float]]]
-"""A prepared image to its probabilities [C] and their entropy."""
+ANSWER_LIMIT_S = 60.0
+"""How long the network may take for an image, with all that wait before it."""
+Forward = Callable[[NDArray[np.uint8]], Awaitable[tuple[NDArray[np.float32], float, int]]]
+"""A prepared image to its probabilities [C], their entropy, and how many images were computed together with it.
+
+A ClusterError where the network cannot be asked."""
+CLOSING = "the endpoint is being shut down; try again later"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +85,17 @@ class Endpoint:
         """``model`` prepares images and describes itself; ``forward`` computes."""
         self._settings, self._model, self._forward = settings, model, forward
         self._decoder = ThreadPoolExecutor(max_workers=max(1, int(settings.cpus_per_replica)))
-        self._open = 0
-        self.images = self.batches = 0
+        self._clocks: set[asyncio.Timeout] = set()
+        self._open, self._is_closing = 0, False
+        self.images, self.batches = 0, 0.0
+        """Answered; each image counts for its share of the batch it was in."""
+
+    def close(self, grace_s: float) -> None:
+        """Refuse new images, and those that are not answered within ``grace_s``; called in the event loop."""
+        self._is_closing, last = True, asyncio.get_running_loop().time() + grace_s
+        for clock in self._clocks:
+            when = clock.when()
+            clock.reschedule(last if when is None else min(when, last))
 
     async def __call__(self, request: Request) -> JSONResponse:
         """Answer one request."""
@@ -91,13 +107,15 @@ class Endpoint:
 
     async def _answer(self, request: Request) -> Mapping[str, Any]:
         path, facts = request.url.path, self._model.description
-        if path == HEALTH and request.method == "GET":
+        if path == HEALTH and request.method in ("GET", "HEAD"):
             about = {"model": facts.name, "classes": list(facts.class_names), "data": dict(facts.data)}
-            return {"status": "ok", **about, "images": self.images, "batches": self.batches}
+            return {"status": "ok", **about, "images": self.images, "batches": round(self.batches)}
         if path not in (ROUTE, HEALTH):
             raise Refused(404, f"there is no {path}: POST an image to {ROUTE}, or GET {HEALTH}")
         if path != ROUTE or request.method != "POST":
             raise Refused(405, f"{path} does not take {request.method}")
+        if self._is_closing:
+            raise Refused(503, CLOSING)
         if self._open >= self._settings.max_requests:
             raise Refused(503, f"{self._open} requests are being answered, which is the limit; try again later")
         self._open += 1
@@ -108,9 +126,16 @@ class Endpoint:
 
     async def _predict(self, request: Request) -> Mapping[str, Any]:
         body = await self._body(request)
-        image = await asyncio.get_running_loop().run_in_executor(self._decoder, self._decode, body)
-        probs_C, entropy = await self._forward(image)
+        async with self._within(
+            ANSWER_LIMIT_S, Refused(503, f"the network did not answer within {ANSWER_LIMIT_S:g} s")
+        ):
+            image = await asyncio.get_running_loop().run_in_executor(self._decoder, self._decode, body)
+            try:
+                probs_C, entropy, together = await self._forward(image)
+            except ClusterError as error:
+                raise Refused(503, str(error)) from error
         self.images += 1
+        self.batches += 1 / together
         names = self._model.description.class_names
         return {
             "class": names[int(probs_C.argmax())],
@@ -125,17 +150,29 @@ class Endpoint:
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > limit:
             raise too_large
+        seconds = self._settings.body_timeout_s
         try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
+            async with self._within(seconds, Refused(408, f"the image did not arrive within {seconds:g} s")):
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > limit:
                         raise too_large
-        except TimeoutError as error:
-            raise Refused(408, f"the image did not arrive within {self._settings.body_timeout_s:g} s") from error
         except ClientDisconnect as error:
             raise Refused(400, "the image ended early") from error
         return bytes(body)
+
+    @asynccontextmanager
+    async def _within(self, seconds: float, late: Refused) -> AsyncIterator[None]:
+        """Raise ``late`` if what is inside takes longer, or another refusal if the endpoint ends before."""
+        try:
+            async with asyncio.timeout(seconds) as clock:
+                self._clocks.add(clock)
+                try:
+                    yield
+                finally:
+                    self._clocks.discard(clock)
+        except TimeoutError as error:
+            raise (Refused(503, CLOSING) if self._is_closing else late) from error
 
     def _decode(self, body: bytes) -> NDArray[np.uint8]:
         """[s, s, c]; the header is looked at before a pixel is unpacked."""

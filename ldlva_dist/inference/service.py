@@ -10,17 +10,22 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ldlva_dist import placement
-from ldlva_dist.errors import SettingError
-from ldlva_dist.inference.endpoint import Endpoint, ServeSettings
+from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.inference.endpoint import Endpoint, Forward, ServeSettings
 from ldlva_dist.inference.trained import read_model
 
 SHUTDOWN_GRACE_S = 5.0
 """For requests that a replica still answers when it is taken away; Serve waits as long for one that never started."""
+REFUSED_AT_ONCE = 1024
+"""Requests that a replica takes beyond its limit, to refuse them itself, and to say that it is well all the same."""
 
 
 class Replica:
@@ -41,11 +46,23 @@ class Replica:
         return await self._endpoint(request)
 
     @serve.batch
-    async def forward(self, images: list[NDArray[np.uint8]]) -> list[tuple[NDArray[np.float32], float]]:
-        """What the network says of each image; one batch at a time."""
-        self._endpoint.batches += 1
+    async def forward(self, images: list[NDArray[np.uint8]]) -> list[tuple[NDArray[np.float32], float, int]]:
+        """What the network says of each image, and how many there were; one batch at a time."""
         answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._model, np.stack(images))
-        return list(zip(answers.probs_nC, answers.entropy_n.tolist(), strict=True))
+        together = [len(images)] * len(images)
+        return list(zip(answers.probs_nC, answers.entropy_n.tolist(), together, strict=True))
+
+
+def asking(handle: DeploymentHandle) -> Forward:
+    """Ask the replicas for an image; a ClusterError where none of them answers."""
+
+    async def forward(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float, int]:
+        try:
+            return await handle.forward.remote(image)
+        except (RayError, RayServeException) as error:
+            raise ClusterError("the network cannot be asked at the moment; try again later") from error
+
+    return forward
 
 
 def check_fits(settings: ServeSettings) -> None:
@@ -68,7 +85,7 @@ def check_fits(settings: ServeSettings) -> None:
 def app(args: Mapping[str, Any]) -> Application:
     """The application, for ``serve.run`` and for a Serve config file; ``args`` are fields of :class:`ServeSettings`.
 
-    A replica refuses what is beyond its limit. Serve sends it up to twice as much, holds back as much again, and
+    A replica refuses what is beyond its limit. Serve sends it REFUSED_AT_ONCE more, holds back as much again, and
     answers 503 itself to what comes then.
     """
     try:
@@ -79,9 +96,10 @@ def app(args: Mapping[str, Any]) -> Application:
         name="faces",
         num_replicas=settings.replicas,
         ray_actor_options=placement.replica(cpus=settings.cpus_per_replica, gpus=settings.gpus_per_replica),
-        max_ongoing_requests=2 * settings.max_requests,
-        max_queued_requests=2 * settings.max_requests,
+        max_ongoing_requests=settings.max_requests + REFUSED_AT_ONCE,
+        max_queued_requests=settings.max_requests + REFUSED_AT_ONCE,
         max_constructor_retry_count=3,
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
+        graceful_shutdown_wait_loop_s=0.1,
     )
     return deployment(Replica).bind(settings)

@@ -23,7 +23,7 @@ from ldlva_dist.data.transforms import encode
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.endpoint import ServeSettings
 from ldlva_dist.inference.export import real_images
-from ldlva_dist.inference.service import check_fits
+from ldlva_dist.inference.service import SHUTDOWN_GRACE_S, check_fits
 from ldlva_dist.inference.trained import read_model
 from tests._runs import untrained_run
 
@@ -33,9 +33,9 @@ LIMIT_S = 180.0
 
 @dataclass(frozen=True)
 class Server:
-    process: subprocess.Popen[str]
     port: int
     log: Path
+    process: subprocess.Popen[str] | None = None
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -63,7 +63,7 @@ def server(run: str, root: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with open(log, "w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
-    found = Server(process, port, log)
+    found = Server(port, log, process)
     try:
         end = time.monotonic() + LIMIT_S
         while "serving" not in log.read_text():
@@ -106,9 +106,21 @@ def test_it_listens_on_this_machine_only(server: Server) -> None:
     assert hosts == {"0100007F"}
 
 
-def test_a_sigterm_ends_it(server: Server) -> None:
-    server.process.send_signal(signal.SIGTERM)
+def test_a_sigterm_refuses_a_body_that_is_coming_and_ends_it(server: Server) -> None:
+    assert server.process is not None
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        time.sleep(0.3)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        response = http.client.HTTPResponse(slow)
+        response.begin()
+        assert response.status == 503
+        assert json.loads(response.read()) == {"error": "the endpoint is being shut down; try again later"}
+        answered_s = time.monotonic() - began
     assert server.process.wait(timeout=LIMIT_S) == 0, server.log.read_text()
+    assert answered_s < SHUTDOWN_GRACE_S
+    assert time.monotonic() - began < 3 * SHUTDOWN_GRACE_S  # 5 s on a machine of its own
     with pytest.raises(ConnectionRefusedError):
         server.ask("GET", "/health")
 

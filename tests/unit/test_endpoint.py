@@ -77,9 +77,9 @@ def endpoint(run: str, **settings: Any) -> Endpoint:
     """An endpoint whose network computes image by image."""
     model = read_model(run).build()
 
-    async def forward(image: np.ndarray) -> tuple[np.ndarray, float]:
+    async def forward(image: np.ndarray) -> tuple[np.ndarray, float, int]:
         answers = model(image[None])
-        return answers.probs_nC[0], float(answers.entropy_n[0])
+        return answers.probs_nC[0], float(answers.entropy_n[0]), 1
 
     return Endpoint(ServeSettings(model=run, **settings), model, forward)
 
