@@ -268,7 +268,7 @@ def test_a_folder_of_tars_stands_for_its_tars(tmp_path: Path) -> None:
     source = command.source()
     assert command.notes() == [f"passed over: 1 files (.txt 1) in {tmp_path}"]
     assert [Path(piece.place).name for piece in source.partitions()] == ["a.tar", "b.tar"]
-    for place in ("none.tar", "none"):
+    for place in ("none.tar", "none", "notes.txt"):
         with pytest.raises(SettingError, match="must name tars or folders of tars"):
             WebDataset(output="x", train=(str(tmp_path / place),)).source()
     with pytest.raises(SettingError, match="--valence-field and --arousal-field must both be given"):

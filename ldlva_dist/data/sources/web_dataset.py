@@ -7,6 +7,7 @@ a hole, or with names that hide samples) ends the packing. Rows keep the tars' o
 its size in memory.
 """
 
+import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ class WebDatasetSource:
 def tars_of(uris: Sequence[str]) -> Iterator[str]:
     """The tars themselves, and in their order those of each folder; SettingError where there is none."""
     for uri in uris:
-        tars = [uri] if uri.endswith(".tar") else [storage.join(uri, name) for name in storage.list_folder(uri)]
+        is_file = uri.endswith(".tar") or os.path.isfile(uri)
+        tars = [uri] if is_file else [storage.join(uri, name) for name in storage.list_folder(uri)]
         tars = [tar for tar in tars if tar.endswith(".tar") and not is_hidden(posixpath.basename(tar))]
         if not tars or not storage.exists(uri):
             raise SettingError(f"--train, --validation and --test must name tars or folders of tars, got {uri!r}")
