@@ -21,6 +21,7 @@ from ldlva_dist.data.shards import key_apart, sanitise_key
 from ldlva_dist.data.sources.class_folders import ClassFoldersSource
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.generic import ClassFolders
+from ldlva_dist.data.sources.listing import list_images
 from ldlva_dist.data.sources.parquet import ParquetSource
 from ldlva_dist.data.sources.web_dataset import WebDatasetSource
 from ldlva_dist.data.user_columns import Columns
@@ -246,6 +247,22 @@ def test_a_part_without_a_row_left_is_refused(tmp_path: Path) -> None:
     folders: dict[Part, str] = {"train": str(tmp_path / "classes"), "test": str(tmp_path / "none")}
     with pytest.raises(DataError, match=r"the test part is empty: .* holds no rows; passed over: 1 files \(\.heic 1"):
         ClassFoldersSource(folders=folders).partitions()
+
+
+def test_what_a_folder_of_class_folders_holds_besides_is_said(tmp_path: Path) -> None:
+    train = _draw(tmp_path / "train", ["calm/0.png", "GLAD/0.png", "GLAD/.ipynb_checkpoints/0.png", "GLAD/note.txt"])
+    (tmp_path / "train" / "sad").mkdir()
+    command = ClassFolders(output="x", train=train)
+    source = command.source()
+    assert pack_here(source, tmp_path / "set", SETTINGS).class_counts["train"] == (1, 1)
+    assert command.notes() == [
+        f"passed over: 1 files (.txt 1), 1 hidden (.ipynb_checkpoints 1) in {train}",
+        f"class folders without an image in {train}: 'sad'",
+    ]
+    _draw(tmp_path / "train", ["beside.png"], 9)
+    list_images.cache_clear()
+    with pytest.raises(DataError, match=r"the image stands in no class folder \(1\); the first: '.*/beside\.png'"):
+        pack_here(source, tmp_path / "none", SETTINGS)
 
 
 def test_copies_of_images_are_said_and_kept(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def folder_notes(uri: str) -> list[str]:
     listing = list_images(uri)
     notes = [f"{line} in {uri}" for line in listing.passed_over()]
     empty = [name for name in sorted(listing.folders) if not _has_image(listing.paths, f"{name}/")]
-    return [*notes, f"class folders without an image in {uri}: {', '.join(empty)}"] if empty else notes
+    return [*notes, f"class folders without an image in {uri}: {', '.join(map(repr, empty))}"] if empty else notes
 
 
 def _has_image(paths: pa.StringArray, folder: str) -> bool:
