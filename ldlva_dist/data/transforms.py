@@ -1,6 +1,5 @@
 """Images: decode, resize, augment. b = rows, H W = height and width in pixels, c = channels (1 grey or 3 RGB)."""
 
-import struct
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
@@ -10,18 +9,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldlva_dist.data.image_files import BAD_IMAGE, EXIF, ImageError, check_size, exif_orientation, read_pixels, upright
+from ldlva_dist.data.image_files import BAD_IMAGE, ImageError, check_size, exif_orientation, read_pixels, upright
+from ldlva_dist.data.jpeg_header import HARMLESS, SOI, exif_of, without_oddities
 
-_SOI, _APP1, _SOS, _FILL = b"\xff\xd8", 0xFFE1, 0xFFDA, 0xFFFF
-_SEGMENT = struct.Struct(">HH")
-_UNKNOWN_TO_SIMPLEJPEG = (
-    "tjDecompressHeader3(): Could not determine subsampling",  # three columns of luma for one of chroma, for example
-    "Invalid SOS parameters for sequential JPEG",  # of some telephones
-    "Unknown Adobe color transform code",
-    "Warning: unknown JFIF revision number",
-    "Corrupt JPEG data: bad ICC marker",
-)
-"""Refusals that say nothing of the pixels; every other one is of damage, which Pillow would fill with grey."""
+_UNKNOWN_SAMPLING = "tjDecompressHeader3(): Could not determine subsampling"
 _ERASE_AREA = (0.02, 0.3)
 _ERASE_ASPECT = (0.3, 3.33)
 
@@ -37,7 +28,7 @@ def decode(data: bytes | memoryview, channels: int, min_side: int = 0) -> NDArra
     Raises:
         ImageError: for what cannot be decoded, or is too large.
     """
-    if bytes(data[:2]) != _SOI:
+    if bytes(data[: len(SOI)]) != SOI:
         return read_pixels(data, channels)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -47,25 +38,13 @@ def decode(data: bytes | memoryview, channels: int, min_side: int = 0) -> NDArra
     except KeyError:  # it has no name for 4:4:1
         return read_pixels(data, channels)
     except ValueError as error:
-        if str(error).startswith(_UNKNOWN_TO_SIMPLEJPEG):
+        # Its word on damage is final: Pillow, asked for what it does not know, fills holes with grey.
+        if str(error).startswith(_UNKNOWN_SAMPLING):
             return read_pixels(data, channels)
+        if str(error).startswith(HARMLESS) and (even := without_oddities(data)) != data:
+            return decode(even, channels, min_side)
         raise ImageError(BAD_IMAGE, error) from error
-    return upright(pixels, exif_orientation(exif)) if (exif := _exif_of(data)) else pixels
-
-
-def _exif_of(jpeg: bytes | memoryview) -> bytes | memoryview:
-    """What the header's segment of EXIF holds, if there is one: 2 % of the time to decode 112 x 112 pixels."""
-    place = len(_SOI)
-    try:
-        while True:
-            marker, size = _SEGMENT.unpack_from(jpeg, place)
-            if marker == _SOS:
-                return b""
-            if marker == _APP1 and jpeg[place + 4 : place + 4 + len(EXIF)] == EXIF:
-                return jpeg[place + 4 : place + 2 + size]
-            place += 1 if marker == _FILL else 2 + size
-    except struct.error:
-        return b""
+    return upright(pixels, exif_orientation(exif)) if (exif := exif_of(data)) else pixels
 
 
 def encode_square(image_HWc: NDArray[np.uint8], size: int) -> bytes:
