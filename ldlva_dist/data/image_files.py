@@ -39,7 +39,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of files would each print some
 _RAISED = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, SyntaxError),
-    *(EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+    *(EOFError, MemoryError, struct.error, zlib.error),
 )
 """What Pillow's readers raise for damaged files: they run over bytes that nobody has checked before."""
 _DEEP = re.compile(r"(?!BGR;).*;16[BLNR]?")
@@ -96,7 +96,9 @@ def exif_orientation(exif: bytes | memoryview) -> int:
     Read here, because Pillow takes a third of the time in which a JPEG of 112 x 112 pixels is decoded.
     """
     exif = exif[len(EXIF) :] if exif[: len(EXIF)] == EXIF else exif
-    order = ">" if exif[:2] == b"MM" else "<"
+    order = {b"MM": ">", b"II": "<"}.get(bytes(exif[:2]))
+    if order is None:
+        return 1
     try:
         (place,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, place)

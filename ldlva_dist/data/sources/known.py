@@ -39,7 +39,8 @@ class AffectNet(KnownClasses):
     images: str
     """Folder that the paths in the lists start from."""
     crop: bool = False
-    """Cut out the face by its box in the list (and encode it again); images are packed as they are otherwise."""
+    """Cut out the face by its box in the list (and encode it again); images are packed as they are otherwise. The box
+    is one of the upright picture: where photographs have an orientation tag, look at what was cut out."""
 
     def source(self) -> Source:
         """The rows to pack."""
