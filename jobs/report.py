@@ -23,7 +23,7 @@ from ldlva_dist.run_report import Limits, collect, describe, noise
 from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.terminal import run_job
 from ldlva_dist.trained_run import Place, TrainedRun, find
-from ldlva_dist.training.state import read_config, read_facts
+from ldlva_dist.training.state import read_config, read_facts, weights_crc32
 from ldlva_dist.verify import require_sound
 
 FILE = "report.html"
@@ -99,7 +99,8 @@ def evaluate(place: Place, info: DatasetInfo, split: str, num_tasks: int) -> dic
     Only one of the split that runs are judged on is written: jobs/export.py takes the model's figures from that file.
     """
     uri = storage.join(place.run, "evaluation.json")
-    wanted = {"steps": read_facts(place.checkpoint, info)["step"], "version": info.content_hash, "split": split}
+    wanted = {"steps": read_facts(place.checkpoint, info)["step"], "weights_crc32": weights_crc32(place.checkpoint)}
+    wanted |= {"version": info.content_hash, "split": split}
     found: Any = _json(uri) if storage.exists(uri) else None
     if is_evaluation(found, len(info.class_names)) and wanted.items() <= found.items():
         return found

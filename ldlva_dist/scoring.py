@@ -17,10 +17,10 @@ from ldlva_dist.data.manifest import DatasetInfo, column_names, read_columns, re
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.maths import metrics
 from ldlva_dist.tasks import own_errors
-from ldlva_dist.training.build import build_model
+from ldlva_dist.training.build import restored_model
 from ldlva_dist.training.evaluate import SplitReader, predict
 from ldlva_dist.training.evidence import read_beliefs
-from ldlva_dist.training.state import has_rows_of, read_config, read_facts, read_weights
+from ldlva_dist.training.state import has_rows_of, read_config, read_facts, weights_crc32
 
 TASK_ROWS, TASK_LIMIT_S = 65_536, 1800.0
 """Rows that one task predicts at most, and how long a split may go on without one that ends."""
@@ -45,7 +45,7 @@ def score(
 
     Returns:
         One JSON-ready dict:
-        ``checkpoint``, ``dataset``, ``split``, ``samples``, ``steps``;
+        ``checkpoint``, ``dataset``, ``split``, ``samples``, ``steps``, ``weights_crc32``;
         ``version`` and ``trained_version``: content hashes of the data judged on and trained on;
         ``given``: against the given labels: accuracy, mean_class_accuracy, macro_f1, ece, confusion (rows = labels);
         ``votes`` / ``truth``, where the data set has raters' votes / true distributions: the same against their
@@ -66,7 +66,8 @@ def score(
     probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
     result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
     result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
-    result |= {"steps": facts["step"]} | against_columns(dataset_uri, info, split, probs_NC)
+    result |= {"steps": facts["step"], "weights_crc32": weights_crc32(checkpoint_uri)}
+    result |= against_columns(dataset_uri, info, split, probs_NC)
     if not has_rows_of(facts, info) or (wrong := wrong_labels(dataset_uri, info)) is None:
         return result
     if config.uses_neighbors:
@@ -123,8 +124,7 @@ def _result(ref: Any, split: str) -> NDArray[np.float32]:
 
 def _predict_share(checkpoint_uri: str, dataset_uri: str, split: str, rank: int, num_tasks: int) -> NDArray[np.float32]:
     config, info = read_config(checkpoint_uri), read_info(dataset_uri)
-    model = build_model(config, len(info.class_names), pretrained=False)
-    model.load_state_dict(read_weights(checkpoint_uri))
+    model = restored_model(config, len(info.class_names), checkpoint_uri)
     model.eval()
     reader = SplitReader(
         dataset_uri=dataset_uri,

@@ -24,9 +24,9 @@ from ldlva_dist.maths.similarity import log_similarity
 from ldlva_dist.neighbors.graph import read_graph
 from ldlva_dist.neighbors.outputs import decode_features
 from ldlva_dist.neighbors.snapshots import FOLDER, GRAPH, newest
-from ldlva_dist.training.build import bank_spec, build_model
+from ldlva_dist.training.build import bank_spec, restored_model
 from ldlva_dist.training.checkpoint import Checkpoint
-from ldlva_dist.training.state import last_checkpoint, read_config, read_facts, read_weights
+from ldlva_dist.training.state import last_checkpoint, read_config, read_facts
 from ldlva_dist.training.table_files import read_logits
 
 PAIRS = 1 << 18
@@ -97,8 +97,7 @@ class TrainedRun:
         found_anew = graphs if config.index.space == "feature" else {}
         last = max(found_anew, key=lambda name: int(name.removeprefix(GRAPH)), default=None)
         self._graph_NK = None if last is None else found_anew[last]
-        self._model = build_model(config, len(info.class_names), pretrained=False)
-        self._model.load_state_dict(read_weights(checkpoint_uri))
+        self._model = restored_model(config, len(info.class_names), checkpoint_uri)
         self._model.eval()
         self.labels_N = read_columns(dataset_uri, ["label"], rows=info.num_train)["label"].to_numpy().astype(np.int64)
         self.va_N2 = read_va(dataset_uri, 0, info.num_train)

@@ -31,7 +31,7 @@ Count = Annotated[int, Rule("a number from 0 to 2^48", lambda value: 0 <= value 
 Text = Annotated[str, Rule("a text that is not empty", bool)]
 
 
-def parse_object(data: bytes, uri: str) -> dict[str, Any]:
+def parse_object(data: bytes | str, uri: str) -> dict[str, Any]:
     """The object that a file's bytes are as JSON; anything else is a DataError."""
     try:
         raw = json.loads(data)

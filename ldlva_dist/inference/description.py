@@ -4,12 +4,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from ldlva_dist.data.typed_json import Rule, Text, build, parse_object, require_format
 from ldlva_dist.errors import DataError
 
 FORMAT_VERSION = 1
 FILE = "model.json"
+Width = Annotated[int, Rule("a number from 1 to 65,535", lambda value: 0 < value < 1 << 16)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +23,14 @@ class Description:
     """Of the run."""
     backbone: str
     """resnet10, resnet18, resnet34, resnet50, or timm:NAME."""
-    width: int
+    width: Width
     stem: str
-    channels: int
+    channels: Annotated[int, Rule("1 or 3", lambda value: value in (1, 3))]
     """1 grey, 3 RGB."""
-    image_size: int
+    image_size: Annotated[int, Rule("a number from 16 to 4,096", lambda value: 16 <= value <= 4096)]
     """Side of the square images, in pixels."""
-    feature_width: int
-    class_names: tuple[str, ...]
+    feature_width: Width
+    class_names: Annotated[tuple[Text, ...], Rule("different names, one at least", lambda a: 0 < len(a) == len(set(a)))]
     """In the order of the outputs."""
     data: Mapping[str, Any]
     """What it was trained on: dataset, content_hash, num_train."""
@@ -58,15 +60,15 @@ class Description:
 
 def parse(text: bytes | str, uri: str) -> Description:
     """Read the file that lies at ``uri``; a damaged one, or one of another format, is a DataError."""
-    try:
-        raw = json.loads(text)
-        if raw["format_version"] != FORMAT_VERSION:
-            raise DataError(f"{uri} has format_version {raw['format_version']}, this program reads {FORMAT_VERSION}")
-        del raw["preprocessing"]
-        description = Description(**{**raw, "class_names": tuple(raw["class_names"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{uri} is damaged: {error!r}") from error
-    sizes = (description.width, description.image_size, description.feature_width)
-    if description.channels not in (1, 3) or not all(isinstance(size, int) and 0 < size < 1 << 16 for size in sizes):
-        raise DataError(f"{uri} is damaged: its sizes are no sizes of a network")
+    raw = parse_object(text, uri)
+    require_format(raw, FORMAT_VERSION, uri)
+    asked = raw.pop("preprocessing", None)
+    description = build(Description, raw, uri)
+    if not isinstance(asked, dict):
+        raise DataError(f"{uri} is damaged: it does not say how images are prepared")
+    for name, value in asked.items():
+        if description.preprocessing.get(name) != value:
+            raise DataError(
+                f"{uri} asks for a preprocessing that this program does not have: {name} {str(value)[:100]!r}"
+            )
     return description

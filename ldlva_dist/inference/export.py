@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
@@ -87,7 +87,10 @@ def card(description: Description) -> str:
     )
     environment.filters["cell"] = _cell
     environment.filters["figure"] = lambda value: "not known" if value is None else f"{value:.3f}"
-    return environment.get_template("MODEL.md.j2").render(model=description, files=description.files)
+    try:
+        return environment.get_template("MODEL.md.j2").render(model=description, files=description.files)
+    except (UndefinedError, TypeError, ValueError) as error:
+        raise DataError(f"what is said of {description.name!r}, or of its evaluation, is damaged: {error}") from error
 
 
 def _cell(value: object) -> str:

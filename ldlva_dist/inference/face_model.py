@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.transforms import decode, resize
@@ -27,6 +25,7 @@ from ldlva_dist.inference import description as descriptions
 from ldlva_dist.inference.description import Description
 from ldlva_dist.models.backbone import build_backbone
 from ldlva_dist.models.classifier import Classifier
+from ldlva_dist.models.weights_file import read_safetensors, require_weights_of
 
 WEIGHTS = "model.safetensors"
 
@@ -72,15 +71,22 @@ class Portable:
 
     def build(self, device: str = "cpu") -> "FaceModel":
         """The network on a device; weights that are not those of the description are a DataError."""
+        facts, what = self.description, f"the file of {self.description.name!r}"
+        weights = read_safetensors(self.weights, what)
+        with torch.device("meta"):
+            require_weights_of(self._network(), weights, f"{what} ({facts.backbone}, width {facts.width})")
+        network = self._network()
+        network.load_state_dict(weights)
+        if network.feature_width != facts.feature_width:
+            raise DataError(
+                f"{what} has features of {network.feature_width}, its description says {facts.feature_width}"
+            )
+        return FaceModel(facts, network.eval().to(device))
+
+    def _network(self) -> Classifier:
         facts = self.description
         backbone = build_backbone(facts.backbone, width=facts.width, channels=facts.channels, stem=facts.stem)
-        network = Classifier(backbone, len(facts.class_names))
-        try:
-            network.load_state_dict(load(self.weights))
-        except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"the weights of {facts.name!r} are not those of its {facts.backbone}: {reason}") from error
-        return FaceModel(facts, network.eval().to(device))
+        return Classifier(backbone, len(facts.class_names))
 
 
 class FaceModel:

@@ -1,22 +1,36 @@
 """The network of a run, taken out of a checkpoint."""
 
 import dataclasses
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from safetensors.torch import save
 
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
-from ldlva_dist.errors import SettingError
+from ldlva_dist.data.typed_json import Count, Text, build, parse_object
+from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Portable, is_exported, read_exported
 from ldlva_dist.models.classifier import PARTS
-from ldlva_dist.training.state import last_checkpoint, read_config, read_facts, read_weights
+from ldlva_dist.training.checkpoint import STATE
+from ldlva_dist.training.state import last_checkpoint, read_config, read_facts, read_weights, weights_crc32
 
 SHAPING = ("model", "loss", "optim")
 """Sections of the settings that say how a network was trained."""
 OF_NEIGHBORS = ("index", "neighbors", "uncertainty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What of a checkpoint's ``state.json`` goes with its network."""
+
+    step: Count
+    class_names: tuple[Text, ...]
+    content_hash: Text
+    num_train: Count
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_model(uri: str) -> Portable:
@@ -38,33 +52,37 @@ def read_model(uri: str) -> Portable:
 
 
 def _read_checkpoint(uri: str, checkpoint: str) -> Portable:
-    config, facts, weights = read_config(checkpoint), read_facts(checkpoint), read_weights(checkpoint)
+    config, weights = read_config(checkpoint), read_weights(checkpoint)
+    known, wanted = read_facts(checkpoint), {field.name for field in dataclasses.fields(Facts)}
+    facts = build(Facts, {name: known[name] for name in wanted & known.keys()}, storage.join(checkpoint, STATE))
     kept = {name: values for name, values in weights.items() if name.startswith(PARTS)}
-    description = Description(
-        name=config.name,
-        backbone=config.model.name,
-        width=config.model.width,
-        stem=config.model.stem,
-        channels=config.data.channels,
-        image_size=config.data.image_size,
-        feature_width=kept["classifier.weight"].shape[1],
-        class_names=tuple(facts["class_names"]),
-        data={
+    if "classifier.weight" not in kept or kept["classifier.weight"].dim() != 2:
+        raise DataError(f"{checkpoint} does not hold the weights of a network that tells classes apart")
+    description = {
+        "name": config.name,
+        "backbone": config.model.name,
+        "width": config.model.width,
+        "stem": config.model.stem,
+        "channels": config.data.channels,
+        "image_size": config.data.image_size,
+        "feature_width": kept["classifier.weight"].shape[1],
+        "class_names": list(facts.class_names),
+        "data": {
             "dataset": config.data.dataset.rstrip("/").rpartition("/")[2],
-            "content_hash": facts["content_hash"],
-            "num_train": facts["num_train"],
+            "content_hash": facts.content_hash,
+            "num_train": facts.num_train,
         },
-        training=_training(config, facts),
-        figures=_figures(uri, checkpoint, facts),
-    )
-    return Portable(description=description, weights=save(kept))
+        "training": _training(config, facts.step),
+        "figures": _figures(uri, checkpoint, facts),
+    }
+    return Portable(description=build(Description, description, checkpoint), weights=save(kept))
 
 
-def _training(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any]:
+def _training(config: RunConfig, steps: int) -> dict[str, Any]:
     whole = dataclasses.asdict(config)
     whole["model"]["pretrained"] = (config.model.pretrained or "").rpartition("/")[2] or None  # nobody else's paths
     return {
-        "steps": facts["step"],
+        "steps": steps,
         "epochs": config.training.epochs,
         "batch_size": config.data.batch_size,
         "precision": config.training.precision,
@@ -73,14 +91,14 @@ def _training(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _figures(uri: str, checkpoint: str, facts: dict[str, Any]) -> dict[str, Any]:
+def _figures(uri: str, checkpoint: str, facts: Facts) -> dict[str, Any]:
     """What was measured of this very checkpoint."""
-    figures = {"holdout_accuracy": facts.get("metrics", {}).get("holdout_accuracy")}
+    figures = {"holdout_accuracy": facts.metrics.get("holdout_accuracy")}
     run, _, name = checkpoint.rpartition("/")
     for folder in (uri, run):
         place = storage.join(folder, "evaluation.json")
         if storage.exists(place):
-            found = json.loads(storage.read_bytes(place))
-            if found["checkpoint"].rpartition("/")[2] == name and found["steps"] == facts["step"]:
+            found = parse_object(storage.read_bytes(place), place)
+            if {"steps": facts.step, "weights_crc32": weights_crc32(checkpoint)}.items() <= found.items():
                 return figures | {"evaluation": {**found, "checkpoint": name}}
     return figures

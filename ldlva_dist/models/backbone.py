@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.models.resnet import BLOCKS, ResNet
-from ldlva_dist.models.weights_file import read_weights, shown
+from ldlva_dist.models.weights_file import fits, form, not_finite, read_weights, shown
 
 NAMES = tuple(f"resnet{depth}" for depth in BLOCKS)
 PREFIXES = ("", "module.", "backbone.", "model.", "module.backbone.", "module.model.", "model.backbone.")
@@ -103,26 +102,27 @@ def load_weights(backbone: nn.Module, data: bytes, source: str) -> LoadReport:
     """
     own = backbone.state_dict()
     given, unexpected = _without_prefix(_read(data, source), own)
-    fits = {name: value for name, value in given.items() if name in own and _fits(value, own[name])}
+    fitting = {name: value for name, value in given.items() if name in own and fits(value, own[name])}
     report = LoadReport(
         source=source,
-        loaded=tuple(fits),
+        loaded=tuple(fitting),
         missing=tuple(name for name in own if name not in given),
         unexpected=unexpected,
         misshapen=tuple(
-            f"{name} {_form(given[name])} for {_form(own[name])}" for name in given if name in own and name not in fits
+            f"{name} {form(given[name])} for {form(own[name])}" for name in given if name in own and name not in fitting
         ),
-        share=sum(own[name].numel() for name in fits) / sum(value.numel() for value in own.values()),
+        share=sum(own[name].numel() for name in fitting) / sum(value.numel() for value in own.values()),
     )
     learnt = [name for name, value in own.items() if value.is_floating_point()]  # a count of batches says nothing
-    if sum(name in fits for name in learnt) < MIN_SHARE * len(learnt) or report.share < MIN_SHARE:
+    if sum(name in fitting for name in learnt) < MIN_SHARE * len(learnt) or report.share < MIN_SHARE:
         raise SettingError(
             "model.pretrained must hold weights of this network, at least half of its tensors and of its numbers, "
             f"got {report}"
         )
-    _require_finite(fits, source)
+    if broken := not_finite(fitting):
+        raise SettingError(f"model.pretrained must hold finite numbers, got {source!r} with others in {broken[0]}")
     if not any(value.is_meta for value in own.values()):
-        backbone.load_state_dict(fits, strict=False)
+        backbone.load_state_dict(fitting, strict=False)
     return report
 
 
@@ -131,23 +131,6 @@ def _read(data: bytes, source: str) -> dict[str, Tensor]:
         return read_weights(data, source)
     except DataError as error:
         raise SettingError(f"model.pretrained must be a file of tensors only: {error}") from error
-
-
-def _fits(given: Tensor, own: Tensor) -> bool:
-    """Whether a tensor can be copied: the shape, floats for floats, and values that are really there."""
-    alike = given.is_floating_point() == own.is_floating_point() and not given.is_complex()
-    return given.shape == own.shape and alike and given.layout == torch.strided and given.device.type == "cpu"
-
-
-def _form(tensor: Tensor) -> str:
-    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
-    return f"{list(tensor.shape)}{kind}"
-
-
-def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    broken = [name for name, value in tensors.items() if not value.float().isfinite().all()]
-    if broken:
-        raise SettingError(f"model.pretrained must hold finite numbers, got {source!r} with others in {broken[0]}")
 
 
 def _without_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

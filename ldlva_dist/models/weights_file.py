@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldlva_dist.errors import DataError
 
@@ -45,6 +45,41 @@ def read_weights(data: bytes, what: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         raise DataError(f"{what} must hold a dict of tensors, got {type(state).__name__}")
     return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def fits(given: Tensor, own: Tensor) -> bool:
+    """Whether a tensor can be copied: the shape, floats for floats, and values that are really there."""
+    alike = given.is_floating_point() == own.is_floating_point() and not given.is_complex()
+    return given.shape == own.shape and alike and given.layout == torch.strided and given.device.type == "cpu"
+
+
+def form(tensor: Tensor) -> str:
+    """A tensor's shape, and its kind of numbers where they are no floats."""
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{list(tensor.shape)}{kind}"
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold infinities or NaN, or would in single precision."""
+    return [name for name, value in tensors.items() if not value.float().isfinite().all()]
+
+
+def require_weights_of(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """DataError unless tensors are the finite weights of a network, all of them and no others.
+
+    The network may be on the meta device: so a size that is wrong is found before memory is taken for it.
+    """
+    own = network.state_dict()
+    faults = [f"it has no {name}" for name in own if name not in tensors]
+    faults += [f"{shown(name)} is none of the network's" for name in tensors if name not in own]
+    there = {name: tensors[name] for name in own if name in tensors}
+    faults += [
+        f"{name} {form(value)} for {form(own[name])}" for name, value in there.items() if not fits(value, own[name])
+    ]
+    faults += [f"{shown(name)} holds numbers that are not finite" for name in not_finite(tensors)] if not faults else []
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise DataError(f"{what} does not hold the weights of its network: {faults[0]}{more}")
 
 
 def first_line(error: BaseException) -> str:

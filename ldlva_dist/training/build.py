@@ -15,6 +15,7 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.maths.losses import balanced_class_weights
 from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_weights
 from ldlva_dist.models.ldlva import LDLVA
+from ldlva_dist.models.weights_file import require_weights_of
 from ldlva_dist.neighbors.outputs import BankSpec
 from ldlva_dist.reporting.console import say
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
@@ -63,6 +64,16 @@ def _read_pretrained(uri: str) -> bytes:
         raise SettingError(f"model.pretrained must be a file: {error}") from error
 
 
+def restored_model(config: RunConfig, num_classes: int, checkpoint_uri: str) -> LDLVA:
+    """The network with a checkpoint's weights; those of another one are a DataError before memory is taken."""
+    weights = read_weights(checkpoint_uri)
+    with torch.device("meta"):
+        require_weights_of(build_model(config, num_classes, pretrained=False), weights, checkpoint_uri)
+    model = build_model(config, num_classes, pretrained=False)
+    model.load_state_dict(weights)
+    return model
+
+
 def build_state(
     config: RunConfig,
     info: DatasetInfo,
@@ -72,9 +83,8 @@ def build_state(
     checkpoint_uri: str | None,
 ) -> TrainState:
     """The state of a run, from a checkpoint or from the beginning. Collective."""
-    model = build_model(config, len(info.class_names), pretrained=checkpoint_uri is None)
-    if checkpoint_uri:
-        model.load_state_dict(read_weights(checkpoint_uri))
+    num_classes = len(info.class_names)
+    model = restored_model(config, num_classes, checkpoint_uri) if checkpoint_uri else build_model(config, num_classes)
     model.to(device)
     optim, training = config.optim, config.training
     optimizer = build_optimizer(

@@ -47,6 +47,10 @@ class Checkpoint:
         """Bytes of a file, as the list says."""
         return self._files[name]["size"]
 
+    def crc32(self, name: str) -> int:
+        """Checksum of a file, as the list says."""
+        return self._files[name]["crc32"]
+
     def files(self, folder: str) -> Files:
         """What the list says of the files below a folder, by uri."""
         return {storage.join(self.uri, name): self._files[name] for name in self.names(folder)}

@@ -19,6 +19,7 @@ from ldlva_dist.data.checked import Entry, Files
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import PLAN_VERSION
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.models.weights_file import read_safetensors
 from ldlva_dist.neighbors.snapshots import FOLDER
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.checkpoint import Checkpoint
@@ -27,6 +28,8 @@ from ldlva_dist.training.finite import pack
 from ldlva_dist.training.saver import Elsewhere
 from ldlva_dist.training.table_files import restore_table, table_files
 from ldlva_dist.uncertainty import UncertaintyTable
+
+WEIGHTS = "model.safetensors"
 
 
 class BankSnapshots(Protocol):
@@ -72,7 +75,7 @@ class TrainState:
         weights, moments = self.engine.model_state(), self.engine.optimizer_state()
         files: dict[str, Callable[[], bytes]] = {}
         if rank == 0:
-            files["model.safetensors"] = partial(pack, "weights", weights)
+            files[WEIGHTS] = partial(pack, "weights", weights)
             files["optimizer.safetensors"] = partial(pack, "optimiser's state", moments)
             files["config.json"] = to_json(self.config).encode
             files["classes.json"] = json.dumps(list(self.info.class_names)).encode
@@ -170,6 +173,11 @@ def read_config(checkpoint_uri: str) -> RunConfig:
     return from_json(Checkpoint(checkpoint_uri).read("config.json"))
 
 
+def weights_crc32(checkpoint_uri: str) -> int:
+    """What tells the weights of a checkpoint from those of another, which may have its name and steps."""
+    return Checkpoint(checkpoint_uri).crc32(WEIGHTS)
+
+
 def read_weights(checkpoint_uri: str) -> dict[str, Any]:
     """The whole model of a checkpoint."""
-    return load(Checkpoint(checkpoint_uri).read("model.safetensors"))
+    return read_safetensors(Checkpoint(checkpoint_uri).read(WEIGHTS), f"{checkpoint_uri}/{WEIGHTS}")

@@ -22,7 +22,7 @@ from ldlva_dist.inference.face_model import FaceModel, Portable, load_exported
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.models import classifier
 from ldlva_dist.training.build import build_model
-from ldlva_dist.training.state import last_checkpoint, read_config, read_weights
+from ldlva_dist.training.state import last_checkpoint, read_config, read_weights, weights_crc32
 from tests._runs import untrained_run
 from tests._scripts import Scripts
 
@@ -135,10 +135,19 @@ def test_the_card_says_classes_data_training_figures_and_limits(run: str, export
 def test_figures_are_those_of_the_exported_checkpoint_and_of_no_other(run: str, tmp_path: Path) -> None:
     place = Path(run) / "evaluation.json"
     judged = {"accuracy": 0.75, "mean_class_accuracy": 0.7, "macro_f1": 0.69, "ece": 0.05}
-    found = {"checkpoint": "elsewhere/step-00000020", "steps": 20, "samples": 60, "split": "test", "dataset": "a|b<i>"}
+    checkpoint = last_checkpoint(run)
+    assert checkpoint is not None
+    found = {
+        "checkpoint": checkpoint,
+        "steps": 20,
+        "weights_crc32": weights_crc32(checkpoint),
+        "samples": 60,
+        "split": "test",
+        "dataset": "a|b<i>",
+    }
     found |= {"version": "1", "trained_version": "1", "given": judged, "truth": {**judged, "kl": 0.321}}
     try:
-        place.write_text(json.dumps({**found, "checkpoint": "elsewhere/step-00000010", "steps": 10}))
+        place.write_text(json.dumps({**found, "weights_crc32": 7}))
         assert "evaluation" not in read_model(run).description.figures
         place.write_text(json.dumps(found))
         model = read_model(run)
@@ -201,7 +210,9 @@ def test_weights_of_another_network_are_refused(run: str) -> None:
     model = read_model(run)
     weights = load(model.weights)
     weights["classifier.bias"] = torch.zeros(8)
-    with pytest.raises(DataError, match="are not those of its resnet10"):
+    with pytest.raises(
+        DataError, match=r"width 4\) does not hold the weights of its network: classifier.bias \[8\] for \[7\]"
+    ):
         Portable(description=model.description, weights=save(weights)).build()
 
 
