@@ -222,6 +222,9 @@ def _config(**change: Any) -> bytes:
         ({"num_train": -1}, {}),
         ({"metrics": []}, {}),
         ({"content_hash": 7}, {}),
+        ({}, {"config.json": b"[]"}),
+        ({}, {"config.json": b"{"}),
+        ({}, {"config.json": b"\xff"}),
         ({}, {"config.json": _config(model={"name": "resnet10", "width": 30_000, "stem": "small"})}),
         ({}, {"config.json": _config(data={"image_size": 10**6})}),
         ({}, {"model.safetensors": pickle.dumps({})}),
@@ -240,7 +243,7 @@ def test_a_checkpoint_of_other_shapes_is_a_sentence(
 
 
 def test_a_checkpoint_of_another_width_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
-    wide = replace(CONFIG, model=replace(CONFIG.model, width=30_000))
+    wide = replace(CONFIG, model=replace(CONFIG.model, width=4096))
     uri = _checkpoint(tmp_path, FACTS, FILES)
     with pytest.raises(DataError, match=r"does not hold the weights of its network: backbone\.conv1\.weight"):
         build.restored_model(wide, 3, uri)
