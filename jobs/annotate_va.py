@@ -18,6 +18,8 @@ from ldlva_dist.data.annotate import Work
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.model_files import read_model
 from ldlva_dist.data.regressor import RegressorSettings
+from ldlva_dist.data.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.data.va_table import PointFile
 from ldlva_dist.data.versions import check_free, version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.reporting.console import say
@@ -36,7 +38,7 @@ class Common:
     name: str
     """Name of the new version."""
     clip: bool = False
-    """Cut values outside [-1, 1] instead of stopping at them."""
+    """Cut values outside [-1, 1] instead of stopping at them; -2 in a table says that there is none."""
     standardize_va: bool = False
     """Measure distances on valence-arousal of mean 0 and standard deviation 1 over the training rows."""
 
@@ -77,6 +79,8 @@ class Table(Common):
     key_column: str = "key"
     valence_column: str = "valence"
     arousal_column: str = "arousal"
+    delimiter: str | None = None
+    """What stands between the cells of the CSV; taken from its header if not given."""
 
 
 Command = Annotated[Model, subcommand("model")] | Annotated[Table, subcommand("table")]
@@ -105,12 +109,18 @@ def main() -> None:
             work, command.name, model, pool, standardize=command.standardize_va, report=Progress().say
         )
     else:
-        columns = {"key": command.key_column, "valence": command.valence_column, "arousal": command.arousal_column}
-        table = storage.absolute(command.table)
-        placement.connect()
-        made, unused = annotate_by_table(
-            dataset, command.name, table, columns, clip=command.clip, standardize=command.standardize_va
+        table = PointFile(
+            uri=storage.absolute(command.table),
+            key=command.key_column,
+            valence=command.valence_column,
+            arousal=command.arousal_column,
+            delimiter=delimiter_option(command.delimiter),
+            clip=command.clip,
         )
+        if remark := delimiter_remark(table.uri, table.delimiter):
+            say(remark)
+        placement.connect()
+        made, unused = annotate_by_table(dataset, command.name, table, standardize=command.standardize_va)
         say(f"rows of the table that no sample has: {unused}")
     print_dataset(made, uri, reasons={})
     say(f"written: {uri}")

@@ -8,9 +8,11 @@ import tyro
 
 from ldlva_dist import placement
 from ldlva_dist.config import PlacementConfig
+from ldlva_dist.data.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.data.user_columns import USUAL_NAMES
 from ldlva_dist.errors import SettingError
 from ldlva_dist.neighbors.graph import K_MAX, GraphInfo, build_graph, plan_graph
-from ldlva_dist.neighbors.imported import import_graph
+from ldlva_dist.neighbors.imported import NeighborTable, import_graph
 from ldlva_dist.neighbors.index import Backend, resolve
 from ldlva_dist.neighbors.index_service import build_graph_with_actors
 from ldlva_dist.reporting.console import say
@@ -39,6 +41,10 @@ class Arguments:
     """Take the neighbours from this CSV (the one that was packed) instead of searching them; see --column."""
     column: str = "knn"
     """Column of --import-table with row numbers, from 0, nearest first: "12;5;9"."""
+    path_column: str = USUAL_NAMES["path"]
+    """Column of --import-table with the paths of the images, as they were packed."""
+    delimiter: str | None = None
+    """What stands between the cells of --import-table; taken from its header if not given."""
     key_prefix: str = ""
     """What keys have before the path in the CSV: the folder's name and /, where test images had another folder."""
     k_min: int = 8
@@ -52,13 +58,16 @@ def main(arguments: Arguments) -> None:
         how, info = build(arguments)
     else:
         how = "imported"
-        info = import_graph(
-            arguments.dataset,
-            arguments.import_table,
+        table = NeighborTable(
+            uri=arguments.import_table,
             column=arguments.column,
+            path_column=arguments.path_column,
+            delimiter=delimiter_option(arguments.delimiter),
             key_prefix=arguments.key_prefix,
-            k_min=arguments.k_min,
         )
+        if remark := delimiter_remark(table.uri, table.delimiter):
+            say(remark)
+        info = import_graph(arguments.dataset, table, k_min=arguments.k_min)
     seconds = time.perf_counter() - began
     say(f"graph-K{info.num_neighbors}: N {info.num_samples}, K {info.num_neighbors}, {how}, {seconds:.1f} s")
 

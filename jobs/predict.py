@@ -14,9 +14,10 @@ from ldlva_dist import placement
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.sources.listing import list_images
+from ldlva_dist.data.sources.row_groups import parquet_files
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.batch import Actors, predict
-from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs, parquet_files
+from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import Work
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.progress import ProgressBar

@@ -1,6 +1,6 @@
 """Valence-arousal for one's own images, as a new version of a data set: by a regressor on Ray Data, or from a table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -15,7 +15,7 @@ from ldlva_dist.data.annotate import Done, Work, annotate_piece, num_rows, open_
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.data.pieces import run_pieces_on_actors
 from ldlva_dist.data.regressor import Regressor, fingerprint
-from ldlva_dist.data.va_table import PointTable
+from ldlva_dist.data.va_table import PointFile, PointTable
 from ldlva_dist.data.versions import Change, check_free, new_version, version_uri
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.tasks import own_errors
@@ -90,10 +90,8 @@ def annotate_by_model(
     return made
 
 
-def annotate_by_table(
-    dataset_uri: str, name: str, table: str, columns: Mapping[str, str], *, clip: bool, standardize: bool
-) -> tuple[DatasetInfo, int]:
-    """Write version ``name`` with the valence-arousal of a CSV whose ``columns`` are key, valence and arousal.
+def annotate_by_table(dataset_uri: str, name: str, table: PointFile, *, standardize: bool) -> tuple[DatasetInfo, int]:
+    """Write version ``name`` with the valence-arousal of a CSV.
 
     Returns:
         The version, and how many rows of the table no sample has.
@@ -102,18 +100,16 @@ def annotate_by_table(
         SettingError, DataError: as :class:`PointTable`, or for training rows that the table does not have.
     """
     check_free(version_uri(dataset_uri, read_info(dataset_uri), name))
-    return _in_a_task(_join, dataset_uri, name, table, dict(columns), clip, standardize)
+    return _in_a_task(_join, dataset_uri, name, table, standardize)
 
 
-def _join(
-    dataset_uri: str, name: str, table: str, columns: dict[str, str], clip: bool, standardize: bool
-) -> tuple[DatasetInfo, int]:
-    points = PointTable(table, columns, clip=clip)
-    file = table.rstrip("/").rpartition("/")[2]
+def _join(dataset_uri: str, name: str, table: PointFile, standardize: bool) -> tuple[DatasetInfo, int]:
+    points = PointTable(table)
+    file = table.uri.rstrip("/").rpartition("/")[2]
     change = Change(
         line=f"valence-arousal of {file}",
         columns=points.columns,
-        source={"va_source": {"table": file, "clip": clip}},
+        source={"va_source": {"table": file, "clip": table.clip}},
         scale="standard" if standardize else "raw",
         needs_va=True,
     )

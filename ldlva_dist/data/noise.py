@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
-from ldlva_dist.data.classes.index import ClassIndex
+from ldlva_dist.data.classes.index import ClassIndex, whole_number
 from ldlva_dist.data.classes.known_sets import RAF_DB
 from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.tables.csv_file import read_text
 from ldlva_dist.errors import DataError, SettingError
 
 _TAG = 0x6E6F6973  # keeps these draws apart from others of the same seed
@@ -59,7 +59,7 @@ def symmetric(labels_N: NDArray[np.int16], share: float, num_classes: int, seed:
 def read_list(uri: str) -> tuple[list[str], list[str]]:
     """Names and labels of a list, as they stand there; a line that is not "image-name label" is a DataError."""
     names, labels = [], []
-    for number, line in enumerate(storage.read_bytes(uri).decode("utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(uri).splitlines(), 1):
         if not line.strip():
             continue
         words = line.replace(",", " ").split()
@@ -90,14 +90,15 @@ def list_labels(
     Names are looked up. Numbers are read in whichever way most rows confirm: indices from 0, places from 1, or
     RAF-DB's own places; where not even half of the rows do, it is no list of this data set.
     """
-    readings = [read for read in _readings(class_names) if set(words_n) <= set(read)]
-    if not all(word.isdigit() for word in words_n):
+    numbers = [whole_number(word) for word in words_n]
+    if None in numbers:
         classes = ClassIndex(class_names)
         found = [classes.find(word) for word in words_n]
         if None in found:
             raise DataError(f"{uri}: the label {words_n[found.index(None)]!r} is no class")
         return np.asarray(found, dtype=np.int16)
-    tried = [np.asarray([read[word] for word in words_n], dtype=np.int16) for read in readings]
+    readings = [read for read in _readings(class_names) if set(numbers) <= set(read)]
+    tried = [np.asarray([read[number] for number in numbers], dtype=np.int16) for read in readings]
     known_n = given_n >= 0
     shares = [float((label_n == given_n)[known_n].mean()) if known_n.any() else 0.0 for label_n in tried]
     if not shares or max(shares) < 0.5:
@@ -108,11 +109,11 @@ def list_labels(
     return tried[int(np.argmax(shares))]
 
 
-def _readings(class_names: Sequence[str]) -> list[dict[str, int]]:
+def _readings(class_names: Sequence[str]) -> list[dict[int | None, int]]:
     """What number stands for which class index, in every way that lists are written."""
     numbers = range(len(class_names))
-    readings = [{str(i): i for i in numbers}, {str(i + 1): i for i in numbers}]
+    readings: list[dict[int | None, int]] = [{i: i for i in numbers}, {i + 1: i for i in numbers}]
     classes = ClassIndex(class_names)
     places = [classes.find(name) for name in RAF_DB]
-    raf = {str(i + 1): index for i, index in enumerate(places) if index is not None}
+    raf: dict[int | None, int] = {i + 1: index for i, index in enumerate(places) if index is not None}
     return [*readings, raf] if len(raf) == len(RAF_DB) else readings

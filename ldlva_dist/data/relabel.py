@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from ldlva_dist.data.classes.index import ClassIndex
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.sources.tables import need_columns
-from ldlva_dist.data.user_columns import read_csv
+from ldlva_dist.data.tables.csv_file import read_csv
 from ldlva_dist.data.versions import Change, new_version
 from ldlva_dist.errors import DataError
 
 COLUMNS = ("id", "key", "given_label", "proposed_label")
 GUARDED = re.compile(r"'[' ]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """A cell that begins as a formula does, with the apostrophe that the page puts before it (templates/marks.js)."""
+MAX_DIGITS = 18  # of an id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +125,8 @@ def relabel(dataset_uri: str, name: str, corrections: Corrections) -> DatasetInf
 
 def _ids(uri: str, texts: list[str], rows: int) -> NDArray[np.int64]:
     for line, text in enumerate(texts, 2):
-        if not (text.isascii() and text.isdigit() and int(text) < rows):
-            raise DataError(f"{uri}, line {line}: id must be one of the samples 0..{rows - 1}, got {text!r}")
+        if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) < rows):
+            raise DataError(f"{uri}, line {line}: id must be one of the samples 0..{rows - 1}, got {text[:40]!r}")
     return np.array([int(text) for text in texts], dtype=np.int64)
 
 
@@ -141,6 +142,6 @@ def _labels(uri: str, table: pa.Table, column: str, info: DatasetInfo) -> NDArra
         line = found.index(None)
         raise DataError(
             f"{uri}, line {line + 2}: {column} must be a class ({', '.join(info.class_names)}), "
-            f"got {table[column][line].as_py()!r}"
+            f"got {table[column][line].as_py()[:100]!r}"
         )
     return np.array(found, dtype=np.int16)

@@ -1,4 +1,4 @@
-"""The columns of a user's table: which is which, and their cells as labels and numbers. n = rows."""
+"""The columns of a user's table: which is which. n = rows."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
+from ldlva_dist.data.tables.cells import plain_type, va_cells
+from ldlva_dist.data.tables.csv_file import check_once
 from ldlva_dist.errors import DataError, SettingError
 
 USUAL_NAMES = {"path": "subDirectory_filePath", "label": "expression", "valence": "valence", "arousal": "arousal"}
@@ -31,51 +32,22 @@ class Columns:
         return tuple(name for name in names if name is not None)
 
 
-def csv_columns(uri: str, delimiter: str = ",") -> list[str]:
-    """The header of a CSV; what is none is a DataError."""
-    parse = pa_csv.ParseOptions(delimiter=delimiter)
-    try:
-        with storage.open_input(uri) as stream:
-            options = pa_csv.ReadOptions(use_threads=False)
-            return pa_csv.open_csv(stream, read_options=options, parse_options=parse).schema.names
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{uri} is not a readable CSV: {error}") from error
-
-
-def read_csv(
-    uri: str, keep: Sequence[str] | None = None, *, names: Sequence[str] | None = None, delimiter: str = ","
-) -> pa.Table:
-    """A CSV with every column as text; what is none is a DataError.
-
-    Args:
-        uri: The file.
-        keep: Columns to keep, of those that are there; None keeps all.
-        names: Those of the columns, for a file without a header.
-        delimiter: What stands between two cells.
-    """
-    found = list(names or csv_columns(uri, delimiter))
-    kept = [name for name in found if keep is None or name in keep]
-    options = pa_csv.ReadOptions(use_threads=False, column_names=None if names is None else found)
-    text = pa_csv.ConvertOptions(column_types=dict.fromkeys(found, pa.string()), include_columns=kept)
-    try:
-        with storage.open_input(uri) as stream:
-            parse = pa_csv.ParseOptions(delimiter=delimiter)
-            return pa_csv.read_csv(stream, read_options=options, parse_options=parse, convert_options=text)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{uri} is not a readable CSV: {error}") from error
-
-
 def parquet_schema(uri: str) -> pa.Schema:
     """The columns of a parquet file; anything else is a DataError."""
     try:
         with storage.open_input(uri) as stream:
             return pq.read_schema(stream)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{uri} is not a parquet file: {error}") from error
 
 
 def find_columns(names: Sequence[str], wanted: Columns, uri: str, need_path: bool = True) -> Columns:
-    """Settle which column is which; one that is named but absent, or needed but not found, is a SettingError."""
+    """Settle which column is which.
+
+    Raises:
+        SettingError: for a column that is named but absent, or needed but not found.
+        DataError: for one that stands twice.
+    """
     found: dict[str, str | None] = {}
     for role, usual_name in USUAL_NAMES.items():
         name = getattr(wanted, role)
@@ -87,7 +59,9 @@ def find_columns(names: Sequence[str], wanted: Columns, uri: str, need_path: boo
             raise SettingError(f"--{role}-column must name the {role} column of {uri}; {columns_present(names)}")
     if (found["valence"] is None) != (found["arousal"] is None):
         raise SettingError(f"{uri} must have valence and arousal, or neither; {columns_present(names)}")
-    return Columns(**found)
+    settled = Columns(**found)
+    check_once(names, settled.present(), uri)
+    return settled
 
 
 def is_affectnet_layout(label: str | None, valence: str | None, arousal: str | None) -> bool:
@@ -105,10 +79,27 @@ def columns_present(names: Collection[str]) -> str:
 
 
 def holds_images(kind: pa.DataType) -> bool:
-    """Whether a column can hold encoded images: bytes, or a struct with a field ``bytes``."""
+    """Whether a column can hold encoded images: bytes, or a struct with a field ``bytes`` of bytes.
+
+    Text never does: it would be the path of a file, and a data file does not decide which files are opened.
+    """
+    kind = plain_type(kind)
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
+        place = kind.get_field_index("bytes")
+        return place >= 0 and holds_images(kind.field(place).type)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def image_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
+    """The column of encoded images: the one that is wanted, or the only one that can hold them; else a SettingError."""
+    candidates = [field.name for field in schema if holds_images(field.type)]
+    if wanted in candidates or (wanted is None and len(candidates) == 1):
+        return wanted or candidates[0]
+    present = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise SettingError(
+        f"--image-column must name a column of encoded images in {uri}, one of {candidates}, got {wanted!r}; "
+        f"columns present: {present[:500]}"
+    )
 
 
 def class_label_names(schema: pa.Schema, column: str, uri: str) -> tuple[str, ...] | None:
@@ -118,6 +109,7 @@ def class_label_names(schema: pa.Schema, column: str, uri: str) -> tuple[str, ..
         return None
     try:
         feature = json.loads(written)["info"]["features"].get(column) or {}
+        feature = feature.get("feature") or feature  # a list of them
         return tuple(feature["names"]) if feature.get("_type") == "ClassLabel" else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the huggingface metadata of {uri} are not as datasets writes them: {error!r}") from error
@@ -129,31 +121,8 @@ def named_labels(labels: Sequence[str | None], names: Sequence[str]) -> list[str
     return [meaning.get(label, f"ClassLabel {label}") for label in labels]
 
 
-def label_cells(column: pa.ChunkedArray) -> list[str | None]:
-    """Labels as text; None where the cell is empty."""
-    if pa.types.is_floating(column.type):
-        column = column.cast(pa.int64())
-    return [None if label is None or not label.strip() else label for label in column.cast(pa.string()).to_pylist()]
-
-
-def va_cells(table: pa.Table, columns: Columns) -> NDArray[np.float32]:
-    """[n, 2]; NaN where a cell is empty, infinity where it is not a number."""
+def valence_arousal(table: pa.Table, columns: Columns, uri: str) -> NDArray[np.float32]:
+    """[n, 2] of the rows of a table; NaN where there is none, infinity where a cell is no number."""
     if columns.valence is None or columns.arousal is None:
         return np.full((len(table), 2), np.nan, dtype=np.float32)
-    return np.stack([numbers_of(table[name]) for name in (columns.valence, columns.arousal)], axis=1)
-
-
-def numbers_of(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """[n]; NaN where a cell is empty, infinity where it is not a number."""
-    if not pa.types.is_string(column.type):
-        return column.cast(pa.float64()).to_numpy().astype(np.float32)
-    return np.asarray([_number(text) for text in column.to_pylist()], dtype=np.float32)
-
-
-def _number(text: str | None) -> float:
-    if text is None or not text.strip():
-        return np.nan
-    try:
-        return float(text)
-    except ValueError:
-        return np.inf
+    return va_cells(table[columns.valence], table[columns.arousal], uri)

@@ -4,38 +4,54 @@ In memory a row is 17 bytes (about 60 while the table is read), whatever its key
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 from pandas.core.util.hashing import hash_array
 
-from ldlva_dist.data import storage
 from ldlva_dist.data.shards import sanitise_key
+from ldlva_dist.data.tables.cells import va_cells
+from ldlva_dist.data.tables.csv_file import csv_blocks, csv_columns
 from ldlva_dist.data.user_columns import columns_present
 from ldlva_dist.errors import DataError, SettingError
 
-BLOCK_BYTES = 16 << 20
 _PLAIN = r"^[A-Za-z0-9_\-./ ]{1,80}$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointFile:
+    """A CSV of points, and which of its columns is what."""
+
+    uri: str
+    key: str = "key"
+    valence: str = "valence"
+    arousal: str = "arousal"
+    delimiter: str | None = None
+    """Between its cells; None takes it from the header."""
+    clip: bool = False
+    """Cut values outside [-1, 1] instead of refusing them."""
 
 
 class PointTable:
     """Points by a 64-bit hash of their key."""
 
-    def __init__(self, uri: str, columns: Mapping[str, str], *, clip: bool) -> None:
-        """Read a CSV; ``columns`` names its key, valence and arousal.
+    def __init__(self, file: PointFile) -> None:
+        """Read a CSV; -2 and empty cells are none.
 
         Raises:
             SettingError: for a column that is not there.
-            DataError: for a file that is no CSV, points outside [-1, 1] unless clipped, or a key that stands twice.
+            DataError: for a file that is no CSV, points that are no numbers, or outside [-1, 1] unless clipped, and for
+                a key that stands twice.
         """
-        hashes, points, num_bad, first_bad = [], [], 0, ""
-        for block in _read(uri, columns):
+        uri, hashes, points, num_bad, first_bad = file.uri, [], [], 0, ""
+        for block in _read(file):
             keys = keys_of(block["key"].combine_chunks().fill_null(""))
-            va_n2 = np.stack([block[name].to_numpy() for name in ("valence", "arousal")], axis=1).astype(np.float32)
-            va_n2 = np.clip(va_n2, -1, 1) if clip else va_n2
+            va_n2 = va_cells(block["valence"], block["arousal"], uri)
+            _check_numbers(va_n2, keys, uri)
+            va_n2 = np.clip(va_n2, -1, 1) if file.clip else va_n2
             bad_n = (np.abs(va_n2) > 1).any(axis=1)
             first_bad = first_bad or (str(keys[int(bad_n.argmax())]) if bad_n.any() else "")
             num_bad += int(bad_n.sum())
@@ -85,22 +101,20 @@ def _hash(keys: pa.Array) -> NDArray[np.uint64]:
     return hash_array(keys.to_numpy(zero_copy_only=False), categorize=False)
 
 
-def _read(uri: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
-    """Blocks of the columns key (text), valence and arousal (numbers; an empty cell is NaN)."""
-    options = pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-    try:
-        with storage.open_input(uri) as stream:
-            names = pa_csv.open_csv(stream, read_options=options).schema.names
-        for role, name in columns.items():
-            if name not in names:
-                raise SettingError(f"--{role}-column must be a column of {uri}, got {name!r}; {columns_present(names)}")
-        wanted = list(columns.values())
-        convert = pa_csv.ConvertOptions(
-            include_columns=wanted,
-            column_types=dict(zip(wanted, (pa.string(), pa.float64(), pa.float64()), strict=True)),
-        )
-        with storage.open_input(uri) as stream:
-            for batch in pa_csv.open_csv(stream, read_options=options, convert_options=convert):
-                yield pa.Table.from_batches([batch]).rename_columns(list(columns))
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{uri} is not a readable CSV of keys and numbers: {error}") from error
+def _read(file: PointFile) -> Iterator[pa.Table]:
+    """Blocks of the columns key, valence and arousal, as text."""
+    columns = {"key": file.key, "valence": file.valence, "arousal": file.arousal}
+    names = csv_columns(file.uri, file.delimiter)
+    for role, name in columns.items():
+        if name not in names:
+            raise SettingError(
+                f"--{role}-column must be a column of {file.uri}, got {name!r}; {columns_present(names)}"
+            )
+    for block in csv_blocks(file.uri, list(columns.values()), delimiter=file.delimiter):
+        yield pa.table({role: block[name] for role, name in columns.items()})
+
+
+def _check_numbers(va_n2: NDArray[np.float32], keys: pa.StringArray, uri: str) -> None:
+    bad_n = np.isinf(va_n2).any(axis=1)
+    if bad_n.any():
+        raise DataError(f"{uri}: the valence or arousal of {str(keys[int(bad_n.argmax())])!r} is no number")

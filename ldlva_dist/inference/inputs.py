@@ -5,7 +5,6 @@ n = images of a block.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from ldlva_dist.data.packing.images import READ_THREADS, load_images
 from ldlva_dist.data.rows import BLOCK_ROWS
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.sources.row_groups import group_rows, read_stretch
-from ldlva_dist.data.user_columns import columns_present, holds_images, parquet_schema
+from ldlva_dist.data.tables.cells import name_cells
+from ldlva_dist.data.user_columns import columns_present, image_column, parquet_schema
 from ldlva_dist.data.versions import shard_uri
 from ldlva_dist.errors import DataError, SettingError
 
@@ -168,31 +168,22 @@ class ParquetInputs:
             if pa.types.is_struct(column.type):
                 column = column.combine_chunks().field("bytes")
             file = uri.rpartition("/")[2]
-            keys = table[key[0]].cast(pa.string()) if key else [f"{file}:{row + n}" for n in range(len(table))]
+            keys = (
+                name_cells(table[key[0]], f"column {key[0]!r} of {uri}")
+                if key
+                else [f"{file}:{row + n}" for n in range(len(table))]
+            )
             yield Block(pa.table({"key": keys}), list(load_images(column.to_pylist(), None, pool, check=False)))
 
     def _columns(self, uri: str) -> list[str]:
         """The images' column, and the keys'."""
         schema = parquet_schema(uri)
-        candidates = [field.name for field in schema if holds_images(field.type)]
-        image = self.image_column or (candidates[0] if len(candidates) == 1 else "")
-        if image not in candidates:
-            raise SettingError(f"--image-column must name a column of encoded images in {uri}, one of {candidates}")
+        image = image_column(schema, self.image_column, uri)
         if self.key_column is not None and self.key_column not in schema.names:
             raise SettingError(
                 f"--key-column must be a column of {uri}, got {self.key_column!r}; {columns_present(schema.names)}"
             )
         return [image] + ([] if self.key_column is None else [self.key_column])
-
-
-def parquet_files(uri: str) -> tuple[str, ...]:
-    """A file, on this machine of any name, or those in a folder by name; SettingError where there is none."""
-    if uri.endswith(".parquet") or os.path.isfile(uri):
-        return (uri,)
-    found = tuple(storage.join(uri, name) for name in storage.list_folder(uri) if name.endswith(".parquet"))
-    if not found:
-        raise SettingError(f"--parquet must be a .parquet file or a folder of them, got {uri!r}")
-    return found
 
 
 def _read(uri: str, offsets_n: Any, sizes_n: Any, checksums_n: Any) -> list[memoryview | DataError]:

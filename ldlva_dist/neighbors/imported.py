@@ -7,6 +7,8 @@ id in it. K is what the shortest list has left.
 R = rows of the table, N = training samples, v = all listed neighbours, K = neighbours kept.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_va
 from ldlva_dist.data.shards import key_apart, sanitise_key
-from ldlva_dist.data.user_columns import Columns, columns_present, find_columns, read_csv
+from ldlva_dist.data.tables.csv_file import csv_columns, read_csv
+from ldlva_dist.data.user_columns import USUAL_NAMES, columns_present
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.neighbors.graph import K_MAX, PART_ROWS, GraphInfo, part_ids, write_part, writing
 
@@ -22,22 +25,30 @@ _LIST = r"^\s*[\[(]?\s*[0-9]{1,18}(\s*[;,\s]\s*[0-9]{1,18})*\s*[\])]?\s*$"
 _BETWEEN = r"[^0-9]+"
 
 
+@dataclass(frozen=True, kw_only=True)
+class NeighborTable:
+    """A CSV that names the neighbours of every row."""
+
+    uri: str
+    """The CSV of the training rows."""
+    column: str = "knn"
+    """Row numbers from 0, separated by ``;``, commas or blanks, in brackets or not."""
+    path_column: str = USUAL_NAMES["path"]
+    """Paths of the images, as they were packed."""
+    delimiter: str | None = None
+    """Between its cells; None takes it from the header."""
+    key_prefix: str = ""
+    """What the keys have before the path, where training and test images stood in different folders."""
+
+
 def import_graph(
-    dataset_uri: str,
-    table_uri: str,
-    *,
-    column: str = "knn",
-    key_prefix: str = "",
-    k_min: int = 8,
-    part_rows: int = PART_ROWS,
+    dataset_uri: str, neighbors: NeighborTable, *, k_min: int = 8, part_rows: int = PART_ROWS
 ) -> GraphInfo:
-    """Store the neighbours in ``column`` of the table that the data set was packed from.
+    """Store the neighbours that the table names which the data set was packed from.
 
     Args:
         dataset_uri: A data set with valence-arousal, for the distances.
-        table_uri: The CSV of its training rows.
-        column: Row numbers from 0, separated by ``;``, commas or blanks, in brackets or not.
-        key_prefix: What the keys have before the path, where training and test images stood in different folders.
+        neighbors: The table.
         k_min: Neighbours that every sample must have left.
         part_rows: Ids in each file.
 
@@ -49,17 +60,18 @@ def import_graph(
     data = read_info(dataset_uri)
     if not data.has_valence_arousal:
         raise SettingError(f"a graph must have valence-arousal, got a data set without: {dataset_uri}")
-    table = read_csv(table_uri)
-    path = find_columns(table.column_names, Columns(), table_uri).path
-    if column not in table.column_names:
-        present = columns_present(table.column_names)
-        raise SettingError(f"--column must be a column of {table_uri}, got {column!r}; {present}")
+    table_uri, present = neighbors.uri, csv_columns(neighbors.uri, neighbors.delimiter)
+    for setting, name in (("--path-column", neighbors.path_column), ("--column", neighbors.column)):
+        if name not in present:
+            raise SettingError(f"{setting} must be a column of {table_uri}, got {name!r}; {columns_present(present)}")
+    table = read_csv(table_uri, (neighbors.path_column, neighbors.column), delimiter=neighbors.delimiter)
     keys_N = read_columns(dataset_uri, ("key",), rows=data.num_train)["key"]
-    names = [key_prefix + name for name in table[path].to_pylist()]
-    id_R = _ids([sanitise_key(name) for name in names], keys_N)
-    apart_R = _ids([key_apart(sanitise_key(name), f"train/{name.removeprefix(key_prefix)}") for name in names], keys_N)
+    paths = table[neighbors.path_column].to_pylist()
+    keys = [sanitise_key(neighbors.key_prefix + path) for path in paths]
+    id_R = _ids(keys, keys_N)
+    apart_R = _ids([key_apart(key, f"train/{path}") for key, path in zip(keys, paths, strict=True)], keys_N)
     id_R = np.where(id_R < 0, apart_R, id_R)
-    lists = _lists(table[column], table_uri)
+    lists = _lists(table[neighbors.column], table_uri)
     ids_NK = _neighbors(lists, id_R, keys_N, k_min=k_min, table_uri=table_uri)
     return _write(dataset_uri, data, ids_NK, part_rows)
 

@@ -19,6 +19,7 @@ from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_
 from ldlva_dist.data.regressor import Regressor, RegressorSettings
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import decode
+from ldlva_dist.data.va_table import PointFile
 from ldlva_dist.data.versions import Change, new_version, shard_uri
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.neighbors.graph import build_graph
@@ -28,7 +29,6 @@ from tests._scripts import Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
 POOL, ONE = Pool(num_actors=2, cpus=0.5, gpus=0), Pool(num_actors=1, cpus=0.5, gpus=0)
-COLUMNS = {"key": "key", "valence": "valence", "arousal": "arousal"}
 
 
 class Brightness(nn.Module):
@@ -206,10 +206,10 @@ def test_a_table_gives_every_training_row_its_points_or_is_refused(
     table.write_text("key,valence,arousal\n" + "".join(lines[::-1]))
     if error:
         with pytest.raises(error, match=sentence):
-            annotate_by_table(plain, name, str(table), COLUMNS, clip=False, standardize=False)
+            annotate_by_table(plain, name, PointFile(uri=str(table)), standardize=False)
         assert not os.path.exists(f"{faces}/versions/{name}")
         return
-    info, unused = annotate_by_table(plain, name, str(table), COLUMNS, clip=False, standardize=True)
+    info, unused = annotate_by_table(plain, name, PointFile(uri=str(table)), standardize=True)
     va = read_va(f"{faces}/versions/{name}", 0, 360)
     assert unused == 1
     assert info.source["va_source"] == {"table": "points.csv", "clip": False}

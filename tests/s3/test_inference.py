@@ -13,9 +13,10 @@ from bench._swift import Swift
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.sources.listing import list_images
+from ldlva_dist.data.sources.row_groups import parquet_files
 from ldlva_dist.inference.export import export
 from ldlva_dist.inference.face_model import load_exported
-from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs, parquet_files
+from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import Work, finish, finished, open_parts, predict_part
 from ldlva_dist.inference.trained import read_model
 from tests._runs import untrained_run

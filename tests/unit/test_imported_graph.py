@@ -15,7 +15,7 @@ from ldlva_dist.data.shards import key_apart
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.neighbors.graph import read_graph, require_graph
-from ldlva_dist.neighbors.imported import import_graph
+from ldlva_dist.neighbors.imported import NeighborTable, import_graph
 from ldlva_dist.neighbors.verify import check_part
 from tests._packed import pack_here
 
@@ -54,13 +54,13 @@ def _dataset(folder: Path, paths: list[str], *, num_train: int | None = None, ha
     return str(folder)
 
 
-def _table(tmp_path: Path, rows: list[tuple[str, str]]) -> str:
+def _table(tmp_path: Path, rows: list[tuple[str, str]], **named: str) -> NeighborTable:
     lines = [f'{path},0,0,0,"{knn}"' for path, knn in rows]
     (tmp_path / "train.csv").write_text("\n".join(["subDirectory_filePath,expression,valence,arousal,knn", *lines]))
-    return str(tmp_path / "train.csv")
+    return NeighborTable(uri=str(tmp_path / "train.csv"), **named)
 
 
-def _chain(tmp_path: Path) -> str:
+def _chain(tmp_path: Path) -> NeighborTable:
     """Rows 0..4 are x/0.jpg .. x/4.jpg; each names the others, the next one first."""
     return _table(tmp_path, [(f"x/{i}.jpg", ";".join(str((i + j) % 5) for j in range(1, 5))) for i in range(5)])
 
@@ -88,7 +88,7 @@ def test_rows_whose_keys_meet_are_found_by_their_paths(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("\n".join([header, *lines]))
     source = FolderSource(tables={"train": str(tmp_path / "train.csv")}, images={"train": str(tmp_path)})
     pack_here(source, tmp_path / "set", PackSettings(name="set", class_names=("x", "y"), holdout=0.0))
-    import_graph(str(tmp_path / "set"), str(tmp_path / "train.csv"), k_min=2)
+    import_graph(str(tmp_path / "set"), NeighborTable(uri=str(tmp_path / "train.csv")), k_min=2)
     keys = manifest.read_columns(str(tmp_path / "set"), ["key"])["key"].to_pylist()
     order = [keys.index(key_apart("a", f"train/{name}")) for name in names[:2]] + [keys.index("b")]
     ids = read_graph(str(tmp_path / "set"), 0, 3, 2)[0]
@@ -152,15 +152,25 @@ def test_a_table_of_other_rows_is_a_data_error(tmp_path: Path) -> None:
 
 def test_keys_that_begin_with_a_folder_are_found_by_their_prefix(tmp_path: Path) -> None:
     uri = _dataset(tmp_path / "set", ["train/0.jpg", "train/1.jpg"])
-    table = _table(tmp_path, [("0.jpg", "1"), ("1.jpg", "0")])
-    assert import_graph(uri, table, key_prefix="train/", k_min=1).num_neighbors == 1
+    table = _table(tmp_path, [("0.jpg", "1"), ("1.jpg", "0")], key_prefix="train/")
+    assert import_graph(uri, table, k_min=1).num_neighbors == 1
 
 
 def test_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     table = _table(tmp_path, [("0.jpg", "1"), ("1.jpg", "0")])
     uri = _dataset(tmp_path / "set", ["0.jpg", "1.jpg"])
     with pytest.raises(SettingError, match=r"--column must be a column .* got 'nn'; columns present: "):
-        import_graph(uri, table, column="nn")
+        import_graph(uri, replace(table, column="nn"))
+    with pytest.raises(SettingError, match=r"--path-column must be a column .* got 'image'; columns present: "):
+        import_graph(uri, replace(table, path_column="image"))
     uri = _dataset(tmp_path / "flat", ["0.jpg", "1.jpg"], has_va=False)
     with pytest.raises(SettingError, match="must have valence-arousal"):
         import_graph(uri, table)
+
+
+def test_a_table_with_names_of_its_own_is_imported_by_them(tmp_path: Path) -> None:
+    uri = _dataset(tmp_path / "set", ["0.jpg", "1.jpg", "2.jpg"])
+    (tmp_path / "own.csv").write_text('image;nearest\n0.jpg;"2;1"\n1.jpg;"0;2"\n2.jpg;"1;0"\n')
+    table = NeighborTable(uri=str(tmp_path / "own.csv"), path_column="image", column="nearest")
+    assert import_graph(uri, table, k_min=2).num_neighbors == 2
+    np.testing.assert_array_equal(read_graph(uri, 0, 3, 2)[0], [[2, 1], [0, 2], [1, 0]])

@@ -154,3 +154,9 @@ def test_a_data_set_that_was_changed_by_hand_gets_no_version_that_looks_right(da
     with pytest.raises(DataError, match=r"manifest does not have the content hash of dataset\.json"):
         apply(dataset, marked(tmp_path, '2,k2,"sad, or so",calm,0.9'))
     assert not list(Path(dataset, "versions").iterdir())
+
+
+def test_a_column_that_stands_twice_is_one_sentence(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "marked.csv").write_text("id,key,key,given_label,proposed_label\n1,k1,k1,glad,calm\n")
+    with pytest.raises(DataError, match=r"marked\.csv has the column 'key' 2 times"):
+        read_corrections(str(tmp_path / "marked.csv"), read_info(dataset))

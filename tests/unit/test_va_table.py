@@ -8,18 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldlva_dist.data import va_table
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.va_table import PointTable, keys_of
+from ldlva_dist.data.tables import csv_file
+from ldlva_dist.data.va_table import PointFile, PointTable, keys_of
 from ldlva_dist.errors import DataError, SettingError
 
-COLUMNS = {"key": "path", "valence": "v", "arousal": "a"}
+
+def _open(path: Path, *, clip: bool = False) -> PointTable:
+    return PointTable(PointFile(uri=str(path), key="path", valence="v", arousal="a", clip=clip))
 
 
 def _table(tmp_path: Path, text: str, *, clip: bool = False) -> PointTable:
     path = tmp_path / "points.csv"
     path.write_text(text)
-    return PointTable(str(path), COLUMNS, clip=clip)
+    return _open(path, clip=clip)
 
 
 def _points(table: PointTable, *keys: str) -> np.ndarray:
@@ -36,7 +38,7 @@ def test_keys_are_those_that_packing_makes(names: list[str]) -> None:
 def test_points_come_by_key_in_any_order_and_unused_rows_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(va_table, "BLOCK_BYTES", 64)  # a few lines a block
+    monkeypatch.setattr(csv_file, "BLOCK_BYTES", 64)  # a few lines a block
     rows = "".join(f"{i},faces/{i:03}.jpg,{i / 100},{-i / 200}\n" for i in np.random.default_rng(0).permutation(60))
     table = _table(tmp_path, "number,path,v,a\n" + rows)
     assert table.num_unused == 60
@@ -62,10 +64,10 @@ def test_values_out_of_range_are_counted_or_cut(tmp_path: Path) -> None:
     [
         ("path,v,a\nx.jpg,0,0\ny.png,0,0\nx.png,1,1\n", DataError, "1 keys that stood before, the first in row 3"),
         ("path,v\nx.jpg,0\n", SettingError, "--arousal-column must be a column .* got 'a'; columns present: path, v"),
-        ("path,v,a\nx.jpg,high,0\n", DataError, "not a readable CSV of keys and numbers: .*high"),
-        ("path,v,a\nx.jpg,0\n", DataError, "not a readable CSV of keys and numbers"),
+        ("path,v,a\nx.jpg,high,0\n", DataError, "the valence or arousal of 'x' is no number"),
+        ("path,v,a\nx.jpg,0\n", DataError, "is not a readable CSV"),
         ("path,v,a\n", DataError, "has no rows"),
-        ("", DataError, "not a readable CSV of keys and numbers"),
+        ("", DataError, "is not a readable CSV"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_sentence(
@@ -77,4 +79,22 @@ def test_a_table_that_cannot_be_used_is_one_sentence(
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no file .*nowhere\.csv"):
-        PointTable(str(tmp_path / "nowhere.csv"), COLUMNS, clip=False)
+        _open(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_what_says_none_is_none_and_never_clipped(tmp_path: Path, clip: bool) -> None:
+    text = "path,v,a\nx.jpg,-2,-2\ny.jpg,-2.0, -2 \nz.jpg,NA,None\nw.jpg,,nan\nu.jpg,.5,-.25\n"
+    np.testing.assert_array_equal(
+        _points(_table(tmp_path, text, clip=clip), "x", "y", "z", "w", "u"), [*[[np.nan, np.nan]] * 4, [0.5, -0.25]]
+    )
+
+
+def test_clipping_makes_no_number_of_a_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the valence or arousal of 'x' is no number"):
+        _table(tmp_path, "path,v,a\nx.jpg,high,0\n", clip=True)
+
+
+def test_clip_is_advised_only_for_what_it_cuts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 1 rows outside \[-1, 1\], the first is y \(--clip cuts them\)"):
+        _table(tmp_path, "path,v,a\nx.jpg,-2,-2\ny.jpg,1.5,0\n")

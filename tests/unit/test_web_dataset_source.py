@@ -101,7 +101,7 @@ BAD = [
     ([("b.jpg", IMAGE), ("b.json", b"[1]")], "its .json member is no JSON object"),
     ([("b.jpg", IMAGE), ("b.json", b"\xff\xfe")], "its .json member is no text"),
     ([("b.jpg", IMAGE), ("b.json", b" " * (1 << 20) + b"{}")], "its .json member has more than 1048576 bytes"),
-    ([("b.jpg", IMAGE), ("b.json", _json(emotion=[1]))], "its label is neither a name nor an index"),
+    ([("b.jpg", IMAGE), ("b.json", _json(emotion=[1, 2]))], "its label is neither a name nor an index"),
     ([("b.jpg", IMAGE), ("b.json", b'{"emotion": "\\ud800"}')], "its label is neither a name nor an index"),
     ([*_sample("b"), ("b.json", _json())], "it has two .json members"),
     *(

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ldlva_dist.data.rows import REFERENCE_CLASSES
+from ldlva_dist.data.tables.cells import NO_VALUE
 from ldlva_dist.errors import SettingError
 
 MAX_NAME = 100
-NO_VALUE = frozenset({"", "na", "n/a", "<na>", "#n/a", "none", "null", "nan"})
-"""How "there is none" is written in a cell, in small letters."""
 _WHOLE = re.compile(r"\s*([+-]?[0-9]{1,18})(\.0*)?\s*")
 _STATED = re.compile(r"([0-9]{1,18})\s*=(.*)", re.DOTALL)
 _SPELLINGS = {

@@ -11,7 +11,7 @@ from ldlva_dist.data.rows import REFERENCE_CLASSES
 
 AFFECTNET = (*REFERENCE_CLASSES, "Contempt", "None", "Uncertain", "No-Face")
 """What 0, 1, ... stand for in AffectNet's lists; the reference implementation has the first seven."""
-RAF_DB = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Anger", "Neutral")
+RAF_DB = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")
 """What 1, 2, ... stand for in RAF-DB's list."""
 FER2013 = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 

@@ -20,6 +20,7 @@ NO_LABEL = "no label"
 UNKNOWN_LABEL = "the label is no class"
 NO_VA = "valence-arousal is missing"
 BAD_VA = "valence-arousal is not in [-1, 1]"
+NO_NUMBER = "valence-arousal is no number"
 NO_KEY = "the key is empty"
 DUPLICATE = "the row stands twice"
 
@@ -112,6 +113,7 @@ def _names(rows: Rows, place: str) -> dict[str, pa.Array]:
 def _cheap_reasons(rows: Rows, labels: Sequence[str | None], indices: Sequence[int | None]) -> Iterator[str | None]:
     missing_n2 = np.isnan(rows.va)
     half_n = np.not_equal(missing_n2[:, 0], missing_n2[:, 1])
+    strange_n = np.any(np.isinf(rows.va), axis=1)
     outside_n = np.any(~missing_n2 & ~(np.abs(rows.va) <= 1), axis=1)
     own = rows.reasons or [None] * len(rows.keys)
     for i, (reason, label, index, key) in enumerate(zip(own, labels, indices, rows.keys, strict=True)):
@@ -124,7 +126,7 @@ def _cheap_reasons(rows: Rows, labels: Sequence[str | None], indices: Sequence[i
         elif not key:
             yield NO_KEY
         elif outside_n[i] or half_n[i]:
-            yield BAD_VA if outside_n[i] else NO_VA
+            yield NO_NUMBER if strange_n[i] else BAD_VA if outside_n[i] else NO_VA
         else:
             yield None
 

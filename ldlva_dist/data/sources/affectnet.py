@@ -18,19 +18,21 @@ import numpy as np
 import pyarrow as pa
 
 from ldlva_dist.data import storage
+from ldlva_dist.data.classes.index import whole_number
+from ldlva_dist.data.classes.known_sets import AFFECTNET
+from ldlva_dist.data.image_files import MAX_SIDE
 from ldlva_dist.data.packing.images import MAX_IMAGE_BYTES
-from ldlva_dist.data.rows import LEFT_OUT, REFERENCE_CLASSES, Part, Partition, Rows
+from ldlva_dist.data.rows import LEFT_OUT, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, need_columns, order_of, refuse_empty, spans
+from ldlva_dist.data.tables.cells import label_of, number_of, va_cells
+from ldlva_dist.data.tables.csv_file import csv_columns
 from ldlva_dist.data.transforms import decode, encode
-from ldlva_dist.data.user_columns import Columns, csv_columns, va_cells
 from ldlva_dist.errors import DataError
 
-EXPRESSIONS = (*REFERENCE_CLASSES, "Contempt", "None", "Uncertain", "No-Face")
 BOX = ("face_x", "face_y", "face_width", "face_height")
 COLUMNS = ("subDirectory_filePath", *BOX, "facial_landmarks", "expression", "valence", "arousal")
 NEEDED = ("subDirectory_filePath", "expression", "valence", "arousal")
-ABSENT = -2.0
 BAD_BOX = "the face's box lies outside of the image"
 
 
@@ -74,8 +76,6 @@ class AffectNetSource:
                     boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
                     cuts = list(pool.map(_face, images, boxes, reasons))
                     images, reasons = [image for image, _ in cuts], [reason for _, reason in cuts]
-                va_n2 = va_cells(rows, Columns(valence="valence", arousal="arousal"))
-                va_n2[va_n2 == ABSENT] = np.nan
                 yield Rows(
                     part=partition.part,
                     numbers=numbers,
@@ -83,17 +83,21 @@ class AffectNetSource:
                     names=paths,
                     images=images,
                     labels=labels,
-                    va=va_n2,
+                    va=va_cells(rows["valence"], rows["arousal"], partition.place),
                     reasons=reasons,
                 )
 
 
 def settle(expressions: list[str], num_classes: int) -> tuple[list[str | None], list[str | None]]:
     """[n] class names, and why the protocol leaves a row out; a number that means nothing stays as it is."""
-    names = {str(number): name for number, name in enumerate(EXPRESSIONS)}
-    labels = [names.get(text, text or None) for text in expressions]
-    reasons = [f"{LEFT_OUT}{name}" if name in EXPRESSIONS[num_classes:] else None for name in labels]
+    labels = [_name(text) for text in expressions]
+    reasons = [f"{LEFT_OUT}{name}" if name in AFFECTNET[num_classes:] else None for name in labels]
     return labels, reasons
+
+
+def _name(expression: str) -> str | None:
+    number = whole_number(expression)
+    return label_of(expression) if number is None or not 0 <= number < len(AFFECTNET) else AFFECTNET[number]
 
 
 def _table(uri: str, crop: bool) -> pa.Table:
@@ -109,12 +113,13 @@ def _face(image: bytes | str | None, box: tuple[str, ...], reason: str | None) -
     """The face cut out of an image, or why it cannot be; an image that cannot be read is left to who checks it."""
     if reason is not None or not isinstance(image, str):
         return image, reason
+    numbers = np.array([number_of(cell) for cell in box])
+    if not (np.abs(numbers) < MAX_SIDE).all():
+        return image, BAD_BOX
     try:
         pixels = decode(storage.read_bytes(image, MAX_IMAGE_BYTES), 3)
-        x, y, width, height = (round(float(cell)) for cell in box)
     except DataError:
         return image, None
-    except ValueError:
-        return image, BAD_BOX
+    x, y, width, height = numbers.round().astype(int).tolist()
     face = pixels[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
     return (encode(face), None) if face.size else (image, BAD_BOX)

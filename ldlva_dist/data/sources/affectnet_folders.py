@@ -19,9 +19,10 @@ import numpy as np
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.affectnet import ABSENT, settle
+from ldlva_dist.data.sources.affectnet import settle
 from ldlva_dist.data.sources.listing import list_images
 from ldlva_dist.data.sources.tables import cut, order_of, refuse_empty, spans
+from ldlva_dist.data.tables.cells import ABSENT, float32
 from ldlva_dist.errors import DataError
 
 READERS = 16
@@ -63,7 +64,7 @@ class AffectNetFoldersSource:
                 stems = [storage.join(partition.place, "annotations", name.rpartition(".")[0]) for name in names]
                 facts = list(pool.map(_facts, stems))
                 labels, reasons = settle([expression for expression, _, _ in facts], self.num_classes)
-                va_n2 = np.asarray([va for _, va, _ in facts], dtype=np.float32).reshape(-1, 2)
+                va_n2 = float32([va for _, va, _ in facts]).reshape(-1, 2)
                 va_n2[va_n2 == ABSENT] = np.nan
                 yield Rows(
                     part=partition.part,

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from ldlva_dist.data.rows import LEFT_OUT, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, need_columns, order_of, spans
-from ldlva_dist.data.user_columns import csv_columns, numbers_of
+from ldlva_dist.data.tables.cells import number_cells
+from ldlva_dist.data.tables.csv_file import csv_columns
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 VOTES = (*CLASSES, "unknown", "NF")
@@ -61,7 +62,9 @@ class FerPlusSource:
             numbers = lines[order[span.start : span.stop]]
             rows = self._table().take(numbers)
             names = [name.strip() for name in rows["Image name"].to_pylist()]
-            votes_nV = np.stack([numbers_of(rows[name]) for name in VOTES], axis=1)
+            votes_nV = np.stack(
+                [number_cells(rows[name], f"column {name!r} of {self.table}") for name in VOTES], axis=1
+            )
             labels, reasons = majority(votes_nV, self.num_classes)
             yield Rows(
                 part=partition.part,

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, order_of, refuse_empty, spans
-from ldlva_dist.data.user_columns import Columns, csv_columns, find_columns, is_affectnet_layout, label_cells, va_cells
+from ldlva_dist.data.tables.cells import label_cells
+from ldlva_dist.data.tables.csv_file import csv_columns
+from ldlva_dist.data.user_columns import Columns, find_columns, is_affectnet_layout, valence_arousal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class FolderSource:
     images: dict[Part, str]
     """Folder that the paths in each part's table start from."""
     columns: Columns = field(default_factory=Columns)
+    delimiter: str | None = None
+    """Between the cells of the tables; None takes it from each header."""
     seed: int = 0
 
     def describe(self) -> dict[str, Any]:
@@ -36,18 +40,17 @@ class FolderSource:
         """Stretches of each table's shuffled order."""
         found: list[Partition] = []
         for part, uri in self.tables.items():
-            rows = len(csv_table(uri, self._columns_of(uri).present()))
+            rows = len(self._table(uri))
             refuse_empty(part, rows, uri)
             found += cut(part, rows, uri)
         return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """Rows with the uris of their images."""
-        columns = self._columns_of(partition.place)
-        table = csv_table(partition.place, columns.present())
+        table = self._table(partition.place)
         order = order_of(len(table), self.seed)
         for span in spans(partition):
-            yield self._rows(partition.part, table, columns, order[span.start : span.stop])
+            yield self._rows(partition, table, order[span.start : span.stop])
 
     def numbers_are_affectnets(self) -> bool:
         """Whether every table says by its columns that numbers are in AffectNet's order."""
@@ -55,9 +58,14 @@ class FolderSource:
         return all(is_affectnet_layout(columns.label, columns.valence, columns.arousal) for columns in found)
 
     def _columns_of(self, uri: str) -> Columns:
-        return find_columns(csv_columns(uri), self.columns, uri)
+        return find_columns(csv_columns(uri, self.delimiter), self.columns, uri)
 
-    def _rows(self, part: Part, table: pa.Table, columns: Columns, numbers: NDArray[np.int64]) -> Rows:
+    def _table(self, uri: str) -> pa.Table:
+        return csv_table(uri, self._columns_of(uri).present(), delimiter=self.delimiter)
+
+    def _rows(self, partition: Partition, table: pa.Table, numbers: NDArray[np.int64]) -> Rows:
+        part, uri = partition.part, partition.place
+        columns = self._columns_of(uri)
         assert columns.path, "found by find_columns"
         assert columns.label, "found by find_columns"
         several_roots = len(set(self.images.values())) > 1
@@ -70,6 +78,6 @@ class FolderSource:
             keys=[sanitise_key(prefix + path) for path in paths],
             names=paths,
             images=[image_uri(self.images[part], path) for path in paths],
-            labels=label_cells(table[columns.label]),
-            va=va_cells(table, columns),
+            labels=label_cells(table[columns.label], f"column {columns.label!r} of {uri}"),
+            va=valence_arousal(table, columns, uri),
         )

@@ -1,5 +1,6 @@
 """Settings of the kinds of source that fit anybody's data."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +12,14 @@ from ldlva_dist.data.sources.common import Common, check_there
 from ldlva_dist.data.sources.folder import FolderSource
 from ldlva_dist.data.sources.listing import EXTENSIONS
 from ldlva_dist.data.sources.parquet import ParquetSource
+from ldlva_dist.data.sources.row_groups import parquet_files
 from ldlva_dist.data.sources.samples import Fields
 from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tar_notes, tars_of
+from ldlva_dist.data.tables.csv_file import delimiter_option, delimiter_remark
 from ldlva_dist.data.user_columns import Columns, is_affectnet_layout
 from ldlva_dist.errors import SettingError
+
+_PART = re.compile(r"(train|validation|valid|val|dev|test)(?=[-_.])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,13 @@ class Folder(Common):
     label_column: str | None = None
     valence_column: str | None = None
     arousal_column: str | None = None
+    delimiter: str | None = None
+    """What stands between the cells of the CSVs; taken from their headers if not given."""
+
+    def notes(self) -> list[str]:
+        """What was taken from the headers."""
+        source = self.source()
+        return list(filter(None, (delimiter_remark(uri, source.delimiter) for uri in source.tables.values())))
 
     def numbers_are_affectnets(self) -> bool:
         """Whether every table has AffectNet's column of labels, or valence and arousal beside its own."""
@@ -49,7 +61,13 @@ class Folder(Common):
         columns = Columns(
             path=self.path_column, label=self.label_column, valence=self.valence_column, arousal=self.arousal_column
         )
-        return FolderSource(tables=tables, images=images, columns=columns, seed=self.seed)
+        return FolderSource(
+            tables=tables,
+            images=images,
+            columns=columns,
+            delimiter=delimiter_option(self.delimiter),
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +75,9 @@ class Parquet(Common):
     """Parquet files with encoded images in a column; rows keep the files' order."""
 
     train: tuple[str, ...]
-    """Files of the training rows."""
+    """Files of the training rows, or folders of them."""
     test: tuple[str, ...] = ()
-    """Files of the test rows."""
+    """Files of the test rows, or folders of them."""
     image_column: str | None = None
     """Column of image bytes; found by its type if not given."""
     key_column: str | None = None
@@ -88,9 +106,12 @@ class Parquet(Common):
         return self._source(self.votes)
 
     def _source(self, votes: tuple[str, ...]) -> ParquetSource:
-        files: dict[Part, tuple[str, ...]] = {"train": self.train, "test": self.test}
         for uri in (*self.train, *self.test):
             check_there("--train and --test", uri)
+        given: dict[Part, tuple[str, ...]] = {"train": self.train, "test": self.test}
+        files: dict[Part, tuple[str, ...]] = {
+            part: tuple(file for uri in uris for file in _files_of_a_part(uri, part)) for part, uris in given.items()
+        }
         columns = Columns(label=self.label_column, valence=self.valence_column, arousal=self.arousal_column)
         return ParquetSource(
             files=files,
@@ -101,6 +122,15 @@ class Parquet(Common):
             keep=self.keep,
             drop=self.drop,
         )
+
+
+def _files_of_a_part(uri: str, part: Part) -> tuple[str, ...]:
+    """The parquet files of a file or folder; SettingError for a folder with files of several parts of a set."""
+    files = parquet_files(uri, f"--{part}")
+    parts = {found[1].lower() for file in files if (found := _PART.match(file.rpartition("/")[2]))}
+    if len(parts) > 1:
+        raise SettingError(f"--{part} must be one part, but {uri} has files of {', '.join(sorted(parts))}: name them")
+    return files
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,19 +15,22 @@ from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.listing import names_in, refuse_repeated
 from ldlva_dist.data.sources.row_groups import group_rows, read_stretch, stretches
 from ldlva_dist.data.sources.tables import refuse_empty
+from ldlva_dist.data.tables.cells import flag_cells, label_cells, name_cells, number_cells
+from ldlva_dist.data.tables.csv_file import check_once
 from ldlva_dist.data.user_columns import (
     Columns,
     class_label_names,
     columns_present,
     find_columns,
-    holds_images,
+    image_column,
     is_affectnet_layout,
-    label_cells,
     named_labels,
     parquet_schema,
-    va_cells,
+    valence_arousal,
 )
-from ldlva_dist.errors import SettingError
+from ldlva_dist.errors import DataError, SettingError
+
+BAD_VOTES = "the votes are no numbers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class ParquetSource:
         for part, uris in self.files.items():
             first = 0
             for uri in uris:
-                self._columns_of(parquet_schema(uri), uri)
+                self._check_alike(uri, uris[0])
                 rows = group_rows(uri)
                 found += (
                     Partition(part=part, first=first + begin, rows=end - begin, place=uri, begin=begin)
@@ -96,51 +99,73 @@ class ParquetSource:
                 )
 
     def _columns_of(self, schema: pa.Schema, uri: str) -> list[str]:
-        found = find_columns(schema.names, self.columns, uri, need_path=False)
-        wanted = [self._image_column(schema, uri), self.key, found.label, found.valence, found.arousal, *self.votes]
+        wanted = [*self._roles(schema, uri), self.key, *self.votes]
         wanted += [name for name in (*self.keep, *self.drop) if name in schema.names]
-        missing = [name for name in wanted if name is not None and name not in schema.names]
+        chosen = list(dict.fromkeys(name for name in wanted if name is not None))
+        missing = [name for name in chosen if name not in schema.names]
         if missing:
             raise SettingError(f"{uri} has no column {missing[0]!r}; {columns_present(schema.names)}")
-        return list(dict.fromkeys(name for name in wanted if name is not None))
+        check_once(schema.names, chosen, uri)
+        return chosen
 
-    def _image_column(self, schema: pa.Schema, uri: str) -> str:
-        candidates = [field.name for field in schema if holds_images(field.type)]
-        if self.image is not None and self.image in candidates:
-            return self.image
-        if self.image is None and len(candidates) == 1:
-            return candidates[0]
-        raise SettingError(f"--image-column must name a column of encoded images in {uri}, one of {candidates}")
+    def _roles(self, schema: pa.Schema, uri: str) -> tuple[str | None, ...]:
+        """Its columns of images, labels, valence and arousal."""
+        found = find_columns(schema.names, self.columns, uri, need_path=False)
+        return image_column(schema, self.image, uri), found.label, found.valence, found.arousal
+
+    def _check_alike(self, uri: str, first: str) -> None:
+        """The files of a part must be read by the same columns."""
+        ours, theirs = ([*self._roles(parquet_schema(file), file)] for file in (uri, first))
+        if ours != theirs:
+            raise DataError(
+                f"the files of a part must have the same columns: {uri} is read by {', '.join(filter(None, ours))}, "
+                f"{first} by {', '.join(filter(None, theirs))}"
+            )
 
     def _rows(self, partition: Partition, table: pa.Table, first: int) -> Rows:
         part, uri = partition.part, partition.place
         found = find_columns(table.column_names, self.columns, uri, need_path=False)
         assert found.label, "found by find_columns"
-        chosen = np.flatnonzero(self._mask(table))
+        chosen = np.flatnonzero(self._mask(table, uri))
         table = table.take(chosen)
-        image = table[self._image_column(table.schema, uri)]
+        image = table[image_column(table.schema, self.image, uri)]
         if pa.types.is_struct(image.type):
             image = image.combine_chunks().field("bytes")
         numbers = first + chosen
-        names = [f"{part}-{n:09d}" for n in numbers] if self.key is None else table[self.key].to_pylist()
-        labels = label_cells(table[found.label])
+        names = [f"{part}-{n:09d}" for n in numbers] if self.key is None else name_cells(*_column(table, self.key, uri))
+        labels = label_cells(*_column(table, found.label, uri))
         class_names = class_label_names(table.schema, found.label, uri)
-        votes = [table[name].fill_null(0).to_numpy().astype(np.float32) for name in self.votes]
+        votes = self._votes(table, uri)
         return Rows(
             part=part,
             numbers=numbers,
-            keys=[sanitise_key(str(name)) for name in names],
+            keys=[sanitise_key(name) for name in names],
             names=names_in(uri, self.files[part], names),
             images=image.to_pylist(),
             labels=labels if class_names is None else named_labels(labels, class_names),
-            va=va_cells(table, found),
-            votes=np.stack(votes, axis=1) if votes else None,
+            va=valence_arousal(table, found, uri),
+            votes=votes,
+            reasons=None if votes is None else [None if np.isfinite(row).all() else BAD_VOTES for row in votes],
         )
 
-    def _mask(self, table: pa.Table) -> NDArray[np.bool_]:
+    def _votes(self, table: pa.Table, uri: str) -> NDArray[np.float32] | None:
+        """[n, C]; an empty cell is no vote, a row with what is no count has infinite ones."""
+        if not self.votes:
+            return None
+        votes_nC = np.stack([number_cells(*_column(table, name, uri)) for name in self.votes], axis=1)
+        votes_nC[np.isnan(votes_nC)] = 0
+        votes_nC[votes_nC < 0] = np.inf
+        return votes_nC
+
+    def _mask(self, table: pa.Table, uri: str) -> NDArray[np.bool_]:
         mask = np.ones(len(table), dtype=bool)
         for names, wanted in ((self.keep, True), (self.drop, False)):
             for name in names:
                 if name in table.column_names:
-                    mask &= table[name].cast(pa.bool_()).fill_null(False).to_numpy() == wanted
+                    mask &= flag_cells(*_column(table, name, uri)) == wanted
         return mask
+
+
+def _column(table: pa.Table, name: str, uri: str) -> tuple[pa.ChunkedArray, str]:
+    """A column, and how messages call it."""
+    return table[name], f"column {name!r} of {uri}"

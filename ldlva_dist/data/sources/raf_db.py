@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ldlva_dist.data.classes.index import whole_number
+from ldlva_dist.data.classes.known_sets import RAF_DB
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.tables import csv_table, cut, image_uri, order_of, spans
 
-CLASSES = {"1": "Surprise", "2": "Fear", "3": "Disgust", "4": "Happiness", "5": "Sadness", "6": "Anger", "7": "Neutral"}
 NAMES = ("name", "label")
 NO_SPLIT = "the name begins with neither train_ nor test_"
 
@@ -58,7 +59,7 @@ class RafDbSource:
                 keys=[sanitise_key(name) for name in names],
                 names=names,
                 images=[self._image(name) for name in names],
-                labels=[CLASSES.get(label, f"RAF-DB label {label}") for label in labels],
+                labels=[_name(label) for label in labels],
                 va=np.full((len(names), 2), np.nan, dtype=np.float32),
                 reasons=[None if name.startswith(("train_", "test_")) else NO_SPLIT for name in names],
             )
@@ -73,3 +74,8 @@ class RafDbSource:
     def _image(self, name: str) -> str | None:
         stem, dot, extension = name.rpartition(".")
         return image_uri(self.images, f"{stem}{self.suffix}{dot}{extension}")
+
+
+def _name(label: str) -> str:
+    number = whole_number(label)
+    return f"RAF-DB label {label}" if number is None or not 0 < number <= len(RAF_DB) else RAF_DB[number - 1]

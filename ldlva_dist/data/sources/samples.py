@@ -4,16 +4,18 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from math import inf, nan
+from math import nan
 from typing import Any
 
 from ldlva_dist.data.rows import LEFT_OUT
 from ldlva_dist.data.sources.listing import EXTENSIONS, is_hidden
 from ldlva_dist.data.sources.tar_members import Damage, Member, members
+from ldlva_dist.data.tables.cells import ABSENT, CellError, label_of, number_of
 
 UNSAFE = ("pkl", "pickle", "pyd", "pt", "pth", "ten", "tb", "npy", "npz", "joblib", "dill")
 """What other readers unpickle, or hand to code that may."""
 LABELS = ("cls", "json")
+BAD_LABEL = "its label is neither a name nor an index"
 MAX_JSON, MAX_CLS = 1 << 20, 1 << 10
 
 
@@ -162,7 +164,7 @@ def parse(found: Found, tar: memoryview, fields: Fields) -> Sample:
     try:
         facts = _json(found, tar) if fields.label or fields.valence else {}
         label = _label(facts.get(fields.label)) if fields.label else _cls(found, tar)
-        va = tuple(nan if name is None else _number(facts.get(name)) for name in (fields.valence, fields.arousal))
+        va = tuple(nan if name is None else _point(facts.get(name)) for name in (fields.valence, fields.arousal))
     except _BadSampleError as error:
         return replace(blank, reason=str(error))
     image = found.members[images[0]]
@@ -217,19 +219,15 @@ def _cls(found: Found, tar: memoryview) -> str | None:
 
 
 def _label(value: Any) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and value.isprintable():
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
-        return str(int(value))
-    raise _BadSampleError("its label is neither a name nor an index")
+    try:
+        label = label_of(value)
+    except CellError as error:
+        raise _BadSampleError(BAD_LABEL) from error
+    if label is not None and not label.isprintable():
+        raise _BadSampleError(BAD_LABEL)
+    return label
 
 
-def _number(value: Any) -> float:
-    """A number; NaN for null, infinity for anything else."""
-    if value is None:
-        return nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return inf
-    return float(value) if abs(value) <= 1 else inf
+def _point(value: Any) -> float:
+    number = number_of(value)
+    return nan if number == ABSENT else number

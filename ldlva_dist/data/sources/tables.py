@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, PARTITION_ROWS, Part, Partition
-from ldlva_dist.data.user_columns import columns_present, read_csv
+from ldlva_dist.data.tables.csv_file import read_csv
+from ldlva_dist.data.user_columns import columns_present
 from ldlva_dist.errors import DataError
 
 MAX_KEY_BYTES = 1024
@@ -36,7 +37,7 @@ def spans(partition: Partition) -> Iterator[range]:
 
 
 def csv_table(
-    uri: str, keep: Sequence[str] | None = None, *, names: Sequence[str] | None = None, delimiter: str = ","
+    uri: str, keep: Sequence[str] | None = None, *, names: Sequence[str] | None = None, delimiter: str | None = None
 ) -> pa.Table:
     """:func:`read_csv`, once per process for each size that the file has had; an empty cell is ""."""
     with storage.open_input(uri) as stream:
@@ -67,7 +68,7 @@ def need_columns(present: Sequence[str], names: Sequence[str], uri: str) -> None
 
 @lru_cache(maxsize=4)
 def _parsed(
-    uri: str, size: int, keep: tuple[str, ...] | None, names: tuple[str, ...] | None, delimiter: str
+    uri: str, size: int, keep: tuple[str, ...] | None, names: tuple[str, ...] | None, delimiter: str | None
 ) -> pa.Table:
     del size
     return read_csv(uri, keep, names=names, delimiter=delimiter)

@@ -22,6 +22,7 @@ from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.common import check_text
 from ldlva_dist.data.sources.listing import count_others, is_hidden, names_in, refuse_repeated
 from ldlva_dist.data.sources.samples import Fields, Sample, read_samples
+from ldlva_dist.data.tables.cells import float32
 from ldlva_dist.errors import DataError, SettingError
 
 BLOCK_BYTES = 32 << 20
@@ -79,7 +80,7 @@ class WebDatasetSource:
             names=names_in(partition.place, self.tars[partition.part], [sample.key for sample in block]),
             images=[sample.image for sample in block],
             labels=[sample.label for sample in block],
-            va=np.asarray([sample.va for sample in block], dtype=np.float32).reshape(-1, 2),
+            va=float32([sample.va for sample in block]).reshape(-1, 2),
             reasons=[sample.reason for sample in block],
         )
 
