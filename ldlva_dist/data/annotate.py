@@ -19,7 +19,7 @@ from ldlva_dist.data.manifest import DatasetInfo, read_columns
 from ldlva_dist.data.regressor import Regressor, RegressorSettings, fingerprint
 from ldlva_dist.data.shards import read_rows
 from ldlva_dist.data.transforms import decode, resize
-from ldlva_dist.data.versions import VERSIONS, require_root, shard_uri
+from ldlva_dist.data.versions import shard_uri, versions_uri
 from ldlva_dist.errors import DataError
 
 PIECE_ROWS = 4096
@@ -43,7 +43,7 @@ class Work:
     @staticmethod
     def parts_of(dataset_uri: str, info: DatasetInfo, name: str) -> str:
         """The folder of an unfinished version's pieces."""
-        return storage.join(require_root(dataset_uri, info), VERSIONS, f".{name}.parts")
+        return storage.join(versions_uri(dataset_uri, info), f".{name}.parts")
 
 
 @dataclass(frozen=True, kw_only=True)

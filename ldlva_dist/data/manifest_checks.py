@@ -161,8 +161,8 @@ class _Checks:
             wrong_n |= missing_n & ((ids_n < self._info.num_train) | (self._info.base is None))
         else:
             wrong_n |= ~np.isnan(va_n2).all(axis=1)
-        rule = "two numbers in [-1, 1]" if self._info.has_valence_arousal else "none, as dataset.json says,"
-        self._note("va", wrong_n, block, lambda n: f"valence-arousal must be {rule} got {_pair(va_n2[n])}")
+        rule = "two numbers in [-1, 1]" if self._info.has_valence_arousal else "none, as dataset.json says"
+        self._note("va", wrong_n, block, lambda n: f"valence-arousal must be {rule}, got {_pair(va_n2[n])}")
 
 
 def _pair(va_2: NDArray[Any]) -> str:

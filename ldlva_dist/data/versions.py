@@ -79,7 +79,15 @@ def version_uri(dataset_uri: str, info: DatasetInfo, name: str) -> str:
     """Where a version of a data set (or of its version) lies; a name that is not a plain one is a SettingError."""
     if not _NAME.fullmatch(name):
         raise SettingError(f"a version's name must be of letters, digits, '-', '_' and single dots, got {name!r}")
-    return storage.join(require_root(dataset_uri, info), VERSIONS, name)
+    return storage.join(versions_uri(dataset_uri, info), name)
+
+
+def versions_uri(dataset_uri: str, info: DatasetInfo) -> str:
+    """Where versions are written; a link that would lead out of the data set is a DataError."""
+    uri = storage.join(require_root(dataset_uri, info), VERSIONS)
+    if not storage.is_remote(uri) and Path(storage.resolve(uri)[1]).is_symlink():
+        raise DataError(f"{uri} must be a folder of the data set for versions to be written there, got a link")
+    return uri
 
 
 def check_free(uri: str) -> None:

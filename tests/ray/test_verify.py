@@ -180,7 +180,7 @@ MANIFESTS = [
     ("id", _last(7), r"ids 0\.\.359 are not there in order"),
     ("label", _last(9), r"label must be a class index in 0\.\.6, got 9"),
     ("label", lambda column: column[::-1], "class counts are"),
-    ("valence", _last(2.0), r"sample 359 \('.*'\): valence-arousal must be two numbers in \[-1, 1\] got 2, "),
+    ("valence", _last(2.0), r"sample 359 \('.*'\): valence-arousal must be two numbers in \[-1, 1\], got 2, "),
     ("valence", _last(0.25), "does not have the content hash"),
     ("key", _last("train-0000000"), "1 keys stand more than once"),
     ("split", _last("train"), r"sample 359 \('.*'\): it is in another split"),

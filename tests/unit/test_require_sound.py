@@ -70,7 +70,7 @@ ROWS_WRONG = [
     ({"size": (3, (1 << 31) - 1)}, r"sample 3 \('k3'\): its image lies"),
     ({"shard": (3, 1)}, r"sample 3 \('k3'\): dataset.json has it in shard 0, got 1"),
     ({"shard": (3, -1)}, r"dataset.json has it in shard 0, got -1"),
-    ({"valence": (3, 1e30)}, r"sample 3 \('k3'\): valence-arousal must be two numbers in \[-1, 1\] got 1e\+30, "),
+    ({"valence": (3, 1e30)}, r"sample 3 \('k3'\): valence-arousal must be two numbers in \[-1, 1\], got 1e\+30, "),
     ({"valence": (3, np.nan)}, r"sample 3 \('k3'\): valence-arousal must be .* got none"),
     ({"arousal": (3, None)}, r"sample 3 \('k3'\): valence-arousal must be"),
     ({"split": (3, "test")}, r"sample 3 \('k3'\): it is in another split than dataset.json says, 'test'"),

@@ -236,6 +236,18 @@ def test_nothing_is_written_where_a_base_leads_and_no_data_set_is(dataset: str, 
     assert not (tmp_path / "versions").exists()
 
 
+def test_a_link_leads_no_version_out_of_its_data_set(dataset: str, tmp_path: Path) -> None:
+    tmp_path.joinpath("elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", f"{dataset}/versions")
+    with pytest.raises(DataError, match=r"must be a folder of the data set .* got a link"):
+        new_version(dataset, "v1", NOTHING)
+    assert not os.listdir(tmp_path / "elsewhere")
+    os.unlink(f"{dataset}/versions")
+    os.symlink(dataset, tmp_path / "link")
+    new_version(str(tmp_path / "link"), "v1", NOTHING)
+    assert read_info(f"{tmp_path}/link/versions/v1") == read_info(_version(dataset, "v1"))
+
+
 def test_a_relative_path_of_a_version_finds_its_data_set(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     info = new_version(dataset, "v1", NOTHING)
     monkeypatch.chdir(_version(dataset, "v1"))
