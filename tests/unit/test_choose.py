@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ldlva_dist.data.packing.choose import choose
-from ldlva_dist.data.packing.columns import Columns
+from ldlva_dist.data.packing.columns import Columns, repeats
 from ldlva_dist.data.packing.settings import PackSettings
 from ldlva_dist.data.packing.survey import DUPLICATE, key_hash
 from ldlva_dist.data.rows import Part, Partition
@@ -71,6 +71,16 @@ def test_only_the_first_of_two_rows_that_are_one_is_accepted() -> None:
     assert (repeated.row_D.tolist(), repeated.first_D.tolist()) == ([7], [2])
     assert np.flatnonzero(columns.code_N >= 0).tolist() == [7]
     assert columns.counts() == {DUPLICATE: 1}
+
+
+def test_repeated_values_are_found_with_their_first_places() -> None:
+    values = np.random.default_rng(0).integers(0, 300, 500).astype(np.uint64)
+    again, first = repeats(values)
+    seen: dict[int, int] = {}
+    expected = [(i, seen[value]) for i, value in enumerate(values.tolist()) if seen.setdefault(value, i) != i]
+    assert list(zip(again.tolist(), first.tolist(), strict=True)) == expected
+    assert [len(part) for part in repeats(np.arange(9, dtype=np.uint64))] == [0, 0]
+    assert [len(part) for part in repeats(np.zeros(0, dtype=np.uint64))] == [0, 0]
 
 
 def test_a_rejected_row_does_not_shadow_a_good_one_that_is_the_same() -> None:

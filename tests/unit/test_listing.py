@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist.data.sources.listing import Listing, list_images, names_in
+from ldlva_dist.data.sources.listing import Listing, list_images
+from ldlva_dist.data.sources.tables import names_in
 from ldlva_dist.errors import DataError
 
 

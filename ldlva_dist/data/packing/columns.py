@@ -65,12 +65,11 @@ class Columns:
     def reject_duplicates(self) -> Repeated:
         """Every accepted row that stood in an accepted row before."""
         fine = np.flatnonzero(self.code_N < 0)
-        _, first, group = np.unique(self.identity_N[fine], return_index=True, return_inverse=True)
-        again = np.flatnonzero(first[group] != np.arange(len(fine)))
+        again, first = repeats(self.identity_N[fine])
         repeated_N = np.zeros(len(self.code_N), dtype=bool)
         repeated_N[fine[again]] = True
         self.reject(repeated_N, DUPLICATE)
-        return Repeated(fine[again], fine[first[group[again]]])
+        return Repeated(fine[again], fine[first])
 
     def partition_of(self, rows_n: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] the partition that each row stands in."""
@@ -86,6 +85,20 @@ class Columns:
         """How many rows, or of the rows ``among``, are rejected for each reason, in order of the reasons' names."""
         counts = np.bincount(self.code_N[among] + 1, minlength=len(self.reasons) + 1)[1:].tolist()
         return {reason: count for reason, count in sorted(zip(self.reasons, counts, strict=True)) if count}
+
+
+def repeats(values_n: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places whose value stood before, ascending, and for each the place where it stood first."""
+    order_n = np.argsort(values_n, kind="stable")
+    ordered_n = values_n[order_n]
+    is_same = ordered_n[1:] == ordered_n[:-1]
+    if not is_same.any():
+        return order_n[:0], order_n[:0]
+    begins = np.flatnonzero(np.concatenate([[True], ~is_same]))
+    again = np.flatnonzero(is_same) + 1
+    first = begins[np.searchsorted(begins, again, side="right") - 1]
+    by_place = np.argsort(order_n[again])
+    return order_n[again][by_place], order_n[first][by_place]
 
 
 def read_columns(stage: Stage, partitions: int) -> Columns:

@@ -1,10 +1,9 @@
 """The image files in a folder and in the folders below it, and what is passed over there."""
 
 import os
-import posixpath
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ldlva_dist.data import storage
-from ldlva_dist.errors import ClusterError, DataError, SettingError
+from ldlva_dist.errors import ClusterError, DataError
 
 EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "webp", "gif", "tif", "tiff", "avif")
 EXTENSIONS += ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm")
@@ -79,30 +78,6 @@ def is_hidden(name: str) -> bool:
 def count_others(names: Sequence[str]) -> str:
     """How many of some names have which extension: ``.txt 10, .gz 2``."""
     return _counted(Counter(map(_extension, names)))
-
-
-def refuse_repeated(uris: Iterable[str]) -> None:
-    """SettingError where two of the files that a user names are one."""
-    known: set[str] = set()
-    for uri in uris:
-        real = uri if storage.is_remote(uri) else os.path.realpath(uri)
-        if real in known:
-            raise SettingError(f"--train, --validation and --test must name each file once, got {uri!r} again")
-        known.add(real)
-
-
-def names_in(uri: str, uris: Sequence[str], names: Sequence[object]) -> list[str]:
-    """What rows of the file ``uri`` are called among those of all files ``uris``."""
-    file = f"{_tails(tuple(uris))[uri]}/" if len(uris) > 1 else ""
-    return [f"{file}{name}" for name in names]
-
-
-@lru_cache(maxsize=8)
-def _tails(uris: tuple[str, ...]) -> dict[str, str]:
-    """The path of each file from the folder on that holds them all."""
-    paths = {uri: uri if storage.is_remote(uri) else storage.absolute(uri) for uri in uris}
-    common = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()])
-    return {uri: posixpath.relpath(path, common) for uri, path in paths.items()}
 
 
 class _Found:

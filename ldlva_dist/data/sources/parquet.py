@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist.data.rows import Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
-from ldlva_dist.data.sources.listing import names_in, refuse_repeated
 from ldlva_dist.data.sources.row_groups import group_rows, read_stretch, stretches
-from ldlva_dist.data.sources.tables import refuse_empty
+from ldlva_dist.data.sources.tables import names_in, refuse_empty, refuse_repeated
 from ldlva_dist.data.tables.cells import flag_cells, label_cells, name_cells, number_cells
 from ldlva_dist.data.tables.csv_file import check_once
 from ldlva_dist.data.user_columns import (

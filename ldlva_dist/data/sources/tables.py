@@ -1,7 +1,8 @@
 """Tables that a source reads in pieces: counted in the driver, parsed once per process, cut into partitions."""
 
+import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, PARTITION_ROWS, Part, Partition
 from ldlva_dist.data.tables.csv_file import read_csv
 from ldlva_dist.data.user_columns import columns_present
-from ldlva_dist.errors import DataError
+from ldlva_dist.errors import DataError, SettingError
 
 MAX_KEY_BYTES = 1024
 """Of a store."""
@@ -64,6 +65,30 @@ def need_columns(present: Sequence[str], names: Sequence[str], uri: str) -> None
     missing = [name for name in names if name not in present]
     if missing:
         raise DataError(f"{uri} has no column {missing[0]!r}, which its layout has; {columns_present(present)}")
+
+
+def refuse_repeated(uris: Iterable[str]) -> None:
+    """SettingError where two of the files that a user names are one."""
+    known: set[str] = set()
+    for uri in uris:
+        real = uri if storage.is_remote(uri) else os.path.realpath(uri)
+        if real in known:
+            raise SettingError(f"--train, --validation and --test must name each file once, got {uri!r} again")
+        known.add(real)
+
+
+def names_in(uri: str, uris: Sequence[str], names: Sequence[object]) -> list[str]:
+    """What rows of the file ``uri`` are called among those of all files ``uris``."""
+    file = f"{_tails(tuple(uris))[uri]}/" if len(uris) > 1 else ""
+    return [f"{file}{name}" for name in names]
+
+
+@lru_cache(maxsize=8)
+def _tails(uris: tuple[str, ...]) -> dict[str, str]:
+    """The path of each file from the folder on that holds them all."""
+    paths = {uri: uri if storage.is_remote(uri) else storage.absolute(uri) for uri in uris}
+    common = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()])
+    return {uri: posixpath.relpath(path, common) for uri, path in paths.items()}
 
 
 @lru_cache(maxsize=4)

@@ -20,8 +20,9 @@ from ldlva_dist.data import storage
 from ldlva_dist.data.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.data.shards import sanitise_key
 from ldlva_dist.data.sources.common import check_text
-from ldlva_dist.data.sources.listing import count_others, is_hidden, names_in, refuse_repeated
+from ldlva_dist.data.sources.listing import count_others, is_hidden
 from ldlva_dist.data.sources.samples import Fields, Sample, read_samples
+from ldlva_dist.data.sources.tables import names_in, refuse_repeated
 from ldlva_dist.data.tables.cells import float32
 from ldlva_dist.errors import DataError, SettingError
 
