@@ -90,6 +90,7 @@ DOTTED: list[Members] = [
     [("face.v2.jpg", IMAGE), ("face.v2.cls", b"1")],
     [("0.jpg", IMAGE), ("0.cls", b"1"), ("0.flip.jpg", IMAGE), ("0.flip.cls", b"1")],
     [("IMG.0.png", IMAGE), ("IMG.1.png", IMAGE)],
+    [("0.jpg", IMAGE), ("0.cls", b"1"), ("0..jpg", IMAGE), ("0..cls", b"1")],
 ]
 
 

@@ -110,7 +110,7 @@ def _read_key(key: str, together: Sequence[Member], tar: memoryview, fields: Fie
     for stem, member in dotted.items():
         flaw = f"the name {member.name!r} has a dot before its extension: a key ends at the first dot, here {key!r}"
         yield _flawed(f"{key}.{stem}", flaw, "a dot in the name")
-    rest = [member for member in together if _extension(member).rpartition(".")[0] not in dotted]
+    rest = [member for member in together if _extension(member).rpartition(".")[:2] not in {(s, ".") for s in dotted}]
     if rest:
         yield parse(_found(key, rest), tar, fields)
 
