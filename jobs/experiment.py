@@ -11,7 +11,7 @@ on where it was interrupted, and never trains a run twice. Any setting of jobs/t
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.conf import subcommand
@@ -21,6 +21,7 @@ from ldlva_dist import launch, placement
 from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data.manifest import read_info
+from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
 from ldlva_dist.experiments.plots import draw_ablation, draw_noise
 from ldlva_dist.experiments.protocol import Protocol, Row, compare
@@ -53,6 +54,7 @@ class Common:
     dataset: str
     """Folder or s3:// prefix that jobs/make_shards.py wrote, with its graph. Noisy labels are versions of it."""
     output: str = "runs/experiment"
+    """Folder or s3:// prefix of this experiment alone; more seeds, levels, sides or values may come to it later."""
     preset: str = "demo"
     """Settings that all arms start from; or --config."""
     config: str | None = None
@@ -74,6 +76,10 @@ class Noise(Common):
     label_smoothing: float = 0.1
     """Of the side "label smoothing"."""
 
+    def common(self) -> dict[str, Any]:
+        """What tables do not show."""
+        return {"learning_rates": self.learning_rates, "label_smoothing": self.label_smoothing}
+
     def arms(self, config: RunConfig) -> list[Arm]:
         """Every side at every level."""
         return noise_arms(config, self.levels, self.sides, self.label_smoothing)
@@ -92,6 +98,10 @@ class Ablation(Common):
     gamma: Numbers = (0.0, 1e-3, 1e-2, 1e-1)
     initial_uncertainty: Numbers = (0.1, 0.25, 0.5, 0.75)
 
+    def common(self) -> dict[str, Any]:
+        """What tables do not show."""
+        return {"learning_rates": self.learning_rates, "level": self.level}
+
     def arms(self, config: RunConfig) -> list[Arm]:
         """Every value of every setting."""
         axes = {
@@ -107,7 +117,8 @@ def main() -> None:
     """Parse, connect, run what is missing, write tables and plots."""
     command, settings = parse(sys.argv[1:])
     arms = command.arms(settings)
-    read_info(settings.data.dataset)  # what is wrong with its address is said before a cluster starts
+    info = read_info(settings.data.dataset)  # what is wrong with its address is said before a cluster starts
+    name, to_markdown, draw = KINDS[type(command)]
     protocol = Protocol(
         dataset=settings.data.dataset,
         output=settings.storage_path,
@@ -115,8 +126,8 @@ def main() -> None:
         learning_rates=command.learning_rates,
         max_concurrent=command.max_concurrent,
     )
+    cells.begin(protocol.output, name, cells.learnt_from(settings, info.content_hash) | command.common())
     placement.connect()
-    name, to_markdown, draw = KINDS[type(command)]
     say(f"{name}: {len(arms)} arms x {command.seeds} seeds, {settings.training.epochs:g} epochs, in {protocol.output}")
     rows: list[Row] = []
     for rows in compare(arms, protocol, say):

@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ldlva_dist import launch, readiness
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
+from ldlva_dist.data import storage, unfinished
+from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.scoring import score
 from ldlva_dist.training.loop import run_uri
 
@@ -24,16 +26,45 @@ def named(config: RunConfig, content_hash: str) -> RunConfig:
 
     Of the data counts what is in it (``content_hash``), not where it lies.
     """
-    everything = readiness.flat(dataclasses.asdict(config)) | {"data.dataset": content_hash}
-    values = {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
-    digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=5).hexdigest()
+    values = json.dumps(learnt_from(config, content_hash), sort_keys=True)
+    digest = hashlib.blake2b(values.encode(), digest_size=5).hexdigest()
     return replace(config, name=f"{config.loss.recipe}-{digest}-seed-{config.training.seed}")
+
+
+def learnt_from(config: RunConfig, content_hash: str) -> dict[str, Any]:
+    """All settings that a run learns from, by their full names; its data by what is in it."""
+    everything = readiness.flat(dataclasses.asdict(config)) | {"data.dataset": content_hash}
+    return {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
+
+
+def begin(folder: str, name: str, facts: Mapping[str, Any]) -> None:
+    """Remember what all arms of the experiment ``name`` in a folder have in common, or see that they have the same.
+
+    Raises:
+        SettingError: for a folder of another experiment, or of anything else.
+    """
+    uri = storage.join(folder, f"{name}-settings.json")
+    if storage.exists(uri):
+        if others := unfinished.differing(unfinished.read_facts(uri), facts):
+            raise SettingError(
+                f"--output must be new for another experiment: {folder} holds one with others ({', '.join(others)})"
+            )
+        return
+    there = storage.list_folder(folder)
+    if there and "runs" not in there:  # earlier versions kept no settings
+        raise SettingError(f"--output must be new: {folder} is no experiment's folder, it holds {there[0]}")
+    storage.write_bytes(uri, (json.dumps(facts, indent=1) + "\n").encode())
 
 
 def finished(config: RunConfig) -> dict[str, float] | None:
     """The figures of a cell that was run to its end, or None."""
     uri = storage.join(run_uri(config), FILE)
-    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    if not storage.exists(uri):
+        return None
+    found = unfinished.read_facts(uri)
+    if not {"accuracy", "seconds"} <= found.keys() or not all(type(value) in (int, float) for value in found.values()):
+        raise DataError(f"{uri} is damaged: it must hold the figures of a run; without it the run is judged again")
+    return found
 
 
 def finish(config: RunConfig) -> dict[str, float]:
