@@ -21,7 +21,7 @@ def check_labels(found: Columns, settings: PackSettings) -> None:
     Raises:
         SettingError: where numbers are labels whose meaning nobody said, or that count from 1, or where no label at all
             is a class.
-        DataError: where no row has a label, or more labels than may be rejected are no class.
+        DataError: where no row has a label. Labels that are no class are left to the budget.
     """
     counts, total = found.counts(), len(found.code_N)
     labelled = total - counts.get(NO_LABEL, 0)
@@ -72,7 +72,3 @@ def _refuse(found: Columns, settings: PackSettings, labelled: int, allowed: floa
             f"--classes must name the labels of the data ({', '.join(sorted(unknown)[:EXAMPLES])}), "
             f"got {settings.class_names}"
         )
-    raise DataError(
-        f"{rows} of {labelled} rows have a label that is no class, --max-rejected allows {settings.max_rejected:.2%}: "
-        f"{named(unknown)}; --classes has {', '.join(settings.class_names)}"
-    )
