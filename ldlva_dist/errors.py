@@ -1,10 +1,15 @@
 """The errors a user meets, each with the exit code its job ends with."""
 
+from ldlva_dist.redact import redact
+
 
 class LdlvaError(Exception):
-    """Base of all errors that a job reports as one sentence instead of a traceback."""
+    """Base of all errors that a job reports as one sentence instead of a traceback; no sentence shows a password."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SettingError(LdlvaError):

@@ -10,7 +10,8 @@ import ray
 
 from ldlva_dist import placement
 from ldlva_dist.diagnosis.finding import Finding, Look
-from ldlva_dist.diagnosis.reach import why_unreachable
+from ldlva_dist.errors import LdlvaError
+from ldlva_dist.reach import why_unreachable
 
 TOKEN = Path("~/.ray/auth_token")
 
@@ -56,15 +57,12 @@ def _others_can_read(path: Path) -> bool:
 def look_at_ray() -> Look:
     """Join the cluster, or start one; facts ``ray_gpus``, ``ray_nodes`` and ``ray_is_local``."""
     address = os.environ.get("RAY_ADDRESS", "")
-    why = why_unreachable(address) if address not in ("", "auto") else None
-    if why:
-        return Look(findings=(_problem("Ray", f"RAY_ADDRESS: {why}", _cure(address)),))
     if address.startswith("http"):
         return _look_at_dashboard(address)
     try:
         placement.connect()
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        return Look(findings=(_problem("Ray", _first_line(error), _cure(address)),))
+    except LdlvaError as error:
+        return Look(findings=(_problem("Ray", str(error), _cure(address)),))
     total, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
     found = (
         f"{'joined ' + address if address else 'started here'}: {len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, "
@@ -78,6 +76,9 @@ def look_at_ray() -> Look:
 def _look_at_dashboard(address: str) -> Look:
     from ray.job_submission import JobSubmissionClient
 
+    why = why_unreachable(address)
+    if why:
+        return Look(findings=(_problem("Ray", f"RAY_ADDRESS: {why}", _cure(address)),))
     try:
         version = JobSubmissionClient(address).get_version()
     except (ConnectionError, RuntimeError) as error:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ldlva_dist.redact import redact
+
 Level = Literal["ok", "warning", "problem"]
 
 
@@ -18,6 +20,11 @@ class Finding:
     found: str
     cure: str = ""
     """What to do about it; nothing where all is well."""
+
+    def __post_init__(self) -> None:
+        """No finding shows a password."""
+        for name in ("found", "cure"):
+            object.__setattr__(self, name, redact(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from urllib.request import getproxies
 
 from ldlva_dist.data import storage
 from ldlva_dist.diagnosis.finding import Finding, Look
-from ldlva_dist.diagnosis.reach import why_unreachable
 from ldlva_dist.errors import ClusterError, LdlvaError
+from ldlva_dist.reach import why_unreachable
 
 PROBE_BYTES = 4 << 20
 LOW_BYTES = 5e9
@@ -62,7 +62,8 @@ def _connect(endpoint: str, region: str) -> Finding:
     url = urlsplit(endpoint)
     said = f"{endpoint}, region {region}"
     if url.scheme in getproxies():
-        return _ok("endpoint", f"{said}, through {getproxies()[url.scheme]}")
+        proxy = getproxies()[url.scheme].rpartition("@")[2]  # a proxy's address may have a password, and no scheme
+        return _ok("endpoint", f"{said}, through {proxy}")
     why = why_unreachable(endpoint)
     if why:
         return _problem(

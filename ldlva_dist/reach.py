@@ -1,0 +1,55 @@
+"""Whether somebody listens at an address, within seconds: what is behind it may try for minutes."""
+
+import os
+import socket
+from urllib.parse import urlsplit
+
+CONNECT_S = 5.0
+HEAD_S = 20.0
+"""How long a head on a busy machine may take to say that it is one."""
+PORTS = {"http": 80, "https": 443}
+
+
+def why_unreachable(address: str) -> str | None:
+    """The reason why nothing answers at ``scheme://host:port`` or ``host:port``; None where something does."""
+    host, port = split_address(address)
+    if not host or not port:
+        return f"{address!r} is no address with a host and a port"
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except UnicodeError:
+        return f"{host} is no name of a host"
+    except socket.gaierror as error:
+        return f"{host} is no name that can be resolved ({error.strerror})"
+    except OSError as error:
+        return f"nobody answers at {address} ({error.strerror or error})"
+    return None
+
+
+def why_no_head(address: str) -> str | None:
+    """The reason why no Ray head answers at ``host:port``; None where something speaks gRPC, as heads do."""
+    import grpc  # Ray's own; slow to import, and not needed where a cluster is started
+
+    why = why_unreachable(address)
+    if why or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return why
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=HEAD_S)
+        except grpc.FutureTimeoutError:
+            return f"what listens at {address} does not answer as a Ray head does"
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine's own, by a name or number that no other machine can use."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def split_address(address: str) -> tuple[str | None, int | None]:
+    """Host and port of ``scheme://host:port`` or ``host:port``; None for what it does not have."""
+    try:
+        url = urlsplit(address if "://" in address else f"//{address}")
+        return url.hostname, url.port or PORTS.get(url.scheme)
+    except ValueError:  # a port that is no number, or a bracket that is not closed
+        return None, None
