@@ -1,6 +1,5 @@
 """Whether somebody listens at an address, within seconds: what is behind it may try for minutes."""
 
-import os
 import socket
 from urllib.parse import urlsplit
 
@@ -27,17 +26,24 @@ def why_unreachable(address: str) -> str | None:
 
 
 def why_no_head(address: str) -> str | None:
-    """The reason why no Ray head answers at ``host:port``; None where something speaks gRPC, as heads do."""
-    import grpc  # Ray's own; slow to import, and not needed where a cluster is started
+    """The reason why no Ray head takes this process in at ``host:port``; None where one does."""
+    import grpc  # slow to import, and not needed where a cluster is started
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
     why = why_unreachable(address)
-    if why or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+    if why:
         return why
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=HEAD_S)
-        except grpc.FutureTimeoutError:
-            return f"what listens at {address} does not answer as a Ray head does"
+    channel = init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)])  # sends the token, if there is one
+    try:
+        NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=HEAD_S, wait_for_ready=True)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return f"the one at {address} refuses the token in use (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)"
+        return f"what listens at {address} does not answer as one does"
+    finally:
+        channel.close()
     return None
 
 

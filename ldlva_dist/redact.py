@@ -6,9 +6,7 @@ _PARTS = (
     # user:password@ in any address, then one whose password has a slash in it; a port is no password
     re.compile(r"""(://)[^/\s"'?#]*@"""),
     re.compile(r"""(https?://)[^\s"'/@:]*:(?!\d*/)[^\s"']*@"""),
-    re.compile(
-        r"""((?:X-Amz-(?:Signature|Security-Token|Credential)|Signature|AWSAccessKeyId)(?:=|%3D))[^&\s"']*""", re.I
-    ),
+    re.compile(r"""(\b(?:X-Amz-Signature|X-Amz-Security-Token|X-Amz-Credential|Signature|AWSAccessKeyId)=)[^&\s"']*"""),
 )
 
 
