@@ -82,13 +82,13 @@ def _reserve_address() -> str:
 
 def _head_at(address: str) -> str:
     """The address of a head that answers; Ray itself would ask one that is gone for a quarter of an hour."""
-    host, port = split_address(address)
-    if "://" in address or not host or not port or not address.isprintable():
+    place = split_address(address)
+    if "://" in address or not place or not address.isprintable():
         raise SettingError(f"RAY_ADDRESS must be HOST:PORT of a running head, or not set, got {address!r}")
     why = why_no_head(address)
     if why:
         raise ClusterError(f"RAY_ADDRESS must name a running head, but {why}; unset it to start a cluster here")
-    if is_loopback(host):
+    if is_loopback(place[0]):
         _take_loopback()
     return address
 

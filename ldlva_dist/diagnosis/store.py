@@ -42,15 +42,18 @@ def _look_at_store(uri: str) -> list[Finding]:
     """Endpoint and credentials, before anything is asked of the bucket."""
     import boto3
 
-    from ldlva_dist.data.s3.client import client
+    from ldlva_dist.data.s3.client import client, is_anonymous
 
     endpoint, region = client().meta.endpoint_url, client().meta.region_name
     credentials = boto3.Session().get_credentials()
-    if credentials is None:
+    if is_anonymous():
+        who = _ok("credentials", "none are used: LDLVA_S3_ANONYMOUS=1")
+    elif credentials is None:
         who = _problem(
             "credentials",
             "there are none: no environment variables, no profile, no role of this machine",
-            cure="export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            cure="export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket that is only "
+            "read LDLVA_S3_ANONYMOUS=1",
         )
     else:
         who = _ok("credentials", f"found: {credentials.method}")

@@ -40,8 +40,11 @@ class Body:
         self._began = time.monotonic()
 
     def fetch(self) -> None:
-        """Ask for what is not there yet."""
+        """Ask for what is not there yet; for all of it where nothing can tell that the object is still the same."""
         bucket, key = split(self._uri)
+        if self._answer and not self._answer.etag:
+            self._data, self._answer = io.BytesIO(), None
+            self.wanted = None if self._whole else self.wanted
         byte_range, begin = None, self._offset + self._data.tell()
         if self.wanted is not None:
             byte_range = f"bytes={begin}-{self._offset + self.wanted - 1}"
@@ -66,7 +69,7 @@ class Body:
         """All bytes; for an object that was read whole, checked."""
         data = self._data.getvalue()
         told = self._answer.crc if self._answer and self._whole else None
-        if told is not None and int(told) != crc32(data):
+        if told is not None and told != str(crc32(data)):
             raise DataError(f"{self._uri} is damaged: it does not have the checksum it was written with")
         return data
 
@@ -74,7 +77,9 @@ class Body:
         """Take ``size`` bytes; fewer are an error that is tried again."""
         limit = limit_s(self.wanted or 0)
         while size:
-            piece = stream.read1(PIECE_BYTES)  # what is there; read() would wait for all, however slowly it comes
+            piece = stream.read1(
+                min(PIECE_BYTES, size)
+            )  # what is there; read() would wait for all, however slowly it comes
             if not piece:
                 raise ConnectionError(f"the body broke off {size} bytes before its end")
             size -= self._data.write(piece)

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from ldlva_dist.data.s3.errors import FAILURES, clear_error, is_passing
 from ldlva_dist.errors import SettingError
+from ldlva_dist.reach import split_address
 
 S3 = "s3://"
-LIMIT_S = 120
+LIMIT_S, LONGEST_LIMIT_S = 120, 10**6
 SLOWEST_BYTES_PER_S = 64 << 10
 _ENVIRONMENT = (
     "AWS_ENDPOINT_URL_S3",
@@ -28,6 +30,7 @@ _ENVIRONMENT = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "LDLVA_S3_LIMIT_S",
+    "LDLVA_S3_ANONYMOUS",
 )
 _BUILDING = threading.Lock()
 T = TypeVar("T")
@@ -51,11 +54,14 @@ def client() -> Any:
 def _client(pid: int, *environment: str | None) -> Any:
     endpoint = environment[0] or environment[1]
     region = environment[2] or environment[3]
+    if endpoint and not (endpoint.startswith(("http://", "https://")) and split_address(endpoint)):
+        # Not shown: where it cannot be read, nobody can tell what of it is a password.
+        raise SettingError("AWS_ENDPOINT_URL must be http://HOST:PORT or https://HOST, got what is no such address")
     settings = Config(
         connect_timeout=limit_s(0) / 12,
         read_timeout=limit_s(0) / 6,
         max_pool_connections=16,
-        signature_version="s3v4",
+        signature_version=UNSIGNED if is_anonymous() else "s3v4",
         retries={"total_max_attempts": 1, "mode": "standard"},  # attempt alone tries again
         s3={"addressing_style": "path"} if endpoint else None,
         # Stores other than AWS's do not all know the newer checksums.
@@ -72,9 +78,24 @@ def _client(pid: int, *environment: str | None) -> Any:
         raise SettingError(f"the environment must name an S3 store, got: {error}") from error
 
 
+def is_anonymous() -> bool:
+    """Whether requests are to go without a signature, as public buckets take them."""
+    told = os.environ.get("LDLVA_S3_ANONYMOUS", "0")
+    if told not in ("", "0", "1"):
+        raise SettingError(f"LDLVA_S3_ANONYMOUS must be 1 or 0, got {told!r}")
+    return told == "1"
+
+
 def limit_s(size: int) -> float:
     """Seconds that a call for so many bytes may take."""
-    return float(os.environ.get("LDLVA_S3_LIMIT_S", LIMIT_S)) + size / SLOWEST_BYTES_PER_S
+    told = os.environ.get("LDLVA_S3_LIMIT_S") or LIMIT_S
+    try:
+        limit = float(told)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit <= LONGEST_LIMIT_S:
+        raise SettingError(f"LDLVA_S3_LIMIT_S must be a number > 0 and <= {LONGEST_LIMIT_S}, got {told!r}")
+    return limit + size / SLOWEST_BYTES_PER_S
 
 
 def attempt(uri: str, action: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:

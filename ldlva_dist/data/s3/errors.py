@@ -65,6 +65,11 @@ def clear_error(error: BaseException, uri: str, endpoint: str) -> LdlvaError:
         return DataError(f"there is no file {uri}")
     if code in ("NoSuchBucket", "InvalidBucketName"):
         return SettingError(f"a storage address must name a bucket that exists, got {uri}: {endpoint} has none such")
+    if isinstance(error, NoCredentialsError):
+        return SettingError(
+            f"there must be credentials for {uri} (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role), "
+            "or LDLVA_S3_ANONYMOUS=1 for a public bucket, got none"
+        )
     if code in _REFUSED or isinstance(error, _CREDENTIALS):
         return SettingError(f"the credentials in use must allow access to {uri}, {endpoint} refused: {_reason(error)}")
     if _unresolved(error) is not None:

@@ -1,6 +1,7 @@
 """Asking for the bytes of an object: by a signed URL, cheaper than boto3's own call, which explains a refusal."""
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +12,13 @@ from botocore.httpsession import ProxyConfiguration, get_cert_path
 from botocore.utils import get_environ_proxies
 from urllib3 import HTTPConnectionPool, PoolManager, ProxyManager, Timeout
 
-from ldlva_dist.data.s3.client import client
+from ldlva_dist.data.s3.client import S3, client
+from ldlva_dist.errors import ClusterError
 
 CRC = "ldlva-crc32"
 """Metadata of every object that we wrote."""
 VALID_S = 3600
+_RANGE = re.compile(r"bytes (?P<first>\d{1,18})-(?P<last>\d{1,18})/.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class Answer:
     """Bytes of this answer."""
     content_range: str
     """"bytes FIRST-LAST/TOTAL"; empty where the whole object was asked for."""
-    etag: str
+    etag: str | None
+    """What tells this object from another under its name; None where the store says nothing that can be compared."""
     crc: str | None
     stream: Any
     """The bytes: a urllib3 response, to be closed."""
@@ -48,11 +52,11 @@ def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> A
         enforce_content_length=False,  # Body does, and keeps what came
     )
     told = answer.headers
-    if answer.status in (200, 206) and "Content-Length" in told:
+    if answer.status in (200, 206):
         return Answer(
-            size=int(told["Content-Length"]),
+            size=_size(bucket, key, told.get("Content-Length"), told.get("Content-Range", "")),
             content_range=told.get("Content-Range", ""),
-            etag=told["ETag"],
+            etag=_strong(told.get("ETag")),
             crc=told.get(f"x-amz-meta-{CRC}"),
             stream=answer,
         )
@@ -61,12 +65,27 @@ def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> A
     ask = {name: value for name, value in (("Range", byte_range), ("IfMatch", etag)) if value}
     called = store.get_object(Bucket=bucket, Key=key, **ask)
     return Answer(
-        size=called["ContentLength"],
+        size=_size(bucket, key, called.get("ContentLength"), called.get("ContentRange", "")),
         content_range=called.get("ContentRange", ""),
-        etag=called["ETag"],
+        etag=_strong(called.get("ETag")),
         crc=called["Metadata"].get(CRC),
         stream=called["Body"]._raw_stream,
     )
+
+
+def _size(bucket: str, key: str, length: str | int | None, content_range: str) -> int:
+    """Bytes of an answer, by its length or, where it has none, by its range."""
+    if length is not None:
+        return int(length)
+    found = _RANGE.fullmatch(content_range)
+    if not found:
+        raise ClusterError(f"the store failed at {S3}{bucket}/{key}: it does not say how many bytes it sends")
+    return int(found["last"]) - int(found["first"]) + 1
+
+
+def _strong(etag: str | None) -> str | None:
+    """A weak one is another for the store's own comparison, and so none."""
+    return None if not etag or etag.startswith("W/") else etag
 
 
 @lru_cache(maxsize=4096)

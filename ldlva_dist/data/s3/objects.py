@@ -7,7 +7,7 @@ from typing import IO, Any
 from botocore.exceptions import ClientError
 from isal.isal_zlib import crc32
 
-from ldlva_dist.data.s3.client import attempt, client, split
+from ldlva_dist.data.s3.client import S3, attempt, client, split
 from ldlva_dist.data.s3.errors import BEYOND, FAILURES, code_of
 from ldlva_dist.data.s3.get import CRC
 from ldlva_dist.errors import ClusterError, DataError
@@ -119,7 +119,10 @@ def _pages(uri: str, **ask: str) -> Iterator[dict[str, Any]]:
         yield page
         if not page.get("IsTruncated"):
             return
-        ask["ContinuationToken"] = page["NextContinuationToken"]
+        token = page.get("NextContinuationToken")
+        if not token or token == ask.get("ContinuationToken"):
+            raise ClusterError(f"the store failed at {uri}: its list does not end, and does not say where it goes on")
+        ask["ContinuationToken"] = token
 
 
 def _stamp(size: int, about: Mapping[str, Any]) -> str:
@@ -127,7 +130,10 @@ def _stamp(size: int, about: Mapping[str, Any]) -> str:
 
 
 def _send_part(uri: str, upload: dict[str, Any], data: bytes) -> str:
-    return attempt(uri, lambda: client().upload_part(**upload, Body=data)["ETag"], lambda: len(data))
+    etag = attempt(uri, lambda: client().upload_part(**upload, Body=data).get("ETag"), lambda: len(data))
+    if not etag:
+        raise ClusterError(f"the store failed at {uri}: it sends no ETag for a part, which larger objects need")
+    return etag
 
 
 def _complete(upload: dict[str, Any], parts: list[dict[str, Any]], size: int) -> None:
@@ -149,5 +155,10 @@ def _size(bucket: str, key: str) -> int:
             return 0
         raise
     with answer["Body"] as stream:
+        if "ContentRange" not in answer:  # it knows no ranges, and sends everything: closed unread
+            return answer["ContentLength"]
         stream.read()
-    return int(answer["ContentRange"].rpartition("/")[2])
+    total = answer["ContentRange"].rpartition("/")[2]
+    if not total.isdecimal():
+        raise ClusterError(f"the store failed at {S3}{bucket}/{key}: it does not say how large the object is")
+    return int(total)
