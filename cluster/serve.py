@@ -13,11 +13,13 @@ from concurrent import futures
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from socket import socket
+from typing import Annotated
 
 import tyro
 from tyro.conf import OmitArgPrefixes
 
 from ldlva_dist import placement
+from ldlva_dist.checks import Range, Seconds, check_options
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.inference.face_model import FaceModel
@@ -49,13 +51,12 @@ class Arguments:
     settings: OmitArgPrefixes[ServeSettings]
     host: str = "127.0.0.1"
     """Address to listen on; with 0.0.0.0 every machine that reaches this one may ask."""
-    port: int = 8000
-    start_limit_s: float = 600.0
+    port: Annotated[int, Range(ge=1, le=65535)] = 8000
+    start_limit_s: Seconds = 600.0
     """How long the replicas may take until all of them answer."""
 
     def __post_init__(self) -> None:
-        if not self.start_limit_s > 0:
-            raise SettingError(f"--start-limit-s must be > 0, got {self.start_limit_s:g}")
+        check_options(self)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, subcommand
 
 from ldlva_dist import placement
 from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
+from ldlva_dist.checks import BatchSize, Count, NotNegative, Positive, check_options
 from ldlva_dist.data import storage
 from ldlva_dist.data.annotate import Work
 from ldlva_dist.data.manifest import read_info
@@ -21,7 +22,6 @@ from ldlva_dist.data.regressor import RegressorSettings
 from ldlva_dist.data.tables.csv_file import delimiter_option, delimiter_remark
 from ldlva_dist.data.va_table import PointFile
 from ldlva_dist.data.versions import check_free, version_uri
-from ldlva_dist.errors import SettingError
 from ldlva_dist.reporting.console import say
 from ldlva_dist.reporting.progress import format_seconds
 from ldlva_dist.terminal import print_dataset, run_job
@@ -54,17 +54,16 @@ class Model(Common):
     """ONNX (.onnx; needs the extra [onnx]) or TorchScript file, local or s3://; weights of an ONNX file that lie in
     another one are read from the same folder."""
     regressor: OmitArgPrefixes[RegressorSettings] = field(default_factory=RegressorSettings)
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     """Images in one call of the model; always as many, a last batch is filled up."""
-    num_actors: int = 1
+    num_actors: Count = 1
     """Copies of the model that work side by side."""
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
+    cpus_per_actor: Positive = 1.0
+    gpus_per_actor: NotNegative = 0.0
     """A share, such as 0.25, lets several actors use one GPU."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SettingError(f"--batch-size must be >= 1, got {self.batch_size}")
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

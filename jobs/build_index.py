@@ -2,15 +2,16 @@
 
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import ray
 import tyro
 
 from ldlva_dist import placement
+from ldlva_dist.checks import Count, NotNegative, Range, check_options
 from ldlva_dist.config import PlacementConfig
 from ldlva_dist.data.tables.csv_file import delimiter_option, delimiter_remark
 from ldlva_dist.data.user_columns import USUAL_NAMES
-from ldlva_dist.errors import SettingError
 from ldlva_dist.neighbors.graph import K_MAX, GraphInfo, build_graph, plan_graph
 from ldlva_dist.neighbors.imported import NeighborTable, import_graph
 from ldlva_dist.neighbors.index import Backend, resolve
@@ -28,14 +29,14 @@ class Arguments:
 
     dataset: str
     """Folder or s3:// prefix that jobs/make_shards.py wrote."""
-    k_max: int = K_MAX
+    k_max: Count = K_MAX
     """Neighbours to keep; every run and trial with num_neighbors up to this shares the graph."""
     backend: Backend = "auto"
     """auto: FAISS where it sees a GPU, else a KD-tree. All give the same graph."""
-    num_shards: int | None = None
+    num_shards: Annotated[int, Range(ge=1, le=4096)] | None = None
     """Actors that do the work, each with its part of the plane; 1 searches in this process. Default: as many as the
     cluster has CPUs, 1 for fewer than 100,000 samples."""
-    gpus_per_shard: float = 0.0
+    gpus_per_shard: NotNegative = 0.0
     """GPU, or share of one, of each actor."""
     import_table: str | None = None
     """Take the neighbours from this CSV (the one that was packed) instead of searching them; see --column."""
@@ -47,12 +48,16 @@ class Arguments:
     """What stands between the cells of --import-table; taken from its header if not given."""
     key_prefix: str = ""
     """What keys have before the path in the CSV: the folder's name and /, where test images had another folder."""
-    k_min: int = 8
+    k_min: Count = 8
     """Imported neighbours that every sample must have left after those that are no training samples are dropped."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
 
-def main(arguments: Arguments) -> None:
+
+def main() -> None:
     """Build, write, and say what was built."""
+    arguments = tyro.cli(Arguments)
     began = time.perf_counter()
     if arguments.import_table is None:
         how, info = build(arguments)
@@ -75,8 +80,6 @@ def main(arguments: Arguments) -> None:
 def build(arguments: Arguments) -> tuple[str, GraphInfo]:
     """Search, in this process or on the cluster; how it was done, and the graph."""
     num_shards, gpus = arguments.num_shards, arguments.gpus_per_shard
-    if (num_shards is not None and num_shards < 1) or gpus < 0:
-        raise SettingError(f"--num-shards must be >= 1 and --gpus-per-shard >= 0, got {num_shards} and {gpus:g}")
     dataset, k_max, backend = arguments.dataset, arguments.k_max, arguments.backend
     planned = plan_graph(dataset, k_max)  # what is wrong with the data set is said before a cluster starts
     if num_shards is None and planned.num_samples < SMALL:
@@ -91,5 +94,4 @@ def build(arguments: Arguments) -> tuple[str, GraphInfo]:
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Arguments)
-    run_job(lambda: main(arguments))
+    run_job(main)

@@ -8,13 +8,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import tyro
 
 from ldlva_dist import launch, placement
+from ldlva_dist.checks import Count, Range, Share, check_options
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
 from ldlva_dist.data.faces import FacesSource
@@ -43,21 +44,25 @@ class Arguments:
     output: str = "runs/demo"
     dataset: str = "datasets/demo"
     """Drawn on the first call, kept for the next."""
-    seed: int = 0
-    train: int = 3000
+    seed: Annotated[int, Range(ge=0, lt=2**32)] = 0
+    train: Count = 3000
     """Faces drawn for training and holdout."""
-    test: int = 4000
+    test: Count = 4000
     """Faces drawn for testing: with 1,000 the standard error of one accuracy is .013, with 4,000 half of that."""
-    flip_share: float = 0.3
+    flip_share: Share = 0.3
     """Share of the training labels that are replaced by another class."""
-    trials: int = 3
+    trials: Count = 3
     """Of each of the two sweeps."""
-    sheet: int = 32
+    sheet: Count = 32
     """Faces on the sheet of the most uncertain."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
 
-def main(arguments: Arguments) -> None:
+
+def main() -> None:
     """Draw, search twice, judge, show."""
+    arguments = tyro.cli(Arguments, description=__doc__)
     began = time.monotonic()
     placement.connect()
     info = prepare_faces(arguments)
@@ -176,5 +181,4 @@ def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, A
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Arguments, description=__doc__)
-    run_job(lambda: main(arguments))
+    run_job(main)

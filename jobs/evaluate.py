@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from ldlva_dist import placement
+from ldlva_dist.checks import Count, check_options
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.reporting.console import say
@@ -33,8 +34,11 @@ class Arguments:
     the rows that were trained on (another data set) the uncertainties are not judged."""
     split: Literal["train", "holdout", "test"] | None = None
     """What the run is judged on; the test part where the data set has one, else the holdout, if not given."""
-    num_tasks: int = 2
+    num_tasks: Count = 2
     """Ray tasks that predict side by side."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from tyro.conf import subcommand
 from tyro.constructors import PrimitiveConstructorSpec
 
 from ldlva_dist import launch, placement
+from ldlva_dist.checks import Count, Range, Share, check_options
 from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data.manifest import read_info
@@ -59,11 +60,14 @@ class Common:
     """Settings that all arms start from; or --config."""
     config: str | None = None
     """JSON of settings in the preset's place, such as a sweep's best_config.json."""
-    seeds: int = 3
+    seeds: Count = 3
     learning_rates: Numbers = ()
     """Every arm takes the one of these that is best on the given labels of the holdout. None: the settings' own."""
-    max_concurrent: int = 1
+    max_concurrent: Count = 1
     """Runs side by side; the cluster must hold so many."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class Noise(Common):
     levels: Numbers = (0.0, 0.1, 0.2, 0.3)
     """Shares of the labels of train and holdout that are flipped."""
     sides: Names = tuple(SIDES)
-    label_smoothing: float = 0.1
+    label_smoothing: Share = 0.1
     """Of the side "label smoothing"."""
 
     def common(self) -> dict[str, Any]:
@@ -89,7 +93,7 @@ class Noise(Common):
 class Ablation(Common):
     """Vary one setting of LDLVA after the other."""
 
-    level: float = 0.3
+    level: Annotated[float, Range(ge=0, lt=1)] = 0.3
     """Share of the labels of train and holdout that are flipped; 0 for a data set with wrong labels of its own."""
     num_neighbors: Numbers = (1, 4, 8, 16, 32)
     """K; the neighbour graph must have as many."""

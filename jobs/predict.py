@@ -11,11 +11,11 @@ import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from ldlva_dist import placement
+from ldlva_dist.checks import BatchSize, Share, check_options
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import read_info
 from ldlva_dist.data.sources.listing import list_images
 from ldlva_dist.data.sources.row_groups import parquet_files
-from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.batch import Actors, predict
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import Work
@@ -36,17 +36,14 @@ class Common:
     """Folder or s3:// prefix to write."""
     features: bool = False
     """Write the network's feature of each image too."""
-    batch_size: int = 64
+    batch_size: BatchSize = 64
     """Images in one call of the network."""
-    max_rejected: float = 0.01
+    max_rejected: Share = 0.01
     """Share of the images that may be unreadable."""
     actors: OmitArgPrefixes[Actors] = field(default_factory=Actors)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SettingError(f"--batch-size must be >= 1, got {self.batch_size}")
-        if not 0 <= self.max_rejected <= 1:
-            raise SettingError(f"--max-rejected must be in [0, 1], got {self.max_rejected}")
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

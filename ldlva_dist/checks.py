@@ -54,6 +54,7 @@ Seconds = Annotated[float, Range(gt=0, le=10**7)]
 """A limit in time: 10^7 s are four months, and what every library's clock can hold."""
 Epochs = Annotated[float, Range(gt=0, le=10**6)]
 Count = Annotated[int, Range(ge=1)]
+BatchSize = Annotated[int, Range(ge=1, le=2**20)]
 Seed = Annotated[int, Range(ge=0, le=MAX_INT)]
 
 

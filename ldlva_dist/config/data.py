@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist.checks import Range, Share, check_settings, require
+from ldlva_dist.checks import BatchSize, Range, Share, check_settings, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +12,7 @@ class DataConfig:
 
     dataset: str = ""
     """Folder or s3:// prefix that jobs/make_shards.py wrote, or a version in it (DATASET/versions/NAME)."""
-    batch_size: Annotated[int, Range(ge=1, le=2**20)] = 32
+    batch_size: BatchSize = 32
     """Samples in one optimiser step, over all workers."""
     chunk_rows: Annotated[int, Range(ge=1, le=2**20)] = 128
     """Rows of one window of a lane, fetched by two ranged reads or fewer: larger reads less often and mixes less."""

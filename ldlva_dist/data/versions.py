@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from ldlva_dist.checks import NAME_BYTES, shown
 from ldlva_dist.data import storage
 from ldlva_dist.data.contents import HASHED, ContentHash, Tally, read_blocks, write_blocks
 from ldlva_dist.data.manifest import DATASET, MANIFEST, OPTIONAL, DatasetInfo, ShardInfo, read_info, write_info
@@ -77,8 +78,11 @@ def shard_uri(dataset_uri: str, info: DatasetInfo, shard: ShardInfo) -> str:
 
 def version_uri(dataset_uri: str, info: DatasetInfo, name: str) -> str:
     """Where a version of a data set (or of its version) lies; a name that is not a plain one is a SettingError."""
-    if not _NAME.fullmatch(name):
-        raise SettingError(f"a version's name must be of letters, digits, '-', '_' and single dots, got {name!r}")
+    if not _NAME.fullmatch(name) or len(name) > NAME_BYTES:
+        raise SettingError(
+            f"a version's name must be of letters, digits, '-', '_' and single dots, at most {NAME_BYTES}, "
+            f"got {shown(name)}"
+        )
     return storage.join(versions_uri(dataset_uri, info), name)
 
 

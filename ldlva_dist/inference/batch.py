@@ -9,6 +9,7 @@ import ray
 import torch
 
 from ldlva_dist import placement
+from ldlva_dist.checks import Count, NotNegative, Positive, check_options
 from ldlva_dist.data import storage
 from ldlva_dist.data.pieces import run_pieces_on_actors
 from ldlva_dist.data.unfinished import differing
@@ -36,18 +37,14 @@ Progress = Callable[[int, int], None]
 class Actors:
     """The actors that hold a copy of the network each."""
 
-    num_actors: int | None = None
+    num_actors: Count | None = None
     """Copies that work side by side; as many as the cluster holds if not given."""
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
+    cpus_per_actor: Positive = 1.0
+    gpus_per_actor: NotNegative = 0.0
     """A share, such as 0.25, lets several actors use one GPU."""
 
     def __post_init__(self) -> None:
-        if (self.num_actors is not None and self.num_actors < 1) or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
-            raise SettingError(
-                "--num-actors must be >= 1, --cpus-per-actor > 0 and --gpus-per-actor >= 0, "
-                f"got {self.num_actors}, {self.cpus_per_actor:g} and {self.gpus_per_actor:g}"
-            )
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

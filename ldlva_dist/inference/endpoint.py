@@ -11,15 +11,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
+from ldlva_dist.checks import BatchSize, Count, NotNegative, Positive, Range, Seconds, check_settings
 from ldlva_dist.data.image_files import HUGE_IMAGE, ImageError, open_image
-from ldlva_dist.errors import ClusterError, DataError, SettingError
+from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.inference.face_model import FaceModel
 
 FORMATS = ("JPEG", "PNG")
@@ -39,35 +40,26 @@ class ServeSettings:
 
     model: str
     """A run (its last checkpoint), one checkpoint, or a folder that jobs/export.py wrote; local or s3://."""
-    replicas: int = 1
+    replicas: Count = 1
     """Copies of the network."""
-    cpus_per_replica: float = 1.0
-    gpus_per_replica: float = 0.0
+    cpus_per_replica: Positive = 1.0
+    gpus_per_replica: NotNegative = 0.0
     """A share, such as 0.25, lets several replicas use one GPU."""
-    max_batch_size: int = 32
+    max_batch_size: BatchSize = 32
     """Images in one call of the network."""
-    batch_wait_s: float = 0.01
+    batch_wait_s: Annotated[float, Range(ge=0, le=10**7)] = 0.01
     """How long the first image of a batch waits for others."""
-    max_requests: int = 64
+    max_requests: Count = 64
     """Requests that a replica answers at once, bodies in memory; more get 503."""
-    max_body_mb: float = 8.0
+    max_body_mb: Annotated[float, Range(gt=0, le=2**20)] = 8.0
     """Bytes of an image file, in MiB."""
-    max_pixels: int = 16_000_000
+    max_pixels: Count = 16_000_000
     """Width times height of an image."""
-    body_timeout_s: float = 15.0
+    body_timeout_s: Seconds = 15.0
     """How long a body may take to arrive."""
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "max_batch_size", "max_requests", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("cpus_per_replica", "max_body_mb", "body_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise SettingError(f"{name} must be > 0, got {getattr(self, name)}")
-        if self.gpus_per_replica < 0 or self.batch_wait_s < 0:
-            raise SettingError(
-                f"gpus_per_replica and batch_wait_s must be >= 0, got {self.gpus_per_replica} and {self.batch_wait_s}"
-            )
+        check_settings(self)
 
 
 class Refused(Exception):

@@ -194,7 +194,7 @@ def test_health_says_what_is_served(run: str) -> None:
     ("args", "sentence"),
     [
         ({"model": "x", "replica": 1}, "unexpected keyword argument 'replica'"),
-        ({"model": "x", "max_requests": 0}, "max_requests must be >= 1, got 0"),
+        ({"model": "x", "max_requests": 0}, "max_requests must be a whole number >= 1, got 0"),
     ],
 )
 def test_settings_that_are_none_are_refused(args: dict[str, Any], sentence: str) -> None:

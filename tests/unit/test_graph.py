@@ -217,7 +217,7 @@ def test_the_job_builds_the_graph_and_says_what_it_built(tmp_path):
 def test_the_job_refuses_numbers_of_shards_that_are_none(tmp_path):
     done = run_job("--dataset", str(tmp_path), "--num-shards", "0")
     assert done.returncode == 2
-    assert "--num-shards must be >= 1 and --gpus-per-shard >= 0, got 0 and 0" in done.stderr
+    assert "--num-shards must be a whole number >= 1 and <= 4096 or none, got 0" in done.stderr
 
 
 def test_the_job_refuses_a_data_set_without_valence_arousal_in_one_sentence(tmp_path):

@@ -2,8 +2,9 @@
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from ldlva_dist.checks import Range, Seed, Share, check_name, check_options
 from ldlva_dist.data import storage
 from ldlva_dist.data.classes.index import StatedClasses, stated_classes
 from ldlva_dist.data.classes.known_sets import AFFECTNET
@@ -22,32 +23,27 @@ class Common:
     """Class names in index order, or what the numbers mean that are the labels: 0=Angry 1=Disgust ... Labels may be
     other spellings of the names too (angry, sadness). The names alone count from 0. Default: Neutral Happy Sad Surprise
     Fear Disgust Anger; numbers then mean something only where the data say so."""
-    max_rejected: float = 0.01
+    max_rejected: Share = 0.01
     """Share of the labelled rows of each part (train, validation, test) that may be rejected."""
     on_bad_data: Literal["quarantine", "skip", "fail"] = "quarantine"
     """List bad rows in rejected.parquet, only count them, or end at the first one."""
-    holdout: float = 0.1
+    holdout: Annotated[float, Range(ge=0, lt=1)] = 0.1
     """Share of the training rows cut off for model selection, by a hash of the key."""
-    size: int | None = None
+    size: Annotated[int, Range(ge=16, le=4096)] | None = None
     """Resize images to this many pixels square; as they are if not given."""
     standardize_va: bool = False
     """Measure distances on valence-arousal of mean 0 and standard deviation 1 over the training rows."""
-    shuffle_va: int | None = None
+    shuffle_va: Seed | None = None
     """Control experiment: permute valence-arousal among the training rows by this seed."""
     noise: str | None = None
     """Train on wrong labels, the given ones kept beside them: symmetric:SHARE, or list:FILE of lines "name label"."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         stated_classes(self.classes)
-        if not 0 <= self.holdout < 1:
-            raise SettingError(f"--holdout must be in [0, 1), got {self.holdout}")
-        if not 0 <= self.max_rejected <= 1:
-            raise SettingError(f"--max-rejected must be in [0, 1], got {self.max_rejected}")
-        if self.size is not None and self.size < 16:
-            raise SettingError(f"--size must be >= 16 pixels, got {self.size}")
-        if self.seed < 0 or (self.shuffle_va or 0) < 0:
-            raise SettingError(f"--seed and --shuffle-va must be >= 0, got {self.seed} and {self.shuffle_va}")
+        check_options(self)
+        if self.name is not None:
+            check_name("--name", self.name)
 
     def notes(self) -> list[str]:
         """Sentences on what lies beside the rows and is passed over."""

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from ldlva_dist.checks import Share
 from ldlva_dist.data.classes.index import ClassIndex
 from ldlva_dist.data.faces import FacesSource
 from ldlva_dist.data.rows import REFERENCE_CLASSES, Part, Source
@@ -222,7 +223,7 @@ class Faces(Common):
     """Faces of the test part; their labels are never flipped."""
     pixels: int = 48
     """Side of the drawn images, at least 48."""
-    flip_share: float = 0.3
+    flip_share: Share = 0.3
     """Share of the training labels that are replaced by another class."""
 
     def source(self) -> Source:
