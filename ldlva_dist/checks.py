@@ -22,7 +22,7 @@ from ldlva_dist.errors import SettingError
 MAX_INT = 2**63 - 1
 NAME_BYTES = 200
 """Longest name of a folder; file systems take 255, and temporary files add to it."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
 
