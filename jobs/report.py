@@ -7,12 +7,12 @@ the page as a CSV, which `python jobs/make_shards.py relabel` makes a new versio
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
 from ldlva_dist import placement
-from ldlva_dist.checks import Count, Range, check_options
+from ldlva_dist.checks import Count, check_options, require
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import SettingError
@@ -44,13 +44,14 @@ class Arguments:
     """What the runs are judged on; the test part where the data set has one, else the holdout, if not given."""
     samples: int = 3000
     """Samples on the page: half probably mislabelled, the others most uncertain and most confident."""
-    megabytes: Annotated[float, Range(ge=1)] = 28.0
+    megabytes: float = 28.0
     """Size of the page; samples and pictures of neighbours that do not fit are left out, the least important first."""
     num_tasks: Count = 2
     """Ray tasks that predict side by side where a run was not evaluated yet."""
 
     def __post_init__(self) -> None:
         check_options(self)
+        require(self.megabytes >= 1, f"--megabytes must be >= 1, got {self.megabytes:g}")
 
 
 def main() -> None:
