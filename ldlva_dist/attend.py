@@ -20,10 +20,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 T = TypeVar("T")
 
 
-def attend(work: Callable[[], T], control: Any, *, grace_s: float, until: threading.Event | None = None) -> T:
+def attend(
+    work: Callable[[], T],
+    control: Any,
+    *,
+    grace_s: float,
+    until: threading.Event | None = None,
+    require: Callable[[], None] = lambda: None,
+) -> T:
     """Do ``work``, which ends soon after the :class:`RunControl` actor ``control`` was asked to stop the run.
 
-    It is asked to at a signal, and where ``until`` is set.
+    It is asked to at a signal, and where ``until`` is set; what ``require`` raises ends the waiting at once.
     It runs in a thread of its own: Ray Train would take a Ctrl-C for itself, and end the workers at once. Signals reach
     a process's main thread only; called in another one this waits and shows, no more.
 
@@ -37,6 +44,7 @@ def attend(work: Callable[[], T], control: Any, *, grace_s: float, until: thread
     with _signals() as asked:
         while not wait([done], timeout=POLL_S).done:
             heard = _show_news(control, heard)
+            require()
             if deadline is None and (asked.is_set() or (until is not None and until.is_set())):
                 deadline = time.monotonic() + grace_s
                 if asked.is_set():

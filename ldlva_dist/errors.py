@@ -33,6 +33,10 @@ class ClusterError(LdlvaError):
     exit_code = 4
 
 
+class RunLost(ClusterError):
+    """A run's folder that was deleted, or that another job took over, under the job that trained in it."""
+
+
 class RunStopped(LdlvaError):
     """A run that was asked to stop and did; the same command goes on."""
 

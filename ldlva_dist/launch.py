@@ -18,11 +18,12 @@ from ldlva_dist.attend import attend
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.data import bad_rows, storage, stream
 from ldlva_dist.data.manifest import DatasetInfo, read_info
-from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunStopped, SettingError
+from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunLost, RunStopped, SettingError
 from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
 from ldlva_dist.reporting.console import say
+from ldlva_dist.run_lease import Holder, Lease, leased
 from ldlva_dist.scaling import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
 from ldlva_dist.tasks import own_error
 from ldlva_dist.training import build, recall
@@ -47,7 +48,12 @@ class RunResult:
 
 
 def fit(
-    config: RunConfig, *, callbacks: Sequence[Any] = (), until: Event | None = None, sound: bool = False
+    config: RunConfig,
+    *,
+    callbacks: Sequence[Any] = (),
+    until: Event | None = None,
+    sound: bool = False,
+    holder: Holder | None = None,
 ) -> RunResult:
     """Train to the end, from the last checkpoint of a run of the same name and settings.
 
@@ -56,15 +62,27 @@ def fit(
         callbacks: Of Ray Train.
         until: Where it is set the run saves and stops, as at a signal.
         sound: Whether the data set is known to be sound: :func:`prepare` has been called for it.
+        holder: The process that the job ends with, if it is not this one.
 
     Raises:
         SettingError: for settings that do not fit each other, the data set or the cluster; nothing was written.
         DataError: for data or checkpoints that are damaged, or a loss that is not finite.
-        ClusterError: if workers or services failed more than ``placement.max_failures`` times.
+        ClusterError: if workers or services failed more than ``placement.max_failures`` times, or another job is
+            running in the run's folder.
+        RunLost: if the run's folder was deleted or taken over meanwhile.
         RunStopped: if it was asked to stop, and has saved; called in the main thread, it takes Ctrl-C and SIGTERM so.
     """
     config = absolute(config)
     info = prepare(config, sound=sound)
+    with leased(run_uri(config), holder) as lease:
+        write_settings(config)
+        _run(config, info, lease, callbacks, until)
+        lease.claim.require()
+        return _result(config)
+
+
+def _run(config: RunConfig, info: DatasetInfo, lease: Lease, callbacks: Sequence[Any], until: Event | None) -> None:
+    """Start the services, train to the end, take the services away."""
     manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
     service = _start_service(config, info) if config.uses_neighbors else None
     index = None
@@ -78,6 +96,7 @@ def fit(
             index=index,
             quarantine=_start_quarantine(config, info),
             control=control,
+            require_lease=lease.claim.require,
         )
         trainer = LimitedTrainer(
             partial(train_worker, config, resources),
@@ -93,15 +112,26 @@ def fit(
                 callbacks=[_NoSecondTry(), *_resize_callbacks(config, control), *callbacks],
             ),
         )
-        attend(partial(_fit, trainer), control, grace_s=config.training.stop_grace_s, until=until)
+        attend(
+            partial(_fit, trainer),
+            control,
+            grace_s=config.training.stop_grace_s,
+            until=until,
+            require=lease.require,
+        )
     finally:
         ray.wait([control.close.remote()], timeout=CLOSE_S)
         ray.kill(control)  # somebody always waits for its news, so Ray would keep it
         for started in (service, index):
             if started:
                 started.stop()
+
+
+def _result(config: RunConfig) -> RunResult:
+    """What the run left; RunStopped where it is not at its end."""
     checkpoint_uri = last_checkpoint(run_uri(config))
-    assert checkpoint_uri is not None, "a run that ended has a checkpoint"
+    if checkpoint_uri is None:
+        raise RunLost(f"the checkpoints of {run_uri(config)} were deleted while the run went on")
     metrics = read_facts(checkpoint_uri)["metrics"]
     if metrics["step"] < metrics["steps"]:
         raise RunStopped(
@@ -131,17 +161,26 @@ def absolute(config: RunConfig) -> RunConfig:
 
 
 def prepare(config: RunConfig, *, sound: bool = False) -> DatasetInfo:
-    """Check everything that can be checked before a worker starts, and write the run's config.json.
+    """Check everything that can be checked before a worker starts; nothing is written.
 
     With ``sound`` the rows of the data set are not looked at again.
     """
     info = read_info(config.data.dataset)
     for check in readiness.checks(config, info, sound=sound):
         check.require()
+    return info
+
+
+def write_settings(config: RunConfig) -> None:
+    """Write the config.json of a run whose folder this job holds, unless it is there.
+
+    Raises:
+        SettingError: if another job has begun the run with other settings since they were looked at.
+    """
+    readiness.require_same_settings(config)
     uri = storage.join(run_uri(config), readiness.CONFIG)
     if not storage.exists(uri):
-        storage.write_bytes(uri, to_json(config).encode())
-    return info
+        storage.write_bytes(uri, readiness.settings_of(run_uri(config)) or to_json(config).encode())
 
 
 def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
@@ -216,12 +255,12 @@ def _fit(trainer: TorchTrainer) -> ray.train.Result:
 
 
 class _NoSecondTry(UserCallback):
-    """Ends a run whose data or settings are at fault: they would be so after a restart too."""
+    """Ends a run whose data or settings are at fault, or whose folder is gone: a restart would meet the same."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """An exception of a callback is final."""
         ours = _ours(worker_exceptions.values())
-        if isinstance(ours, DataError | SettingError):
+        if isinstance(ours, DataError | SettingError | RunLost):
             raise ours
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +11,11 @@ from ldlva_dist import placement
 from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo
-from ldlva_dist.errors import LdlvaError, SettingError
+from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.neighbors.graph import require_graph
 from ldlva_dist.reporting.trackers import require_tracker
-from ldlva_dist.training import build
+from ldlva_dist.training import build, checkpoint
+from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.loop import run_uri
 from ldlva_dist.training.rebuilds import plan_rebuilds
@@ -132,13 +134,24 @@ def find_problems(checks: Iterable[Check]) -> list[Problem]:
     return list(found.values())
 
 
+def settings_of(run_uri: str) -> bytes | None:
+    """The settings that a run was started with: its config.json or, where that is lost, its newest checkpoint's."""
+    uri = storage.join(run_uri, CONFIG)
+    if storage.exists(uri):
+        return storage.read_bytes(uri)
+    for step in checkpoint.steps_there(run_uri):
+        with suppress(DataError):  # unfinished or damaged: the workers say so, and look at the one before too
+            return Checkpoint(checkpoint.uri_of(run_uri, step)).read(CONFIG)
+    return None
+
+
 def require_same_settings(config: RunConfig) -> None:
     """SettingError where a run of this name was started with other settings."""
-    uri = storage.join(run_uri(config), CONFIG)
-    if not storage.exists(uri):
+    began = settings_of(run_uri(config))
+    if began is None:
         return
     # Read back as settings, so that a run of a version without some setting has its default.
-    there, here = (flat(json.loads(to_json(c))) for c in (from_json(storage.read_bytes(uri)), config))
+    there, here = (flat(json.loads(to_json(c))) for c in (from_json(began), config))
     free = [name for name in here if here[name] != there[name] and not name.startswith(CHANGEABLE)]
     if free:
         raise SettingError(

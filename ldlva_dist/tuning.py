@@ -7,6 +7,7 @@ told before, and goes on with the runs that were not at their end; Tune's own st
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.reporting.metrics_log import read_metrics
+from ldlva_dist.run_lease import BEAT_S, Claim, Holder, leased
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.loop import run_uri
 
@@ -79,8 +81,10 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     info = launch.prepare(config)
     if info.splits["holdout"].rows == 0:
         raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
-    tuner = _tuner(config, [_Printer(config, on_result)] if on_result else [])
-    results = tuner.fit()
+    with leased(folder) as lease:
+        launch.write_settings(config)
+        printers = [_Printer(config, on_result)] if on_result else []
+        results = _tuner(config, [_RequireLease(lease.claim), *printers]).fit()
     trials = tuple(_trial(result, config) for result in results)
     finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
     if not finished:
@@ -156,13 +160,13 @@ def _own_params(config: RunConfig) -> dict[str, Any]:
     return {name: own[name] for name in search_space(config)}
 
 
-def _run_trial(params: dict[str, Any], config: RunConfig) -> None:
-    """One trial is one launch. What its run told before an interruption comes first: ASHA then stands where it was."""
+def _run_trial(params: dict[str, Any], config: RunConfig, holder: Holder) -> None:
+    """One trial is one launch, which ends with the sweep; what its run told before comes first, for ASHA."""
     run = _run_of(config, params)
     for line in read_metrics(run_uri(run)):
         if METRIC in line:
             tune.report(line)
-    launch.fit(run, callbacks=[TuneReportCallback()], sound=True)
+    launch.fit(run, callbacks=[TuneReportCallback()], sound=True, holder=holder)
 
 
 def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:
@@ -178,7 +182,7 @@ def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:
 
 
 def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
-    trainable = tune.with_resources(partial(_run_trial, config=config), placement.trial())
+    trainable = tune.with_resources(partial(_run_trial, config=config, holder=Holder.here()), placement.trial())
     folder = storage.join(config.storage_path, config.name)
     records = launch.train_storage(storage.join(folder, TUNE))
     fits = placement.max_concurrent_trials(config.placement, config.bank.num_shards, config.index_shards)
@@ -232,6 +236,19 @@ def _trial(result: tune.Result, config: RunConfig) -> Trial:
         run_uri=run_uri(_run_of(config, params)),
         error=str(result.error).strip().splitlines()[-1] if result.error else None,
     )
+
+
+class _RequireLease(tune.Callback):
+    """Ends a sweep whose folder was deleted or taken over."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim, self._asked = claim, time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Several times a second."""
+        if time.monotonic() - self._asked > BEAT_S:
+            self._asked = time.monotonic()
+            self._claim.require()
 
 
 class _Printer(tune.Callback):

@@ -126,6 +126,30 @@ def write_stream(uri: str, source: IO[bytes], size: int) -> int:
     return _local(uri, lambda path: _replace(Path(path), source))
 
 
+def create(uri: str, data: bytes) -> None:
+    """Write a few bytes where there is no file yet, and leave one that is there as it is; its folder must be there.
+
+    A store that knows no such condition writes all the same: who must know whose bytes they are reads them again.
+    """
+    if is_remote(uri):
+        s3.create(uri, data)
+    else:
+        _local(uri, lambda path: _create(path, data))
+
+
+def touch(uri: str) -> None:
+    """Let a file count as written now; DataError where there is none."""
+    if is_remote(uri):
+        s3.touch(uri)
+    else:
+        _local(uri, os.utime)
+
+
+def times(uri: str) -> tuple[float, float]:
+    """When a file was written last, and what time it is now, in seconds by the clock of the disk or store."""
+    return s3.times(uri) if is_remote(uri) else _local(uri, _times)
+
+
 def upload(local: str, uri: str) -> None:
     """Copy a local file to a uri; it appears complete or not at all. Missing local folders are made."""
 
@@ -210,6 +234,21 @@ def _local(uri: str, action: Callable[[str], T]) -> T:
         if error.errno in plain_files.NO_FILE:
             raise DataError(f"there is no file {uri}") from error
         raise ClusterError(f"the store failed at {uri}: {error.strerror or error}") from error
+
+
+def _create(path: str, data: bytes) -> None:
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "wb", buffering=0) as file:
+        file.write(data)
+
+
+def _times(path: str) -> tuple[float, float]:
+    """A file that is made now tells the time of the disk, which may be another machine's."""
+    with open(path, "rb") as file, tempfile.TemporaryFile(dir=os.path.dirname(path)) as fresh:
+        return os.fstat(file.fileno()).st_mtime, os.fstat(fresh.fileno()).st_mtime
 
 
 def _stamp(path: str) -> str:

@@ -12,6 +12,7 @@ from ldlva_dist import launch, readiness
 from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage, unfinished
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.run_lease import Holder
 from ldlva_dist.scoring import score
 from ldlva_dist.training.loop import run_uri
 
@@ -67,10 +68,13 @@ def finished(config: RunConfig) -> dict[str, float] | None:
     return found
 
 
-def finish(config: RunConfig) -> dict[str, float]:
-    """Train a cell to its end, from where it was interrupted, and judge its last epoch on the test split."""
+def finish(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
+    """Train a cell to its end, from where it was interrupted, and judge its last epoch on the test split.
+
+    ``holder`` is the process that it ends with, if it is not this one.
+    """
     began = time.monotonic()
-    done = launch.fit(config)
+    done = launch.fit(config, holder=holder)
     evaluation = score(done.checkpoint_uri, config.data.dataset, predict_training=True)
     found = figures(evaluation)
     if "holdout_accuracy" in done.metrics:

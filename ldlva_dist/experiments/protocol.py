@@ -21,6 +21,7 @@ from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import Arm
 from ldlva_dist.neighbors.graph import build_graph, copy_graphs, graph_infos, require_graph
 from ldlva_dist.neighbors.index_service import build_graph_with_actors
+from ldlva_dist.run_lease import Holder
 from ldlva_dist.tasks import own_errors
 
 SELECTION_SEED = 0
@@ -152,12 +153,12 @@ def _side_by_side(configs: Mapping[str, RunConfig], limit: int) -> Iterator[tupl
 
     A task only launches a run, whose workers ask for their own resources.
     """
-    task = ray.remote(cells.finish).options(num_cpus=placement.trial()["CPU"], max_retries=0)
+    task: Any = ray.remote(cells.finish).options(num_cpus=placement.trial()["CPU"], max_retries=0)
     waiting, running = list(configs.items()), dict[Any, str]()
     while waiting or running:
         while waiting and len(running) < limit:
             name, config = waiting.pop(0)
-            running[task.remote(config)] = name
+            running[task.remote(config, Holder.here())] = name
         [ref], _ = ray.wait(list(running), num_returns=1)
         with own_errors():
             figures = ray.get(ref)

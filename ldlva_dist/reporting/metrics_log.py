@@ -1,12 +1,13 @@
 """A run's metrics.jsonl; what is added to it goes to the run's tracker too."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from typing import IO, Any
 
 from ldlva_dist.data import storage
-from ldlva_dist.errors import ClusterError
+from ldlva_dist.errors import ClusterError, RunLost
 from ldlva_dist.reporting.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -33,10 +34,16 @@ class MetricsLog:
             self._file = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line; its ``step`` must be there. ClusterError where the disk does not take it."""
+        """Append one line; its ``step`` must be there.
+
+        Raises:
+            ClusterError: where the disk does not take it.
+            RunLost: where the file was deleted.
+        """
         line = json.dumps(dict(metrics))
         if self._file:
             try:
+                self._require_file(self._file.fileno())
                 self._file.write(line + "\n")
                 self._file.flush()
             except OSError as error:
@@ -47,6 +54,15 @@ class MetricsLog:
                 self.flush()
         if self._tracker:
             self._tracker.add(metrics)
+
+    def _require_file(self, descriptor: int) -> None:
+        """RunLost where the file has no name any more, or its name is another's: nobody would find the lines."""
+        try:
+            is_there = os.path.samestat(os.fstat(descriptor), os.stat(storage.resolve(self._uri)[1]))
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        if not is_there:
+            raise RunLost(f"{self._uri} was deleted or replaced while the run wrote it: its lines would be lost")
 
     def flush(self) -> None:
         """Make every line added so far visible to others; before a checkpoint, or a resumed run lacks lines."""

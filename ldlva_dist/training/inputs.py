@@ -1,6 +1,6 @@
 """What a training worker reads: its batches in the order of the plan, and its neighbours' images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ class Resources:
     """The actor that counts bad rows; None where the first one stops the run."""
     control: Any
     """The :class:`RunControl` actor."""
+    require_lease: Callable[[], None] = lambda: None
+    """Raises where the run's folder is another job's by now; who writes there asks first."""
 
 
 def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:

@@ -57,6 +57,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
     plan = balanced_plan(config, resources)
+    resources.require_lease()
     client = _connect(config, resources.service)
     uri = newest_whole(run_uri(config), resources.control.tell.remote)
     state = build_state(config, resources.info, client, device=device, checkpoint_uri=uri)
@@ -66,7 +67,12 @@ def _train(config: RunConfig, resources: Resources) -> None:
     log = _roll_back(config, state.step)
     exported = ExportedMetrics(config.name)
     training = config.training
-    saver = Saver(run_uri(config), num_to_keep=training.num_to_keep, limit_s=training.timeout_s)
+    saver = Saver(
+        run_uri(config),
+        num_to_keep=training.num_to_keep,
+        limit_s=training.timeout_s,
+        require_lease=resources.require_lease,
+    )
     agreement = Agreement(resources.control.stopping.remote(), save_every_minutes=training.checkpoint_every_minutes)
     ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
 
@@ -99,6 +105,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
                 metrics |= evaluate(state)
                 remember(state, epoch=plan.epoch_of(state.step), kept=due.history)
             if log:
+                resources.require_lease()
                 log.add(metrics)
                 exported.set(metrics)
                 log.flush()  # a resumed run must find the lines of its checkpoint

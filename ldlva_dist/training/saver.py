@@ -40,9 +40,15 @@ class _Upload:
 class Saver:
     """One rank's hand in the checkpoints of a run. Every method is a collective, ``uploading`` excepted."""
 
-    def __init__(self, run_uri: str, *, num_to_keep: int, limit_s: float) -> None:
-        """Checkpoints of earlier starts of the run count too; an upload may take ``limit_s``."""
+    def __init__(
+        self, run_uri: str, *, num_to_keep: int, limit_s: float, require_lease: Callable[[], None] = lambda: None
+    ) -> None:
+        """Checkpoints of earlier starts of the run count too; an upload may take ``limit_s``.
+
+        ``require_lease`` raises where the folder is another job's by now, in which nothing is finished or deleted.
+        """
         self._run_uri, self._num_to_keep, self._limit_s = run_uri, num_to_keep, limit_s
+        self._require_lease = require_lease
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._upload: _Upload | None = None
         self._accuracies: dict[int, float | None] = {}
@@ -78,6 +84,7 @@ class Saver:
         Raises:
             ClusterError: if this rank's upload failed or took longer than the limit.
             DataError: if what it should write is not finite.
+            RunLost: if the run's folder is not this job's any more.
         """
         assert self._upload is not None, "no checkpoint was begun"
         upload, self._upload = self._upload, None
@@ -91,6 +98,7 @@ class Saver:
         parts: list[Any] = [None] * dist.get_world_size()
         dist.gather_object(mine, parts if dist.get_rank() == 0 else None)
         if dist.get_rank() == 0:
+            self._require_lease()
             checkpoint.finish(upload.uri, upload.facts, {name: entry for part in parts for name, entry in part.items()})
             self._accuracies[upload.step] = upload.facts["metrics"].get(METRIC)
             self._drop_old(upload.step)

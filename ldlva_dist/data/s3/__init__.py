@@ -26,9 +26,11 @@ from ldlva_dist.data.s3.objects import (
     walk,
     write,
 )
+from ldlva_dist.data.s3.single import create, times, touch
 
 __all__ = [
     "S3",
+    "create",
     "delete",
     "delete_folder",
     "exists",
@@ -39,6 +41,8 @@ __all__ = [
     "split",
     "stamp",
     "stamps",
+    "times",
+    "touch",
     "walk",
     "write",
 ]
