@@ -189,11 +189,11 @@ def _odd_cell(cell: Any, draw: Draw) -> Any:
 
 
 def _array(cells: list[Any], kind: pa.DataType) -> pa.Array:
-    """An array of the column's type; of any type that holds the cells where that one cannot."""
+    """An array of the column's type; text where that cannot hold the cells."""
     try:
         return pa.array(cells, kind)
     except (pa.ArrowInvalid, OverflowError, TypeError):
-        return pa.array(cells)
+        return pa.array([None if cell is None else str(cell) for cell in cells])
 
 
 def _other_type(column: pa.ChunkedArray, draw: Draw) -> pa.ChunkedArray | pa.Array:

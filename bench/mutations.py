@@ -39,14 +39,16 @@ from _mutations import (
 from safetensors.numpy import load
 
 from ldlva_dist.config import from_json, to_json
-from ldlva_dist.data import verify as shard_checks
 from ldlva_dist.data.faces import draw_faces, draw_people
 from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.data.manifest_checks import check_manifest
 from ldlva_dist.data.transforms import encode
+from ldlva_dist.data.verify import check_shard
+from ldlva_dist.data.versions import require_root
 from ldlva_dist.errors import DataError, LdlvaError
 from ldlva_dist.inference.trained import read_model
-from ldlva_dist.neighbors import verify as graph_checks
 from ldlva_dist.neighbors.graph import read_graph
+from ldlva_dist.neighbors.verify import check_part, graphs_of
 from ldlva_dist.presets import PRESETS
 from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.training.checkpoint import Checkpoint
@@ -116,15 +118,14 @@ def read_dataset(home: Path) -> Any:
     """What training reads of the data set after all checks of ``verify``: rows, graph, images by their checksums."""
     uri = str(home / "set")
     info = read_info(uri)
-    graphs, findings = graph_checks.graphs_of(uri)
-    for folder, graph in graphs:
-        findings += graph_checks.check_version(info, folder, graph)
-    findings += shard_checks.check_manifest(uri, info)
+    require_root(uri, info)
+    graphs, findings = graphs_of(uri, info)
+    findings += check_manifest(uri, info, keys=True)
     for number in range(len(info.shards)):
-        findings += shard_checks.check_shard(uri, info, number)
+        findings += check_shard(uri, info, number)
     for folder, graph in graphs if not findings else []:
-        for part in range(-(-graph.num_samples // graph.part_rows)):
-            findings += graph_checks.check_part(uri, info, folder, graph, part)
+        for part in range(graph.num_parts):
+            findings += check_part(uri, info, folder, graph, part)
     if findings:
         raise DataError("; ".join(findings))
     columns = ["id", "key", "shard", "offset", "size", "checksum", "label", "valence", "arousal"]
