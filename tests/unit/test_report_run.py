@@ -34,6 +34,7 @@ from ldlva_dist.scoring import split_to_judge
 from ldlva_dist.trained_run import Place, TrainedRun, find
 from ldlva_dist.training import checkpoint
 from ldlva_dist.training.build import bank_spec, build_model
+from ldlva_dist.training.state import weights_crc32
 
 N, K, C = 90, 4, 7
 SILENT = 11
@@ -197,8 +198,9 @@ def test_the_job_writes_the_page_and_the_table(
 ) -> None:
     config = config_of(made)
     for name, other in (("ours", config), ("plain", replace(config, loss=replace(config.loss, recipe="ce")))):
-        write_checkpoint(tmp_path / name, made, other)
-        (tmp_path / name / "evaluation.json").write_text(json.dumps(judged(made)))
+        uri, *_ = write_checkpoint(tmp_path / name, made, other)
+        found = judged(made) | {"weights_crc32": weights_crc32(uri)}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(found))
     ours, plain = str(tmp_path / "ours"), str(tmp_path / "plain")
     assert run_report(monkeypatch, "--run", ours, "--baseline", plain, "--samples", "20") == 0
     assert "Compared with <b>plain</b>" in (tmp_path / "ours" / "report.html").read_text()
@@ -227,7 +229,8 @@ def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
     run = with_parts(replace(made, dataset_uri=dataset), holdout=9, test=0)
     assert [split_to_judge(info) for info in (made.info, run.info)] == ["test", "holdout"]
     config = config_of(run)
-    write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
+    uri, *_ = write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
+    evaluations = {split: found | {"weights_crc32": weights_crc32(uri)} for split, found in evaluations.items()}
     place = tmp_path / "run" / "evaluation.json"
     place.write_text(json.dumps(evaluations["holdout"]))
     assert run_report(monkeypatch, "--run", str(tmp_path / "run")) == 0
@@ -275,9 +278,10 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
         write_info(str(dataset), info)
         run = replace(made, dataset_uri=str(dataset), info=info)
         config = config_of(run)
-        write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
+        uri, *_ = write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
         for split in ("test", "holdout"):
-            (tmp_path / f"{name}-{split}.json").write_text(json.dumps(judged(run) | {"split": split}))
+            found = judged(run) | {"split": split, "weights_crc32": weights_crc32(uri)}
+            (tmp_path / f"{name}-{split}.json").write_text(json.dumps(found))
     ours, refused = str(tmp_path / "ours"), "--baseline must be a run on the same {} samples and classes as --run"
 
     def compare(with_whom: str, split: str) -> int:
