@@ -13,6 +13,7 @@ from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from ldlva_dist.data import manifest
+from ldlva_dist.data.contents import ContentHash, read_blocks
 from ldlva_dist.data.faces import draw_faces, draw_people
 from ldlva_dist.data.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.data.rows import REFERENCE_CLASSES
@@ -52,46 +53,63 @@ class SyntheticRun:
 
 
 def synthetic_run(
-    folder: Path, *, rows: int, k: int = 8, pool: int = 1024, pixels: int = 112, seed: int = 0
+    folder: Path, *, rows: int | tuple[int, int, int], k: int = 8, pool: int = 1024, pixels: int = 112, seed: int = 0
 ) -> SyntheticRun:
-    """Draw ``pool`` faces and a run over ``rows`` samples, of which 20 % have wrong labels."""
-    generator = np.random.default_rng(seed)
-    people = draw_people(rows, generator, 0.2)
+    """Draw ``pool`` faces and a run over N samples, of which 20 % have wrong labels.
+
+    ``rows`` is N, or the rows of the training, holdout and test part.
+    """
+    rows, *others = rows if isinstance(rows, tuple) else (rows, 0, 0)
+    generator, total = np.random.default_rng(seed), rows + sum(others)
+    people = draw_people(total, generator, 0.2)
     images = draw_faces(people.distribution[:pool], generator, pixels)
     files = [encode(image) for image in images]
     truth_N = people.distribution.argmax(axis=1)
     face_N = _faces_of(truth_N, truth_N[:pool], generator)
     dataset = folder / "faces"
     dataset.mkdir(parents=True)
-    (dataset / "train-000000.tar").write_bytes(b"".join(files))
+    for part in manifest.SPLITS:
+        (dataset / f"{part}-000000.tar").write_bytes(b"".join(files))
     size = np.array([len(data) for data in files])
     place = {"offset": np.cumsum(size) - size, "size": size, "checksum": np.array([crc32(data) for data in files])}
     columns = {name: values[face_N] for name, values in place.items()}
-    split = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), pa.array(manifest.SPLITS))
+    split_n = np.repeat(np.arange(3), (rows, *others)).astype(np.int8)
+    split = pa.DictionaryArray.from_arrays(split_n, pa.array(manifest.SPLITS))
+    counts: dict[str, int] = dict(zip(manifest.SPLITS, (rows, *others), strict=True))
+    parts = [(part, count) for part, count in counts.items() if count]
+    shard_n = np.repeat(np.arange(len(parts), dtype=np.int32), [count for _, count in parts])
     table = pa.table(
-        {"id": np.arange(rows), "key": [f"face_{i:07d}" for i in range(rows)], "shard": np.zeros(rows, np.int32)}
+        {"id": np.arange(total), "key": [f"face_{i:07d}" for i in range(total)], "shard": shard_n}
         | columns
         | {"label": people.labels, "valence": people.va[:, 0], "arousal": people.va[:, 1], "split": split}
     )
     manifest.write_manifest(str(dataset), table)
-    counts = tuple(np.bincount(people.labels, minlength=CLASSES).tolist())
-    nobody = SplitInfo(first_id=rows, rows=0)
+    digest = ContentHash(REFERENCE_CLASSES, None)
+    for block in read_blocks(str(dataset)):
+        digest.update(block)
+    first: dict[str, int] = dict(zip(manifest.SPLITS, (0, rows, rows + others[0]), strict=True))
     info = DatasetInfo(
         name=f"{rows:,} drawn faces",
         class_names=REFERENCE_CLASSES,
-        splits={"train": SplitInfo(first_id=0, rows=rows), "holdout": nobody, "test": nobody},
-        shards=(ShardInfo(name="train-000000.tar", split="train", first_id=0, rows=rows, bytes=int(size.sum())),),
+        splits={part: SplitInfo(first_id=first[part], rows=count) for part, count in counts.items()},
+        shards=tuple(
+            ShardInfo(name=f"{part}-000000.tar", split=part, first_id=first[part], rows=count, bytes=int(size.sum()))
+            for part, count in parts
+        ),
         has_valence_arousal=True,
-        content_hash=f"{seed:064x}",
-        class_counts={"train": counts, "holdout": (0,) * CLASSES, "test": (0,) * CLASSES},
+        content_hash=digest.hexdigest(),
+        class_counts={
+            part: tuple(np.bincount(people.labels[split_n == number], minlength=CLASSES).tolist())
+            for number, part in enumerate(manifest.SPLITS)
+        },
     )
     manifest.write_info(str(dataset), info)
     return SyntheticRun(
         dataset_uri=str(dataset),
         info=info,
-        findings=_findings(people.distribution, people.labels, generator),
-        va_N2=people.va,
-        graph_NK=nearest_neighbors(people.va, k)[0].astype(np.int64),
+        findings=_findings(people.distribution[:rows], people.labels[:rows], generator),
+        va_N2=people.va[:rows],
+        graph_NK=nearest_neighbors(people.va[:rows], k)[0].astype(np.int64),
     )
 
 

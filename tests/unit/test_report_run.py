@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,7 +20,9 @@ from safetensors.torch import save
 from bench._report_run import SyntheticRun, synthetic_run
 from ldlva_dist import trained_run as module
 from ldlva_dist.config import RunConfig, to_json
-from ldlva_dist.data.manifest import SplitInfo, read_columns, write_info
+from ldlva_dist.data.manifest import read_columns
+from ldlva_dist.data.relabel import Corrections, relabel
+from ldlva_dist.data.versions import version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.findings import scores
 from ldlva_dist.maths import metrics, suspicion
@@ -43,17 +46,9 @@ SILENT = 11
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
-    run = synthetic_run(tmp_path_factory.mktemp("set"), rows=N, k=K, pool=40, pixels=48)
+    run = synthetic_run(tmp_path_factory.mktemp("set"), rows=(N, 1, 1), k=K, pool=40, pixels=48)
     build_graph(run.dataset_uri, k_max=K)
-    return with_parts(run, holdout=1, test=1)
-
-
-def with_parts(run: SyntheticRun, *, holdout: int, test: int) -> SyntheticRun:
-    """The run on a data set that says it has these parts too; the page reads nothing of their rows."""
-    parts = {"holdout": SplitInfo(first_id=N, rows=holdout), "test": SplitInfo(first_id=N + holdout, rows=test)}
-    info = replace(run.info, splits={**run.info.splits, **parts})
-    write_info(run.dataset_uri, info)
-    return replace(run, info=info)
+    return run
 
 
 def config_of(run: SyntheticRun) -> RunConfig:
@@ -224,27 +219,28 @@ def test_the_job_writes_the_page_and_the_table(
 def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluations = {"holdout": judged(made) | {"split": "holdout"}, "train": judged(made) | {"split": "train"}}
-    dataset = str(shutil.copytree(made.dataset_uri, tmp_path / "data"))
-    run = with_parts(replace(made, dataset_uri=dataset), holdout=9, test=0)
+    run = synthetic_run(tmp_path / "some", rows=(N, 9, 0), k=K, pool=40, pixels=48)
     assert [split_to_judge(info) for info in (made.info, run.info)] == ["test", "holdout"]
     config = config_of(run)
     uri, *_ = write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
-    evaluations = {split: found | {"weights_crc32": weights_crc32(uri)} for split, found in evaluations.items()}
+    judgement = judged(run) | {"split": "holdout", "weights_crc32": weights_crc32(uri)}
     place = tmp_path / "run" / "evaluation.json"
-    place.write_text(json.dumps(evaluations["holdout"]))
+    place.write_text(json.dumps(judgement))
     assert run_report(monkeypatch, "--run", str(tmp_path / "run")) == 0
     assert "judged on its holdout" in capsys.readouterr().out
     assert "On split holdout" in (tmp_path / "run" / "report.html").read_text()
     for job in ("report.py", "evaluate.py"):
         assert run_job(monkeypatch, job, "--run", str(tmp_path / "run"), "--split", "test") == 2
         assert "split must have samples (train, holdout), got 'test'" in capsys.readouterr().err
-    with_parts(run, holdout=0, test=0)
-    place.write_text(json.dumps(evaluations["train"]))
+    bare = synthetic_run(tmp_path / "none", rows=N, k=K, pool=40, pixels=48)
+    config = config_of(bare)
+    uri, *_ = write_checkpoint(tmp_path / "bare", bare, replace(config, loss=replace(config.loss, recipe="ce")))
+    found = judged(bare) | {"split": "train", "weights_crc32": weights_crc32(uri)}
+    (tmp_path / "bare" / "evaluation.json").write_text(json.dumps(found))
     for job in ("report.py", "evaluate.py"):
-        assert run_job(monkeypatch, job, "--run", str(tmp_path / "run")) == 2
+        assert run_job(monkeypatch, job, "--run", str(tmp_path / "bare")) == 2
         assert "has neither a test nor a holdout part" in capsys.readouterr().err
-    assert run_report(monkeypatch, "--run", str(tmp_path / "run"), "--split", "train") == 0
+    assert run_report(monkeypatch, "--run", str(tmp_path / "bare"), "--split", "train") == 0
 
 
 def test_an_evaluation_of_another_shape_is_none(made: SyntheticRun) -> None:
@@ -271,12 +267,23 @@ def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
 def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alike = {"content_hash": "b" * 64, "root": made.info.content_hash}
-    for name, change in (("ours", {}), ("version", alike), ("other", {"content_hash": "a" * 64})):
-        info = replace(made.info, **change)
-        dataset = shutil.copytree(made.dataset_uri, tmp_path / f"{name}-data")
-        write_info(str(dataset), info)
-        run = replace(made, dataset_uri=str(dataset), info=info)
+    ours_data = str(shutil.copytree(made.dataset_uri, tmp_path / "data"))
+    labels = made.findings.labels_N
+    change = Corrections(
+        uri="marked.csv",
+        class_names=made.info.class_names,
+        ids_M=np.array([3]),
+        keys_M=pa.array(["face_0000003"]),
+        given_M=labels[[3]].astype(np.int16),
+        proposed_M=((labels[[3]] + 1) % C).astype(np.int16),
+    )
+    changed = relabel(ours_data, "checked", change)
+    runs = {
+        "ours": replace(made, dataset_uri=ours_data),
+        "version": replace(made, dataset_uri=version_uri(ours_data, made.info, "checked"), info=changed),
+        "other": synthetic_run(tmp_path / "else", rows=(N, 1, 1), k=K, pool=40, pixels=48, seed=1),
+    }
+    for name, run in runs.items():
         config = config_of(run)
         uri, *_ = write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
         for split in ("test", "holdout"):
@@ -312,7 +319,7 @@ def test_the_command_makes_a_version_of_the_labels_that_were_marked(
     expected = labels.copy()
     expected[3] = other
     version = f"{dataset}/versions/checked"
-    assert read_columns(version, ["label"])["label"].to_pylist() == expected.tolist()
+    assert read_columns(version, ["label"], rows=N)["label"].to_pylist() == expected.tolist()
     said = capsys.readouterr().out
     assert f"labels changed: 1 of 2 in {marked}" in said
     assert f"python jobs/build_index.py --dataset {version}" in said
