@@ -31,6 +31,7 @@ def why_no_head(address: str) -> str | None:
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # pyright: ignore[reportAttributeAccessIssue]
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    from ray.exceptions import AuthenticationError
 
     why = why_unreachable(address)
     if why:
@@ -38,6 +39,8 @@ def why_no_head(address: str) -> str | None:
     channel = init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)])  # sends the token, if there is one
     try:
         NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=HEAD_S, wait_for_ready=True)
+    except AuthenticationError as error:  # there is no token, where one is asked for
+        return f"the one at {address} cannot be asked: {str(error).splitlines()[0]}"
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return f"the one at {address} refuses the token in use (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)"
