@@ -30,6 +30,11 @@ class Reader:
         self._size, self._crc = self._size + len(piece), isal_zlib.crc32(piece, self._crc)
         return piece
 
+    @property
+    def num_read(self) -> int:
+        """Bytes that were read so far."""
+        return self._size
+
     def entry(self) -> Entry:
         """Of the whole file; reads what is left of it."""
         while self.read(PIECE_BYTES):

@@ -5,7 +5,7 @@ Each shard writes its own part while it goes on, and reads the parts that hold i
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ FORMAT_VERSION = 2
 FOLDER = "bank"
 GRAPH = "graph_"
 YOUNG = "young_"
+MOST_ROWS = 1 << 40
 READABLE = (1, 2)
 """Version 1 knew no int8, and is otherwise the same."""
+_GRAPH = re.compile(r"graph_[1-9]\d{0,8}", re.ASCII)
 _IDS = re.compile(r"/ids-(\d+)-(\d+)\.safetensors$")
 
 
@@ -82,11 +84,20 @@ def part_file(
 def read_part_header(file: Reader) -> tuple[PartHeader, list[Stored]]:
     """What a part holds, and its columns, which follow in the file."""
     metadata, columns = read_header(file)
-    values = json.loads(metadata["bank"])
-    version = values.pop("format_version")
-    if version not in READABLE:
-        raise DataError(f"a bank checkpoint has format_version {version}, this program reads up to {FORMAT_VERSION}")
-    return PartHeader(**values), columns
+    try:
+        values = json.loads(metadata["bank"])
+        version = values.pop("format_version")
+        if version not in READABLE:
+            raise DataError(
+                f"a bank checkpoint has format_version {version}, this program reads up to {FORMAT_VERSION}"
+            )
+        header = PartHeader(**values)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"its header says nothing of a bank ({str(error)[:100]})") from error
+    numbers = header.start, header.stop, header.step
+    if any(type(number) is not int for number in numbers) or not 0 <= header.start <= header.stop <= MOST_ROWS:
+        raise DataError(f"its header says ids {header.start!r:.20}..{header.stop!r:.20} of step {header.step!r:.20}")
+    return header, columns
 
 
 def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None = None) -> Restored:
@@ -103,11 +114,17 @@ def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None
         if named and not (int(named[1]) < stop and start < int(named[2])):
             continue
         with checked.open_file(uri, entry) as file:
-            header, columns = read_part_header(file)
+            try:
+                header, columns = read_part_header(file)
+                if file.num_read + sum(column.num_bytes for column in columns) != entry["size"]:
+                    raise DataError("its tensors are not as large as the file")
+            except DataError as error:
+                raise DataError(f"{uri} is damaged: {error}") from error
             if not header.overlaps(start, stop):
                 continue
             if step is not None and header.step != step:
                 raise DataError(f"the bank of the checkpoint must be of step {step}, got {uri} of step {header.step}")
+            _check_columns(uri, header, columns)
             _check_form({column.name: column for column in columns}, spec)
             youngs.append(_take(file, header, columns, old, graphs, spec))
             is_held[max(start, header.start) - start : min(stop, header.stop) - start] = True
@@ -153,6 +170,24 @@ def _take(
     for name in set(young) - {"ids"}:
         records[name] = young[name][is_mine]
     return Outputs(ids=young["ids"][is_mine], records=records)
+
+
+def _check_columns(uri: str, header: PartHeader, columns: Sequence[Stored]) -> None:
+    """DataError unless a part has all columns, each with a row for each id or each young id."""
+    graphs = [column for column in columns if column.name.startswith(GRAPH)]
+    lengths = {column.name: column.shape[0] for column in columns if column not in graphs}
+    stores_int8 = any(column.name == "features" and column.dtype == np.int8 for column in columns)
+    names = ["probs", "features", *(["scales"] if stores_int8 else [])]
+    rows, young = header.stop - header.start, lengths.get("young_ids", 0)
+    wanted = dict.fromkeys(["versions", *names], rows) | dict.fromkeys(
+        [YOUNG + name for name in ["ids", *names]], young
+    )
+    are_graphs = all(
+        _GRAPH.fullmatch(graph.name) and (graph.dtype, len(graph.shape), graph.shape[0]) == (np.int32, 2, rows)
+        for graph in graphs
+    )
+    if lengths != wanted or not are_graphs:
+        raise DataError(f"{uri} is damaged: its columns have the rows {lengths}, they must be {wanted}")
 
 
 def _check_form(columns: Mapping[str, Stored], spec: BankSpec) -> None:

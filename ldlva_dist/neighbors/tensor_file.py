@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.data.checked import PIECE_BYTES, Reader
+from ldlva_dist.errors import DataError
 
 DTYPES = {"I8": "int8", "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32"}
 """The format's names of the kinds of numbers that are stored here."""
+MOST_HEADER_BYTES = 100_000_000
+"""What the format allows."""
 CODES = {name: code for code, name in DTYPES.items()}
 
 
@@ -110,6 +113,13 @@ class Stored:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows; ValueError for a shape that is none."""
+        if not self.shape or any(type(length) is not int or length < 0 for length in self.shape):
+            raise ValueError(f"the shape of {self.name}")
+        return self.dtype.itemsize * math.prod(self.shape)
+
     def pieces(self, file: Reader) -> Iterator[tuple[int, NDArray[Any]]]:
         """The number of the first row and the rows of each piece; the file must stand at the column's beginning."""
         row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
@@ -126,11 +136,22 @@ class Stored:
 
 
 def read_header(file: Reader) -> tuple[dict[str, str], list[Stored]]:
-    """A file's metadata, and its columns in the order in which they follow."""
-    entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    metadata = entries.pop("__metadata__", {})
-    order = sorted(entries, key=lambda name: entries[name]["data_offsets"])
-    return metadata, [
-        Stored(name=name, dtype=np.dtype(DTYPES[entries[name]["dtype"]]), shape=tuple(entries[name]["shape"]))
-        for name in order
-    ]
+    """A file's metadata, and its columns in the order in which they follow; DataError for other bytes."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEADER_BYTES:
+        raise DataError(f"no file of tensors has a header of {size} bytes")
+    try:
+        entries = json.loads(file.read(size))
+        metadata = entries.pop("__metadata__", {})
+        order = sorted(entries, key=lambda name: entries[name]["data_offsets"])
+        columns = [
+            Stored(name=name, dtype=np.dtype(DTYPES[entries[name]["dtype"]]), shape=tuple(entries[name]["shape"]))
+            for name in order
+        ]
+        ends = list(accumulate(column.num_bytes for column in columns))
+        offsets = [entries[name]["data_offsets"] for name in order]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"its header is no header of tensors ({str(error)[:100]})") from error
+    if offsets != [list(pair) for pair in zip([0, *ends], ends, strict=False)]:
+        raise DataError("its tensors have not the sizes that its header says")
+    return metadata, columns

@@ -1,14 +1,13 @@
 """Follow a run's metrics.jsonl while it is being written, wherever it lies."""
 
-import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from ldlva_dist.data import storage
-from ldlva_dist.errors import ClusterError, DataError
+from ldlva_dist.errors import LdlvaError
+from ldlva_dist.reporting.metrics_log import read_metrics
 
 POLL_S = 1.0
 
@@ -17,7 +16,7 @@ class Follower:
     """Calls back for every new line of a run's metrics, from a thread of its own, until the block ends."""
 
     def __init__(self, run_uri: str, on_metrics: Callable[[dict[str, Any]], None]) -> None:
-        self._uri = storage.join(run_uri, "metrics.jsonl")
+        self._run_uri = run_uri
         self._on_metrics = on_metrics
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow-metrics", daemon=True)
@@ -35,9 +34,9 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._done.wait(POLL_S):
-            with suppress(ClusterError):  # the store does not answer; what was written meanwhile is read next time
+            with suppress(LdlvaError):  # the store does not answer; what was written meanwhile is read next time
                 self._pass_on()
-        with suppress(ClusterError):
+        with suppress(LdlvaError):
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -51,9 +50,4 @@ class Follower:
         return max((metrics["step"] for metrics in self._lines()), default=0)
 
     def _lines(self) -> list[dict[str, Any]]:
-        try:
-            text = storage.read_bytes(self._uri).decode() if storage.exists(self._uri) else ""
-        except DataError:  # replaced between the two calls
-            return []
-        # The last line may be half written.
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        return read_metrics(self._run_uri)

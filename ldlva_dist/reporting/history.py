@@ -7,7 +7,9 @@ on at a checkpoint first drops the files of later steps. n = samples asked for, 
 """
 
 import json
+import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ SCALE = 255
 MOST = 64
 """Evaluations that the history of a run keeps."""
 _META = b"history"
+_NAME = re.compile(r"step-\d{8,15}-rank-\d{5,9}\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +85,10 @@ def read_history(run_uri: str, ids_n: NDArray[np.int64], last_step: int | None =
         uri = storage.join(run_uri, FOLDER, name)
         try:
             table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), columns=["uncertainty"])
-            facts = json.loads((table.schema.metadata or {})[_META])
-            values = table["uncertainty"].to_numpy()
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise DataError(f"{uri} is no part of a history: {error}") from error
+            facts = _facts((table.schema.metadata or {})[_META])
+            values = _in_range(table["uncertainty"])
+        except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError) as error:
+            raise DataError(f"{uri} is no part of a history: {str(error)[:200]}") from error
         _, row_n = found.setdefault(facts["step"], (facts["epoch"], np.full(len(ids_n), np.nan, np.float32)))
         inside_n = (ids_n >= facts["first_id"]) & (ids_n < facts["first_id"] + len(values))
         row_n[inside_n] = values[ids_n[inside_n] - facts["first_id"]]
@@ -99,8 +102,27 @@ def read_history(run_uri: str, ids_n: NDArray[np.int64], last_step: int | None =
     )
 
 
+def _facts(text: bytes) -> dict[str, Any]:
+    """What a part says of itself; ValueError where it says something else."""
+    facts = json.loads(text)
+    kinds = {"step": (int,), "first_id": (int,), "epoch": (int, float)}
+    if not isinstance(facts, dict) or any(type(facts.get(name)) not in kind for name, kind in kinds.items()):
+        raise ValueError(f"step, epoch and first_id must be numbers, got {ascii(facts)[:80]}")
+    return facts
+
+
+def _in_range(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """[n] the uncertainties of a part; ValueError where they are none."""
+    if column.type != pa.float32() or column.null_count:
+        raise ValueError(f"uncertainty must be float32 without nulls, got {column.type}")
+    values = column.to_numpy()
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("uncertainty must be in [0, 1]")
+    return values
+
+
 def _names(run_uri: str) -> list[str]:
-    return [name for name in storage.list_folder(storage.join(run_uri, FOLDER)) if name.startswith("step-")]
+    return [name for name in storage.list_folder(storage.join(run_uri, FOLDER)) if _NAME.fullmatch(name)]
 
 
 def _step_of(name: str) -> int:

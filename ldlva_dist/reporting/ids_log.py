@@ -4,15 +4,20 @@ A file holds one rank's steps between two checkpoints. A run that goes on at a c
 steps, so what lies there is the lineage that survived.
 """
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ldlva_dist.data import storage
+from ldlva_dist.errors import DataError
 from ldlva_dist.messages import Batch
 
 FOLDER = "ids"
+_NAME = re.compile(r"step-\d{8,15}-rank-\d{5,9}\.parquet", re.ASCII)
+_COLUMNS = ["step", "position", "id"]
 
 
 class IdsLog:
@@ -24,7 +29,7 @@ class IdsLog:
         self._rows: list[tuple[int, NDArray[np.int32], NDArray[np.int64]]] = []
         if rank == 0:
             storage.delete_unfinished(self._uri)
-            for name in storage.list_folder(self._uri):
+            for name in _names(self._uri):
                 if int(name.split("-")[1]) >= first_step:
                     storage.delete_file(storage.join(self._uri, name))
 
@@ -53,6 +58,21 @@ class IdsLog:
 def read_ids(folder_uri: str) -> pa.Table:
     """step, position and id of every row that the run trained on, in the order of training."""
     uri = storage.join(folder_uri, FOLDER)
-    files = [storage.read_bytes(storage.join(uri, name)) for name in storage.list_folder(uri)]
-    tables = [pq.read_table(pa.BufferReader(data)) for data in files]
+    tables = [_read(storage.join(uri, name)) for name in _names(uri)]
+    if not tables:
+        raise DataError(f"{uri} holds no log of ids")
     return pa.concat_tables(tables).sort_by([("step", "ascending"), ("position", "ascending")])
+
+
+def _read(uri: str) -> pa.Table:
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{uri} is no part of a log of ids: {str(error)[:200]}") from error
+    if table.column_names != _COLUMNS or not all(pa.types.is_integer(kind) for kind in table.schema.types):
+        raise DataError(f"{uri} is no part of a log of ids: it must have whole numbers {_COLUMNS}, got {table.schema}")
+    return table
+
+
+def _names(uri: str) -> list[str]:
+    return [name for name in storage.list_folder(uri) if _NAME.fullmatch(name)]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from ldlva_dist.data import storage
-from ldlva_dist.errors import ClusterError, RunLost
+from ldlva_dist.data.typed_json import parse_object
+from ldlva_dist.errors import ClusterError, DataError, RunLost
 from ldlva_dist.reporting.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -82,11 +83,22 @@ class MetricsLog:
 
 
 def read_metrics(folder_uri: str) -> list[dict[str, Any]]:
-    """The lines of a run's log; empty where there is none."""
+    """The lines of a run's log; empty where there is none, DataError for a damaged one."""
     uri = storage.join(folder_uri, FILE)
-    text = storage.read_bytes(uri).decode() if storage.exists(uri) else ""
+    data = storage.read_bytes(uri) if storage.exists(uri) else b""
     # A process that was killed may have left half a line at the end.
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    return [_parse(line, f"line {number} of {uri}") for number, line in enumerate(data.split(b"\n")[:-1], 1)]
+
+
+def _parse(line: bytes, place: str) -> dict[str, Any]:
+    """One line: an object of numbers, its ``step`` among them."""
+    metrics = parse_object(line, place)
+    odd = next((name for name, value in metrics.items() if not (value is None or type(value) in (int, float))), None)
+    if odd is not None:
+        raise DataError(f"{place} is damaged: {odd:.40} must be a number or null, got {ascii(metrics[odd])[:40]}")
+    if type(metrics.get("step")) is not int:
+        raise DataError(f"{place} is damaged: its step must be a whole number, got {metrics.get('step')}")
+    return metrics
 
 
 def _kept_lines(uri: str, keep_until_step: int) -> list[str]:

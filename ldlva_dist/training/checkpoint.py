@@ -7,18 +7,21 @@ without it is no checkpoint; whoever wrote there was stopped, or is at it. When 
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from isal import isal_zlib
 
 from ldlva_dist.data import checked, storage
 from ldlva_dist.data.checked import Entry, Files
+from ldlva_dist.data.typed_json import parse_object
 from ldlva_dist.errors import DataError
 
 FORMAT_VERSION = 2
 STATE = "state.json"
 PREFIX = "step-"
+MOST = 1 << 48
+"""Of anything that is counted, in bytes too."""
 
 
 class UnknownFormatError(DataError):
@@ -110,24 +113,77 @@ def worth_keeping(accuracies: Mapping[int, float | None], num_to_keep: int) -> s
     return set(sorted(accuracies)[-num_to_keep:]) | ({max(best)[1]} if best else set())
 
 
-def _parse(uri: str, text: bytes) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-        version = facts["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{storage.join(uri, STATE)} is damaged: it is not the JSON of a checkpoint") from error
-    crc = facts.pop("crc32", None)
+class Facts(dict[str, Any]):
+    """What ``state.json`` says; asking for what it does not is a DataError."""
+
+    def __init__(self, uri: str, values: Mapping[str, Any]) -> None:
+        """Check the values that the program knows."""
+        super().__init__(values)
+        self._uri = uri
+        for name, (rule, holds) in RULES.items():
+            if name in self and not holds(self[name]):
+                raise DataError(f"{uri} is damaged: {name} must be {rule}, got {ascii(self[name])[:80]}")
+
+    def __missing__(self, name: str) -> Any:
+        raise DataError(f"{self._uri} is damaged: it has no {name}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name leads to a file in the checkpoint's own folder."""
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _are_entries(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_inside(name)
+        and isinstance(entry, dict)
+        and entry.keys() == {"size", "crc32"}
+        and all(map(_is_count, entry.values()))
+        for name, entry in value.items()
+    )
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(number is None or type(number) in (int, float) for number in value.values())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+_COUNT = ("a count", _is_count)
+_TEXT = ("a text", lambda value: isinstance(value, str))
+RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("step", "plan_version", "world_size", "skipped_steps", "num_train"), _COUNT),
+    **dict.fromkeys(("content_hash", "rows_hash"), _TEXT),
+    "class_names": ("a list of texts", _are_texts),
+    "metrics": ("an object of numbers", _are_numbers),
+    "files": ("an object of files with their sizes and checksums", _are_entries),
+}
+"""What the values of ``state.json`` must be."""
+
+
+def _parse(uri: str, text: bytes) -> Facts:
+    uri_of_state = storage.join(uri, STATE)
+    facts = parse_object(text, uri_of_state)
+    if "format_version" not in facts:
+        raise DataError(f"{uri_of_state} is damaged: it has no format_version")
+    version, crc = facts["format_version"], facts.pop("crc32", None)
     if crc is not None and crc != _checksum(facts):
-        raise DataError(f"{storage.join(uri, STATE)} is damaged: checksum should be {crc}, got {_checksum(facts)}")
+        raise DataError(f"{uri_of_state} is damaged: checksum should be {ascii(crc)[:20]}, got {_checksum(facts)}")
     if version != FORMAT_VERSION:
         why = "; its files have no checksums, and its place in the data means other samples today" * (version == 1)
         raise UnknownFormatError(
-            f"{uri} has format_version {version}, this program reads {FORMAT_VERSION}{why}: "
+            f"{uri} has format_version {ascii(version)[:20]}, this program reads {FORMAT_VERSION}{why}: "
             "train again under another name, or use the program that wrote it"
         )
     if crc is None:
-        raise DataError(f"{storage.join(uri, STATE)} is damaged: it has no checksum")
-    return facts
+        raise DataError(f"{uri_of_state} is damaged: it has no checksum")
+    return Facts(uri_of_state, facts)
 
 
 def _checksum(facts: Mapping[str, Any]) -> int:

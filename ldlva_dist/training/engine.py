@@ -7,13 +7,15 @@ are pickles cut for one world size; these load on any number of ranks and execut
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from ldlva_dist.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +131,9 @@ class Engine:
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`optimizer_state` gave, on any number of ranks. Collective."""
+        """Put back what :meth:`optimizer_state` gave, on any number of ranks; DataError for another's. Collective."""
         moments = sorted({key.split("/", 1)[0] for key in state if "/" in key})
+        self._require_fitting(state, moments)
         for held in self._held_parameters():
             entry = self._optimizer.state[held]
             entry |= {key: value.clone() for key, value in state.items() if "/" not in key}
@@ -138,6 +141,13 @@ class Engine:
         for key in moments:
             for parameter, name in self._names.items():
                 self._set_moment(parameter, key, state[f"{key}/{name}"])
+
+    def _require_fitting(self, state: Mapping[str, Tensor], moments: Sequence[str]) -> None:
+        shapes = {f"{key}/{name}": _shape(p) for key in moments for p, name in self._names.items()}
+        for key in sorted({*shapes, *state}):
+            there, here = state[key].shape if key in state else None, shapes.get(key, torch.Size())
+            if there != here:
+                raise DataError(f"the optimiser's state that was saved does not fit: {key} is {there}, must be {here}")
 
     def _held_parameters(self) -> list[Tensor]:
         """What the torch optimiser sees: parameters (ZeRO-0) or this rank's flat partitions of them."""
@@ -190,6 +200,11 @@ class Engine:
         held = self._wrapper.single_partition_of_fp32_groups[mapping.param_group_index]
         moments = self._optimizer.state[held][key]
         yield slice(whole.start, whole.start + whole.numel), moments.narrow(0, flat.start, flat.numel)
+
+
+def _shape(parameter: Any) -> torch.Size:
+    """That of the whole parameter, of which ZeRO-3 holds a part."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _is_scalar(value: Any) -> bool:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch.distributed as dist
-from safetensors.torch import load
 
 from ldlva_dist.config import RunConfig, from_json, to_json
 from ldlva_dist.data.checked import Entry, Files
@@ -96,7 +95,8 @@ class TrainState:
             saved, facts = Checkpoint(checkpoint_uri), read_facts(checkpoint_uri, self.info)
             require_same_plan(checkpoint_uri, facts)
             self.step, self.engine.skipped_steps = facts["step"], facts["skipped_steps"]
-            self.engine.load_optimizer_state(load(saved.read("optimizer.safetensors")))
+            name = "optimizer.safetensors"
+            self.engine.load_optimizer_state(read_safetensors(saved.read(name), f"{saved.uri}/{name}"))
             if self.table:
                 restore_table(self.table, saved)
         if self.bank:
@@ -170,7 +170,10 @@ def last_checkpoint(run_uri: str) -> str | None:
 
 def read_config(checkpoint_uri: str) -> RunConfig:
     """The settings a checkpoint was trained with."""
-    return from_json(Checkpoint(checkpoint_uri).read("config.json"))
+    try:
+        return from_json(Checkpoint(checkpoint_uri).read("config.json"))
+    except SettingError as error:
+        raise DataError(f"{checkpoint_uri}/config.json is damaged: {error}") from error
 
 
 def weights_crc32(checkpoint_uri: str) -> int:

@@ -84,7 +84,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is longer": (lambda at: (at / "config.json").write_bytes(b"{}20 "), "config.json is damaged"),
     "a file is missing": (lambda at: (at / "model.safetensors").unlink(), "there is no file"),
     "the list alone is left": (_leave_the_list_alone, "there is no file"),
-    "the list is cut short": (lambda at: os.truncate(at / "state.json", 40), "not the JSON of a checkpoint"),
+    "the list is cut short": (lambda at: os.truncate(at / "state.json", 40), "it is no JSON"),
     "a digit of it is another": (lambda at: _change_the_list(at, 'step": 20', 'step": 21'), "checksum should be"),
     "a bit of its format": (lambda at: _change_the_list(at, 'version": 2', 'version": 3'), "checksum should be"),
     "it was not written": (lambda at: (at / "state.json").unlink(), "was not written to its end"),
