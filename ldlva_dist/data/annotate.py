@@ -67,7 +67,7 @@ def open_pieces(work: Work, info: DatasetInfo, model: bytes) -> NDArray[np.int64
     Pieces that another model, other settings or another data set gave are refused, see :func:`unfinished.begin`.
     """
     facts = {"images": info.content_hash, "model": fingerprint(model), "settings": asdict(work.settings)}
-    facts |= {"clip": work.clip, "piece_rows": work.piece_rows}
+    facts |= {"piece_rows": work.piece_rows}  # not clip: points are stored as the model gave them
     unfinished.begin(work.parts_uri, facts, "--name")
     done = [int(found[1]) for name in storage.list_folder(work.parts_uri) if (found := _PART.fullmatch(name))]
     return np.setdiff1d(np.arange(-(-num_rows(info) // work.piece_rows)), np.asarray(done, dtype=np.int64))
@@ -83,9 +83,7 @@ def annotate_piece(work: Work, info: DatasetInfo, piece: int, regressor: Regress
     windows = [table.slice(begin, step) for begin in range(0, rows, step)]
     points = [_predict(regressor, images, work.batch_size) for images in _read_ahead(work, info, windows)]
     va_n2 = np.concatenate(points)
-    if work.clip:
-        va_n2 = np.clip(va_n2, -1, 1)
-    bad_n = ~(np.abs(va_n2) <= 1).all(axis=1)
+    bad_n = _is_bad(_as_asked(va_n2, work))
     if bad_n.any():
         return Done(rows=rows, num_bad=int(bad_n.sum()), first_bad=str(table["key"][int(bad_n.argmax())]))
     buffer = io.BytesIO()
@@ -102,10 +100,21 @@ def stored_points(work: Work) -> Callable[[pa.Table], Mapping[str, pa.Array]]:
         pieces = range(first // work.piece_rows, -(-end // work.piece_rows))
         with ThreadPoolExecutor(max_workers=JOIN_THREADS) as pool:
             va_n2 = np.concatenate(list(pool.map(lambda piece: _stored(work.parts_uri, piece), pieces)))
-        va_n2 = va_n2[first - pieces.start * work.piece_rows :][: len(block)]
+        va_n2 = _as_asked(va_n2[first - pieces.start * work.piece_rows :][: len(block)], work)
+        if _is_bad(va_n2).any():
+            raise DataError(f"{work.parts_uri} holds points outside [-1, 1], of a job that was to --clip them")
         return {name: pa.array(va_n2[:, i]) for i, name in enumerate(("valence", "arousal"))}
 
     return columns
+
+
+def _as_asked(va_n2: NDArray[np.float32], work: Work) -> NDArray[np.float32]:
+    return np.clip(va_n2, -1, 1) if work.clip else va_n2
+
+
+def _is_bad(va_n2: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[n] points that are outside [-1, 1], or no numbers."""
+    return np.logical_not((np.abs(va_n2) <= 1).all(axis=1))
 
 
 def _read_ahead(work: Work, info: DatasetInfo, windows: list[pa.Table]) -> Iterator[NDArray[np.uint8]]:

@@ -107,7 +107,7 @@ def test_a_model_gives_every_row_of_every_split_its_points(annotated: str, plain
     assert info.rows_hash == read_info(faces).content_hash
     assert info.source["va_source"]["model"] == "brightness.pt"
     assert info.change == "valence-arousal by brightness.pt"
-    assert not os.path.exists(Work.parts_of(faces, info, "bright"))
+    assert not os.path.exists(Work.parts_of(annotated, info, "bright"))
     same = ["id", "key", "shard", "offset", "size", "checksum", "label", "split", "flipped"]
     assert read_columns(annotated, same).equals(read_columns(faces, same))
 

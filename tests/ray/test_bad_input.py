@@ -119,6 +119,7 @@ def test_a_tracker_that_cannot_be_found_is_refused_before_a_run_starts(
 
 def test_a_name_is_not_used_for_other_settings(config: RunConfig) -> None:
     launch.prepare(config)
+    launch.write_settings(config)
     launch.prepare(replace(config, placement=replace(config.placement, data_cpus_per_worker=0.25)))
     with pytest.raises(SettingError, match=r"name must be new.*another loss\.gamma"):
         launch.prepare(replace(config, loss=replace(config.loss, gamma=0.5)))
