@@ -48,7 +48,8 @@ def read_stretch(uri: str, columns: Sequence[str], begin: int, end: int) -> Iter
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=list(range(first, last + 1)), columns=list(columns)):
                 low, high = max(begin, at), min(end, at + batch.num_rows)
                 if low < high:
-                    yield low, plain_table(pa.Table.from_batches([batch.slice(low - at, high - low)]))
+                    # Sliced last: pyarrow casts a slice of structs with an empty child to structs that are not valid.
+                    yield low, plain_table(pa.Table.from_batches([batch])).slice(low - at, high - low)
                 at += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{uri} is damaged, or holds what cannot be read: {error}") from error
