@@ -51,7 +51,8 @@ class Arguments:
     settings: OmitArgPrefixes[ServeSettings]
     host: str = "127.0.0.1"
     """Address to listen on; with 0.0.0.0 every machine that reaches this one may ask."""
-    port: Annotated[int, Range(ge=1, le=65535)] = 8000
+    port: Annotated[int, Range(ge=0, le=65535)] = 8000
+    """With 0 the system chooses one, which is printed."""
     start_limit_s: Seconds = 600.0
     """How long the replicas may take until all of them answer."""
 

@@ -111,7 +111,7 @@ def test_the_job_gives_what_evaluation_gives(
     assert again.code == 0
     other = scripts.run(*command[:-5], "--num-actors", "1")  # without features
     assert other.code == 2
-    assert "error: --output must not exist" in other.stderr
+    assert "error: --output must be new for another model, other images or other settings" in other.stderr
 
 
 def test_folder_and_parquet_give_the_same(
@@ -207,7 +207,7 @@ def test_bad_images_are_listed_and_too_many_end_the_job_with_3(
     assert [row["key"] for row in rejected] == [names[n].name for n in (5, 40, 50)]
     assert "cannot be decoded" in rejected[0]["reason"]
     assert "missing" in rejected[1]["reason"]
-    assert "20000 x 1 pixels are more than" in rejected[2]["reason"]
+    assert "10000 a side: 20000 x 1" in rejected[2]["reason"]
     done = scripts.run(*command, "--max-rejected", "0.1")  # goes on with what is done
     assert done.code == 0, done.stderr
     assert "predicted 57 of 60 images; rejected: 3" in done.stdout
