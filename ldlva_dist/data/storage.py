@@ -76,8 +76,8 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
 
 
 def read_range(uri: str, offset: int, size: int) -> bytes:
-    """``size`` > 0 bytes from ``offset`` >= 0; a file that ends before, or a place that cannot be, is a DataError."""
-    if offset < 0 or size <= 0:
+    """``size`` >= 0 bytes from ``offset`` >= 0; a file that ends before, or a place that cannot be, is a DataError."""
+    if offset < 0 or size < 0:
         raise DataError(f"{uri} cannot have {size} bytes at byte {offset}")
     if is_remote(uri):
         return s3.read(uri, offset, size)

@@ -53,7 +53,9 @@ SOURCES: dict[str, Callable[[str], Source]] = {
     "folders": lambda root: ClassFoldersSource(folders={"train": f"{root}/folders"}),
     "rafdb": lambda root: RafDbSource(labels=f"{root}/raf/list.txt", images=f"{root}/raf"),
     "affectnet": lambda root: AffectNetFoldersSource(folders={"train": f"{root}/affect"}),
-    "tars": lambda root: WebDatasetSource(tars={"train": tuple(tars_of([f"{root}/tars"]))}, fields=Fields()),
+    "tars": lambda root: WebDatasetSource(
+        tars={"train": tuple(tars_of([f"{root}/tars"]))}, fields=Fields(), skip_damaged=True
+    ),
 }
 
 

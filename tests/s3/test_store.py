@@ -195,7 +195,7 @@ def test_refused_credentials_are_a_setting_error(
 ) -> None:
     for name, value in credentials.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SettingError, match="the credentials in use must allow access to s3://faces/store/x"):
+    with pytest.raises(SettingError, match=r"credentials .*s3://faces/store/x"):
         ask(storage.join(FOLDER, "x"))
 
 
