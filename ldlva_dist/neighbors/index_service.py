@@ -10,7 +10,7 @@ import ray
 
 from ldlva_dist.errors import LdlvaError
 from ldlva_dist.neighbors.answers import get_all
-from ldlva_dist.neighbors.graph import K_MAX, PART_ROWS, GraphInfo, plan_graph
+from ldlva_dist.neighbors.graph import K_MAX, PART_ROWS, GraphInfo, plan_graph, require_graph
 from ldlva_dist.neighbors.index import Backend
 from ldlva_dist.neighbors.index_client import IndexClient
 from ldlva_dist.neighbors.index_questions import KIND
@@ -80,4 +80,4 @@ def build_graph_with_actors(
         client.write_graph(dataset_uri, info)
     finally:
         service.stop()
-    return info
+    return require_graph(dataset_uri, info.num_neighbors)
