@@ -24,7 +24,7 @@ PREFIX = "plan-probe-"
 LOG_EVERY_STEPS = 5
 START_LIMIT_S = 1800.0
 """Within which there must be a line; a probe that cannot be followed ends, too."""
-NEVER = 1e9
+NEVER = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
