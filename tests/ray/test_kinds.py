@@ -59,7 +59,7 @@ def test_a_data_set_of_ours_is_packed_again_from_its_own_tars(faces: str, tmp_pa
     np.testing.assert_allclose(found_n2, given_n2, atol=6e-7)  # shards have six decimals
 
 
-def test_a_tar_that_is_cut_off_ends_the_packing_over_budget_and_is_listed_within(faces: str, tmp_path: Path) -> None:
+def test_a_tar_that_is_cut_off_stops_the_packing_or_is_listed_where_it_is_skipped(faces: str, tmp_path: Path) -> None:
     tars = sorted(Path(faces).glob("train-*.tar"))
     data = tars[-1].read_bytes()
     (tmp_path / "cut.tar").write_bytes(data[: data.index(b".json") + 1000])
@@ -67,9 +67,9 @@ def test_a_tar_that_is_cut_off_ends_the_packing_over_budget_and_is_listed_within
         tars={"train": (*map(str, tars[:-1]), str(tmp_path / "cut.tar"))}, fields=Fields(label="class")
     )
     settings = PackSettings(name="cut", class_names=REFERENCE_CLASSES, holdout=0)
-    with pytest.raises(DataError, match=r"rejected, --max-rejected allows 0\.00%.*the tar is cut off at byte"):
-        pack(source, str(tmp_path / "strict"), replace(settings, max_rejected=0.0))
-    info = pack(source, str(tmp_path / "set"), settings).info
+    with pytest.raises(DataError, match=r"cut\.tar: the tar is cut off at byte .*--damaged-tars skip"):
+        pack(source, str(tmp_path / "strict"), settings)
+    info = pack(replace(source, skip_damaged=True), str(tmp_path / "set"), settings).info
     listed = pq.read_table(tmp_path / "set" / "rejected.parquet").to_pylist()
-    assert info.num_rejected == len(listed)
-    assert any("cut off" in row["reason"] for row in listed)
+    assert info.num_rejected == 0
+    assert ["left out: cut.tar: the tar is cut off" in row["reason"] for row in listed] == [True]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bench._swift import Swift
 from ldlva_dist.data import storage
 from ldlva_dist.data.annotate import Work, annotate_piece, open_pieces, stored_points
+from ldlva_dist.data.contents import ContentHash, read_blocks
 from ldlva_dist.data.manifest import (
     SPLITS,
     DatasetInfo,
@@ -60,13 +61,16 @@ def dataset(swift: Swift) -> str:
     keys = [f"k{i}" for i in ids]
     table = {**columns, "id": ids, "label": ids % 2, "key": keys, "valence": none, "arousal": none, "split": split}
     write_manifest(DATASET, pa.table(table))
+    digest = ContentHash(("a", "b"), None)
+    for block in read_blocks(DATASET):
+        digest.update(block)
     info = DatasetInfo(
         name="grey",
         class_names=("a", "b"),
         splits=splits,
         shards=tuple(shards),
         has_valence_arousal=False,
-        content_hash="0" * 64,
+        content_hash=digest.hexdigest(),
         class_counts={"train": (4, 3), "holdout": (0, 0), "test": (1, 2)},
     )
     write_info(DATASET, info)
@@ -87,6 +91,7 @@ def test_a_version_on_a_store_is_annotated_and_read_from_its_data_sets_shards(da
         piece_rows=4,
     )
     regressor = Regressor(model, "means.pt", settings, threads=1, use_gpu=False)
+    assert open_pieces(work, info, model).tolist() == [0, 1, 2]
     assert annotate_piece(work, info, 1, regressor).num_bad == 0
     assert open_pieces(work, info, model).tolist() == [0, 2]
     for piece in (0, 2):
