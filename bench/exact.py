@@ -35,7 +35,6 @@ from ldlva_dist.data.manifest import DATASET, read_info
 from ldlva_dist.data.transforms import augment
 from ldlva_dist.models.ldlva import LDLVA, normalize
 from ldlva_dist.presets import demo, ferplus
-from ldlva_dist.reporting.follow import Follower
 from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.reporting.progress import format_line
 from ldlva_dist.scoring import against_columns, score
@@ -125,8 +124,8 @@ def settings(arguments: Arguments, folder: str, seed: int) -> RunConfig:
 def judge(config: RunConfig) -> dict[str, float]:
     """Train one side, saying how far it is; what its last step is worth, and its speed after the warm-up."""
     uri = launch.run_uri(config)
-    with Follower(uri, lambda metrics: print(config.name, format_line(metrics), flush=True)):
-        checkpoint = launch.fit(config).checkpoint_uri
+    done = launch.fit(config, on_metrics=lambda metrics: print(config.name, format_line(metrics), flush=True))
+    checkpoint = done.checkpoint_uri
     found, fresh = score(checkpoint, config.data.dataset), score_fresh(checkpoint, config)
     truth = "truth" if "truth" in found else "votes"
     lines = [line for line in read_metrics(uri) if line["epoch"] > config.loss.warmup_epochs]

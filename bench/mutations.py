@@ -158,22 +158,22 @@ def read_checkpoint(home: Path) -> Any:
 
 def read_settings(home: Path) -> Any:
     """The settings' values whose names stand in the file, and what the file says of them."""
-    text = (home / "settings.json").read_text()
+    text = (home / "settings.json").read_bytes()
     return _agreement(json.loads(to_json(from_json(text))), json.loads(text))
 
 
 def read_log(home: Path) -> Any:
     """The lines of a run's log, and what the file says: all its lines but an unfinished last one."""
     found = read_metrics(str(home / "run"))
-    text = (home / "run" / "metrics.jsonl").read_text()
-    return [found, [json.loads(line) for line in text.split("\n")[:-1]]]
+    text = (home / "run" / "metrics.jsonl").read_bytes()
+    return [found, [json.loads(line) for line in text.split(b"\n")[:-1]]]
 
 
 def read_exported(home: Path) -> Any:
     """The exported network as it answers, and what ``model.json`` says of it."""
     portable = read_model(str(home / "exported"))
     model = portable.build()
-    written = json.loads((home / "exported" / "model.json").read_text())
+    written = json.loads((home / "exported" / "model.json").read_bytes())
     side, channels = portable.description.image_size, portable.description.channels
     answers = model(
         np.arange(side * side * channels, dtype=np.uint32).astype(np.uint8).reshape(1, side, side, channels)
@@ -511,6 +511,8 @@ def _equal(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(_equal, one, other))
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
+    if isinstance(one, float) and isinstance(other, int):
+        other = float(other)
     return one == other or (one != one and other != other)
 
 

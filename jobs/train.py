@@ -8,7 +8,6 @@ from ldlva_dist import launch, placement
 from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
 from ldlva_dist.reporting.console import say
-from ldlva_dist.reporting.follow import Follower
 from ldlva_dist.reporting.progress import format_line
 from ldlva_dist.terminal import run_job
 
@@ -18,8 +17,7 @@ def main() -> None:
     config: RunConfig = launch.absolute(parse_run(description="Train one run."))
     placement.connect()
     say(f"training {config.name}: {launch.run_uri(config)}")
-    with Follower(launch.run_uri(config), lambda metrics: say(format_line(metrics))):
-        result = launch.fit(config)
+    result = launch.fit(config, on_metrics=lambda metrics: say(format_line(metrics)))
     say(f"done: {result.checkpoint_uri}")
 
 

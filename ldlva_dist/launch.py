@@ -1,7 +1,8 @@
 """One run: check, start the services, fit, take the services away."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
@@ -23,6 +24,7 @@ from ldlva_dist.neighbors.index_service import IndexService, start_index
 from ldlva_dist.neighbors.outputs import bytes_per_row
 from ldlva_dist.neighbors.service import NeighborService, shard_loads, start_service
 from ldlva_dist.reporting.console import say
+from ldlva_dist.reporting.follow import Follower
 from ldlva_dist.run_lease import Holder, Lease, leased
 from ldlva_dist.scaling import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
 from ldlva_dist.tasks import own_error
@@ -54,6 +56,7 @@ def fit(
     until: Event | None = None,
     sound: bool = False,
     holder: Holder | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunResult:
     """Train to the end, from the last checkpoint of a run of the same name and settings.
 
@@ -63,6 +66,7 @@ def fit(
         until: Where it is set the run saves and stops, as at a signal.
         sound: Whether the data set is known to be sound: :func:`prepare` has been called for it.
         holder: The process that the job ends with, if it is not this one.
+        on_metrics: Called from a thread with every new line of the run's metrics, for as long as the run is this job's.
 
     Raises:
         SettingError: for settings that do not fit each other, the data set or the cluster; nothing was written.
@@ -76,7 +80,8 @@ def fit(
     info = prepare(config, sound=sound)
     with leased(run_uri(config), holder) as lease:
         write_settings(config)
-        _run(config, info, lease, callbacks, until)
+        with Follower(run_uri(config), on_metrics) if on_metrics else nullcontext():
+            _run(config, info, lease, callbacks, until)
         lease.claim.require()
         return _result(config)
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ldlva_dist import placement
-from ldlva_dist.config import RunConfig, from_json, to_json
+from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.data import storage
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
@@ -147,11 +147,11 @@ def settings_of(run_uri: str) -> bytes | None:
 
 def require_same_settings(config: RunConfig) -> None:
     """SettingError where a run of this name was started with other settings."""
-    began = settings_of(run_uri(config))
-    if began is None:
+    text, uri = settings_of(run_uri(config)), storage.join(run_uri(config), CONFIG)
+    if text is None:
         return
     # Read back as settings, so that a run of a version without some setting has its default.
-    there, here = (flat(json.loads(to_json(c))) for c in (from_json(began), config))
+    there, here = (flat(json.loads(to_json(c))) for c in (read_back(text, uri), config))
     free = [name for name in here if here[name] != there[name] and not name.startswith(CHANGEABLE)]
     if free:
         raise SettingError(

@@ -21,7 +21,7 @@ from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ldlva_dist import launch, placement, readiness
-from ldlva_dist.config import RunConfig, from_json, to_json
+from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.reporting.metrics_log import read_metrics
@@ -112,7 +112,8 @@ def _require_own_folder(config: RunConfig, folder: str) -> None:
         )
     if not names:
         return
-    began = from_json(storage.read_bytes(storage.join(folder, readiness.CONFIG)).decode())
+    uri = storage.join(folder, readiness.CONFIG)
+    began = read_back(storage.read_bytes(uri), uri)
     there, here = (readiness.flat(asdict(each)) for each in (began, config))
     fixed = [name for name in here if name.startswith("sweep.") or not name.startswith(readiness.CHANGEABLE)]
     other = [name for name in fixed if here[name] != there[name] and name not in CHANGEABLE]

@@ -10,6 +10,7 @@ from ldlva_dist.config.execution import PlacementConfig, SweepConfig, TrainingCo
 from ldlva_dist.config.neighbors import BankConfig, IndexConfig, NeighborConfig, UncertaintyConfig
 from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig
 from ldlva_dist.config.saved import build, parse_json
+from ldlva_dist.errors import DataError, SettingError
 
 __all__ = [
     "BankConfig",
@@ -25,6 +26,7 @@ __all__ = [
     "TrainingConfig",
     "UncertaintyConfig",
     "from_json",
+    "read_back",
     "to_json",
 ]
 
@@ -108,3 +110,11 @@ def from_json(text: bytes | str) -> RunConfig:
     A name that is not known, or a value that breaks a rule, is a SettingError.
     """
     return build(RunConfig, parse_json(text))
+
+
+def read_back(text: bytes, uri: str) -> RunConfig:
+    """Read settings that this program wrote into a file; DataError, with the file's name, if it is damaged."""
+    try:
+        return from_json(text)
+    except SettingError as error:
+        raise DataError(f"{uri} is damaged: {error}") from error

@@ -18,7 +18,6 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, RunStopped
 from ldlva_dist.forecast.watch import Peaks, watching
-from ldlva_dist.reporting.follow import Follower
 
 PREFIX = "plan-probe-"
 LOG_EVERY_STEPS = 5
@@ -70,9 +69,9 @@ def probe(config: RunConfig, seconds: float) -> Probe:
     limit = Timer(START_LIMIT_S + seconds, progress.enough.set)
     limit.start()
     try:
-        with watching(peaks), Follower(uri, progress):
+        with watching(peaks):
             try:
-                launch.fit(config, until=progress.enough, sound=True)
+                launch.fit(config, until=progress.enough, sound=True, on_metrics=progress)
             except RunStopped as stopped:
                 if not progress.enough.is_set():
                     raise RunStopped("the probe was stopped, and has left nothing behind") from stopped

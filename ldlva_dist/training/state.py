@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch.distributed as dist
 
-from ldlva_dist.config import RunConfig, from_json, to_json
+from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.data.checked import Entry, Files
 from ldlva_dist.data.manifest import DatasetInfo
 from ldlva_dist.data.plan import PLAN_VERSION
@@ -170,10 +170,7 @@ def last_checkpoint(run_uri: str) -> str | None:
 
 def read_config(checkpoint_uri: str) -> RunConfig:
     """The settings a checkpoint was trained with."""
-    try:
-        return from_json(Checkpoint(checkpoint_uri).read("config.json"))
-    except SettingError as error:
-        raise DataError(f"{checkpoint_uri}/config.json is damaged: {error}") from error
+    return read_back(Checkpoint(checkpoint_uri).read("config.json"), f"{checkpoint_uri}/config.json")
 
 
 def weights_crc32(checkpoint_uri: str) -> int:

@@ -10,7 +10,8 @@ import pytest
 from ray.tune.search.optuna import OptunaSearch
 
 from ldlva_dist.config import LossConfig, RunConfig, SweepConfig, to_json
-from ldlva_dist.errors import SettingError
+from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.readiness import require_same_settings
 from ldlva_dist.tuning import METRIC, _own_params, _require_own_folder, _search, apply, search_space
 
 CONFIG = RunConfig(sweep=SweepConfig(search="optuna", num_samples=6))
@@ -107,3 +108,13 @@ def test_a_sweep_goes_on_with_its_own_settings_and_space_only(
         with pytest.raises(SettingError, match=sentence):
             _require_own_folder(change(CONFIG), str(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text())["sweep"]["search"] == "optuna"
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"{", b"[]", b'{"loss": {"recipe": "x"}}'])
+def test_settings_that_are_damaged_are_named_by_their_file(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_bytes(text)
+    with pytest.raises(DataError, match=r"run/config\.json is damaged: "):
+        _require_own_folder(CONFIG, str(tmp_path / "run"))
+    with pytest.raises(DataError, match=r"run/config\.json is damaged: "):
+        require_same_settings(replace(CONFIG, name="run", storage_path=str(tmp_path)))
