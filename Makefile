@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup-done
 STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-BENCHES := $(filter-out bench/gpu.py bench/_%,$(wildcard bench/*.py))
+BENCHES := $(filter-out %.__init__ bench.speed.gpu bench.faults.mutators,$(subst /,.,$(basename $(wildcard bench/*/*.py))))
 
 export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
@@ -43,9 +43,9 @@ print(*project['dependencies'], *extras['cpu'], *extras['dev'])
 endef
 export REQUIREMENTS
 
-store: $(STORE_STAMP) ## install the S3 store of tests/s3 and bench/ (OpenStack Swift) into .venv-swift
+store: $(STORE_STAMP) ## install the S3 store of tests and benchmarks (OpenStack Swift) into .venv-swift
 
-$(STORE_STAMP): tests/s3/requirements.txt
+$(STORE_STAMP): testing/s3_requirements.txt
 	@echo "store: OpenStack Swift in $(STORE)"
 	@$(PYTHON) -m venv $(STORE)
 	@$(STORE)/bin/python -m pip --disable-pip-version-check install -qq -r $<
@@ -60,7 +60,7 @@ test: setup store ## every test that needs no GPU
 MINUTES ?= 30
 SEED ?= 0
 soak: setup store ## MINUTES=30: runs that are killed, stopped, filled up or cut off, by seed, and what became of each
-	@OMP_NUM_THREADS=1 $(BIN)/python bench/faults.py --minutes $(MINUTES) --start-seed $(SEED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.faults.soak --minutes $(MINUTES) --start-seed $(SEED)
 
 check: setup ## lint, format, types, import contracts
 	$(BIN)/ruff check .
@@ -73,7 +73,7 @@ fix: setup ## let ruff repair and format
 	$(BIN)/ruff format .
 
 bench: setup store ## every benchmark that needs no GPU, one JSON line each
-	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m $$bench || exit 1; done
 
 bench-gpu: setup ## on a machine with a GPU, under 10 minutes
-	@$(BIN)/python bench/gpu.py
+	@$(BIN)/python -m bench.speed.gpu

@@ -18,14 +18,14 @@ from typing import Annotated
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from ldlva_dist import placement
-from ldlva_dist.checks import Range, Seconds, check_options
-from ldlva_dist.data import storage
+from ldlva_dist import storage
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.inference.face_model import FaceModel
 from ldlva_dist.inference.trained import read_model
-from ldlva_dist.reporting.console import say
-from ldlva_dist.terminal import print_error, run_job
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.terminal import print_error, run_job
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import Range, Seconds, check_options
 
 try:
     from ray import serve

@@ -11,20 +11,20 @@ from typing import Annotated
 import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
-from ldlva_dist import placement
-from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
-from ldlva_dist.checks import BatchSize, Count, NotNegative, Positive, check_options
-from ldlva_dist.data import storage
-from ldlva_dist.data.annotate import Work
-from ldlva_dist.data.manifest import read_info
-from ldlva_dist.data.model_files import read_model
-from ldlva_dist.data.regressor import RegressorSettings
-from ldlva_dist.data.tables.csv_file import delimiter_option, delimiter_remark
-from ldlva_dist.data.va_table import PointFile
-from ldlva_dist.data.versions import check_free, version_uri
-from ldlva_dist.reporting.console import say
-from ldlva_dist.reporting.progress import format_seconds
-from ldlva_dist.terminal import print_dataset, run_job
+from ldlva_dist import storage
+from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.versions import check_free, version_uri
+from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
+from ldlva_dist.packing.annotate.model_files import read_model
+from ldlva_dist.packing.annotate.pieces import Work
+from ldlva_dist.packing.annotate.regressor import RegressorSettings
+from ldlva_dist.packing.annotate.va_table import PointFile
+from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.metrics_line import format_seconds
+from ldlva_dist.reporting.terminal import print_dataset, run_job
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import BatchSize, Count, NotNegative, Positive, check_options
 
 LINE_EVERY_S = 2.0
 

@@ -7,17 +7,17 @@ from typing import Annotated
 import ray
 import tyro
 
-from ldlva_dist import placement
-from ldlva_dist.checks import Count, NotNegative, Range, check_options
 from ldlva_dist.config import PlacementConfig
-from ldlva_dist.data.tables.csv_file import delimiter_option, delimiter_remark
-from ldlva_dist.data.user_columns import USUAL_NAMES
-from ldlva_dist.neighbors.graph import K_MAX, GraphInfo, build_graph, plan_graph
-from ldlva_dist.neighbors.imported import NeighborTable, import_graph
-from ldlva_dist.neighbors.index import Backend, resolve
-from ldlva_dist.neighbors.index_service import build_graph_with_actors
-from ldlva_dist.reporting.console import say
-from ldlva_dist.terminal import run_job
+from ldlva_dist.index.backends import Backend, resolve
+from ldlva_dist.index.graph import K_MAX, GraphInfo, build_graph, plan_graph
+from ldlva_dist.index.service import build_graph_with_actors
+from ldlva_dist.packing.imported_graph import NeighborTable, import_graph
+from ldlva_dist.packing.sources.user_columns import USUAL_NAMES
+from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import Count, NotNegative, Range, check_options
 
 SMALL = 100_000
 """Samples below which starting actors takes longer than the search."""

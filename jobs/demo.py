@@ -14,27 +14,28 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from ldlva_dist import launch, placement
-from ldlva_dist.checks import Count, Range, Share, check_options
+from ldlva_dist import storage
+from ldlva_dist.analysis.beliefs import neighbors_opinion, read_beliefs, read_images
+from ldlva_dist.analysis.scoring import score
+from ldlva_dist.checkpoint.read import last_checkpoint, read_config
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
-from ldlva_dist.data.faces import FacesSource
-from ldlva_dist.data.manifest import DATASET, DatasetInfo, read_columns, read_info
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.neighbors.graph import build_graph
-from ldlva_dist.presets import demo
-from ldlva_dist.reporting.console import say
+from ldlva_dist.config.presets import demo
+from ldlva_dist.dataset.manifest import DATASET, DatasetInfo, read_columns, read_info
+from ldlva_dist.index.graph import build_graph
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.records.console import say
+from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.reporting.contact_sheet import DoubtfulFace, draw_contact_sheet
 from ldlva_dist.reporting.curves import draw_curves
-from ldlva_dist.reporting.metrics_log import read_metrics
 from ldlva_dist.reporting.tables import print_comparison, print_trials
-from ldlva_dist.scoring import score
-from ldlva_dist.terminal import run_job
-from ldlva_dist.training.evidence import neighbors_opinion, read_beliefs, read_images
-from ldlva_dist.training.state import last_checkpoint, read_config
-from ldlva_dist.tuning import SweepResult, sweep
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.run import launch
+from ldlva_dist.run.sweep import SweepResult, sweep
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import Count, Range, Share, check_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import tyro
 
-from ldlva_dist.data import storage
-from ldlva_dist.diagnosis.examine import KINDS, examine
+from ldlva_dist import storage
+from ldlva_dist.doctor.checks import KINDS, examine
 from ldlva_dist.errors import SettingError
-from ldlva_dist.reporting.console import say
-from ldlva_dist.reporting.findings_table import print_findings
-from ldlva_dist.terminal import run_job
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.doctor_table import print_findings
+from ldlva_dist.reporting.terminal import run_job
 
 
 @dataclass(frozen=True, kw_only=True)

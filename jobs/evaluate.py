@@ -1,6 +1,6 @@
 """Judge a checkpoint: python jobs/evaluate.py --run RUN [--split SPLIT].
 
-Writes evaluation.json into the run's folder (its keys: ldlva_dist/scoring.py) and prints a summary.
+Writes evaluation.json into the run's folder (its keys: ldlva_dist/analysis/scoring.py) and prints a summary.
 """
 
 import json
@@ -9,16 +9,16 @@ from typing import Literal
 
 import tyro
 
-from ldlva_dist import placement
-from ldlva_dist.checks import Count, check_options
-from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import read_info
-from ldlva_dist.reporting.console import say
+from ldlva_dist import storage
+from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
+from ldlva_dist.analysis.trained_run import find
+from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.packing.verify import require_sound
+from ldlva_dist.records.console import say
 from ldlva_dist.reporting.tables import print_evaluation
-from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
-from ldlva_dist.terminal import run_job
-from ldlva_dist.trained_run import find
-from ldlva_dist.verify import require_sound
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import Count, check_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,18 +17,19 @@ import tyro
 from tyro.conf import subcommand
 from tyro.constructors import PrimitiveConstructorSpec
 
-from ldlva_dist import launch, placement
-from ldlva_dist.checks import Count, Range, Share, check_options
-from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data.manifest import read_info
+from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
 from ldlva_dist.experiments.plots import draw_ablation, draw_noise
 from ldlva_dist.experiments.protocol import Protocol, Row, compare
 from ldlva_dist.experiments.tables import Mean, ablation_markdown, means, noise_markdown, write_tables
-from ldlva_dist.reporting.console import say
-from ldlva_dist.terminal import run_job
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.run import launch
+from ldlva_dist.run.cli import parse_run
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import Count, Range, Share, check_options
 
 T = TypeVar("T")
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import tyro
 
-from ldlva_dist.data import storage
+from ldlva_dist import storage
+from ldlva_dist.checkpoint.read import last_checkpoint, read_config
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.export import export, real_images
 from ldlva_dist.inference.face_model import is_exported
 from ldlva_dist.inference.trained import read_model
-from ldlva_dist.reporting.console import say
-from ldlva_dist.terminal import run_job
-from ldlva_dist.training.state import last_checkpoint, read_config
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.terminal import run_job
 
 
 @dataclass(frozen=True, kw_only=True)

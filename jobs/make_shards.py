@@ -10,21 +10,21 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, subcommand
 
-from ldlva_dist import placement
-from ldlva_dist.data import storage
-from ldlva_dist.data.copies import copies_in
-from ldlva_dist.data.manifest import DATASET, read_info
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.pieces import run_pieces
-from ldlva_dist.data.relabel import read_corrections, relabel
-from ldlva_dist.data.sources.commands import Command
-from ldlva_dist.data.versions import version_uri
+from ldlva_dist import storage
+from ldlva_dist.dataset.manifest import DATASET, read_info
+from ldlva_dist.dataset.versions import version_uri
 from ldlva_dist.errors import SettingError
-from ldlva_dist.progress import ProgressBar
-from ldlva_dist.reporting.console import say
-from ldlva_dist.terminal import print_dataset, print_lines, run_job
-from ldlva_dist.verify import verify
+from ldlva_dist.packing.passes.copies import copies_in
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.relabel import read_corrections, relabel
+from ldlva_dist.packing.sources.commands import Command
+from ldlva_dist.packing.verify import verify
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.progress_bar import ProgressBar
+from ldlva_dist.reporting.terminal import print_dataset, print_lines, run_job
+from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.pieces import run_pieces
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import tyro
 
-from ldlva_dist import launch, placement
-from ldlva_dist.checks import NotNegative, Seconds, check_options
-from ldlva_dist.command_line import parse_run
-from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import read_info
+from ldlva_dist import storage
+from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.forecast.outlook import look_ahead
-from ldlva_dist.reporting.outlook_table import print_outlook
-from ldlva_dist.terminal import run_job
+from ldlva_dist.reporting.forecast_table import print_outlook
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.run import launch
+from ldlva_dist.run.cli import parse_run
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import NotNegative, Seconds, check_options
 
 DESCRIPTION = """Say what a run will take: steps, time, memory, bytes, cost, and what does not fit. Nothing is trained
 but a probe, in a folder under storage_path that is deleted after; its settings are those of jobs/train.py, and besides:

@@ -10,20 +10,20 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
-from ldlva_dist import placement
-from ldlva_dist.checks import BatchSize, Share, check_options
-from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import read_info
-from ldlva_dist.data.sources.listing import list_images
-from ldlva_dist.data.sources.row_groups import parquet_files
+from ldlva_dist import storage
+from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.inference.batch import Actors, predict
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import Work
 from ldlva_dist.inference.trained import read_model
-from ldlva_dist.progress import ProgressBar
-from ldlva_dist.reporting.console import say
-from ldlva_dist.terminal import print_lines, run_job
-from ldlva_dist.verify import require_sound
+from ldlva_dist.packing.sources.listing import list_images
+from ldlva_dist.packing.sources.readers.row_groups import parquet_files
+from ldlva_dist.packing.verify import require_sound
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.progress_bar import ProgressBar
+from ldlva_dist.reporting.terminal import print_lines, run_job
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import BatchSize, Share, check_options
 
 
 @dataclass(frozen=True, kw_only=True)

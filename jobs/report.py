@@ -1,8 +1,8 @@
 """See what a run found out: python jobs/report.py --run RUN [--baseline OTHER].
 
 Writes RUN/report.html, one page that needs nothing else (open it in a browser, or from a bucket), and
-RUN/uncertainty.parquet with every training sample (columns: ldlva_dist/findings.py). Marked samples are exported from
-the page as a CSV, which `python jobs/make_shards.py relabel` makes a new version of the data set of.
+RUN/uncertainty.parquet with every training sample (its columns: analysis/label_findings.py). Marked samples are
+exported from the page as a CSV, which `python jobs/make_shards.py relabel` makes a new version of the data set of.
 """
 
 import json
@@ -11,21 +11,21 @@ from typing import Any, Literal
 
 import tyro
 
-from ldlva_dist import placement
-from ldlva_dist.checks import Count, check_options, require
-from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import DatasetInfo, read_info
+from ldlva_dist import storage
+from ldlva_dist.analysis.label_findings import write_uncertainty
+from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
+from ldlva_dist.analysis.trained_run import Place, TrainedRun, find
+from ldlva_dist.checkpoint.read import read_config, read_facts, weights_crc32
+from ldlva_dist.dataset.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import SettingError
-from ldlva_dist.findings import write_uncertainty
-from ldlva_dist.reporting.console import say
+from ldlva_dist.packing.verify import require_sound
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.report.collect import Limits, collect, describe, noise
 from ldlva_dist.reporting.report.overview import Run, is_evaluation, overview
 from ldlva_dist.reporting.report.page import NOTHING, Samples, render
-from ldlva_dist.run_report import Limits, collect, describe, noise
-from ldlva_dist.scoring import NO_TEST_PART, score, split_to_judge
-from ldlva_dist.terminal import run_job
-from ldlva_dist.trained_run import Place, TrainedRun, find
-from ldlva_dist.training.state import read_config, read_facts, weights_crc32
-from ldlva_dist.verify import require_sound
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.runtime import placement
+from ldlva_dist.values.settings import Count, check_options, require
 
 FILE = "report.html"
 

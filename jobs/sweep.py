@@ -6,12 +6,13 @@ jobs/train.py --config takes. The same command goes on with an interrupted sweep
 
 from typing import Any
 
-from ldlva_dist import launch, placement
-from ldlva_dist.command_line import parse_run
-from ldlva_dist.reporting.console import say
+from ldlva_dist.records.console import say
 from ldlva_dist.reporting.tables import print_trials
-from ldlva_dist.terminal import run_job
-from ldlva_dist.tuning import sweep
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.run import launch
+from ldlva_dist.run.cli import parse_run
+from ldlva_dist.run.sweep import sweep
+from ldlva_dist.runtime import placement
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ The same command goes on where the run stopped. `--config FILE.json` in place of
 as a sweep's best_config.json.
 """
 
-from ldlva_dist import launch, placement
-from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import RunConfig
-from ldlva_dist.reporting.console import say
-from ldlva_dist.reporting.progress import format_line
-from ldlva_dist.terminal import run_job
+from ldlva_dist.records.console import say
+from ldlva_dist.reporting.metrics_line import format_line
+from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.run import launch
+from ldlva_dist.run.cli import parse_run
+from ldlva_dist.runtime import placement
 
 
 def main() -> None:

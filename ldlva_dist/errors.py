@@ -1,6 +1,20 @@
 """The errors a user meets, each with the exit code its job ends with."""
 
-from ldlva_dist.redact import redact
+import re
+
+_SECRETS = (
+    # user:password@ in any address, then one whose password has a slash in it; a port is no password
+    re.compile(r"""(://)[^/\s"'?#]*@"""),
+    re.compile(r"""(https?://)[^\s"'/@:]*:(?!\d*/)[^\s"']*@"""),
+    re.compile(r"""(\b(?:X-Amz-Signature|X-Amz-Security-Token|X-Amz-Credential|Signature|AWSAccessKeyId)=)[^&\s"']*"""),
+)
+
+
+def redact(text: str) -> str:
+    """Replace by *** what addresses carry of secrets: passwords, signatures and tokens."""
+    for part in _SECRETS:
+        text = part.sub(lambda found: f"{found[1]}***{'@' if found[0].endswith('@') else ''}", text)
+    return text
 
 
 class LdlvaError(Exception):
@@ -45,3 +59,7 @@ class RunStopped(LdlvaError):
 
 class NeighborServiceError(ClusterError):
     """A shard of the neighbour service failed; the message names the shard and what it was asked."""
+
+
+class StateLost(NeighborServiceError):
+    """A shard's actor started again, and holds nothing of any attempt."""

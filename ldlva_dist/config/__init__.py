@@ -4,13 +4,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
-from ldlva_dist.checks import check_name, check_settings, require
 from ldlva_dist.config.data import DataConfig
 from ldlva_dist.config.execution import PlacementConfig, SweepConfig, TrainingConfig
 from ldlva_dist.config.neighbors import BankConfig, IndexConfig, NeighborConfig, UncertaintyConfig
 from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig
 from ldlva_dist.config.saved import build, parse_json
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.values.settings import check_name, check_settings, require
 
 __all__ = [
     "BankConfig",

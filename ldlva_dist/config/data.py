@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist.checks import BatchSize, Range, Share, check_settings, require
+from ldlva_dist.values.settings import BatchSize, Range, Share, check_settings, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist.checks import Count, Epochs, NotNegative, Positive, Range, Seconds, Seed, check_settings, require
+from ldlva_dist.values.settings import (
+    Count,
+    Epochs,
+    NotNegative,
+    Positive,
+    Range,
+    Seconds,
+    Seed,
+    check_settings,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist.checks import Count, Epochs, Momentum, NotNegative, Range, Seconds, check_settings, require
+from ldlva_dist.values.settings import Count, Epochs, Momentum, NotNegative, Range, Seconds, check_settings, require
 
 Shards = Annotated[int, Range(ge=1, le=4096)]
 

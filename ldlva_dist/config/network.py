@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist.checks import Count, Momentum, NotNegative, Positive, Range, Share, check_settings
+from ldlva_dist.values.settings import Count, Momentum, NotNegative, Positive, Range, Share, check_settings
 
 Width = Annotated[int, Range(ge=1, le=4096)]
 Epoch = Annotated[float, Range(ge=0, le=10**6)]

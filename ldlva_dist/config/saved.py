@@ -4,8 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
-from ldlva_dist.checks import kinds_of, require, shown
 from ldlva_dist.errors import SettingError
+from ldlva_dist.values.settings import kinds_of, require, shown
 
 
 def parse_json(text: bytes | str) -> Any:

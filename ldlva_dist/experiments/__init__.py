@@ -1,1 +1,1 @@
-"""The paper's experiments: what is compared, by which protocol, and the tables and plots of it."""
+"""The paper's experiments: what is compared, by which protocol, and its tables and plots. Read `protocol.py` first."""

@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ldlva_dist import launch, readiness
+from ldlva_dist import storage
+from ldlva_dist.analysis.scoring import score
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage, unfinished
+from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.run_lease import Holder
-from ldlva_dist.scoring import score
-from ldlva_dist.training.loop import run_uri
+from ldlva_dist.run import launch, preflight
+from ldlva_dist.run.lease import Holder
+from ldlva_dist.runtime import unfinished
 
 FILE = "cell.json"
 REFERENCES = ("truth", "votes", "given")
 """What the test split is judged against: the first that it has. For clean labels given is the truth."""
-NOT_LEARNT_FROM = ("name", "storage_path", *readiness.CHANGEABLE)
+NOT_LEARNT_FROM = ("name", "storage_path", *preflight.CHANGEABLE)
 
 
 def named(config: RunConfig, content_hash: str) -> RunConfig:
@@ -34,7 +35,7 @@ def named(config: RunConfig, content_hash: str) -> RunConfig:
 
 def learnt_from(config: RunConfig, content_hash: str) -> dict[str, Any]:
     """All settings that a run learns from, by their full names; its data by what is in it."""
-    everything = readiness.flat(dataclasses.asdict(config)) | {"data.dataset": content_hash}
+    everything = preflight.flat(dataclasses.asdict(config)) | {"data.dataset": content_hash}
     return {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ldlva_dist.data import storage
+from ldlva_dist import storage
 from ldlva_dist.experiments.tables import Mean
 from ldlva_dist.reporting.style import BLUE, FAINT, GREEN, GREY, INK, ORANGE, PURPLE
 

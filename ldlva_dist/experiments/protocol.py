@@ -11,18 +11,18 @@ from typing import Any
 
 import ray
 
-from ldlva_dist import placement
+from ldlva_dist import storage
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
-from ldlva_dist.data.controlled import Control, controlled
-from ldlva_dist.data.manifest import read_info
+from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import SettingError
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import Arm
-from ldlva_dist.neighbors.graph import build_graph, copy_graphs, graph_infos, require_graph
-from ldlva_dist.neighbors.index_service import build_graph_with_actors
-from ldlva_dist.run_lease import Holder
-from ldlva_dist.tasks import own_errors
+from ldlva_dist.index.graph import build_graph, copy_graphs, graph_infos, require_graph
+from ldlva_dist.index.service import build_graph_with_actors
+from ldlva_dist.packing.noisy_versions import Control, controlled
+from ldlva_dist.run.lease import Holder
+from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.waiting import own_errors
 
 SELECTION_SEED = 0
 SMALL = 100_000

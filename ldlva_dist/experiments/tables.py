@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ldlva_dist.data import storage
+from ldlva_dist import storage
 from ldlva_dist.experiments.arms import PLAIN
 from ldlva_dist.experiments.protocol import Row
 

@@ -1,1 +1,1 @@
-"""What a run will take, before it starts: its work, bytes and memory by arithmetic, and its speed by a probe."""
+"""What a run will take, before it starts: work, bytes, memory, and speed by a probe. Read `outlook.py` first."""

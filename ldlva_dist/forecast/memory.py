@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ldlva_dist.bank.records import bytes_per_row
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data.checked import PIECE_BYTES
-from ldlva_dist.data.manifest import DatasetInfo
-from ldlva_dist.data.stream import BLOCK_BYTES
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.forecast.sizes import (
     bank_spec,
     graph_columns,
@@ -23,12 +22,13 @@ from ldlva_dist.forecast.sizes import (
 )
 from ldlva_dist.forecast.watch import DRIVER, OTHERS, STORE, Peaks
 from ldlva_dist.models.ldlva import LDLVA
-from ldlva_dist.neighbors.outputs import bytes_per_row
+from ldlva_dist.storage.checksums import PIECE_BYTES
+from ldlva_dist.stream.pipeline import BLOCK_BYTES
 from ldlva_dist.training.inputs import make_plan
 
 MB = 1 << 20
 IMPORTED = {"trainer": 440 * MB, "bank shard": 116 * MB, "index shard": 140 * MB, "stream task": 115 * MB}
-"""Private memory of a worker that has imported what its role needs, and holds nothing yet; bench/plan.py watches it."""
+"""Private memory of a worker that has imported what its role needs, and holds nothing yet; see bench/speed/plan.py."""
 CUDA_HOST = 1024 * MB
 """What a process that uses a GPU takes of the host besides."""
 FIXED = {DRIVER: 370 * MB, "controller": 270 * MB}

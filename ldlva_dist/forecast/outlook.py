@@ -5,21 +5,22 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from ldlva_dist import placement
+from ldlva_dist import storage
+from ldlva_dist.bank.records import bytes_per_row
+from ldlva_dist.checkpoint.read import last_checkpoint, read_facts
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage, stream
-from ldlva_dist.data.manifest import DatasetInfo
-from ldlva_dist.data.plan import Plan
+from ldlva_dist.config.run_folder import run_uri
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import LdlvaError, RunStopped, SettingError
 from ldlva_dist.forecast.memory import STORE, Role, computed_memory, measured_memory
 from ldlva_dist.forecast.probe import Probe, probe
 from ldlva_dist.forecast.sizes import bank_spec, checkpoint_bytes, epoch_bytes
 from ldlva_dist.forecast.work import Work, work_of
-from ldlva_dist.neighbors.outputs import bytes_per_row
-from ldlva_dist.readiness import Check, Problem, checks, find_problems
+from ldlva_dist.run.preflight import Check, Problem, checks, find_problems
+from ldlva_dist.runtime import placement
+from ldlva_dist.stream import pipeline
+from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan
-from ldlva_dist.training.loop import run_uri
-from ldlva_dist.training.state import last_checkpoint, read_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ def _plan(config: RunConfig, info: DatasetInfo) -> Plan:
     """With class balance the manifest is counted, by tasks of the cluster."""
     if config.data.balance == 0:
         return make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    manifest = stream.Manifest(config.data.dataset, info, placement.manifest_task())
+    manifest = pipeline.Manifest(config.data.dataset, info, placement.manifest_task())
     only_data = Resources(info=info, manifest=manifest, service=None, index=None, quarantine=None, control=None)
     return balanced_plan(config, only_data)
 

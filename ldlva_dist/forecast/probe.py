@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Timer
 from typing import Any
 
-from ldlva_dist import launch
+from ldlva_dist import storage
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
 from ldlva_dist.errors import ClusterError, RunStopped
 from ldlva_dist.forecast.watch import Peaks, watching
+from ldlva_dist.run import launch
 
 PREFIX = "plan-probe-"
 LOG_EVERY_STEPS = 5

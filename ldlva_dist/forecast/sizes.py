@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldlva_dist.bank.graph_versions import KEPT
+from ldlva_dist.bank.records import BankSpec
+from ldlva_dist.bank.tensor_file import Column, TensorFile
+from ldlva_dist.checkpoint.table_files import FILE_ROWS
 from ldlva_dist.config import RunConfig, to_json
-from ldlva_dist.data.manifest import DatasetInfo
-from ldlva_dist.data.plan import Plan
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.models.ldlva import LDLVA
-from ldlva_dist.neighbors.graphs import KEPT
-from ldlva_dist.neighbors.outputs import BankSpec
-from ldlva_dist.neighbors.tensor_file import Column, TensorFile
+from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training import build
-from ldlva_dist.training.table_files import FILE_ROWS
 
 LIST_ENTRY_BYTES, FACTS_BYTES = 120, 3000
 """Of state.json: a file's size and checksum, and everything else."""

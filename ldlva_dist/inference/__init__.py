@@ -1,1 +1,1 @@
-"""A trained network in use: batch prediction, export, and an endpoint."""
+"""A trained network in use: batch prediction, export, and an endpoint. Read `description.py` first."""

@@ -8,11 +8,7 @@ from typing import Any
 import ray
 import torch
 
-from ldlva_dist import placement
-from ldlva_dist.checks import Count, NotNegative, Positive, check_options
-from ldlva_dist.data import storage
-from ldlva_dist.data.pieces import run_pieces_on_actors
-from ldlva_dist.data.unfinished import differing
+from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.face_model import Portable
 from ldlva_dist.inference.parts import (
@@ -27,6 +23,10 @@ from ldlva_dist.inference.parts import (
     predict_part,
     write_rejected,
 )
+from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.pieces import run_pieces_on_actors
+from ldlva_dist.runtime.unfinished import differing
+from ldlva_dist.values.settings import Count, NotNegative, Positive, check_options
 
 GET_TIMEOUT_S = 300.0
 Progress = Callable[[int, int], None]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from ldlva_dist.data.typed_json import Rule, Text, build, parse_object, require_format
 from ldlva_dist.errors import DataError
+from ldlva_dist.values.typed_json import Rule, Text, build, parse_object, require_format
 
 FORMAT_VERSION = 1
 FILE = "model.json"

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
-from ldlva_dist.checks import BatchSize, Count, NotNegative, Positive, Range, Seconds, check_settings
-from ldlva_dist.data.image_files import HUGE_IMAGE, ImageError, open_image
+from ldlva_dist.dataset.image_files import HUGE_IMAGE, ImageError, open_image
 from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.inference.face_model import FaceModel
+from ldlva_dist.values.settings import BatchSize, Count, NotNegative, Positive, Range, Seconds, check_settings
 
 FORMATS = ("JPEG", "PNG")
 ROUTE, HEALTH = "/predict", "/health"

@@ -9,9 +9,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import SPLITS, read_info
-from ldlva_dist.data.transforms import decode
+from ldlva_dist import storage
+from ldlva_dist.dataset.images import decode
+from ldlva_dist.dataset.manifest import SPLITS, read_info
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import FILE, Description
 from ldlva_dist.inference.face_model import WEIGHTS, Portable

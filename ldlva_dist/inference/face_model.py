@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage
-from ldlva_dist.data.transforms import decode, resize
+from ldlva_dist import storage
+from ldlva_dist.dataset.images import decode, resize
 from ldlva_dist.errors import DataError
 from ldlva_dist.inference import description as descriptions
 from ldlva_dist.inference.description import Description

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
-from ldlva_dist.data.image_files import MAX_SIDE
-from ldlva_dist.data.transforms import resize
+from ldlva_dist.dataset.image_files import MAX_SIDE
+from ldlva_dist.dataset.images import resize
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.face_model import FaceModel
 from ldlva_dist.models.classifier import AnySizeClassifier

@@ -14,16 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info
-from ldlva_dist.data.packing.images import READ_THREADS, load_images
-from ldlva_dist.data.rows import BLOCK_ROWS
-from ldlva_dist.data.shards import read_rows
-from ldlva_dist.data.sources.row_groups import group_rows, read_stretch
-from ldlva_dist.data.tables.cells import name_cells
-from ldlva_dist.data.user_columns import columns_present, image_column, parquet_schema
-from ldlva_dist.data.versions import shard_uri
+from ldlva_dist import storage
+from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_info
+from ldlva_dist.dataset.shards import read_rows
+from ldlva_dist.dataset.versions import shard_uri
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.passes.load_images import READ_THREADS, load_images
+from ldlva_dist.packing.sources.readers.row_groups import group_rows, read_stretch
+from ldlva_dist.packing.sources.rows import BLOCK_ROWS
+from ldlva_dist.packing.sources.user_columns import columns_present, image_column, parquet_schema
+from ldlva_dist.packing.tables.cells import name_cells
 
 PLACE = ("shard", "offset", "size", "checksum")
 

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ldlva_dist.data import storage, unfinished
+from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Answers, FaceModel
 from ldlva_dist.inference.inputs import Block, Inputs
+from ldlva_dist.runtime import unfinished
 
 T = TypeVar("T")
 PART_ROWS = 4096

@@ -17,10 +17,10 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from ldlva_dist import placement
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.inference.endpoint import Endpoint, Forward, ServeSettings
 from ldlva_dist.inference.trained import read_model
+from ldlva_dist.runtime import placement
 
 SHUTDOWN_GRACE_S = 5.0
 """For requests that a replica still answers when it is taken away; Serve waits as long for one that never started."""

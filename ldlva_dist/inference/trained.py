@@ -7,15 +7,15 @@ from typing import Any
 
 from safetensors.torch import save
 
+from ldlva_dist import storage
+from ldlva_dist.checkpoint.checkpoint import STATE
+from ldlva_dist.checkpoint.read import last_checkpoint, read_config, read_facts, read_weights, weights_crc32
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
-from ldlva_dist.data.typed_json import Count, Text, build, parse_object
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Portable, is_exported, read_exported
 from ldlva_dist.models.classifier import PARTS
-from ldlva_dist.training.checkpoint import STATE
-from ldlva_dist.training.state import last_checkpoint, read_config, read_facts, read_weights, weights_crc32
+from ldlva_dist.values.typed_json import Count, Text, build, parse_object
 
 SHAPING = ("model", "loss", "optim")
 """Sections of the settings that say how a network was trained."""

@@ -1,1 +1,1 @@
-"""Backbones and the calibration network."""
+"""Backbones and the calibration network. Read `ldlva.py` first."""

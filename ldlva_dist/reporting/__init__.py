@@ -1,1 +1,1 @@
-"""What a person sees: curves, contact sheets, tables."""
+"""What a person sees: terminal lines, tables, curves, contact sheets, the page. Read `terminal.py` first."""

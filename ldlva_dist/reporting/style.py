@@ -4,7 +4,7 @@ import io
 
 from matplotlib.figure import Figure
 
-from ldlva_dist.data import storage
+from ldlva_dist import storage
 
 # Okabe and Ito's palette.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ldlva_dist.reporting.console import DataConsole
+from ldlva_dist.records.console import DataConsole
 
 ABSENT = "-"
 WIDTH = 80

@@ -1,1 +1,1 @@
-"""The training step, engine, state, evaluation and loop."""
+"""What a training worker does. Read `loop.py` first."""

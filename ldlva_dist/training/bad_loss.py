@@ -6,8 +6,8 @@ from typing import NoReturn
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from ldlva_dist.checkpoint.read import last_checkpoint
 from ldlva_dist.errors import DataError
-from ldlva_dist.training.state import last_checkpoint
 
 
 def give_up(run_uri: str, step: int, loss: float, ids: NDArray) -> NoReturn:

@@ -7,21 +7,22 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
+from ldlva_dist import storage
+from ldlva_dist.bank.records import BankSpec
+from ldlva_dist.checkpoint.read import last_checkpoint, read_weights
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
-from ldlva_dist.data.balance import class_quotas
-from ldlva_dist.data.manifest import DatasetInfo
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.maths.losses import balanced_class_weights
+from ldlva_dist.method.losses import balanced_class_weights
+from ldlva_dist.method.step import StepSettings
+from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_weights
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.models.weights_file import require_weights_of
-from ldlva_dist.neighbors.outputs import BankSpec
-from ldlva_dist.reporting.console import say
+from ldlva_dist.records.console import say
+from ldlva_dist.stream.class_balance import class_quotas
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
-from ldlva_dist.training.state import BankSnapshots, TrainState, last_checkpoint, read_weights
-from ldlva_dist.training.step import StepSettings
-from ldlva_dist.uncertainty import UncertaintyTable
+from ldlva_dist.training.state import BankSnapshots, TrainState
 
 
 def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True) -> LDLVA:

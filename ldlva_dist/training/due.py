@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from ldlva_dist.config import TrainingConfig
-from ldlva_dist.data.plan import Plan
-from ldlva_dist.reporting.history import MOST
+from ldlva_dist.records.uncertainty_history import MOST
+from ldlva_dist.stream.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldlva_dist.data.manifest import DatasetInfo, read_columns
-from ldlva_dist.data.shards import read_rows
-from ldlva_dist.data.transforms import decode, resize
-from ldlva_dist.data.versions import shard_uri
+from ldlva_dist.dataset.images import decode, resize
+from ldlva_dist.dataset.manifest import DatasetInfo, read_columns
+from ldlva_dist.dataset.shards import read_rows
+from ldlva_dist.dataset.versions import shard_uri
 
 BATCH_ROWS = 256
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ldlva_dist.bank.service import NeighborService
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import stream
-from ldlva_dist.data.balance import Balance
-from ldlva_dist.data.manifest import DatasetInfo
-from ldlva_dist.data.plan import Plan
-from ldlva_dist.data.random_access import RandomAccess
+from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.index.service import IndexService
 from ldlva_dist.messages import Batch
-from ldlva_dist.neighbors.index_service import IndexService
-from ldlva_dist.neighbors.service import NeighborService
-from ldlva_dist.training.exact import NeighborImages
+from ldlva_dist.stream import pipeline
+from ldlva_dist.stream.class_balance import Balance
+from ldlva_dist.stream.plan import Plan
+from ldlva_dist.stream.random_access import RandomAccess
+from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Resources:
     """What the launching process prepared for all workers."""
 
     info: DatasetInfo
-    manifest: stream.Manifest
+    manifest: pipeline.Manifest
     service: NeighborService | None
     index: IndexService | None
     """The index of the learnt features; None for neighbours in the plane."""
@@ -53,7 +53,7 @@ def read_batches(
     config: RunConfig, resources: Resources, plan: Plan, steps: range, *, augmented: bool = True
 ) -> Iterator[Batch]:
     """This rank's batches of consecutive steps, in order."""
-    supersteps = stream.Supersteps(
+    supersteps = pipeline.Supersteps(
         plan=plan,
         manifest=resources.manifest,
         images=_image_settings(config, augmented=augmented),
@@ -63,7 +63,7 @@ def read_batches(
         stop_step=steps.stop,
         quarantine=resources.quarantine,
     )
-    return stream.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
+    return pipeline.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
 
 
 def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> NeighborImages | None:
@@ -73,7 +73,7 @@ def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> Neig
     data = config.data
     access = RandomAccess(
         resources.manifest,
-        on_bad=lambda row: stream.tolerate(resources.quarantine, [row]),
+        on_bad=lambda row: pipeline.tolerate(resources.quarantine, [row]),
         size=data.image_size,
         channels=data.channels,
         cache_mb=config.neighbors.cache_mb,
@@ -88,9 +88,9 @@ def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> Neig
     )
 
 
-def _image_settings(config: RunConfig, *, augmented: bool) -> stream.ImageSettings:
+def _image_settings(config: RunConfig, *, augmented: bool) -> pipeline.ImageSettings:
     data = config.data
-    return stream.ImageSettings(
+    return pipeline.ImageSettings(
         size=data.image_size,
         channels=data.channels,
         flip=data.flip and augmented,

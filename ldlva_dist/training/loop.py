@@ -11,34 +11,34 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
+from ldlva_dist import storage
+from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.service import NeighborService
+from ldlva_dist.checkpoint.resume import newest_whole, roll_back
+from ldlva_dist.checkpoint.saver import METRIC, Saver
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
-from ldlva_dist.data.plan import Plan
+from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.messages import BankUpdate, Batch
-from ldlva_dist.neighbors.client import NeighborClient
-from ldlva_dist.neighbors.service import NeighborService
-from ldlva_dist.reporting.history import drop_history, write_history
-from ldlva_dist.reporting.ids_log import IdsLog
-from ldlva_dist.reporting.metrics_log import MetricsLog
-from ldlva_dist.reporting.trackers import open_tracker
-from ldlva_dist.training.agreement import Agreement, Verdict
-from ldlva_dist.training.ahead import look_ahead
+from ldlva_dist.records.ids_log import IdsLog
+from ldlva_dist.records.metrics_log import MetricsLog
+from ldlva_dist.records.prometheus import ExportedMetrics
+from ldlva_dist.records.trackers import open_tracker
+from ldlva_dist.records.uncertainty_history import drop_history, write_history
+from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.bad_loss import give_up
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.due import due_at
 from ldlva_dist.training.evaluate import SplitReader, predict, split_labels
-from ldlva_dist.training.exported import ExportedMetrics
-from ldlva_dist.training.feature_graphs import Builder, FeatureGraphs
 from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
+from ldlva_dist.training.late_ranks import named_waits
 from ldlva_dist.training.meters import Meters
-from ldlva_dist.training.optimize import Outputs, optimize
-from ldlva_dist.training.rebuilds import Rebuilds, plan_rebuilds
-from ldlva_dist.training.resume import newest_whole, roll_back
-from ldlva_dist.training.saver import METRIC, Saver
+from ldlva_dist.training.neighbors.feature_graphs import Builder, FeatureGraphs, Rebuilds, plan_rebuilds
+from ldlva_dist.training.neighbors.prefetch import look_ahead
+from ldlva_dist.training.neighbors.warm_start import fill_bank, steps_of_one_pass
+from ldlva_dist.training.optimizer_step import Outputs, optimize
+from ldlva_dist.training.rank_votes import Agreement, Verdict
 from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.state import TrainState
-from ldlva_dist.training.waits import named_waits
-from ldlva_dist.training.warm_start import fill_bank, steps_of_one_pass
 
 FIND_LATE_S = 30.0
 
@@ -119,11 +119,6 @@ def _train(config: RunConfig, resources: Resources) -> None:
     finish(saver)
     if log:
         log.close()
-
-
-def run_uri(config: RunConfig) -> str:
-    """The folder of a run."""
-    return storage.join(config.storage_path, config.name)
 
 
 def evaluate(state: TrainState) -> dict[str, float]:

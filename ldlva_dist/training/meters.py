@@ -6,11 +6,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ldlva_dist.bank.traffic import Traffic
 from ldlva_dist.messages import Batch, Neighbors
-from ldlva_dist.neighbors.traffic import Traffic
-from ldlva_dist.training.ages import EDGES, count_ages, percentile
+
+STEP = 1.05
+LARGEST = 2**40
+EDGES = np.unique(np.ceil(STEP ** np.arange(np.log(LARGEST) / np.log(STEP))).astype(np.int64))
+"""Ages up to 21 have a bin each; a wider bin ends at most 5 % above where it begins."""
 
 
 class Meters:
@@ -110,3 +115,14 @@ class Meters:
         self._terms, self._steps, self._waited = {}, 0, 0.0
         self._ages[:] = self._age_sum = self._age_max = self._never = self._asked = 0
         self._began = time.monotonic()
+
+
+def count_ages(ages: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ages (>= 0) by bin, [len(EDGES)]: bin i holds those above EDGES[i - 1] up to EDGES[i]; counts of ranks add up."""
+    return np.bincount(np.searchsorted(EDGES, ages), minlength=len(EDGES))
+
+
+def percentile(counts: NDArray[np.number], share: float) -> float:
+    """The least age that at least ``share`` (in (0, 1]) of those counted do not exceed, at most 5 % too large."""
+    reached = np.cumsum(counts)
+    return float(EDGES[np.searchsorted(reached, share * reached[-1])])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ldlva_dist.index.graph import nearest_neighbors
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.models.resnet import ResNet
-from ldlva_dist.neighbors.graph import nearest_neighbors
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

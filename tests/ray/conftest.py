@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from ldlva_dist import launch
-from ldlva_dist.data.faces import FacesSource
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.neighbors.graph import build_graph
-from tests._runs import tiny_run
-from tests._scripts import Scripts
+from ldlva_dist.index.graph import build_graph
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.run import launch
+from testing.job_scripts import Scripts
+from testing.tiny_runs import tiny_run
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # no node is ever taken away here; 2 s of CPU a run

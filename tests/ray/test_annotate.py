@@ -12,20 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldlva_dist import launch
-from ldlva_dist.annotation import Pool, annotate_by_model, annotate_by_table
-from ldlva_dist.data.annotate import Work, annotate_piece, open_pieces
-from ldlva_dist.data.manifest import DatasetInfo, read_columns, read_info, read_va
-from ldlva_dist.data.regressor import Regressor, RegressorSettings
-from ldlva_dist.data.shards import read_rows
-from ldlva_dist.data.transforms import decode
-from ldlva_dist.data.va_table import PointFile
-from ldlva_dist.data.versions import Change, new_version, shard_uri
+from ldlva_dist.analysis.scoring import score
+from ldlva_dist.dataset.images import decode
+from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_info, read_va
+from ldlva_dist.dataset.shards import read_rows
+from ldlva_dist.dataset.versions import Change, new_version, shard_uri
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
-from ldlva_dist.neighbors.graph import build_graph
-from ldlva_dist.scoring import score
-from tests._runs import tiny_run
-from tests._scripts import Scripts
+from ldlva_dist.index.graph import build_graph
+from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
+from ldlva_dist.packing.annotate.pieces import Work, annotate_piece, open_pieces
+from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
+from ldlva_dist.packing.annotate.va_table import PointFile
+from ldlva_dist.run import launch
+from testing.job_scripts import Scripts
+from testing.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 POOL, ONE = Pool(num_actors=2, cpus=0.5, gpus=0), Pool(num_actors=1, cpus=0.5, gpus=0)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist import launch
 from ldlva_dist.config import LossConfig, RunConfig, TrainingConfig
-from ldlva_dist.data.bad_rows import read_quarantine
-from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.dataset.manifest import read_columns, read_info
 from ldlva_dist.errors import DataError
-from tests._runs import tiny_run
+from ldlva_dist.run import launch
+from ldlva_dist.stream.quarantine import read_quarantine
+from testing.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 BAD = 100

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist import launch
+from ldlva_dist.checkpoint import checkpoint
+from ldlva_dist.checkpoint.read import read_facts
 from ldlva_dist.config import NeighborConfig, PlacementConfig, RunConfig
-from ldlva_dist.data.manifest import read_info, write_info
+from ldlva_dist.dataset.manifest import read_info, write_info
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
-from ldlva_dist.training import checkpoint
-from ldlva_dist.training.state import read_facts
-from tests._runs import tiny_run
-from tests._scripts import Scripts
+from ldlva_dist.run import launch
+from testing.job_scripts import Scripts
+from testing.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 Change = Callable[[RunConfig, Path], RunConfig]

@@ -9,9 +9,9 @@ import sys, time
 import numpy as np, ray
 from ray.cluster_utils import Cluster
 from ldlva_dist.messages import BankUpdate
-from ldlva_dist.neighbors.client import NeighborClient
-from ldlva_dist.neighbors.outputs import BankSpec
-from ldlva_dist.neighbors.service import shard_loads, start_service
+from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.records import BankSpec
+from ldlva_dist.bank.service import shard_loads, start_service
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 node = cluster.add_node(num_cpus=1, resources={"bank": 1})

@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 import ray
 
-from ldlva_dist import launch, placement
-from ldlva_dist.attend import attend
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.read import last_checkpoint
 from ldlva_dist.config import LossConfig, OptimConfig
-from ldlva_dist.data.manifest import read_info
+from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import DataError, RunStopped
-from ldlva_dist.training.checkpoint import Checkpoint
-from ldlva_dist.training.control import RunControl
+from ldlva_dist.run import launch
+from ldlva_dist.run.control import RunControl
+from ldlva_dist.run.supervise import attend
+from ldlva_dist.runtime import placement
 from ldlva_dist.training.inputs import make_plan
-from ldlva_dist.training.state import last_checkpoint
-from tests._exactly_once import ids_of
-from tests._jobs import LIMIT_S
-from tests._runs import tiny_run
+from testing.exactly_once import ids_of
+from testing.tiny_runs import tiny_run
+from testing.training_jobs import LIMIT_S
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

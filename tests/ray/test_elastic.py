@@ -12,18 +12,19 @@ import ray
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 
-from ldlva_dist import launch, placement
+from ldlva_dist.checkpoint.checkpoint import Checkpoint, steps_there, uri_of
 from ldlva_dist.config import PlacementConfig
-from ldlva_dist.data.manifest import read_info
+from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import ClusterError
-from ldlva_dist.reporting.ids_log import read_ids
-from ldlva_dist.scaling import FollowCluster
-from ldlva_dist.training.checkpoint import Checkpoint, steps_there, uri_of
+from ldlva_dist.records.ids_log import read_ids
+from ldlva_dist.run import launch
+from ldlva_dist.run.elastic import FollowCluster
+from ldlva_dist.runtime import placement
 from ldlva_dist.training.inputs import make_plan
-from tests._exactly_once import assert_exactly_once
-from tests._jobs import LIMIT_S, training_job, wait_until
-from tests._nodes import another_node, lose, training_workers
-from tests._runs import losses, table, tiny_run
+from testing.exactly_once import assert_exactly_once
+from testing.joining_nodes import another_node, lose, training_workers
+from testing.tiny_runs import losses, table, tiny_run
+from testing.training_jobs import LIMIT_S, training_job, wait_until
 
 EVERY = 6
 ONE_A_NODE = PlacementConfig(

@@ -9,19 +9,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ldlva_dist import launch
+from ldlva_dist.analysis.beliefs import read_beliefs
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data.manifest import read_columns, read_info, read_va
-from ldlva_dist.data.transforms import augment, decode, resize
+from ldlva_dist.dataset.images import augment, decode, resize
+from ldlva_dist.dataset.manifest import read_columns, read_info, read_va
 from ldlva_dist.errors import SettingError
-from ldlva_dist.neighbors.graph import read_graph
-from ldlva_dist.reporting.metrics_log import read_metrics
+from ldlva_dist.index.graph import read_graph
+from ldlva_dist.method.step import TensorBatch, TensorNeighbors, forward_neighbors, step
+from ldlva_dist.records.metrics_log import read_metrics
+from ldlva_dist.run import launch
 from ldlva_dist.training.build import build_model, step_settings
-from ldlva_dist.training.evidence import read_beliefs
 from ldlva_dist.training.inputs import make_plan
-from ldlva_dist.training.step import TensorBatch, TensorNeighbors, forward_neighbors, step
-from tests._exactly_once import ids_of
-from tests._runs import losses, table, tiny_run
+from testing.exactly_once import ids_of
+from testing.tiny_runs import losses, table, tiny_run
 
 K, BATCH = 3, 27
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ldlva_dist.analysis.scoring import predict_split
+from ldlva_dist.checkpoint.read import last_checkpoint, read_config
 from ldlva_dist.config import to_json
-from ldlva_dist.data.manifest import read_columns, read_info, read_va
-from ldlva_dist.scoring import predict_split
-from ldlva_dist.training.state import last_checkpoint, read_config
-from tests._runs import tiny_run
-from tests._scripts import Scripts
+from ldlva_dist.dataset.manifest import read_columns, read_info, read_va
+from testing.job_scripts import Scripts
+from testing.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

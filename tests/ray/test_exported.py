@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 import ray
 
-from ldlva_dist.training.exported import ExportedMetrics
+from ldlva_dist.records.prometheus import ExportedMetrics
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

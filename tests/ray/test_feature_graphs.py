@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from ldlva_dist import launch
+from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.records import STATIC, BankSpec
+from ldlva_dist.bank.service import NeighborService, start_service
+from ldlva_dist.bank.static_rows import ShardRows
 from ldlva_dist.config import IndexConfig, RunConfig, to_json
 from ldlva_dist.errors import NeighborServiceError
+from ldlva_dist.index.service import IndexService, start_index
 from ldlva_dist.messages import BankUpdate
-from ldlva_dist.neighbors.client import NeighborClient
-from ldlva_dist.neighbors.index_service import IndexService, start_index
-from ldlva_dist.neighbors.outputs import STATIC, BankSpec
-from ldlva_dist.neighbors.service import NeighborService, start_service
-from ldlva_dist.neighbors.shard_rows import ShardRows
-from ldlva_dist.reporting.metrics_log import read_metrics
-from ldlva_dist.training.feature_graphs import Builder
-from tests._runs import losses, table, tiny_run
+from ldlva_dist.records.metrics_log import read_metrics
+from ldlva_dist.run import launch
+from ldlva_dist.training.neighbors.feature_graphs import Builder
+from testing.tiny_runs import losses, table, tiny_run
 
 N, C, V, K, SHARDS = 60, 3, 5, 4, 3
 FREE = {"num_cpus": 0}

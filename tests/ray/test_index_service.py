@@ -15,11 +15,11 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from ldlva_dist.data import manifest
+from ldlva_dist.dataset import manifest
 from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
-from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
-from ldlva_dist.neighbors.index_client import IndexClient
-from ldlva_dist.neighbors.index_service import IndexService, build_graph_with_actors, start_index
+from ldlva_dist.index.client import IndexClient
+from ldlva_dist.index.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
+from ldlva_dist.index.service import IndexService, build_graph_with_actors, start_index
 
 OPTIONS = {"num_cpus": 0.25, "max_restarts": 0}
 
@@ -152,7 +152,7 @@ def test_a_rebuild_that_fails_leaves_the_old_version_in_use(client, tmp_path):
 
 
 def test_graph_rows_of_features_are_those_of_the_naive_loop_whatever_the_parts_and_ranges(client, monkeypatch):
-    monkeypatch.setattr("ldlva_dist.neighbors.index_client.BLOCK_ROWS", 64)
+    monkeypatch.setattr("ldlva_dist.index.client.BLOCK_ROWS", 64)
     features = np.random.default_rng(3).normal(size=(400, 20)).astype(np.float16)
     features[::5] = features[0]
     parts = [features[:130], ray.put(features[130:131]), ray.put(features[131:])]
@@ -196,7 +196,7 @@ def test_an_index_actor_never_imports_torch(client, service, tmp_path):
     client.build_from_dataset(write_dataset(tmp_path / "set", plane(50)))
     answers = client._questions(client.facts).ask([(np.arange(50), loaded_modules)], 3)
     [modules] = ray.get(answers, timeout=60)
-    assert "ldlva_dist.neighbors.index_shard" in modules
+    assert "ldlva_dist.index.shard" in modules
     assert "torch" not in modules
 
 

@@ -21,7 +21,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from ldlva_dist.command_line import parse_run
 from ldlva_dist.config import (
     DataConfig,
     ModelConfig,
@@ -33,11 +32,12 @@ from ldlva_dist.config import (
     TrainingConfig,
     to_json,
 )
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.rows import Part
-from ldlva_dist.data.sources.folder import FolderSource
-from ldlva_dist.neighbors.graph import build_graph
+from ldlva_dist.index.graph import build_graph
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.readers.folder import FolderSource
+from ldlva_dist.packing.sources.rows import Part
+from ldlva_dist.run.cli import parse_run
 
 PROJECT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")

@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ldlva_dist.data.manifest import read_columns, read_va
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.data.sources.known import FerPlus
-from ldlva_dist.data.sources.samples import Fields
-from ldlva_dist.data.sources.web_dataset import WebDatasetSource
-from ldlva_dist.data.transforms import encode
+from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.manifest import read_columns, read_va
 from ldlva_dist.errors import DataError
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.known_sets.commands import FerPlus
+from ldlva_dist.packing.sources.readers.samples import Fields
+from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 
 pytestmark = pytest.mark.usefixtures("cluster")
 HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"

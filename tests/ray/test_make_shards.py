@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ldlva_dist.data.faces import draw_faces
-from ldlva_dist.data.manifest import DatasetInfo, float_column, read_columns, read_info
-from ldlva_dist.data.shards import read_rows
-from ldlva_dist.data.transforms import encode
-from tests._scripts import Done, Scripts
+from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.manifest import DatasetInfo, float_column, read_columns, read_info
+from ldlva_dist.dataset.shards import read_rows
+from ldlva_dist.packing.sources.drawn_faces.faces import draw_faces
+from testing.job_scripts import Done, Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
 NAMES = ("path", "label", "valence", "arousal")

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ldlva_dist.data.faces import FacesSource
-from ldlva_dist.data.manifest import read_columns
-from ldlva_dist.data.packing.engine import Packed, pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.data.sources.folder import FolderSource
-from ldlva_dist.data.sources.parquet import ParquetSource
-from ldlva_dist.data.transforms import encode
+from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.manifest import read_columns
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.passes.pack import Packed, pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+from ldlva_dist.packing.sources.readers.folder import FolderSource
+from ldlva_dist.packing.sources.readers.parquet import ParquetSource
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 
 pytestmark = pytest.mark.usefixtures("cluster")
 SETTINGS = PackSettings(name="set", class_names=("calm", "glad", "sad"), holdout=0.2, noise="symmetric:0.25")
@@ -78,9 +78,9 @@ class Log:
 ONE_CPU = """
 import os, signal, sys
 import ray
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.sources.parquet import ParquetSource
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 
 train, test, whole, killed = sys.argv[1].split(","), sys.argv[2], sys.argv[3], sys.argv[4]
 source = ParquetSource(files={"train": tuple(train), "test": (test,)}, key="name")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist import launch
+from ldlva_dist.checkpoint.read import last_checkpoint, read_config
 from ldlva_dist.config import to_json
-from ldlva_dist.reporting.metrics_log import read_metrics
-from ldlva_dist.training.state import last_checkpoint, read_config
-from tests._scripts import Scripts
+from ldlva_dist.records.metrics_log import read_metrics
+from ldlva_dist.run import launch
+from testing.job_scripts import Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -11,19 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ldlva_dist.data.manifest import read_columns, read_info
-from ldlva_dist.data.shards import read_rows
-from ldlva_dist.data.sources.listing import list_images
-from ldlva_dist.data.transforms import encode
+from ldlva_dist.analysis.scoring import predict_split
+from ldlva_dist.checkpoint.read import last_checkpoint
+from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.manifest import read_columns, read_info
+from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.batch import Actors, Predicted, predict
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import Work, count_rejected, predict_part
 from ldlva_dist.inference.trained import read_model
-from ldlva_dist.scoring import predict_split
-from ldlva_dist.training.state import last_checkpoint
-from tests._runs import untrained_run
-from tests._scripts import Scripts
+from ldlva_dist.packing.sources.listing import list_images
+from testing.job_scripts import Scripts
+from testing.tiny_runs import untrained_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 TWO = Actors(num_actors=2, cpus_per_actor=0.5)

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from tests._runs import untrained_run
-from tests._scripts import Scripts
+from testing.job_scripts import Scripts
+from testing.tiny_runs import untrained_run
 
 
 def test_only_figures_of_the_test_split_are_left_for_the_export(faces: str, scripts: Scripts, tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import ray
 
-from ldlva_dist.data.transforms import encode
+from ldlva_dist.dataset.images import encode
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.endpoint import ServeSettings
 from ldlva_dist.inference.export import real_images
 from ldlva_dist.inference.service import SHUTDOWN_GRACE_S, check_fits
 from ldlva_dist.inference.trained import read_model
-from tests._runs import untrained_run
+from testing.tiny_runs import untrained_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 LIMIT_S = 180.0

@@ -16,18 +16,19 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from ldlva_dist import placement
-from ldlva_dist.data import checked, manifest
-from ldlva_dist.data.checked import Files
+from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.records import STATIC, BankSpec
+from ldlva_dist.bank.service import NeighborService, find_service, shard_loads, start_service
+from ldlva_dist.bank.traffic import Traffic
+from ldlva_dist.bank.wire import HELD
+from ldlva_dist.dataset import manifest
 from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError, SettingError
+from ldlva_dist.index.graph import build_graph, nearest_neighbors
 from ldlva_dist.messages import BankUpdate, Neighbors
-from ldlva_dist.neighbors.answers import get_all
-from ldlva_dist.neighbors.calls import HELD
-from ldlva_dist.neighbors.client import NeighborClient
-from ldlva_dist.neighbors.graph import build_graph, nearest_neighbors
-from ldlva_dist.neighbors.outputs import STATIC, BankSpec
-from ldlva_dist.neighbors.service import NeighborService, find_service, shard_loads, start_service
-from ldlva_dist.neighbors.traffic import Traffic
+from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.waiting import get_all
+from ldlva_dist.storage import checksums
+from ldlva_dist.storage.checksums import Files
 
 N, C, V, K, BATCH = 50, 7, 6, 4, 8
 VA = np.random.default_rng(3).uniform(-1, 1, (N, 2)).astype(np.float32)
@@ -252,7 +253,7 @@ def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_w
     with ThreadPoolExecutor() as pool:
         held = pool.submit(go_on)
         asked = clients[0].ask(2, found[0])
-        monkeypatch.setattr("ldlva_dist.neighbors.client.get_all", note_wait)
+        monkeypatch.setattr("ldlva_dist.bank.client.get_all", note_wait)
         clients[0].collect(asked)
         least = held.result(20)
     seconds = time.monotonic() - began
@@ -395,7 +396,7 @@ def test_what_is_wrong_with_the_data_is_an_error_of_the_data_and_no_lost_shard(d
 
 
 def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_not_touched(start, dataset, monkeypatch):
-    monkeypatch.setattr("ldlva_dist.neighbors.service.NAME_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("ldlva_dist.bank.service.NAME_TIMEOUT_S", 0.0)
     mine, other = start(3), start(2)
     [client], [other_client] = clients_of(mine, 1), clients_of(other, 1)
     for each in (client, other_client):
@@ -419,8 +420,8 @@ def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_n
 DRIVER = """
 import os, signal, sys
 import ray
-from ldlva_dist.neighbors.outputs import STATIC, BankSpec
-from ldlva_dist.neighbors.service import shard_loads, start_service
+from ldlva_dist.bank.records import STATIC, BankSpec
+from ldlva_dist.bank.service import shard_loads, start_service
 address, dataset = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)
 loads = shard_loads(dataset, k=2, num_shards=2)
@@ -443,7 +444,7 @@ def test_nothing_stays_of_a_driver_that_was_killed(dataset):
 def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing(start, dataset, tmp_path):
     """Two ranks in step, three shards, the second killed at step 6; its last snapshot is of step 3."""
     part = tmp_path / "step-3" / "bank" / "ids-000000000016-000000000033.safetensors"
-    service = start(3, recall=lambda: {str(part): checked.describe(part.read_bytes())})
+    service = start(3, recall=lambda: {str(part): checksums.describe(part.read_bytes())})
     clients, steps, ids = clients_of(service, 2), 16, np.arange(N)
     clients[0].begin(0)
     in_step = threading.Barrier(2, timeout=60)

@@ -12,7 +12,7 @@ JOB = """
 import faulthandler
 import threading
 from ldlva_dist import placement
-from ldlva_dist.terminal import run_job
+from ldlva_dist.reporting.terminal import run_job
 
 def main():
     placement.connect()

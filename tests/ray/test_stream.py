@@ -13,27 +13,27 @@ from ray.data import DataContext
 from ray.data._internal.execution.interfaces import PhysicalOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from ldlva_dist.data import stream
-from ldlva_dist.data.bad_rows import read_quarantine
-from ldlva_dist.data.balance import Balance, class_quotas
-from ldlva_dist.data.manifest import read_columns, read_info
-from ldlva_dist.data.plan import Plan
-from ldlva_dist.data.rows import REFERENCE_CLASSES
+from ldlva_dist.dataset.manifest import read_columns, read_info
 from ldlva_dist.errors import DataError
 from ldlva_dist.messages import Batch
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.stream import pipeline
+from ldlva_dist.stream.class_balance import Balance, class_quotas
+from ldlva_dist.stream.plan import Plan
+from ldlva_dist.stream.quarantine import read_quarantine
 
 pytestmark = pytest.mark.usefixtures("cluster")
-IMAGES = stream.ImageSettings(size=48, channels=3, flip=True, pad=4, erase_probability=0.5)
+IMAGES = pipeline.ImageSettings(size=48, channels=3, flip=True, pad=4, erase_probability=0.5)
 STEPS = 14  # beyond an epoch
 TURNS = 50
 
 
 @pytest.fixture
-def manifest(faces: str) -> stream.Manifest:
-    return stream.Manifest(faces, read_info(faces))
+def manifest(faces: str) -> pipeline.Manifest:
+    return pipeline.Manifest(faces, read_info(faces))
 
 
-def _plan(manifest: stream.Manifest, balance: float = 0.0) -> Plan:
+def _plan(manifest: pipeline.Manifest, balance: float = 0.0) -> Plan:
     plan = Plan(manifest.shard_rows, seed=5, batch_size=24, chunk_rows=8)
     if not balance:
         return plan
@@ -41,9 +41,9 @@ def _plan(manifest: stream.Manifest, balance: float = 0.0) -> Plan:
 
 
 def _batches(
-    manifest: stream.Manifest, rank: int, world_size: int, first_step: int = 0, **settings: Any
+    manifest: pipeline.Manifest, rank: int, world_size: int, first_step: int = 0, **settings: Any
 ) -> list[Batch]:
-    supersteps = stream.Supersteps(
+    supersteps = pipeline.Supersteps(
         **{"plan": _plan(manifest)} | settings,
         manifest=manifest,
         images=IMAGES,
@@ -52,10 +52,10 @@ def _batches(
         first_step=first_step,
         stop_step=STEPS,
     )
-    return list(stream.batches(supersteps, num_cpus=1))
+    return list(pipeline.batches(supersteps, num_cpus=1))
 
 
-def _global(manifest: stream.Manifest, world_size: int, **settings: Any) -> list[dict[int, tuple[int, bytes]]]:
+def _global(manifest: pipeline.Manifest, world_size: int, **settings: Any) -> list[dict[int, tuple[int, bytes]]]:
     """Per step: position -> (id, pixels)."""
     steps: list[dict[int, tuple[int, bytes]]] = [{} for _ in range(STEPS)]
     for rank in range(world_size):
@@ -66,7 +66,7 @@ def _global(manifest: stream.Manifest, world_size: int, **settings: Any) -> list
     return steps
 
 
-def test_1_2_3_and_4_ranks_get_the_same_global_batches_pixel_by_pixel(manifest: stream.Manifest) -> None:
+def test_1_2_3_and_4_ranks_get_the_same_global_batches_pixel_by_pixel(manifest: pipeline.Manifest) -> None:
     alone = _global(manifest, 1)
     assert all(len(step) == 24 for step in alone)
     for world_size in (2, 3, 4):
@@ -74,7 +74,7 @@ def test_1_2_3_and_4_ranks_get_the_same_global_batches_pixel_by_pixel(manifest: 
 
 
 def test_an_epoch_streams_every_sample_once_with_its_own_label_and_plane_point(
-    manifest: stream.Manifest, faces: str
+    manifest: pipeline.Manifest, faces: str
 ) -> None:
     plan, info = _plan(manifest), read_info(faces)
     rows = [
@@ -91,7 +91,7 @@ def test_an_epoch_streams_every_sample_once_with_its_own_label_and_plane_point(
     assert counts.min() >= 1
 
 
-def test_a_stream_resumed_in_mid_superstep_equals_the_uninterrupted_one(manifest: stream.Manifest) -> None:
+def test_a_stream_resumed_in_mid_superstep_equals_the_uninterrupted_one(manifest: pipeline.Manifest) -> None:
     straight, resumed = _batches(manifest, 1, 2), _batches(manifest, 1, 2, first_step=5)
     assert [batch.step for batch in resumed] == list(range(5, STEPS))
     for expected, batch in zip(straight[5:], resumed, strict=True):
@@ -100,7 +100,7 @@ def test_a_stream_resumed_in_mid_superstep_equals_the_uninterrupted_one(manifest
 
 
 def test_a_balanced_epoch_has_the_quotas_and_the_same_batches_on_1_2_and_3_ranks(
-    manifest: stream.Manifest, faces: str
+    manifest: pipeline.Manifest, faces: str
 ) -> None:
     plan, info = _plan(manifest, balance=1.0), read_info(faces)
     alone = _global(manifest, 1, plan=plan)
@@ -117,12 +117,12 @@ def test_a_balanced_epoch_has_the_quotas_and_the_same_batches_on_1_2_and_3_ranks
 
 
 def test_ray_datas_loop_rests_while_a_batch_waits_and_no_cpu_is_left_for_a_task(
-    manifest: stream.Manifest, monkeypatch: pytest.MonkeyPatch
+    manifest: pipeline.Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs in the training process: without a rest it turned 750 times a second, and halved the training's speed."""
-    rest, turns, enough = stream._Breather.on_execution_step, list[float](), threading.Event()
+    rest, turns, enough = pipeline._Breather.on_execution_step, list[float](), threading.Event()
 
-    def note(breather: stream._Breather, executor: StreamingExecutor) -> None:
+    def note(breather: pipeline._Breather, executor: StreamingExecutor) -> None:
         output = executor._output_node
         if output and output[1].output_queue.num_blocks == 1 and not any(map(_tasks, executor._topology or ())):
             turns.append(time.monotonic())
@@ -130,17 +130,17 @@ def test_ray_datas_loop_rests_while_a_batch_waits_and_no_cpu_is_left_for_a_task(
             enough.set()
         rest(breather, executor)
 
-    monkeypatch.setattr(stream._Breather, "on_execution_step", note)
-    monkeypatch.setattr(stream, "TASK_ROWS", 1)  # a task a superstep
+    monkeypatch.setattr(pipeline._Breather, "on_execution_step", note)
+    monkeypatch.setattr(pipeline, "TASK_ROWS", 1)  # a task a superstep
     options = DataContext.get_current().execution_options
     monkeypatch.setattr(options, "resource_limits", options.resource_limits.copy(cpu=0))
-    supersteps = stream.Supersteps(
+    supersteps = pipeline.Supersteps(
         plan=_plan(manifest), manifest=manifest, images=IMAGES, rank=0, world_size=1, first_step=0, stop_step=60
     )
-    batches = stream.batches(supersteps, num_cpus=1)
+    batches = pipeline.batches(supersteps, num_cpus=1)
     next(batches)
     assert enough.wait(60)
-    assert turns[TURNS - 1] - turns[0] >= (TURNS - 1) * stream.LOOP_PAUSE_S
+    assert turns[TURNS - 1] - turns[0] >= (TURNS - 1) * pipeline.LOOP_PAUSE_S
 
 
 def _tasks(operator: PhysicalOperator) -> int:
@@ -171,11 +171,11 @@ def test_bad_rows_are_replaced_alike_on_any_ranks_and_listed_with_their_reasons(
     spoiled: tuple[str, list[int]], tmp_path: Path
 ) -> None:
     dataset, bad = spoiled
-    manifest = stream.Manifest(dataset, read_info(dataset))
+    manifest = pipeline.Manifest(dataset, read_info(dataset))
     steps = {}
     for world_size in (1, 3):
         uri = str(tmp_path / f"{world_size}.parquet")
-        quarantine = stream.start_quarantine(num_rows=270, max_share=0.1, uri=uri, actor_options={"num_cpus": 0})
+        quarantine = pipeline.start_quarantine(num_rows=270, max_share=0.1, uri=uri, actor_options={"num_cpus": 0})
         steps[world_size] = _global(manifest, world_size, quarantine=quarantine)
         listed = {row.id: row.reason for row in read_quarantine(uri)}
         assert sorted(listed) == bad
@@ -189,8 +189,8 @@ def test_bad_rows_are_replaced_alike_on_any_ranks_and_listed_with_their_reasons(
 def test_over_the_budget_the_stream_stops_and_says_where_the_list_is(
     spoiled: tuple[str, list[int]], tmp_path: Path
 ) -> None:
-    manifest, uri = stream.Manifest(spoiled[0], read_info(spoiled[0])), str(tmp_path / "quarantine.parquet")
-    quarantine = stream.start_quarantine(num_rows=270, max_share=0.001, uri=uri, actor_options={"num_cpus": 0})
+    manifest, uri = pipeline.Manifest(spoiled[0], read_info(spoiled[0])), str(tmp_path / "quarantine.parquet")
+    quarantine = pipeline.start_quarantine(num_rows=270, max_share=0.001, uri=uri, actor_options={"num_cpus": 0})
     with pytest.raises(Exception, match=r"bad rows of 270 are more than data\.max_bad_share=0\.001") as caught:
         _batches(manifest, 0, 1, quarantine=quarantine)
     _assert_data_error(caught.value)
@@ -199,7 +199,7 @@ def test_over_the_budget_the_stream_stops_and_says_where_the_list_is(
 
 def test_a_damaged_byte_stops_the_stream_and_names_row_and_shard(spoiled: tuple[str, list[int]]) -> None:
     with pytest.raises(Exception, match=r"row \d+, at byte \d+ of .*train-\d{6}\.tar") as caught:
-        _batches(stream.Manifest(spoiled[0], read_info(spoiled[0])), 0, 1)
+        _batches(pipeline.Manifest(spoiled[0], read_info(spoiled[0])), 0, 1)
     _assert_data_error(caught.value)
 
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldlva_dist import launch, scoring
-from ldlva_dist.data.manifest import read_columns, read_info
+from ldlva_dist.analysis import scoring
+from ldlva_dist.analysis.scoring import score
+from ldlva_dist.dataset.manifest import read_columns, read_info
 from ldlva_dist.errors import SettingError
-from ldlva_dist.reporting.history import read_history
-from ldlva_dist.reporting.metrics_log import read_metrics
-from ldlva_dist.scoring import score
-from ldlva_dist.training.exported import PREFIX, WITHOUT
-from tests._runs import losses, table
+from ldlva_dist.records.metrics_log import read_metrics
+from ldlva_dist.records.prometheus import PREFIX, WITHOUT
+from ldlva_dist.records.uncertainty_history import read_history
+from ldlva_dist.run import launch
+from testing.tiny_runs import losses, table
 
 
 def test_a_run_moves_the_table_and_writes_what_a_user_meets(alone: launch.RunResult) -> None:

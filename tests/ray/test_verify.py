@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ldlva_dist.data.contents import read_blocks, write_blocks
-from ldlva_dist.data.manifest import read_info, write_info
-from ldlva_dist.data.manifest_checks import check_manifest
-from ldlva_dist.data.verify import check_shard
+from ldlva_dist.dataset.manifest import read_info, write_info
+from ldlva_dist.dataset.manifest_blocks import read_blocks, write_blocks
+from ldlva_dist.dataset.manifest_checks import check_manifest
 from ldlva_dist.errors import DataError
-from ldlva_dist.neighbors.verify import check_part, graphs_of
-from ldlva_dist.verify import verify
+from ldlva_dist.index.verify_graph import check_part, graphs_of
+from ldlva_dist.packing.verify import verify
+from ldlva_dist.packing.verify_shards import check_shard
 
 pytestmark = pytest.mark.usefixtures("cluster")
 SHARD = 2

@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from ldlva_dist import launch
+from ldlva_dist.bank.checkpoint_parts import newest
+from ldlva_dist.checkpoint.bank_files import BANK_FOLDER
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import (
     BankConfig,
     DataConfig,
@@ -17,14 +19,13 @@ from ldlva_dist.config import (
     RunConfig,
     TrainingConfig,
 )
-from ldlva_dist.data.manifest import read_info
-from ldlva_dist.neighbors.snapshots import FOLDER, newest
+from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.method.step import forward_neighbors
+from ldlva_dist.run import launch
 from ldlva_dist.training.build import bank_spec, build_model
-from ldlva_dist.training.checkpoint import Checkpoint
 from ldlva_dist.training.evaluate import SplitReader
 from ldlva_dist.training.inputs import make_plan
-from ldlva_dist.training.step import forward_neighbors
-from tests._exactly_once import ids_of
+from testing.exactly_once import ids_of
 
 RANKS, BATCH = 2, 32
 
@@ -49,7 +50,7 @@ def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_ch
 ) -> None:
     result = launch.fit(config)
     dataset, info = config.data.dataset, read_info(config.data.dataset)
-    files = Checkpoint(result.checkpoint_uri).files(FOLDER)
+    files = Checkpoint(result.checkpoint_uri).files(BANK_FOLDER)
     bank = newest(files, info.num_train, bank_spec(config, info))[0].records
     assert (bank["versions"] == 0).all()  # the only step's, or filled as of it
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench._swift import FaultProxy, Swift, use_store
-from ldlva_dist.data.s3.client import client
+from ldlva_dist.storage.s3.client import client
+from testing.s3_store import FaultProxy, Swift, use_store
 
 BUCKET = "s3://faces"
 

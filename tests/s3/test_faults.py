@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench._swift import FaultProxy, Swift
-from ldlva_dist.data import storage
-from ldlva_dist.data.s3.body import Body
+from ldlva_dist import storage
 from ldlva_dist.errors import ClusterError, DataError, SettingError
+from ldlva_dist.storage.s3.body import Body
+from testing.s3_store import FaultProxy, Swift
 
 SIZE = 1_000_000
 DATA = np.random.default_rng(0).bytes(SIZE)

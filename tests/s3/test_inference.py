@@ -8,18 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench._report_run import synthetic_run
-from bench._swift import Swift
-from ldlva_dist.data import storage
-from ldlva_dist.data.manifest import read_info
-from ldlva_dist.data.sources.listing import list_images
-from ldlva_dist.data.sources.row_groups import parquet_files
+from ldlva_dist import storage
+from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.inference.export import export
 from ldlva_dist.inference.face_model import load_exported
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import Work, finish, finished, open_parts, predict_part
 from ldlva_dist.inference.trained import read_model
-from tests._runs import untrained_run
+from ldlva_dist.packing.sources.listing import list_images
+from ldlva_dist.packing.sources.readers.row_groups import parquet_files
+from testing.s3_store import Swift
+from testing.synthetic_run import synthetic_run
+from testing.tiny_runs import untrained_run
 
 STORE = "s3://faces/inference"
 ROWS = 40

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench._swift import Swift
-from ldlva_dist.data import storage
-from ldlva_dist.data.transforms import encode
+from ldlva_dist import storage
+from ldlva_dist.dataset.images import encode
+from testing.s3_store import Swift
 
 FILES = ("a.parquet", "b.parquet", "c.parquet")
 # In a process of its own: the workers must know the store, and those of a cluster that runs already do not.
@@ -22,11 +22,11 @@ SCRIPT = """
 import json, sys
 from dataclasses import replace
 import ray
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.sources.parquet import ParquetSource
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 from ldlva_dist.errors import DataError
-from ldlva_dist.verify import verify
+from ldlva_dist.packing.verify import verify
 
 local, files = sys.argv[1], sys.argv[2:]
 settings = PackSettings(name="set", class_names=("calm", "glad"), holdout=0.2)

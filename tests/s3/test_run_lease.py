@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from bench._swift import Swift
-from ldlva_dist import run_lease
-from ldlva_dist.data import s3, storage
+from ldlva_dist import storage
 from ldlva_dist.errors import ClusterError, DataError, RunLost
-from ldlva_dist.run_lease import Claim, Holder, Lease, leased
+from ldlva_dist.run import lease as run_lease
+from ldlva_dist.run.lease import Claim, Holder, Lease, leased
+from ldlva_dist.storage import s3
+from testing.s3_store import Swift
 
 ELSEWHERE = dataclasses.replace(Holder.here(), host="other", machine="another start of another machine")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldlva_dist.data import storage
-from ldlva_dist.data.rows import Source, all_rows
-from ldlva_dist.data.sources.affectnet_folders import AffectNetFoldersSource
-from ldlva_dist.data.sources.class_folders import ClassFoldersSource
-from ldlva_dist.data.sources.raf_db import RafDbSource
-from ldlva_dist.data.sources.samples import Fields
-from ldlva_dist.data.sources.web_dataset import WebDatasetSource, tars_of
-from ldlva_dist.data.transforms import encode
+from ldlva_dist import storage
+from ldlva_dist.dataset.images import encode
+from ldlva_dist.packing.sources.known_sets.affectnet_folders import AffectNetFoldersSource
+from ldlva_dist.packing.sources.known_sets.raf_db import RafDbSource
+from ldlva_dist.packing.sources.readers.class_folders import ClassFoldersSource
+from ldlva_dist.packing.sources.readers.samples import Fields
+from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tars_of
+from ldlva_dist.packing.sources.rows import Source, all_rows
 
 pytestmark = pytest.mark.usefixtures("swift")
 IMAGE = encode(np.zeros((8, 8, 3), dtype=np.uint8))

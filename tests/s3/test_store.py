@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from bench._swift import STRANGER, FaultProxy, Swift
-from ldlva_dist.data import s3, storage
-from ldlva_dist.data.s3.objects import PART_BYTES
-from ldlva_dist.diagnosis import store
+from ldlva_dist import storage
+from ldlva_dist.doctor import store
 from ldlva_dist.errors import ClusterError, DataError, SettingError
+from ldlva_dist.storage import s3
+from ldlva_dist.storage.s3.objects import PART_BYTES
+from testing.s3_store import STRANGER, FaultProxy, Swift
 
 FOLDER = "s3://faces/store"
 DATA = np.random.default_rng(0).bytes(300_000)

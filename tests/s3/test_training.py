@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import ray
 
-from bench._swift import FaultProxy, Swift
-from ldlva_dist import launch
+from ldlva_dist import storage
+from ldlva_dist.analysis.scoring import score
 from ldlva_dist.config import RunConfig
-from ldlva_dist.data import storage
-from ldlva_dist.data.faces import FacesSource
-from ldlva_dist.data.packing.engine import pack
-from ldlva_dist.data.packing.settings import PackSettings
-from ldlva_dist.data.rows import REFERENCE_CLASSES
-from ldlva_dist.neighbors.graph import build_graph
-from ldlva_dist.reporting.metrics_log import read_metrics
-from ldlva_dist.scoring import score
-from tests._jobs import kill_job, training_job, wait_until
-from tests._runs import table, tiny_run
+from ldlva_dist.index.graph import build_graph
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.records.metrics_log import read_metrics
+from ldlva_dist.run import launch
+from testing.s3_store import FaultProxy, Swift
+from testing.tiny_runs import table, tiny_run
+from testing.training_jobs import kill_job, training_job, wait_until
 
 DATASET, RUNS = "s3://faces/set", "s3://faces/runs"
 SLOW_DOWN = {"kind": "status", "status": 503, "code": "SlowDown"}

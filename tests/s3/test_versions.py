@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench._swift import Swift
-from ldlva_dist.data import storage
-from ldlva_dist.data.annotate import Work, annotate_piece, open_pieces, stored_points
-from ldlva_dist.data.contents import ContentHash, read_blocks
-from ldlva_dist.data.manifest import (
+from ldlva_dist import storage
+from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.manifest import (
     SPLITS,
     DatasetInfo,
     ShardInfo,
@@ -22,12 +20,14 @@ from ldlva_dist.data.manifest import (
     write_info,
     write_manifest,
 )
-from ldlva_dist.data.regressor import Regressor, RegressorSettings
-from ldlva_dist.data.shards import ShardBuilder, crc32
-from ldlva_dist.data.transforms import encode
-from ldlva_dist.data.versions import Change, new_version, shard_uri
+from ldlva_dist.dataset.manifest_blocks import ContentHash, read_blocks
+from ldlva_dist.dataset.shards import ShardBuilder, crc32
+from ldlva_dist.dataset.versions import Change, new_version, shard_uri
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.annotate.pieces import Work, annotate_piece, open_pieces, stored_points
+from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
 from ldlva_dist.training.evaluate import SplitReader
+from testing.s3_store import Swift
 
 DATASET = "s3://faces/sets/grey"
 ROWS = {"train": 7, "holdout": 0, "test": 3}

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from ldlva_dist.command_line import parse_run
+from ldlva_dist.run.cli import parse_run
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -1,1 +1,1 @@
-"""The report of a run: one self-contained HTML page."""
+"""The report of a run: one self-contained HTML page. Read `collect.py` first."""

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image, ImageOps
 
-from ldlva_dist.data.transforms import decode
+from ldlva_dist.dataset.images import decode
 from ldlva_dist.errors import DataError
 
 FACE = (88, 60)

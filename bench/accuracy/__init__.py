@@ -1,0 +1,1 @@
+"""What the method gains, on drawn faces and on FER+."""

@@ -1,0 +1,1 @@
+"""What becomes of runs, stores and files that something happens to."""

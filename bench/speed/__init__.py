@@ -1,0 +1,1 @@
+"""How fast, and how much memory: each beside what it is compared with, in one run."""

@@ -1,0 +1,194 @@
+"""Claim: the stream starts in seconds, does not pause between epochs, and its driver does not grow with the data set.
+
+- start: seconds from nothing but a running Ray (no worker process yet) to the first batch, 1,000 shards of 1 MB. Goal:
+  under 6.
+- epoch_end: the longest wait for a batch in the superstep around the end of the first epoch, and the longest of all
+  others once the stream runs. Goal: no more than 1.5 times that.
+- driver: private memory (USS, MB) that the process of the driver gains while it prepares a run over 450 k and over 10 M
+  rows, and while it takes 100 batches, as a training worker does. Goal: the same within 32 MB.
+
+Images are noise; of the larger sets only the manifest is large (synthetic: all shards are links to one file).
+"""
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import tyro
+
+from bench.common import report
+
+IMAGES_A_SHARD, PIXELS, BATCH = 50, 112, 64
+START_GOAL_S, PAUSE_GOAL, MEMORY_GOAL_MB = 6.0, 1.5, 32.0
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """How large."""
+
+    shards: int = 1000
+    rows: tuple[int, ...] = (450_000, 10_000_000)
+    measure: str | None = None
+    """Used by this program itself: measure the data set in this folder, and print what was found."""
+
+
+def main(arguments: Arguments) -> None:
+    """Measure each data set in a fresh process; print one JSON line."""
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        first = _in_a_process(_dataset(f"{folder}/start", arguments.shards * IMAGES_A_SHARD, IMAGES_A_SHARD))
+        sizes = [_in_a_process(_dataset(f"{folder}/{rows}", rows, 7000)) for rows in arguments.rows]
+    gains = [size["driver_mb"] + size["worker_mb"] for size in sizes]
+    report(
+        "start",
+        ok=first["first_batch_s"] < START_GOAL_S
+        and first["epoch_end_s"] <= PAUSE_GOAL * first["elsewhere_s"]
+        and max(gains) - min(gains) <= MEMORY_GOAL_MB,
+        start={"shards": arguments.shards, **first},
+        driver={str(rows): size for rows, size in zip(arguments.rows, sizes, strict=True)},
+    )
+
+
+def measure(dataset: str) -> dict[str, float]:
+    """Times and memory of a stream over one epoch and a little, or over 100 batches of a large set."""
+    import ray
+
+    from ldlva_dist.dataset.manifest import read_info
+    from ldlva_dist.stream import pipeline
+    from ldlva_dist.stream.plan import Plan
+
+    began = time.monotonic()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray_s, memory = time.monotonic() - began, [_private_mb()]
+    began = time.monotonic()
+    info = read_info(dataset)
+    manifest = pipeline.Manifest(dataset, info)
+    plan = Plan(manifest.shard_rows, 0, BATCH, _default_chunk_rows())
+    plan.positions(0, 1)  # all that the driver asks of the plan: windows are for the tasks
+    memory.append(_private_mb())
+    epoch = plan.steps_for(1)
+    small = epoch < 2000
+    supersteps = pipeline.Supersteps(
+        plan=plan,
+        manifest=manifest,
+        images=pipeline.ImageSettings(size=PIXELS, channels=3, flip=True, pad=4, erase_probability=0.5),
+        rank=0,
+        world_size=1,
+        first_step=0,
+        stop_step=epoch + 2 * plan.steps_per_superstep if small else 100,
+    )
+    ends = [time.monotonic() for _ in pipeline.batches(supersteps, num_cpus=2)]
+    memory.append(_private_mb())
+    waits = np.diff(ends)
+    margin = plan.steps_per_superstep
+    at_end = np.abs(np.arange(len(waits)) + 1 - epoch) <= margin
+    begun = np.arange(len(waits)) >= margin
+    ray.shutdown()
+    found = {"ray_init_s": ray_s, "first_batch_s": ends[0] - began}
+    if small:
+        found |= {"epoch_end_s": waits[at_end].max(), "elsewhere_s": waits[begun & ~at_end].max()}
+    return found | {"driver_mb": memory[1] - memory[0], "worker_mb": memory[2] - memory[1]}
+
+
+def _dataset(folder: str, rows: int, rows_per_shard: int) -> str:
+    """Make a data set in a process of its own, so that this one's memory stays as it is."""
+    code = f"from bench.speed.start import write_dataset; write_dataset({folder!r}, {rows}, {rows_per_shard})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
+    return folder
+
+
+def write_dataset(folder: str, rows: int, rows_per_shard: int) -> None:
+    """A data set whose shards are all the same file of 50 images, about 1 MB."""
+    from ldlva_dist.dataset.images import encode
+    from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo, write_info, write_manifest
+
+    Path(folder).mkdir()
+    generator = np.random.default_rng(0)
+    smooth = generator.integers(0, 256, (IMAGES_A_SHARD, 56, 56, 3), dtype=np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    images = [encode(image) for image in smooth]
+    num_shards = -(-rows // rows_per_shard)
+    names = [f"train-{n:06d}.tar" for n in range(num_shards)]
+    offsets = np.array(_write_tar(f"{folder}/{names[0]}", images))
+    for name in names[1:]:
+        os.link(f"{folder}/{names[0]}", f"{folder}/{name}")
+    image_of = np.arange(rows) % rows_per_shard % IMAGES_A_SHARD
+    table = {
+        "id": np.arange(rows),
+        "key": pa.DictionaryArray.from_arrays(image_of.astype(np.int32), [f"{n}" for n in range(IMAGES_A_SHARD)]),
+        "shard": (np.arange(rows) // rows_per_shard).astype(np.int32),
+        "offset": offsets[image_of],
+        "size": np.array([len(image) for image in images], dtype=np.int32)[image_of],
+        "checksum": np.array([zlib.crc32(image) for image in images], dtype=np.uint32)[image_of],
+        "label": generator.integers(0, 8, rows).astype(np.int16),
+        "valence": np.zeros(rows, dtype=np.float32),
+        "arousal": np.zeros(rows, dtype=np.float32),
+        "split": pa.DictionaryArray.from_arrays(np.zeros(rows, dtype=np.int8), ["train"]),
+    }
+    write_manifest(folder, pa.table(table))
+    sizes = np.diff(np.append(np.arange(num_shards) * rows_per_shard, rows)).tolist()
+    shards = [
+        ShardInfo(
+            name=name, split="train", first_id=n * rows_per_shard, rows=size, bytes=os.path.getsize(f"{folder}/{name}")
+        )
+        for n, (name, size) in enumerate(zip(names, sizes, strict=True))
+    ]
+    split = {name: SplitInfo(first_id=rows, rows=0) for name in ("holdout", "test")}
+    info = DatasetInfo(
+        name="synthetic",
+        class_names=tuple("abcdefgh"),
+        splits={"train": SplitInfo(first_id=0, rows=rows), **split},
+        shards=tuple(shards),
+        has_valence_arousal=True,
+        content_hash="0" * 64,
+        class_counts={"train": tuple(np.bincount(table["label"], minlength=8).tolist())},
+    )
+    write_info(folder, info)
+
+
+def _write_tar(path: str, images: list[bytes]) -> list[int]:
+    """Write a WebDataset shard; where each image begins in it."""
+    with tarfile.open(path, "w") as tar:
+        for n, image in enumerate(images):
+            for name, data in ((f"{n}.jpg", image), (f"{n}.json", b"{}")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    with tarfile.open(path) as tar:
+        return [member.offset_data for member in tar if member.name.endswith(".jpg")]
+
+
+def _in_a_process(dataset: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.speed.start", "--measure", dataset]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _default_chunk_rows() -> int:
+    from ldlva_dist.config import DataConfig
+
+    return DataConfig().chunk_rows
+
+
+def _private_mb() -> float:
+    return psutil.Process().memory_full_info().uss / 1e6
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

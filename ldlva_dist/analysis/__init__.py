@@ -1,0 +1,1 @@
+"""What a finished run found out: its scores, and which labels are doubtful. Read `trained_run.py` first."""

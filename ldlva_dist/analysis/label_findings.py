@@ -1,0 +1,99 @@
+"""What a run found out about the labels of its training samples, and ``uncertainty.parquet``.
+
+N = training samples, C = classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ldlva_dist import storage
+from ldlva_dist.analysis import suspicion
+from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.dataset.manifest_blocks import read_blocks
+
+FILE = "uncertainty.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Of every training sample, by id."""
+
+    labels_N: NDArray[np.int64]
+    """The given ones."""
+    uncertainty_N: NDArray[np.float32]
+    probs_NC: NDArray[np.float32]
+    """The model's, when it last saw the sample; zeros where it never did."""
+    aggregated_NC: NDArray[np.float32]
+    """The neighbours'; zeros where there was none."""
+    suspicion_N: NDArray[np.float64]
+    """Combined score in [0, 1], high = the label is probably wrong."""
+    proposed_N: NDArray[np.int64]
+    """The class that model and neighbours agree upon; where it is the label, there is nothing to propose."""
+
+    @property
+    def rank_N(self) -> NDArray[np.int64]:
+        """Place by suspicion from 1, the most suspicious; ties by id."""
+        rank_N = np.empty(len(self.labels_N), dtype=np.int64)
+        rank_N[np.argsort(-self.suspicion_N, kind="stable")] = np.arange(1, len(rank_N) + 1)
+        return rank_N
+
+
+def scores(findings: Findings) -> dict[str, NDArray[Any]]:
+    """Every score that finds wrong labels, high = suspicious; self-confidence and margin as cleanlab defines them."""
+    probs_NC, labels_N = findings.probs_NC, findings.labels_N
+    return {
+        "uncertainty": findings.uncertainty_N,
+        "one_minus_p_label": suspicion.self_confidence(probs_NC, labels_N),
+        "neighbor_disagreement": suspicion.self_confidence(findings.aggregated_NC, labels_N),
+        "self_confidence_adjusted": suspicion.self_confidence(suspicion.adjusted(probs_NC, labels_N), labels_N),
+        "normalized_margin": suspicion.normalized_margin(probs_NC, labels_N),
+        "normalized_margin_adjusted": suspicion.normalized_margin(suspicion.adjusted(probs_NC, labels_N), labels_N),
+        "suspicion": findings.suspicion_N,
+    }
+
+
+def write_uncertainty(run_uri: str, dataset_uri: str, info: DatasetInfo, findings: Findings) -> str:
+    """Write RUN/uncertainty.parquet, a row for each training sample in id order; returns its place.
+
+    Columns: ``id``; ``key``; ``label``, the given one, and ``proposed_label``, class names; ``uncertainty``;
+    ``p_label``: the model's probability of the label; ``agreement``: the neighbours', null where no neighbour was
+    reached; ``suspicion`` and ``rank``: the combined score, and the place by it from 1, the most suspicious.
+    """
+    uri, rank_N = storage.join(run_uri, FILE), findings.rank_N
+    agreement_N = suspicion.of_label(findings.aggregated_NC, findings.labels_N).astype(np.float32)
+    is_silent_N = np.asarray(~findings.aggregated_NC.any(axis=1))
+    p_label_N = suspicion.of_label(findings.probs_NC, findings.labels_N).astype(np.float32)
+    sink, writer = pa.BufferOutputStream(), None
+    for block in read_blocks(dataset_uri, ["id", "key"]):
+        first = block["id"][0].as_py()
+        rows = slice(first, min(first + len(block), info.num_train))
+        if rows.start >= rows.stop:
+            break
+        table = pa.table(
+            {
+                "id": block["id"][: rows.stop - rows.start],
+                "key": block["key"][: rows.stop - rows.start],
+                "label": _named(findings.labels_N[rows], info),
+                "uncertainty": findings.uncertainty_N[rows],
+                "p_label": p_label_N[rows],
+                "agreement": pa.array(agreement_N[rows], mask=is_silent_N[rows]),
+                "proposed_label": _named(findings.proposed_N[rows], info),
+                "suspicion": findings.suspicion_N[rows].astype(np.float32),
+                "rank": rank_N[rows],
+            }
+        )
+        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+        writer.write_table(table)
+    assert writer is not None, "a run has training samples"
+    writer.close()
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+    return uri
+
+
+def _named(indices_n: NDArray[np.int64], info: DatasetInfo) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(indices_n.astype(np.int16), pa.array(info.class_names))

@@ -1,0 +1,203 @@
+"""Judge a checkpoint: predictions of a split by Ray tasks, then every metric that the data set's columns allow.
+
+Votes and truth are read here and nowhere in training.
+"""
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+
+from ldlva_dist.analysis import metrics
+from ldlva_dist.analysis.beliefs import read_beliefs
+from ldlva_dist.checkpoint.read import has_rows_of, read_config, read_facts, weights_crc32
+from ldlva_dist.dataset.manifest import DatasetInfo, column_names, read_columns, read_info
+from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.runtime.waiting import own_errors
+from ldlva_dist.training.build import restored_model
+from ldlva_dist.training.evaluate import SplitReader, predict
+
+TASK_ROWS, TASK_LIMIT_S = 65_536, 1800.0
+"""Rows that one task predicts at most, and how long a split may go on without one that ends."""
+NO_TEST_PART = "no test part in the data set {!r}: judged on its holdout, which settings are chosen by"
+
+
+def score(
+    checkpoint_uri: str,
+    dataset_uri: str,
+    *,
+    split: str | None = None,
+    num_tasks: int = 1,
+    allow_other_version: bool = False,
+    predict_training: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on a split (see :func:`split_to_judge`), and its uncertainties on the training data.
+
+    With ``allow_other_version`` the data set may be any with the same classes in the same order; the uncertainties are
+    judged only where it has the rows that were trained on, that is on versions of one data set, by the labels there.
+    A run without neighbours has no uncertainties, and keeps no outputs of its training samples: ``predict_training``
+    has them predicted, where wrong labels are known.
+
+    Returns:
+        One JSON-ready dict:
+        ``checkpoint``, ``dataset``, ``split``, ``samples``, ``steps``, ``weights_crc32``;
+        ``version`` and ``trained_version``: content hashes of the data judged on and trained on;
+        ``given``: against the given labels: accuracy, mean_class_accuracy, macro_f1, ece, confusion (rows = labels);
+        ``votes`` / ``truth``, where the data set has raters' votes / true distributions: the same against their
+        largest entry, and kl, jensen_shannon, chebyshev, clark, canberra, cosine, intersection against them;
+        ``noise``, where wrong training labels are known (flipped, or the label is not the votes' majority):
+        wrong_share, and auroc and average_precision of ``uncertainty``, ``one_minus_p_label`` and ``bayes`` (the
+        best that is possible, from the true distributions).
+
+    Raises:
+        SettingError: if checkpoint and data set do not belong together, or there is no such split or task.
+        ClusterError: if a prediction fails, or takes longer than the limit.
+    """
+    info, config = read_info(dataset_uri), read_config(checkpoint_uri)
+    facts = read_facts(checkpoint_uri, info, allow_other_version=allow_other_version)
+    if num_tasks < 1:
+        raise SettingError(f"num_tasks must be >= 1, got {num_tasks}")
+    split = split_to_judge(info, split)
+    probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
+    result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
+    result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
+    result |= {"steps": facts["step"], "weights_crc32": weights_crc32(checkpoint_uri)}
+    result |= against_columns(dataset_uri, info, split, probs_NC)
+    if not has_rows_of(facts, info) or (wrong := wrong_labels(dataset_uri, info)) is None:
+        return result
+    if config.uses_neighbors:
+        beliefs = read_beliefs(checkpoint_uri, config, info)
+        result["noise"] = _noise(dataset_uri, info, *wrong, beliefs.probs, beliefs.uncertainty)
+    elif predict_training:
+        probs_NC = predict_split(checkpoint_uri, dataset_uri, split="train", num_tasks=num_tasks)
+        result["noise"] = _noise(dataset_uri, info, *wrong, probs_NC)
+    return result
+
+
+def split_to_judge(info: DatasetInfo, asked: str | None = None) -> str:
+    """The split that a run is judged on: ``asked``, or else the test part where there is one, or else the holdout.
+
+    Raises:
+        SettingError: for a split without samples, or a data set with neither of the two parts.
+    """
+    filled = [name for name, place in info.splits.items() if place.rows]
+    if asked is not None and asked not in filled:
+        raise SettingError(f"split must have samples ({', '.join(filled)}), got {asked!r} of {info.name!r} with none")
+    split = asked or next((name for name in ("test", "holdout") if name in filled), None)
+    if split is None:
+        raise SettingError(
+            f"{info.name!r} has neither a test nor a holdout part to judge on: pack it with one (make_shards.py with "
+            "--test or --test-table, or --holdout 0.1), or judge with --split train"
+        )
+    return split
+
+
+def predict_split(checkpoint_uri: str, dataset_uri: str, *, split: str, num_tasks: int) -> NDArray[np.float32]:
+    """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks at a time."""
+    task = ray.remote(_predict_share)
+    num_shares = max(num_tasks, -(-read_info(dataset_uri).splits[split].rows // TASK_ROWS))
+    waiting, running, shares = iter(range(num_shares)), dict[Any, int](), dict[int, NDArray[np.float32]]()
+    while len(shares) < num_shares:
+        for rank in islice(waiting, num_tasks - len(running)):
+            running[task.remote(checkpoint_uri, dataset_uri, split, rank, num_shares)] = rank
+        done, _ = ray.wait(list(running), timeout=TASK_LIMIT_S)
+        if not done:
+            for ref in running:
+                ray.cancel(ref)
+            raise ClusterError(f"no task that predicts split {split!r} ended within {TASK_LIMIT_S:g} s")
+        shares[running.pop(done[0])] = _result(done[0], split)
+    return np.concatenate([shares[rank] for rank in range(num_shares)])
+
+
+def _result(ref: Any, split: str) -> NDArray[np.float32]:
+    try:
+        with own_errors():
+            return ray.get(ref)
+    except RayError as error:
+        raise ClusterError(f"split {split!r} could not be predicted: {error}") from error
+
+
+def _predict_share(checkpoint_uri: str, dataset_uri: str, split: str, rank: int, num_tasks: int) -> NDArray[np.float32]:
+    config, info = read_config(checkpoint_uri), read_info(dataset_uri)
+    model = restored_model(config, len(info.class_names), checkpoint_uri)
+    model.eval()
+    reader = SplitReader(
+        dataset_uri=dataset_uri,
+        info=info,
+        split=split,
+        size=config.data.image_size,
+        channels=config.data.channels,
+    )
+    device = torch.device("cpu")
+    return predict(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]
+
+
+def wrong_labels(dataset_uri: str, info: DatasetInfo) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Which training labels are known to be wrong, and for which rows that is known; None if for none.
+
+    A label is wrong if it was flipped, or if another class got the most votes; rows without votes do not count.
+    """
+    columns = _columns(dataset_uri, info, "train", ["label", "votes", "flipped"])
+    if "flipped" in columns.column_names:
+        flipped = columns["flipped"].to_numpy()
+        return flipped.astype(bool), np.ones(len(flipped), dtype=bool)
+    if "votes" not in columns.column_names:
+        return None
+    votes_NC = _lists(columns["votes"])
+    return votes_NC.argmax(axis=1) != columns["label"].to_numpy(), votes_NC.sum(axis=1) > 0
+
+
+def against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: NDArray[np.float32]) -> dict[str, Any]:
+    """``given``, and ``votes`` and ``truth`` where the data set has them: see :func:`score`."""
+    columns = _columns(dataset_uri, info, split, ["label", "votes", "true_distribution"])
+    num_classes = len(info.class_names)
+    result = {"given": metrics.classification(columns["label"].to_numpy(), probs_NC, num_classes=num_classes)}
+    for name, column in (("votes", "votes"), ("truth", "true_distribution")):
+        if column in columns.column_names:
+            weights_NC = _lists(columns[column])
+            known = weights_NC.sum(axis=1) > 0
+            truth_NC = weights_NC[known] / weights_NC[known].sum(axis=1, keepdims=True)
+            result[name] = {
+                "samples": int(known.sum()),
+                **metrics.classification(truth_NC.argmax(axis=1), probs_NC[known], num_classes=num_classes),
+                **metrics.label_distribution(truth_NC, probs_NC[known]),
+            }
+    return result
+
+
+def _noise(
+    dataset_uri: str,
+    info: DatasetInfo,
+    wrong: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    probs_NC: NDArray[np.float32],
+    uncertainty: NDArray[np.float32] | None = None,
+) -> dict[str, Any]:
+    """What :func:`score` tells of wrong labels, by probabilities of the training samples, and their uncertainties."""
+    columns = _columns(dataset_uri, info, "train", ["label", "true_distribution"])
+    labels = columns["label"].to_numpy().astype(np.int64)
+    scores = {} if uncertainty is None else {"uncertainty": uncertainty}
+    scores["one_minus_p_label"] = 1 - probs_NC[np.arange(len(labels)), labels]
+    if "true_distribution" in columns.column_names and info.flip_share is not None:
+        truth_NC = _lists(columns["true_distribution"])
+        scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, info.flip_share)
+    noise = {name: metrics.noise_finding(values[known], wrong[known]) for name, values in scores.items()}
+    return {"wrong_share": float(wrong[known].mean()), **noise}
+
+
+def _columns(dataset_uri: str, info: DatasetInfo, split: str, wanted: list[str]) -> pa.Table:
+    """Those of the wanted columns that the manifest has, of one split."""
+    there = [name for name in wanted if name in column_names(dataset_uri)]
+    place = info.splits[split]
+    return read_columns(dataset_uri, there, first_id=place.first_id, rows=place.rows)
+
+
+def _lists(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """[n, C] from a column of lists."""
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.astype(np.float32).reshape(len(column), -1)

@@ -1,0 +1,188 @@
+"""A run's finished checkpoint: where it lies and, for a run with neighbours, what the report reads of it.
+
+What its neighbours say is recomputed from the table, the bank, the calibration network and the neighbour graph as the
+last step left them; exact neighbours leave no features for the calibration network, so that similarity alone weighs
+them. N = training samples, n, m = some of them, K = neighbours, C = classes, V = feature width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldlva_dist import storage
+from ldlva_dist.analysis import suspicion
+from ldlva_dist.analysis.label_findings import Findings
+from ldlva_dist.bank.checkpoint_parts import GRAPH, newest
+from ldlva_dist.bank.records import decode_features
+from ldlva_dist.checkpoint.bank_files import BANK_FOLDER
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.read import last_checkpoint, read_config, read_facts
+from ldlva_dist.checkpoint.table_files import read_logits
+from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_va
+from ldlva_dist.errors import SettingError
+from ldlva_dist.index.graph import read_graph
+from ldlva_dist.method import losses, targets
+from ldlva_dist.method.similarity import log_similarity
+from ldlva_dist.training.build import bank_spec, restored_model
+
+PAIRS = 1 << 18
+"""Pairs of a sample and a neighbour that are looked at together: V = 512 takes half a GB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinions:
+    """What the neighbours of some samples say, as the method weighs them."""
+
+    neighbors_nK: NDArray[np.int64]
+    """Their ids, nearest first."""
+    shares_nK: NDArray[np.float32]
+    """Contribution of each to what they say; a row sums to 1, or to 0 where none of them was ever reached."""
+    aggregated_nC: NDArray[np.float32]
+    """Their joint distribution; zeros where none was reached."""
+    target_nC: NDArray[np.float32]
+    """The training target made of it, the label and the uncertainty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Addresses that mean the same on every node of a cluster."""
+
+    run: str
+    checkpoint: str
+    """Its last finished one."""
+    dataset: str
+
+
+def find(run: str, dataset: str | None) -> Place:
+    """Where a run (or one checkpoint) lies, and ``dataset`` or else the data that it was trained on.
+
+    Raises:
+        SettingError: for a folder without a finished checkpoint.
+    """
+    run_uri = storage.absolute(run)
+    checkpoint = last_checkpoint(run_uri)
+    if checkpoint is None:
+        raise SettingError(f"run must be a folder with a finished checkpoint, got {run!r}")
+    dataset_uri = storage.absolute(dataset or read_config(checkpoint).data.dataset)
+    return Place(run=run_uri, checkpoint=checkpoint, dataset=dataset_uri)
+
+
+def lacks_features(config: RunConfig) -> bool:
+    """Whether the run has a calibration network, but a bank without the features to ask it about once more."""
+    return config.uses_neighbors and config.loss.calibration and config.neighbors.source == "exact"
+
+
+class TrainedRun:
+    """A checkpoint of a run with neighbours, and the data set it was trained on."""
+
+    def __init__(self, checkpoint_uri: str, dataset_uri: str, info: DatasetInfo) -> None:
+        """Read table, bank and weights.
+
+        Raises:
+            SettingError: for a run without neighbours, or on other data than ``dataset_uri``.
+        """
+        config = read_config(checkpoint_uri)
+        if not config.uses_neighbors:
+            raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint_uri}")
+        self.facts = read_facts(checkpoint_uri, info)
+        self._config, self.dataset_uri, self.info = config, dataset_uri, info
+        saved = Checkpoint(checkpoint_uri)
+        self._logit_N = read_logits(saved, info.num_train)
+        outputs, graphs = newest(saved.files(BANK_FOLDER), info.num_train, bank_spec(config, info))
+        self._records = outputs.records
+        found_anew = graphs if config.index.space == "feature" else {}
+        last = max(found_anew, key=lambda name: int(name.removeprefix(GRAPH)), default=None)
+        self._graph_NK = None if last is None else found_anew[last]
+        self._model = restored_model(config, len(info.class_names), checkpoint_uri)
+        self._model.eval()
+        self.labels_N = read_columns(dataset_uri, ["label"], rows=info.num_train)["label"].to_numpy().astype(np.int64)
+        self.va_N2 = read_va(dataset_uri, 0, info.num_train)
+
+    @property
+    def num_neighbors(self) -> int:
+        """K of the run."""
+        return self._config.neighbors.num_neighbors
+
+    def opinions(self, ids_n: NDArray[np.int64]) -> Opinions:
+        """What the neighbours of some samples, in ascending order, say."""
+        pieces = [self._opinions(ids_m, graph_mK) for ids_m, graph_mK in self._graph(ids_n)]
+        return Opinions(
+            **{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in Opinions.__annotations__}
+        )
+
+    def findings(self) -> Findings:
+        """Everything of every sample."""
+        everyone = np.arange(self.info.num_train)
+        aggregated_NC = np.concatenate(
+            [self._opinions(ids_m, graph_mK).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
+        )
+        probs_NC, uncertainty_N = self._records["probs"].astype(np.float32), self._logit_N.sigmoid().numpy()
+        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N)
+        return Findings(
+            labels_N=self.labels_N,
+            uncertainty_N=uncertainty_N,
+            probs_NC=probs_NC,
+            aggregated_NC=aggregated_NC,
+            suspicion_N=suspicion.self_confidence(pooled_NC, self.labels_N),
+            proposed_N=pooled_NC.argmax(axis=1),
+        )
+
+    def _graph(self, ids_n: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The samples and their neighbours [m, K], a stretch of ids at a time."""
+        stretch = max(1, PAIRS // self.num_neighbors)
+        for first in range(0, self.info.num_train, stretch):
+            ids_m = ids_n[np.searchsorted(ids_n, first) : np.searchsorted(ids_n, first + stretch)]
+            if len(ids_m):
+                begin, rows = int(ids_m[0]), int(ids_m[-1] - ids_m[0]) + 1
+                yield ids_m, self._rows(begin, rows)[ids_m - begin].astype(np.int64)
+
+    def _rows(self, begin: int, rows: int) -> NDArray[np.int32]:
+        """[rows, K] neighbours that the run used last: found anew in feature space, or those in the plane."""
+        if self._graph_NK is not None:
+            return self._graph_NK[begin : begin + rows, : self.num_neighbors]
+        return read_graph(self.dataset_uri, begin, rows, self.num_neighbors)[0]
+
+    def _opinions(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Opinions:
+        loss, va_N2 = self._config.loss, torch.from_numpy(self.va_N2)
+        usable_nK = torch.from_numpy(self._is_reached(graph_nK))
+        with torch.inference_mode():
+            shares_nK = targets.contribution_shares(
+                log_similarity(va_N2[ids_n], va_N2[graph_nK], width=loss.kernel_width, recipe=loss.recipe),
+                self._calibration(ids_n, graph_nK),
+                usable_nK,
+                recipe=loss.recipe,
+            )
+            probs_nKC = torch.from_numpy(self._records["probs"][graph_nK].astype(np.float32))
+            aggregated_nC = targets.aggregate(shares_nK, probs_nKC)
+            label_nC = losses.smoothed_labels(
+                torch.from_numpy(self.labels_N[ids_n]), len(self.info.class_names), loss.label_smoothing
+            )
+            target_nC = targets.target_distribution(
+                label_nC, aggregated_nC, self._logit_N[ids_n].sigmoid(), usable_nK.any(dim=1)
+            )
+        return Opinions(
+            neighbors_nK=graph_nK,
+            shares_nK=shares_nK.numpy(),
+            aggregated_nC=aggregated_nC.numpy(),
+            target_nC=target_nC.numpy(),
+        )
+
+    def _calibration(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Tensor:
+        """[n, K] logits of the calibration network on stored features; 0 where the run has no network or features."""
+        if self._model.calibration is None or lacks_features(self._config):
+            return torch.zeros(graph_nK.shape)
+        own_nV, other_MV = (
+            torch.from_numpy(decode_features(self._records[rows]).astype(np.float32))
+            for rows in (ids_n, graph_nK.reshape(-1))
+        )
+        row_M = torch.arange(len(ids_n)).repeat_interleave(graph_nK.shape[1])
+        return self._model.calibration(own_nV, other_MV, row_M).reshape(graph_nK.shape)
+
+    def _is_reached(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        return self._records["versions"][rows] >= 0

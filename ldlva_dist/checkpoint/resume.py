@@ -1,0 +1,90 @@
+"""Which checkpoint a run goes on from: the newest one that is whole. Every rank checks a share of its files."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+from ldlva_dist.checkpoint import checkpoint
+from ldlva_dist.checkpoint.checkpoint import Checkpoint, UnknownFormatError
+from ldlva_dist.checkpoint.read import read_facts, require_same_plan
+from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.errors import DataError
+
+
+def newest_whole(run_uri: str, tell: Callable[[str], None]) -> str | None:
+    """The newest checkpoint of a run of which every file is what its list says; None for a run that has none yet.
+
+    A newer one that is damaged, or was not written to its end, is told of by rank 0. Collective.
+
+    Raises:
+        DataError: if checkpoints were finished, and none of them is whole; or one is of an unknown format.
+    """
+    damaged: list[str] = []
+    unfinished: list[str] = []
+    chosen = None
+    for uri in _from_rank_0(lambda: [checkpoint.uri_of(run_uri, step) for step in checkpoint.steps_there(run_uri)]):
+        if not _from_rank_0(lambda uri=uri: checkpoint.is_finished(uri)):
+            unfinished.append(f"{uri} was not written to its end")
+        elif fault := _first_fault(uri):
+            damaged.append(fault)
+        else:
+            chosen = uri
+            break
+    if damaged and not chosen:
+        raise DataError(f"no checkpoint of {run_uri} is whole: {'; '.join(damaged)}")
+    if dist.get_rank() == 0:
+        for fault in damaged + unfinished:
+            tell(f"{fault}: going on from {chosen or 'the beginning'}")
+    return chosen
+
+
+def require_fitting(run_uri: str, info: DatasetInfo, plan_version: int) -> None:
+    """Refuse, before a worker starts, a run whose newest readable checkpoint cannot be gone on from.
+
+    Raises:
+        SettingError: if the data set is not what the run was trained on.
+        DataError: if the checkpoint is of another format, or its run dealt out the samples by other rules.
+    """
+    for step in checkpoint.steps_there(run_uri):
+        uri = checkpoint.uri_of(run_uri, step)
+        try:
+            facts = read_facts(uri, info)
+        except UnknownFormatError:
+            raise
+        except DataError:  # unfinished or damaged: the workers say so, and look at the one before too
+            continue
+        require_same_plan(uri, facts, plan_version)
+        return
+
+
+def roll_back(run_uri: str, step: int) -> None:
+    """Delete checkpoints of later steps: leftovers of a lineage that did not survive."""
+    for later in checkpoint.steps_there(run_uri):
+        if later > step:
+            checkpoint.discard(checkpoint.uri_of(run_uri, later))
+
+
+def _first_fault(uri: str) -> str | None:
+    """What is wrong with a checkpoint, the same on all ranks; the files are dealt out by size."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    fault = None
+    try:
+        saved = Checkpoint(uri)
+        by_size = sorted(saved.names(), key=saved.size, reverse=True)
+        for name in by_size[rank::world_size]:
+            saved.check(name)
+    except UnknownFormatError:
+        raise
+    except DataError as error:
+        fault = str(error)
+    found: list[str | None] = [None] * world_size
+    dist.all_gather_object(found, fault)
+    return next((fault for fault in found if fault), None)
+
+
+def _from_rank_0(ask: Callable[[], Any]) -> Any:
+    """What rank 0 sees on the storage, so that all ranks go the same way."""
+    answer = [ask() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(answer, src=0)
+    return answer[0]

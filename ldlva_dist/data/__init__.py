@@ -1,1 +1,0 @@
-"""Data sets: storage, manifest, plan, shards, sources, drawn faces, transforms, stream."""

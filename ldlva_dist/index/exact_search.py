@@ -1,0 +1,198 @@
+"""Exact nearest neighbours among points that may lie on one another by the thousand.
+
+N = all samples, M = those held here, n = queries, U = distinct points, d = dimensions, b = queries of one block,
+q = candidate points per query, k = neighbours.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldlva_dist.errors import SettingError
+from ldlva_dist.index.backends import KDTREE_MAX_DIMENSIONS, Index, build_index, exhaustive_on_cpu
+from ldlva_dist.index.nearest import Floats, Ids, Nearest, nobody, padded
+from ldlva_dist.index.ties import Members, z_order
+
+Points = NDArray[np.floating[Any]]
+
+BLOCK_PAIRS = 1 << 19
+BLOCK_VALUES = 1 << 22
+NEAR = 1e-9  # a candidate that is farther by less than this share is not yet known to be farther
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Queries:
+    ids: Ids
+    """[n] where each begins to count round among samples that are equally far."""
+    points: Points
+    """[n, d]"""
+    own: Ids
+    """[n] number of the point that each sample lies on; -1 for queries that are no samples of the set."""
+
+    def rows(self, rows_b: Ids) -> "_Queries":
+        return _Queries(ids=self.ids[rows_b], points=self.points[rows_b], own=self.own[rows_b])
+
+    @property
+    def are_own(self) -> bool:
+        return bool(self.own[0] >= 0)
+
+
+class PointSet:
+    """Some of N samples and their points, ready to be asked for neighbours. Only distinct points are indexed."""
+
+    def __init__(
+        self, ids_M: Ids, points_Md: Points, num_samples: int, make_index: Callable[[Points], Index] = build_index
+    ) -> None:
+        """``ids_M`` ascend; the points are finite and of one dtype in all sets of the N samples."""
+        self.ids, self._members = ids_M, Members(ids_M, points_Md, num_samples)
+        self._distinct_Ud = points_Md[self._members.row_U]
+        in_few = points_Md.shape[1] <= KDTREE_MAX_DIMENSIONS
+        self._columns_dU = list(self._distinct_Ud.astype(np.float64).T.copy()) if in_few else []
+        self.index = make_index(self._distinct_Ud) if len(ids_M) else None
+        self._exhaustive: Index | None = None
+
+    def find(self, ids_n: Ids) -> tuple[NDArray[np.bool_], Ids]:
+        """[n] which of the samples are held here, and the rows of those."""
+        row_n = np.searchsorted(self.ids, ids_n)
+        held_n = np.append(self.ids, -1)[row_n] == ids_n
+        return held_n, row_n[held_n]
+
+    def points(self, rows_n: Ids) -> Points:
+        """[n, d] points of samples by row."""
+        return self._distinct_Ud[self._members.point_M[rows_n]]
+
+    def bounds(self) -> Floats:
+        """[2, d] the box around the points; where there are none, one that nothing reaches."""
+        if not len(self.ids):
+            return np.repeat([[np.inf], [-np.inf]], self._distinct_Ud.shape[1], axis=1)
+        return np.stack([self._distinct_Ud.min(axis=0), self._distinct_Ud.max(axis=0)]).astype(np.float64)
+
+    def around_own(self, rows_n: Ids, k: int, *, exact: bool = False) -> Nearest:
+        """The k nearest other samples of each of the set's own; ``exact`` also where the index looks into cells."""
+        own_n = self._members.point_M[rows_n]
+        queries = _Queries(ids=self.ids[rows_n], points=self._distinct_Ud[own_n], own=own_n)
+        room = min(k, len(self.ids) - 1)
+        if not len(rows_n) or room < 1:
+            return nobody(len(rows_n), k)
+        found = Nearest(ids=np.empty((len(rows_n), room), dtype=np.int64), squared=np.zeros((len(rows_n), room)))
+        order_n = np.argsort(own_n, kind="stable")
+        crowded_n = self._members.count_U[own_n[order_n]] > room
+        for rows in _blocks(order_n[crowded_n], room):
+            found.ids[rows] = self._members.next_on(own_n[rows], queries.ids[rows], room)
+        self._answer(found, queries, order_n[~crowded_n], exact=exact)
+        return padded(found, k)
+
+    def around(self, points_nd: Points, ids_n: Ids, k: int, *, exact: bool = False) -> Nearest:
+        """The k nearest samples of points that are none of the set's own; ties are counted from ``ids_n``."""
+        queries = _Queries(ids=ids_n, points=points_nd, own=np.full(len(points_nd), -1))
+        room = min(k, len(self.ids))
+        if not len(points_nd) or room < 1:
+            return nobody(len(points_nd), k)
+        found = Nearest(ids=np.empty((len(points_nd), room), dtype=np.int64), squared=np.empty((len(points_nd), room)))
+        order_n = np.argsort(z_order(points_nd)) if points_nd.shape[1] == 2 else np.arange(len(points_nd))
+        self._answer(found, queries, order_n, exact=exact)
+        return padded(found, k)
+
+    def forget_exhaustive(self) -> None:
+        """Free what ``exact`` searches needed."""
+        self._exhaustive = None
+
+    def _answer(self, found: Nearest, queries: _Queries, todo: Ids, *, exact: bool) -> None:
+        """Fill in the queries ``todo``; those that are not sure are asked again with twice the candidates."""
+        k, num_points = found.ids.shape[1], len(self._distinct_Ud)
+        width = min(k + 1 + self._index_for(k, exact).spare, num_points)
+        while len(todo):
+            late = []
+            for rows in _blocks(todo, width):
+                sure_b, answer = self._search(queries.rows(rows), k, width, self._index_for(width, exact))
+                found.ids[rows[sure_b]] = answer.ids[sure_b]
+                found.squared[rows[sure_b]] = answer.squared[sure_b]
+                late.append(rows[~sure_b])
+            todo, width = np.concatenate(late), min(2 * width, num_points)
+
+    def _index_for(self, width: int, exact: bool) -> Index:
+        """The index, or an exhaustive one for more ties than the GPU can list or where cells will not do."""
+        assert self.index is not None, "a set without samples has no index"
+        if width <= self.index.max_k and (self.index.exact or not exact):
+            return self.index
+        if self._exhaustive is None:
+            self._exhaustive = build_index(self._distinct_Ud, exhaustive_on_cpu(self._distinct_Ud.shape[1]))
+        return self._exhaustive
+
+    def _search(self, queries: _Queries, k: int, width: int, index: Index) -> tuple[NDArray[np.bool_], Nearest]:
+        """Answers from the ``width`` nearest distinct points, and for which queries those are provably enough."""
+        count_U = self._members.count_U
+        point_bq, squared_bq = self._candidates(queries.points, width, index)
+        reached_bq = np.cumsum(count_U[point_bq] - (point_bq == queries.own[:, None]), axis=1) >= k
+        radius_b = squared_bq[np.arange(len(point_bq)), reached_bq.argmax(axis=1)]
+        margin_b = radius_b * (1 + NEAR) + 2 * index.error(queries.points)
+        all_here = width == len(count_U) or not index.exact
+        sure_b = reached_bq[:, -1] & ((margin_b < squared_bq[:, -1]) | all_here)
+
+        found = Nearest(ids=np.empty((len(point_bq), k), dtype=np.int64), squared=np.empty((len(point_bq), k)))
+        first = int(queries.are_own)  # the first candidate is the sample itself
+        plain_b = sure_b & (count_U[point_bq[:, : k + first]] == 1).all(axis=1)
+        plain_b &= (np.diff(squared_bq[:, : k + first + 1]) > 0).all(axis=1)
+        if first:
+            plain_b &= point_bq[:, 0] == queries.own
+        if plain_b.any():
+            found.ids[plain_b] = self._members.first(point_bq[plain_b, first : k + first])
+            found.squared[plain_b] = squared_bq[plain_b, first : k + first]
+        mixed = np.flatnonzero(sure_b & ~plain_b)
+        if len(mixed):
+            squared_mq = np.where(squared_bq[mixed] <= radius_b[mixed, None], squared_bq[mixed], np.inf)
+            turns = self._members.by_turn(queries.ids[mixed], point_bq[mixed], squared_mq, k, skip_own=queries.are_own)
+            found.ids[mixed], found.squared[mixed] = turns.ids, turns.squared
+        return sure_b, found
+
+    def _candidates(self, points_bd: Points, width: int, index: Index) -> tuple[Ids, Floats]:
+        """The nearest distinct points, ordered by squared distances in float64 whatever the index's own are."""
+        _, point_bq = index.search(points_bd, width)
+        squared_bq = self._squared(points_bd, point_bq)
+        odd = np.flatnonzero((squared_bq[:, 1:] < squared_bq[:, :-1]).any(axis=1))
+        order = np.argsort(squared_bq[odd], axis=1, kind="stable")
+        point_bq[odd] = np.take_along_axis(point_bq[odd], order, axis=1)
+        squared_bq[odd] = np.take_along_axis(squared_bq[odd], order, axis=1)
+        return point_bq, squared_bq
+
+    def _squared(self, points_bd: Points, point_bq: Ids) -> Floats:
+        """[b, q] the same number for a pair of points whoever of them asks, and whatever set they are in."""
+        squared_bq = np.zeros(point_bq.shape)
+        for axis, column_U in enumerate(self._columns_dU):
+            squared_bq += np.square(column_U[point_bq] - points_bd[:, [axis]].astype(np.float64))
+        if not self._columns_dU:
+            for rows in _blocks(np.arange(len(point_bq)), point_bq.shape[1] * points_bd.shape[1], BLOCK_VALUES):
+                points_r1d = points_bd[rows, None].astype(np.float64)
+                squared_bq[rows] = squared_length(self._distinct_Ud[point_bq[rows]] - points_r1d)
+        return squared_bq
+
+
+def check_k(k: int, num_samples: int) -> None:
+    """Refuse more neighbours than there are other samples."""
+    if not 0 < k < num_samples:
+        raise SettingError(
+            f"neighbors.num_neighbors must be > 0 and < the number of training samples ({num_samples}), got {k}"
+        )
+
+
+def check_va(points_N2: Points) -> None:
+    """Refuse samples without valence-arousal."""
+    num_missing = np.count_nonzero(~np.isfinite(points_N2).all(axis=1))
+    if num_missing:
+        raise SettingError(
+            "a recipe with neighbours (loss.recipe official or paper) must have valence-arousal for every training "
+            f"sample, got none for {num_missing} of {len(points_N2)}"
+        )
+
+
+def squared_length(vectors: Floats) -> Floats:
+    """Sums of squares over the last axis, always in the same order: what is shorter in every axis is not longer."""
+    return np.square(vectors).sum(axis=-1)
+
+
+def _blocks(rows: Ids, width: int, values: int = BLOCK_PAIRS) -> Iterator[Ids]:
+    size = max(1, values // width)
+    return (rows[begin : begin + size] for begin in range(0, len(rows), size))

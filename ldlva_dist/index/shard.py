@@ -1,0 +1,138 @@
+"""One part of a sharded index, and how the parts together answer as one would.
+
+A shard answers its own samples from its own points. A query whose last neighbour is farther than the box of another
+shard's points is answered by that shard too, and the answers are merged. In the plane boxes do not overlap and few
+queries reach another one; in a feature space cut by id all boxes overlap, and every shard is asked.
+
+S = shards, n = samples asked about, m = those of them that a shard holds, r = those that reach other boxes,
+d = dimensions, k = neighbours.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldlva_dist.errors import NeighborServiceError
+from ldlva_dist.index.backends import ALL_CORES, Backend, CellIndex, build_index, resolve
+from ldlva_dist.index.exact_search import Points, PointSet
+from ldlva_dist.index.nearest import Floats, Ids, Nearest
+from ldlva_dist.index.plane_cut import Box, cut_dataset
+from ldlva_dist.index.shard_answers import Far, Help, Part, PartFacts, join, reached
+
+Load = Callable[..., tuple[Ids, Points]]
+
+
+class IndexShard:
+    """Holds the old and the new version of its part for as long as both are needed."""
+
+    def __init__(self, number: int, backend: Backend = "auto", *, min_recall: float = 1.0, threads: int = ALL_CORES):
+        self._number, self._min_recall, self._threads = number, min_recall, threads
+        self._backend: Backend = backend
+        self._sets: dict[int, PointSet] = {}
+
+    def versions(self) -> list[int]:
+        """The versions held."""
+        return sorted(self._sets)
+
+    def cut(self, dataset_uri: str, num_boxes: int) -> list[Box]:
+        """Where to cut a data set's plane."""
+        return cut_dataset(dataset_uri, num_boxes)
+
+    def prepare(self, version: int, num_samples: int, load: Load, *arrays: Any) -> PartFacts:
+        """Build a version beside the others from what ``load(*arrays)`` gives: ids, ascending, and their points."""
+        ids, points = load(*arrays)
+        backend = resolve(self._backend, points.shape[1])
+        make = partial(build_index, backend=backend, min_recall=self._min_recall, threads=self._threads)
+        built = PointSet(ids, points, num_samples, make)
+        self._sets[version] = built
+        cells = built.index.num_cells if isinstance(built.index, CellIndex) else 0
+        return PartFacts(num_samples=len(ids), bounds=built.bounds(), backend=backend, num_cells=cells)
+
+    def set_probes(self, version: int, probes: int) -> None:
+        """How many cells a version looks into from now on."""
+        index = self._set(version).index
+        if isinstance(index, CellIndex):
+            index.probes = probes
+
+    def keep(self, versions: Sequence[int]) -> None:
+        """Free all other versions, and what exact searches of these needed."""
+        self._sets = {version: held for version, held in self._sets.items() if version in versions}
+        for held in self._sets.values():
+            held.forget_exhaustive()
+
+    def own(self, version: int, ids_n: Ids, k: int, bounds_S2d: Floats, exact: bool = False) -> Part:
+        """The neighbours of those of the samples that are held here; ``exact`` also where the index has cells."""
+        held = self._set(version)
+        held_n, rows_m = held.find(ids_n)
+        place_m = np.flatnonzero(held_n)
+        found = held.around_own(rows_m, k, exact=exact)
+        others = np.arange(len(bounds_S2d)) != self._number
+        far = np.flatnonzero(reached(held.points(rows_m), found.radius, bounds_S2d[others]).any(axis=1))
+        return Part(
+            place=place_m,
+            ids=found.ids.astype(np.int32),
+            squared=found.squared.astype(np.float32),
+            far=Far(
+                shard=self._number,
+                place=place_m[far],
+                own=ids_n[place_m[far]],
+                points=held.points(rows_m[far]),
+                known=found.rows(far),
+            ),
+        )
+
+    def help(self, version: int, k: int, exact: bool, *parts: Part) -> list[Help]:
+        """What the samples held here add to the other shards' answers."""
+        held = self._set(version)
+        bounds_12d = held.bounds()[None]
+        answers = []
+        for far in (part.far for part in parts if part.far.shard != self._number and len(part.far.place)):
+            rows_r = np.flatnonzero(reached(far.points, far.known.radius, bounds_12d)[:, 0])
+            found = held.around(far.points[rows_r], far.own[rows_r], k, exact=exact)
+            answers.append(Help(place=far.place[rows_r], found=found))
+        return answers
+
+    def around(self, version: int, points_nd: Points, k: int) -> Nearest:
+        """The nearest samples held here of new points; equally far ones by id."""
+        return self._set(version).around(points_nd, np.zeros(len(points_nd), dtype=np.int64), k)
+
+    def finish(self, then: Callable[..., Any], ids_n: Ids, num_samples: int, *answers: Any) -> tuple[Any, None]:
+        """What ``then`` makes of the neighbour ids and squared distances [n, k] that all shards together found.
+
+        The second value says that it is done to one who does not want to see the first.
+        """
+        return then(*join(ids_n, num_samples, answers)), None
+
+    def stack(self, *rows: NDArray[Any]) -> tuple[NDArray[Any], None]:
+        """One array of several that follow each other."""
+        return np.concatenate(rows), None
+
+    def _set(self, version: int) -> PointSet:
+        if version not in self._sets:
+            raise NeighborServiceError(
+                f"index version {version} is asked for, held are {self.versions()}: a lost shard comes back empty"
+            )
+        return self._sets[version]
+
+
+def together(shards: Sequence[IndexShard], version: int, ids_n: Ids, k: int, facts: Sequence[PartFacts]) -> list[Any]:
+    """What all shards answer about some samples, one after the other in this process; for :func:`join`."""
+    bounds_S2d = np.stack([fact.bounds for fact in facts])
+    parts = [shard.own(version, ids_n, k, bounds_S2d) for shard in shards]
+    return [*parts, *(shard.help(version, k, False, *parts) for shard in shards)]
+
+
+def load_rows(first: int, stop: int, starts: Sequence[int], *rows: Points) -> tuple[Ids, Points]:
+    """Samples first..stop-1 from arrays of consecutive rows that begin at the ids ``starts``."""
+    pieces = [
+        array[max(first - start, 0) : stop - start]
+        for start, array in zip(starts, rows, strict=True)
+        if start < stop and start + len(array) > first
+    ]
+    points = np.concatenate(pieces)
+    if len(points) != stop - first or not np.isfinite(points).all():
+        raise NeighborServiceError(f"rows of samples {first}..{stop - 1} must be given, once each and finite")
+    return np.arange(first, stop), points

@@ -1,0 +1,168 @@
+"""Valence-arousal of every image by a user's regressor, piece by piece; a piece is 4,096 ids.
+
+The points of a finished piece lie beside the version that is being made; an interrupted job goes on where it stopped.
+n = rows of a piece or batch, s = side of the images, c = channels.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ldlva_dist import storage
+from ldlva_dist.dataset.images import decode, resize
+from ldlva_dist.dataset.manifest import DatasetInfo, read_columns
+from ldlva_dist.dataset.shards import read_rows
+from ldlva_dist.dataset.versions import shard_uri, versions_uri
+from ldlva_dist.errors import DataError
+from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings, fingerprint
+from ldlva_dist.runtime import unfinished
+
+PIECE_ROWS = 4096
+READ_ROWS = 256
+JOIN_THREADS = 16
+_PART = re.compile(r"piece-(\d+)\.npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every worker needs to know; plain values."""
+
+    dataset_uri: str
+    parts_uri: str
+    model_name: str
+    settings: RegressorSettings
+    batch_size: int
+    clip: bool
+    piece_rows: int = PIECE_ROWS
+
+    @staticmethod
+    def parts_of(dataset_uri: str, info: DatasetInfo, name: str) -> str:
+        """The folder of an unfinished version's pieces."""
+        return storage.join(versions_uri(dataset_uri, info), f".{name}.parts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What is said of a piece: everything that reaches the driver."""
+
+    rows: int
+    num_bad: int = 0
+    """Points outside [-1, 1] or NaN; if there are any, nothing was stored."""
+    first_bad: str = ""
+
+
+def num_rows(info: DatasetInfo) -> int:
+    """Rows of all splits."""
+    return sum(split.rows for split in info.splits.values())
+
+
+def open_pieces(work: Work, info: DatasetInfo, model: bytes) -> NDArray[np.int64]:
+    """The pieces that are still to be done.
+
+    Pieces that another model, other settings or another data set gave are refused, see :func:`unfinished.begin`.
+    """
+    facts = {"images": info.content_hash, "model": fingerprint(model), "settings": asdict(work.settings)}
+    facts |= {"piece_rows": work.piece_rows}  # not clip: points are stored as the model gave them
+    unfinished.begin(work.parts_uri, facts, "--name")
+    done = [int(found[1]) for name in storage.list_folder(work.parts_uri) if (found := _PART.fullmatch(name))]
+    return np.setdiff1d(np.arange(-(-num_rows(info) // work.piece_rows)), np.asarray(done, dtype=np.int64))
+
+
+def annotate_piece(work: Work, info: DatasetInfo, piece: int, regressor: Regressor) -> Done:
+    """Read, predict and store the points of one piece."""
+    first = piece * work.piece_rows
+    rows = min(work.piece_rows, num_rows(info) - first)
+    names = ["key", "shard", "offset", "size", "checksum"]
+    table = read_columns(work.dataset_uri, names, first_id=first, rows=rows)
+    step = max(READ_ROWS // work.batch_size, 1) * work.batch_size
+    windows = [table.slice(begin, step) for begin in range(0, rows, step)]
+    points = [_predict(regressor, images, work.batch_size) for images in _read_ahead(work, info, windows)]
+    va_n2 = np.concatenate(points)
+    bad_n = _is_bad(_as_asked(va_n2, work))
+    if bad_n.any():
+        return Done(rows=rows, num_bad=int(bad_n.sum()), first_bad=str(table["key"][int(bad_n.argmax())]))
+    buffer = io.BytesIO()
+    np.save(buffer, va_n2, allow_pickle=False)
+    storage.write_bytes(_part_uri(work.parts_uri, piece), buffer.getvalue())
+    return Done(rows=rows)
+
+
+def stored_points(work: Work) -> Callable[[pa.Table], Mapping[str, pa.Array]]:
+    """For ``versions.Change``: valence and arousal of a row group, from the pieces of a job that is done."""
+
+    def columns(block: pa.Table) -> Mapping[str, pa.Array]:
+        first, end = block["id"][0].as_py(), block["id"][-1].as_py() + 1
+        pieces = range(first // work.piece_rows, -(-end // work.piece_rows))
+        with ThreadPoolExecutor(max_workers=JOIN_THREADS) as pool:
+            va_n2 = np.concatenate(list(pool.map(lambda piece: _stored(work.parts_uri, piece), pieces)))
+        va_n2 = _as_asked(va_n2[first - pieces.start * work.piece_rows :][: len(block)], work)
+        if _is_bad(va_n2).any():
+            raise DataError(f"{work.parts_uri} holds points outside [-1, 1], of a job that was to --clip them")
+        return {name: pa.array(va_n2[:, i]) for i, name in enumerate(("valence", "arousal"))}
+
+    return columns
+
+
+def _as_asked(va_n2: NDArray[np.float32], work: Work) -> NDArray[np.float32]:
+    return np.clip(va_n2, -1, 1) if work.clip else va_n2
+
+
+def _is_bad(va_n2: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[n] points that are outside [-1, 1], or no numbers."""
+    return np.logical_not((np.abs(va_n2) <= 1).all(axis=1))
+
+
+def _read_ahead(work: Work, info: DatasetInfo, windows: list[pa.Table]) -> Iterator[NDArray[np.uint8]]:
+    """The images of each window; the next one is read and decoded while the model computes."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = reader.submit(_read, work, info, windows[0])
+        for window in windows[1:]:
+            ready, waiting = waiting, reader.submit(_read, work, info, window)
+            yield ready.result()
+        yield waiting.result()
+
+
+def _read(work: Work, info: DatasetInfo, table: pa.Table) -> NDArray[np.uint8]:
+    """[n, s, s, c] the images of consecutive rows, one ranged read a shard."""
+    return np.stack([resize(image, work.settings.input_size) for image in _images(work, info, table)])
+
+
+def _images(work: Work, info: DatasetInfo, table: pa.Table) -> Iterator[NDArray[np.uint8]]:
+    shard_n = table["shard"].to_numpy()
+    for shard in np.unique(shard_n).tolist():
+        rows = table.filter(pa.array(shard_n == shard))
+        uri = shard_uri(work.dataset_uri, info, info.shards[shard])
+        places = (rows[name].to_numpy() for name in ("offset", "size", "checksum"))
+        for row, data in enumerate(read_rows(uri, *places)):
+            try:
+                yield decode(data, work.settings.channels)
+            except DataError as error:
+                raise DataError(f"{rows['key'][row]} in {uri}: {error}") from error
+
+
+def _predict(regressor: Regressor, images_nssc: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """[n, 2]; every batch has the full size, because some exported models take no other."""
+    points = []
+    for begin in range(0, len(images_nssc), batch_size):
+        batch = images_nssc[begin : begin + batch_size]
+        filled = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), dtype=np.uint8)])
+        points.append(regressor(filled)[: len(batch)])
+    return np.concatenate(points)
+
+
+def _part_uri(parts_uri: str, piece: int) -> str:
+    return storage.join(parts_uri, f"piece-{piece:08d}.npy")
+
+
+def _stored(parts_uri: str, piece: int) -> NDArray[np.float32]:
+    uri = _part_uri(parts_uri, piece)
+    try:
+        return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{uri} is damaged: {error}; without it the same command makes it again") from error

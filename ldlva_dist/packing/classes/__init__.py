@@ -1,0 +1,1 @@
+"""What labels mean: names, their other spellings, and numbers with a stated meaning. Read `class_index.py` first."""

@@ -1,0 +1,1 @@
+"""The three passes of packing, each in pieces: survey, order, write. Read `pack.py` first, which runs them."""

@@ -1,0 +1,148 @@
+"""First pass: every row of a partition is verified, nothing is packed. n = rows of a block, P = all its rows."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+from isal.isal_zlib import crc32
+from numpy.typing import NDArray
+
+from ldlva_dist.dataset.shards import key_hash
+from ldlva_dist.errors import DataError
+from ldlva_dist.packing.classes.class_index import ClassIndex
+from ldlva_dist.packing.passes.load_images import READ_THREADS, load_images
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.rows import LEFT_OUT, Partition, Rows, Source
+
+NO_LABEL = "no label"
+UNKNOWN_LABEL = "the label is no class"
+NO_VA = "valence-arousal is missing"
+BAD_VA = "valence-arousal is not in [-1, 1]"
+NO_NUMBER = "valence-arousal is no number"
+NO_KEY = "the key is empty"
+DUPLICATE = "the row stands twice"
+
+SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("key", pa.string()),
+        ("key_hash", pa.uint64()),
+        ("name", pa.string()),
+        ("path", pa.string()),  # of the image file; null for an image that stands in a table or tar
+        ("identity", pa.uint64()),  # the same for rows that are one: of one file, or of one name in a table or tar
+        ("given", pa.string()),
+        ("label", pa.int16()),
+        ("valence", pa.float32()),
+        ("arousal", pa.float32()),
+        ("size", pa.int32()),  # of the image as it will be packed, in bytes
+        ("checksum", pa.uint32()),
+        ("reason", pa.string()),  # why the row is not packed; null for a good one
+    ]
+)
+
+
+def survey_name(number: int) -> str:
+    """The piece of partition ``number``."""
+    return f"survey-{number:05d}.parquet"
+
+
+def is_outside_budget(reason: str) -> bool:
+    """Whether rows of this reason are no fault of the data: they have no label, or the protocol leaves them out."""
+    return reason == NO_LABEL or reason.startswith(LEFT_OUT)
+
+
+def survey_partition(source: Source, partition: Partition, settings: PackSettings) -> pa.Table:
+    """[P] every row of a partition in reading order: SCHEMA, and what the source has of votes, truth and flips.
+
+    Raises:
+        DataError: for a bad row, where the settings want that.
+    """
+    classes, place = settings.classes, partition.place
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        blocks = [_check(rows, place, classes, settings.size, pool) for rows in source.read(partition)]
+    table = pa.concat_tables([SCHEMA.empty_table(), *blocks], promote_options="default")
+    if settings.on_bad_data == "fail":
+        _refuse(table, partition)
+    return table
+
+
+def _check(rows: Rows, place: str, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor) -> pa.Table:
+    labels = [None if classes.is_missing(label) else label for label in rows.labels]
+    indices = [None if label is None else classes.find(label) for label in labels]
+    reasons = list(_cheap_reasons(rows, labels, indices))
+    todo = [i for i, reason in enumerate(reasons) if reason is None]
+    sizes, checksums = [0] * len(reasons), [0] * len(reasons)
+    loaded = load_images([rows.images[i] for i in todo], size, pool, check=True)
+    for i, data in zip(todo, loaded, strict=True):
+        if isinstance(data, bytes):
+            sizes[i], checksums[i] = len(data), crc32(data)
+        else:
+            reasons[i] = str(data)
+    columns = {
+        "number": pa.array(rows.numbers, pa.int64()),
+        "key": pa.array(rows.keys, pa.string()),
+        "key_hash": pa.array([key_hash(key) for key in rows.keys], pa.uint64()),
+        **_names(rows, place),
+        "given": pa.array(labels, pa.string()),
+        "label": pa.array(indices, pa.int16()),
+        "valence": pa.array(rows.va[:, 0], pa.float32(), from_pandas=True),  # NaN becomes null
+        "arousal": pa.array(rows.va[:, 1], pa.float32(), from_pandas=True),
+        "size": pa.array(sizes, pa.int32()),
+        "checksum": pa.array(checksums, pa.uint32()),
+        "reason": pa.array(reasons, pa.string()),
+    }
+    optional = {"votes": rows.votes, "true_distribution": rows.truth, "flipped": rows.flipped}
+    columns |= {name: _array(values) for name, values in optional.items() if values is not None}
+    return pa.table(columns)
+
+
+def _names(rows: Rows, place: str) -> dict[str, pa.Array]:
+    names = rows.keys if rows.names is None else rows.names
+    paths = [image if isinstance(image, str) else None for image in rows.images]
+    whole = os.path.abspath(place)
+    ones = [os.path.abspath(path) if path else f"{whole}\n{name}" for path, name in zip(paths, names, strict=True)]
+    return {
+        "name": pa.array(names, pa.string()),
+        "path": pa.array(paths, pa.string()),
+        "identity": pa.array([key_hash(one) for one in ones], pa.uint64()),
+    }
+
+
+def _cheap_reasons(rows: Rows, labels: Sequence[str | None], indices: Sequence[int | None]) -> Iterator[str | None]:
+    missing_n2 = np.isnan(rows.va)
+    half_n = np.not_equal(missing_n2[:, 0], missing_n2[:, 1])
+    strange_n = np.any(np.isinf(rows.va), axis=1)
+    outside_n = np.any(~missing_n2 & ~(np.abs(rows.va) <= 1), axis=1)
+    own = rows.reasons or [None] * len(rows.keys)
+    for i, (reason, label, index, key) in enumerate(zip(own, labels, indices, rows.keys, strict=True)):
+        if reason is not None:
+            yield reason
+        elif label is None:
+            yield NO_LABEL
+        elif index is None:
+            yield UNKNOWN_LABEL
+        elif not key:
+            yield NO_KEY
+        elif outside_n[i] or half_n[i]:
+            yield NO_NUMBER if strange_n[i] else BAD_VA if outside_n[i] else NO_VA
+        else:
+            yield None
+
+
+def _array(values: NDArray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
+
+
+def _refuse(table: pa.Table, partition: Partition) -> None:
+    for row, reason in enumerate(table["reason"].to_pylist()):
+        if reason is not None and not is_outside_budget(reason):
+            place = f" of {partition.place}" if partition.place else ""
+            raise DataError(
+                f"{reason}: {table['key'][row].as_py()!r} in row {table['number'][row].as_py()}{place} "
+                "(--on-bad-data fail)"
+            )

@@ -1,0 +1,52 @@
+"""What a user decides about packing."""
+
+import posixpath
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ldlva_dist.packing.classes.class_index import ClassIndex, check_class_names
+from ldlva_dist.packing.noise import parse_noise
+
+BadData = Literal["quarantine", "skip", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSettings:
+    """How rows become a data set."""
+
+    name: str
+    class_names: tuple[str, ...]
+    numbers: dict[int, str] | None = None
+    """What labels that are numbers mean; None counts the class names from 0, an empty one says nothing."""
+    size: int | None = None
+    """Side in pixels that images are resized to; None packs them as they are."""
+    holdout: float = 0.1
+    """Share of the training part that is cut off for model selection, where the source brings no such part itself."""
+    seed: int = 0
+    standardize_va: bool = False
+    shuffle_va: int | None = None
+    """Seed that permutes valence-arousal among the training samples: a control experiment."""
+    noise: str | None = None
+    """Wrong labels to train on, ``symmetric:SHARE`` or ``list:FILE``; see :mod:`ldlva_dist.packing.noise`."""
+    on_bad_data: BadData = "quarantine"
+    """A bad row is listed in rejected.parquet, only counted, or ends the packing."""
+    max_rejected: float = 0.01
+    """Share of the labelled rows of each part that may be bad."""
+
+    def __post_init__(self) -> None:
+        check_class_names(self.class_names)
+        if self.noise is not None:
+            parse_noise(self.noise)
+
+    @property
+    def classes(self) -> ClassIndex:
+        """What finds the class of a label."""
+        return ClassIndex(self.class_names, self.numbers)
+
+    def describe(self) -> dict[str, Any]:
+        """For ``dataset.json``."""
+        facts = {"size": self.size, "holdout": self.holdout, "seed": self.seed, "shuffle_va": self.shuffle_va}
+        if self.noise is None:
+            return facts
+        kind, _, value = self.noise.partition(":")
+        return {**facts, "noise": f"{kind}:{posixpath.basename(value)}"}

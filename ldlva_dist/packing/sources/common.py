@@ -1,0 +1,74 @@
+"""What every kind of source is told on the command line."""
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from ldlva_dist import storage
+from ldlva_dist.errors import SettingError
+from ldlva_dist.packing.classes.class_index import StatedClasses, stated_classes
+from ldlva_dist.packing.classes.known_sets import AFFECTNET
+from ldlva_dist.values.settings import Range, Seed, Share, check_name, check_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every kind of source is packed with."""
+
+    output: str
+    """Folder or s3:// prefix to write; must not exist."""
+    name: str | None = None
+    """Name of the data set; the last part of --output if not given."""
+    classes: tuple[str, ...] = ()
+    """Class names in index order, or what the numbers mean that are the labels: 0=Angry 1=Disgust ... Labels may be
+    other spellings of the names too (angry, sadness). The names alone count from 0. Default: Neutral Happy Sad Surprise
+    Fear Disgust Anger; numbers then mean something only where the data say so."""
+    max_rejected: Share = 0.01
+    """Share of the labelled rows of each part (train, validation, test) that may be rejected."""
+    on_bad_data: Literal["quarantine", "skip", "fail"] = "quarantine"
+    """List bad rows in rejected.parquet, only count them, or end at the first one."""
+    holdout: Annotated[float, Range(ge=0, lt=1)] = 0.1
+    """Share of the training rows cut off for model selection, by a hash of the key."""
+    size: Annotated[int, Range(ge=16, le=4096)] | None = None
+    """Resize images to this many pixels square; as they are if not given."""
+    standardize_va: bool = False
+    """Measure distances on valence-arousal of mean 0 and standard deviation 1 over the training rows."""
+    shuffle_va: Seed | None = None
+    """Control experiment: permute valence-arousal among the training rows by this seed."""
+    noise: str | None = None
+    """Train on wrong labels, the given ones kept beside them: symmetric:SHARE, or list:FILE of lines "name label"."""
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        stated_classes(self.classes)
+        check_options(self)
+        if self.name is not None:
+            check_name("--name", self.name)
+
+    def notes(self) -> list[str]:
+        """Sentences on what lies beside the rows and is passed over."""
+        return []
+
+    def numbers_are_affectnets(self) -> bool:
+        """Whether the layout itself says that numbers are in AffectNet's order, as the reference's lists have them."""
+        return False
+
+    def stated(self) -> StatedClasses:
+        """The classes, and what numbers mean: by ``--classes``, else by the layout, else nothing."""
+        stated = stated_classes(self.classes)
+        if not self.classes and self.numbers_are_affectnets():
+            return StatedClasses(stated.names, dict(enumerate(AFFECTNET)))
+        return stated
+
+
+def check_there(setting: str, uri: str) -> None:
+    """SettingError unless a file or folder is there, and its name is text."""
+    check_text(setting, uri)
+    if not storage.exists(uri):
+        raise SettingError(f"{setting} must name what exists, got {uri!r}")
+
+
+def check_text(setting: str, uri: str) -> None:
+    """SettingError for a path with bytes that are no UTF-8: tables and messages could not name it."""
+    if os.fsencode(uri) != uri.encode(errors="replace"):
+        raise SettingError(f"{setting} must be UTF-8 text, got {os.fsencode(uri)!r}")

@@ -1,0 +1,236 @@
+"""Settings of the kinds of source that fit anybody's data."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ldlva_dist.errors import SettingError
+from ldlva_dist.packing.classes.class_index import ClassIndex
+from ldlva_dist.packing.sources.common import Common, check_there
+from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+from ldlva_dist.packing.sources.listing import EXTENSIONS
+from ldlva_dist.packing.sources.readers.class_folders import ClassFoldersSource, folder_notes
+from ldlva_dist.packing.sources.readers.folder import FolderSource
+from ldlva_dist.packing.sources.readers.parquet import ParquetSource
+from ldlva_dist.packing.sources.readers.row_groups import parquet_files
+from ldlva_dist.packing.sources.readers.samples import Fields
+from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tar_notes, tars_of
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Part, Source
+from ldlva_dist.packing.sources.user_columns import Columns, is_affectnet_layout
+from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.values.settings import Share
+
+_PART = re.compile(r"(train|validation|valid|val|dev|test)(?=[-_.])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Common):
+    """A folder of images and a CSV that names them; the reference's layout is recognised by its header."""
+
+    table: str
+    """CSV of the training rows."""
+    images: str
+    """Folder that the paths in the CSV start from."""
+    test_table: str | None = None
+    """CSV of the test rows."""
+    test_images: str | None = None
+    """Folder of the test images; --images if not given."""
+    path_column: str | None = None
+    label_column: str | None = None
+    valence_column: str | None = None
+    arousal_column: str | None = None
+    delimiter: str | None = None
+    """What stands between the cells of the CSVs; taken from their headers if not given."""
+
+    def notes(self) -> list[str]:
+        """What was taken from the headers."""
+        source = self.source()
+        return list(filter(None, (delimiter_remark(uri, source.delimiter) for uri in source.tables.values())))
+
+    def numbers_are_affectnets(self) -> bool:
+        """Whether every table has AffectNet's column of labels, or valence and arousal beside its own."""
+        return self.source().numbers_are_affectnets()
+
+    def source(self) -> FolderSource:
+        """The rows to pack."""
+        tables: dict[Part, str] = {"train": self.table}
+        images: dict[Part, str] = {"train": self.images}
+        if self.test_table is not None:
+            tables["test"], images["test"] = self.test_table, self.test_images or self.images
+        for uri in (*tables.values(), *images.values()):
+            check_there("--table and --images", uri)
+        columns = Columns(
+            path=self.path_column, label=self.label_column, valence=self.valence_column, arousal=self.arousal_column
+        )
+        return FolderSource(
+            tables=tables,
+            images=images,
+            columns=columns,
+            delimiter=delimiter_option(self.delimiter),
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(Common):
+    """Parquet files with encoded images in a column; rows keep the files' order."""
+
+    train: tuple[str, ...]
+    """Files of the training rows, or folders of them."""
+    test: tuple[str, ...] = ()
+    """Files of the test rows, or folders of them."""
+    image_column: str | None = None
+    """Column of image bytes; found by its type if not given."""
+    key_column: str | None = None
+    """Column of unique names; rows are numbered if not given."""
+    label_column: str | None = None
+    valence_column: str | None = None
+    arousal_column: str | None = None
+    votes: tuple[str, ...] = ()
+    """Columns with the number of raters for each class, in the order of --classes."""
+    keep: tuple[str, ...] = ()
+    """Boolean columns, used in the files that have them: keep only rows where they are true."""
+    drop: tuple[str, ...] = ()
+    """Boolean columns, used in the files that have them: leave out rows where they are true."""
+
+    def numbers_are_affectnets(self) -> bool:
+        """Whether every file has AffectNet's column of labels, or valence and arousal beside its own."""
+        return self._source(()).numbers_are_affectnets()
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        if self.votes and len(self.votes) != len(self.stated().names):
+            raise SettingError(
+                f"--votes must name one column for each of the {len(self.stated().names)} classes, "
+                f"got {len(self.votes)}"
+            )
+        return self._source(self.votes)
+
+    def _source(self, votes: tuple[str, ...]) -> ParquetSource:
+        for uri in (*self.train, *self.test):
+            check_there("--train and --test", uri)
+        given: dict[Part, tuple[str, ...]] = {"train": self.train, "test": self.test}
+        files: dict[Part, tuple[str, ...]] = {
+            part: tuple(file for uri in uris for file in _files_of_a_part(uri, part)) for part, uris in given.items()
+        }
+        columns = Columns(label=self.label_column, valence=self.valence_column, arousal=self.arousal_column)
+        return ParquetSource(
+            files=files,
+            columns=columns,
+            image=self.image_column,
+            key=self.key_column,
+            votes=votes,
+            keep=self.keep,
+            drop=self.drop,
+        )
+
+
+def _files_of_a_part(uri: str, part: Part) -> tuple[str, ...]:
+    """The parquet files of a file or folder; SettingError for a folder with files of several parts of a set."""
+    files = parquet_files(uri, f"--{part}")
+    parts = {found[1].lower() for file in files if (found := _PART.match(file.rpartition("/")[2]))}
+    if len(parts) > 1:
+        raise SettingError(f"--{part} must be one part, but {uri} has files of {', '.join(sorted(parts))}: name them")
+    return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders(Common):
+    """One folder of images per class, such as SFEW's Train/Angry; a class is found by its folder's name."""
+
+    train: str
+    """Folder that holds the class folders of the training part."""
+    test: str | None = None
+    """Folder that holds the class folders of the test part."""
+    validation: str | None = None
+    """Folder that holds the class folders of the holdout; --holdout cuts it from the training part if not given."""
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        folders = self._folders()
+        for uri in folders.values():
+            check_there("--train, --validation and --test", uri)
+        return ClassFoldersSource(folders=folders, seed=self.seed)
+
+    def notes(self) -> list[str]:
+        """What the folders hold besides, and class folders without an image."""
+        return [note for uri in self._folders().values() for note in folder_notes(uri)]
+
+    def _folders(self) -> dict[Part, str]:
+        given: dict[Part, str | None] = {"train": self.train, "holdout": self.validation, "test": self.test}
+        return {part: uri.rstrip("/") for part, uri in given.items() if uri is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDataset(Common):
+    """WebDataset tars of images with .json or .cls members; rows keep the tars' order."""
+
+    train: tuple[str, ...]
+    """Tars of the training part, or folders of tars."""
+    test: tuple[str, ...] = ()
+    """Tars of the test part, or folders of tars."""
+    validation: tuple[str, ...] = ()
+    """Tars of the holdout; --holdout cuts it from the training part if not given."""
+    label_field: str | None = None
+    """Field of the .json that holds the label; the .cls member if not given."""
+    valence_field: str | None = None
+    arousal_field: str | None = None
+    image_extensions: tuple[str, ...] = EXTENSIONS
+    """Extensions of the image member, all that follows the first dot of its name; each sample must have exactly one."""
+    ignore: tuple[str, ...] = ()
+    """Extensions such as npy whose members are passed over unread; a sample with an unsafe member is rejected else."""
+    tar_in_key: bool = False
+    """Begin each key with its tar's name."""
+    damaged_tars: Literal["stop", "skip"] = "stop"
+    """A tar that is empty, cut off, no tar or has a hole, two images under one key, or a dot in a name that hides
+    samples, ends the packing by the tar's name; skip packs what can be read and says what was left out."""
+
+    def numbers_are_affectnets(self) -> bool:
+        """Whether the labels stand in AffectNet's field, or beside valence and arousal."""
+        return is_affectnet_layout(self.label_field, self.valence_field, self.arousal_field)
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        if (self.valence_field is None) != (self.arousal_field is None):
+            raise SettingError(
+                "--valence-field and --arousal-field must both be given, or neither, "
+                f"got {self.valence_field} and {self.arousal_field}"
+            )
+        given: dict[Part, tuple[str, ...]] = {"train": self.train, "holdout": self.validation, "test": self.test}
+        fields = Fields(
+            image=self.image_extensions,
+            label=self.label_field,
+            valence=self.valence_field,
+            arousal=self.arousal_field,
+            ignore=self.ignore,
+        )
+        tars: dict[Part, tuple[str, ...]] = {part: tuple(tars_of(uris)) for part, uris in given.items() if uris}
+        skip = self.damaged_tars == "skip"
+        return WebDatasetSource(tars=tars, fields=fields, tar_in_key=self.tar_in_key, skip_damaged=skip)
+
+    def notes(self) -> list[str]:
+        """What is no tar in the folders."""
+        return tar_notes([uri for uri in (*self.train, *self.validation, *self.test) if not uri.endswith(".tar")])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces(Common):
+    """Drawn faces of the seven reference classes whose true label distributions and flipped labels are known."""
+
+    train: int = 3000
+    """Faces of the training part."""
+    test: int = 1000
+    """Faces of the test part; their labels are never flipped."""
+    pixels: int = 48
+    """Side of the drawn images, at least 48."""
+    flip_share: Share = 0.3
+    """Share of the training labels that are replaced by another class."""
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        index = ClassIndex(self.stated().names, {})
+        if [index.find(name) for name in REFERENCE_CLASSES] != list(range(len(index.class_names))):
+            raise SettingError(f"--classes must be {', '.join(REFERENCE_CLASSES)} for drawn faces, got {self.classes}")
+        return FacesSource(
+            train=self.train, test=self.test, pixels=self.pixels, flip_share=self.flip_share, seed=self.seed
+        )

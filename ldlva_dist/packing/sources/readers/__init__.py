@@ -1,0 +1,1 @@
+"""General layouts: folders of images, tables, parquet files, tars. Read `folder.py` first."""

@@ -1,0 +1,1 @@
+"""Tables that people hold: one reader of CSV files, one reader of cells. Read `cells.py` first."""

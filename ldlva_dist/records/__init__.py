@@ -1,0 +1,1 @@
+"""What a run writes while it goes: metrics, uncertainties, ids, trackers. Read `metrics_log.py` first."""

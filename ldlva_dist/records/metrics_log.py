@@ -1,0 +1,110 @@
+"""A run's metrics.jsonl; what is added to it goes to the run's tracker too."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+from ldlva_dist import storage
+from ldlva_dist.errors import ClusterError, DataError, RunLost
+from ldlva_dist.records.trackers import Tracker
+from ldlva_dist.values.typed_json import parse_object
+
+FILE = "metrics.jsonl"
+REMOTE_FLUSH_S = 20.0
+
+
+class MetricsLog:
+    """One JSON object a line, in step order; a run that resumes goes on in the same file.
+
+    A local file has every line at once. An object store cannot append: there the object is written anew by
+    :meth:`flush`, which :meth:`add` calls at most every 20 seconds.
+    """
+
+    def __init__(self, folder_uri: str, keep_until_step: int, tracker: Tracker | None = None) -> None:
+        """Open the log of a run that goes on at ``keep_until_step``: earlier lines stay, the others are dropped."""
+        self._uri = storage.join(folder_uri, FILE)
+        self._lines = _kept_lines(self._uri, keep_until_step)
+        storage.write_bytes(self._uri, _joined(self._lines))
+        self._flushed_at = time.monotonic()
+        self._file: IO[str] | None = None
+        self._tracker = tracker
+        if not storage.is_remote(folder_uri):
+            self._lines = []  # they are in the file
+            self._file = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line; its ``step`` must be there.
+
+        Raises:
+            ClusterError: where the disk does not take it.
+            RunLost: where the file was deleted.
+        """
+        line = json.dumps(dict(metrics))
+        if self._file:
+            try:
+                self._require_file(self._file.fileno())
+                self._file.write(line + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise ClusterError(f"the store failed at {self._uri}: {error.strerror}") from error
+        else:
+            self._lines.append(line)
+            if time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S:
+                self.flush()
+        if self._tracker:
+            self._tracker.add(metrics)
+
+    def _require_file(self, descriptor: int) -> None:
+        """RunLost where the file has no name any more, or its name is another's: nobody would find the lines."""
+        try:
+            is_there = os.path.samestat(os.fstat(descriptor), os.stat(storage.resolve(self._uri)[1]))
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        if not is_there:
+            raise RunLost(f"{self._uri} was deleted or replaced while the run wrote it: its lines would be lost")
+
+    def flush(self) -> None:
+        """Make every line added so far visible to others; before a checkpoint, or a resumed run lacks lines."""
+        if self._file is None:
+            storage.write_bytes(self._uri, _joined(self._lines))
+            self._flushed_at = time.monotonic()
+        if self._tracker:
+            self._tracker.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        if self._tracker:
+            self._tracker.close()
+
+
+def read_metrics(folder_uri: str) -> list[dict[str, Any]]:
+    """The lines of a run's log; empty where there is none, DataError for a damaged one."""
+    uri = storage.join(folder_uri, FILE)
+    data = storage.read_bytes(uri) if storage.exists(uri) else b""
+    # A process that was killed may have left half a line at the end.
+    return [_parse(line, f"line {number} of {uri}") for number, line in enumerate(data.split(b"\n")[:-1], 1)]
+
+
+def _parse(line: bytes, place: str) -> dict[str, Any]:
+    """One line: an object of numbers, its ``step`` among them."""
+    metrics = parse_object(line, place)
+    odd = next((name for name, value in metrics.items() if not (value is None or type(value) in (int, float))), None)
+    if odd is not None:
+        raise DataError(f"{place} is damaged: {odd:.40} must be a number or null, got {ascii(metrics[odd])[:40]}")
+    if type(metrics.get("step")) is not int:
+        raise DataError(f"{place} is damaged: its step must be a whole number, got {metrics.get('step')}")
+    return metrics
+
+
+def _kept_lines(uri: str, keep_until_step: int) -> list[str]:
+    metrics = read_metrics(uri.removesuffix(f"/{FILE}"))
+    return [json.dumps(line) for line in metrics if line["step"] < keep_until_step]
+
+
+def _joined(lines: list[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode()

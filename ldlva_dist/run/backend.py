@@ -1,0 +1,25 @@
+"""The process group of the workers, set up by Ray Train, in workers that do not die of a SIGTERM at once."""
+
+from typing import Any
+
+from ray.train.torch import TorchConfig
+
+from ldlva_dist.training.rank_votes import catch_sigterm
+
+
+class StoppableTorchConfig(TorchConfig):
+    """Ray's torch backend; a SIGTERM to a worker asks the run to save and stop.
+
+    Python sets signal handlers in a process's main thread only; training runs in another, but a backend's hooks do not.
+    """
+
+    @property
+    def backend_cls(self) -> Any:
+        """Ray's backend with one more thing done on every worker."""
+        return _StoppableBackend
+
+
+class _StoppableBackend(TorchConfig().backend_cls):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(catch_sigterm)

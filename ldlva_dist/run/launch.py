@@ -1,0 +1,279 @@
+"""One run: check, start the services, fit, take the services away."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayActorError
+from ray.train import UserCallback
+from ray.train.torch import TorchTrainer
+
+from ldlva_dist import storage
+from ldlva_dist.bank.records import bytes_per_row
+from ldlva_dist.bank.service import NeighborService, shard_loads, start_service
+from ldlva_dist.checkpoint import bank_files
+from ldlva_dist.checkpoint.read import last_checkpoint, read_facts
+from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.config.run_folder import run_uri
+from ldlva_dist.dataset.manifest import DatasetInfo, read_info
+from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunLost, RunStopped, SettingError
+from ldlva_dist.index.service import IndexService, start_index
+from ldlva_dist.records.console import say
+from ldlva_dist.records.follow import Follower
+from ldlva_dist.run import preflight
+from ldlva_dist.run.backend import StoppableTorchConfig
+from ldlva_dist.run.control import RunControl
+from ldlva_dist.run.elastic import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
+from ldlva_dist.run.lease import Holder, Lease, leased
+from ldlva_dist.run.supervise import attend
+from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.waiting import own_error
+from ldlva_dist.stream import pipeline, quarantine
+from ldlva_dist.training import build
+from ldlva_dist.training.inputs import Resources
+from ldlva_dist.training.loop import train_worker
+
+CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a finished run leaves behind."""
+
+    run_uri: str
+    checkpoint_uri: str
+    """The last checkpoint; the last step counts, never the best."""
+    metrics: dict[str, Any]
+    """The last report's."""
+
+
+def fit(
+    config: RunConfig,
+    *,
+    callbacks: Sequence[Any] = (),
+    until: Event | None = None,
+    sound: bool = False,
+    holder: Holder | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+) -> RunResult:
+    """Train to the end, from the last checkpoint of a run of the same name and settings.
+
+    Args:
+        config: The run's settings.
+        callbacks: Of Ray Train.
+        until: Where it is set the run saves and stops, as at a signal.
+        sound: Whether the data set is known to be sound: :func:`prepare` has been called for it.
+        holder: The process that the job ends with, if it is not this one.
+        on_metrics: Called from a thread with every new line of the run's metrics, for as long as the run is this job's.
+
+    Raises:
+        SettingError: for settings that do not fit each other, the data set or the cluster; nothing was written.
+        DataError: for data or checkpoints that are damaged, or a loss that is not finite.
+        ClusterError: if workers or services failed more than ``placement.max_failures`` times, or another job is
+            running in the run's folder.
+        RunLost: if the run's folder was deleted or taken over meanwhile.
+        RunStopped: if it was asked to stop, and has saved; called in the main thread, it takes Ctrl-C and SIGTERM so.
+    """
+    config = absolute(config)
+    info = prepare(config, sound=sound)
+    with leased(run_uri(config), holder) as lease:
+        write_settings(config)
+        with Follower(run_uri(config), on_metrics) if on_metrics else nullcontext():
+            _run(config, info, lease, callbacks, until)
+        lease.claim.require()
+        return _result(config)
+
+
+def _run(config: RunConfig, info: DatasetInfo, lease: Lease, callbacks: Sequence[Any], until: Event | None) -> None:
+    """Start the services, train to the end, take the services away."""
+    manifest = pipeline.Manifest(config.data.dataset, info, placement.manifest_task())
+    service = _start_service(config, info) if config.uses_neighbors else None
+    index = None
+    control: Any = ray.remote(RunControl).options(**placement.control_actor()).remote()
+    try:
+        index = _start_index(config) if config.index_shards else None
+        resources = Resources(
+            info=info,
+            manifest=manifest,
+            service=service,
+            index=index,
+            quarantine=_start_quarantine(config, info),
+            control=control,
+            require_lease=lease.claim.require,
+        )
+        trainer = LimitedTrainer(
+            partial(train_worker, config, resources),
+            policy=_policy(config),
+            torch_config=StoppableTorchConfig(
+                backend=placement.backend(config.placement), timeout_s=math.ceil(config.training.timeout_s)
+            ),
+            scaling_config=placement.scaling(config.placement),
+            run_config=ray.train.RunConfig(
+                name=config.name,
+                **train_storage(config.storage_path),
+                failure_config=placement.failures(config.placement),
+                callbacks=[_NoSecondTry(), *_resize_callbacks(config, control), *callbacks],
+            ),
+        )
+        attend(
+            partial(_fit, trainer),
+            control,
+            grace_s=config.training.stop_grace_s,
+            until=until,
+            require=lease.require,
+        )
+    finally:
+        ray.wait([control.close.remote()], timeout=CLOSE_S)
+        ray.kill(control)  # somebody always waits for its news, so Ray would keep it
+        for started in (service, index):
+            if started:
+                started.stop()
+
+
+def _result(config: RunConfig) -> RunResult:
+    """What the run left; RunStopped where it is not at its end."""
+    checkpoint_uri = last_checkpoint(run_uri(config))
+    if checkpoint_uri is None:
+        raise RunLost(f"the checkpoints of {run_uri(config)} were deleted while the run went on")
+    metrics = read_facts(checkpoint_uri)["metrics"]
+    if metrics["step"] < metrics["steps"]:
+        raise RunStopped(
+            f"run {config.name!r} was asked to stop, and has saved after step {metrics['step']} of {metrics['steps']} "
+            f"({checkpoint_uri}); the same command goes on from there"
+        )
+    return RunResult(run_uri=run_uri(config), checkpoint_uri=checkpoint_uri, metrics=metrics)
+
+
+def train_storage(uri: str) -> dict[str, Any]:
+    """Where Ray Train and Tune keep a folder; a store is reached by our own door, with its limits and retries."""
+    if not storage.is_remote(uri):
+        return {"storage_path": uri}
+    filesystem, path = storage.resolve(uri)
+    return {"storage_path": path, "storage_filesystem": filesystem}
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The same settings with paths that mean the same on every node."""
+    if not config.data.dataset:
+        raise SettingError("data.dataset must name a data set that jobs/make_shards.py wrote, got nothing")
+    return replace(
+        config,
+        storage_path=storage.absolute(config.storage_path),
+        data=replace(config.data, dataset=storage.absolute(config.data.dataset)),
+    )
+
+
+def prepare(config: RunConfig, *, sound: bool = False) -> DatasetInfo:
+    """Check everything that can be checked before a worker starts; nothing is written.
+
+    With ``sound`` the rows of the data set are not looked at again.
+    """
+    info = read_info(config.data.dataset)
+    for check in preflight.checks(config, info, sound=sound):
+        check.require()
+    return info
+
+
+def write_settings(config: RunConfig) -> None:
+    """Write the config.json of a run whose folder this job holds, unless it is there.
+
+    Raises:
+        SettingError: if another job has begun the run with other settings since they were looked at.
+    """
+    preflight.require_same_settings(config)
+    uri = storage.join(run_uri(config), preflight.CONFIG)
+    if not storage.exists(uri):
+        storage.write_bytes(uri, preflight.settings_of(run_uri(config)) or to_json(config).encode())
+
+
+def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
+    bank, k, spec = config.bank, config.neighbors.num_neighbors, build.bank_spec(config, info)
+    num_bytes = info.num_train * bytes_per_row(spec, k)
+    say(
+        f"bank: {info.num_train:,} samples, {num_bytes / 2**20:,.0f} MiB in {bank.num_shards} shards "
+        f"({1e6 * bytes_per_row(spec, k) / 2**20:,.0f} MiB for a million samples, "
+        f"{1e6 * 4 * k / 2**20:,.0f} of them for the ids of {k} neighbours)",
+    )
+    placement.check_memory(num_bytes, bank.num_shards)
+    return start_service(
+        run_uri(config),
+        shard_loads(config.data.dataset, k=k, num_shards=bank.num_shards),
+        spec,
+        placement.bank_actor(config.placement, num_bytes // bank.num_shards),
+        recall=partial(bank_files.bank_files, run_uri(config)) if bank.on_loss == "continue" else None,
+    )
+
+
+def _start_index(config: RunConfig) -> IndexService:
+    return start_index(
+        config.index_shards,
+        backend=config.index.backend,
+        min_recall=config.index.min_recall,
+        actor_options=placement.index_actor(config.placement),
+    )
+
+
+def _start_quarantine(config: RunConfig, info: DatasetInfo) -> Any:
+    data = config.data
+    if data.on_bad_data == "fail":
+        return None
+    return pipeline.start_quarantine(
+        num_rows=info.num_train,
+        max_share=data.max_bad_share,
+        uri=storage.join(run_uri(config), quarantine.FILE) if data.on_bad_data == "quarantine" else None,
+        actor_options=placement.quarantine_actor(),
+    )
+
+
+def _policy(config: RunConfig) -> FollowCluster | WaitForCluster:
+    policy = FollowCluster if config.placement.is_elastic else WaitForCluster
+    count_workers = partial(placement.count_workers, config.placement, config.bank.num_shards, config.index_shards)
+    return policy(placement.scaling(config.placement), count_workers, config.placement.wait_for_workers_s)
+
+
+def _resize_callbacks(config: RunConfig, control: Any) -> list[Any]:
+    return [SaveBeforeResize(control, grace_s=config.training.stop_grace_s)] if config.placement.is_elastic else []
+
+
+def _fit(trainer: TorchTrainer) -> ray.train.Result:
+    """Fit; an error of ours on a worker comes out as itself, whatever else failed as a ClusterError."""
+    try:
+        return trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        ours = _ours(error.worker_failures.values())
+        if ours:
+            raise ours from error
+        rank, cause = next(iter(error.worker_failures.items()))
+        raise ClusterError(f"worker {rank} failed: {str(cause).strip().splitlines()[-1]}") from error
+    except ray.train.ControllerError as error:
+        ours = _ours([error.controller_failure])
+        if ours:
+            raise ours from error
+        raise ClusterError(f"the run's controller failed: {error.controller_failure}") from error
+    except RayActorError as error:
+        raise ClusterError(
+            "the run's controller died; the same command goes on from the last checkpoint "
+            f"({str(error).strip().splitlines()[-1].strip()})"
+        ) from error
+
+
+class _NoSecondTry(UserCallback):
+    """Ends a run whose data or settings are at fault, or whose folder is gone: a restart would meet the same."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """An exception of a callback is final."""
+        ours = _ours(worker_exceptions.values())
+        if isinstance(ours, DataError | SettingError | RunLost):
+            raise ours
+
+
+def _ours(errors: Iterable[BaseException]) -> LdlvaError | None:
+    """An error of ours, free of what Ray wraps around it; of several, one that a restart would meet again."""
+    found = [ours for error in errors if (ours := own_error(error))]
+    return min(found, key=lambda ours: ours.exit_code, default=None)

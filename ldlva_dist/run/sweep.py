@@ -1,0 +1,263 @@
+"""The search: a space around a preset, each trial one distributed run, the best settings as JSON.
+
+A trial's run is named after its values. A sweep that is started again draws the same values, tells Tune what each run
+told before, and goes on with the runs that were not at their end; Tune's own state, a pickle, is never read.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from ldlva_dist import storage
+from ldlva_dist.checkpoint import checkpoint
+from ldlva_dist.config import RunConfig, read_back, to_json
+from ldlva_dist.config.run_folder import run_uri
+from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.records.metrics_log import read_metrics
+from ldlva_dist.run import launch, preflight
+from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
+from ldlva_dist.runtime import placement
+
+METRIC = "holdout_accuracy"
+TUNE = "tune"
+"""Tune's own records of the sweep, a folder for each start. Nothing is deleted: who knows what else lies there."""
+OF_A_RUN = ("metrics.jsonl", checkpoint.PREFIX)
+CHANGEABLE = ("sweep.num_samples", "sweep.max_concurrent_trials")
+"""Settings of a search that may change when it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial as it ended."""
+
+    params: dict[str, float]
+    accuracy: float | None
+    """On the given labels of the holdout, at its last evaluation; None if it failed before."""
+    epochs: float
+    status: str
+    """finished, stopped early, or failed."""
+    run_uri: str
+    """The trial's run; one that finished is a whole run like any other."""
+    error: str | None
+    """Why it failed, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep found."""
+
+    trials: tuple[Trial, ...]
+    best: RunConfig
+    best_config_uri: str
+    best_run_uri: str
+
+
+def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None] | None = None) -> SweepResult:
+    """Search ``config.sweep`` around ``config``; the first trial is ``config`` itself.
+
+    Trials are compared by accuracy on the given labels of the holdout, a split cut from the training data. An
+    interrupted sweep of the same name goes on.
+
+    Raises:
+        SettingError: if the data set has no holdout, the settings do not fit it, or the name is that of another sweep
+            or of anything else.
+        ClusterError: if every trial failed.
+    """
+    config = _with_absolute_weights(launch.absolute(config))
+    config.check_search()
+    folder = storage.join(config.storage_path, config.name)
+    _require_own_folder(config, folder)
+    info = launch.prepare(config)
+    if info.splits["holdout"].rows == 0:
+        raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
+    with leased(folder) as lease:
+        launch.write_settings(config)
+        printers = [_Printer(config, on_result)] if on_result else []
+        results = _tuner(config, [_RequireLease(lease.claim), *printers]).fit()
+    trials = tuple(_trial(result, config) for result in results)
+    finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
+    if not finished:
+        raise ClusterError(f"all {len(trials)} trials failed; the first said: {trials[0].error}")
+    winner = max(finished, key=lambda trial: trial.accuracy or 0.0)
+    best, uri = apply(config, winner.params), storage.join(folder, "best_config.json")
+    storage.write_bytes(uri, to_json(best).encode())
+    return SweepResult(trials=trials, best=best, best_config_uri=uri, best_run_uri=winner.run_uri)
+
+
+def _with_absolute_weights(config: RunConfig) -> RunConfig:
+    """The same settings; a trial runs in a folder of Tune's."""
+    pretrained = config.model.pretrained and storage.absolute(config.model.pretrained)
+    return replace(config, model=replace(config.model, pretrained=pretrained))
+
+
+def _require_own_folder(config: RunConfig, folder: str) -> None:
+    """SettingError for a folder that is there, unless a sweep with the same settings and the same space began it."""
+    names = [name for name in storage.list_folder(folder) if not name.startswith(".")]
+    of_a_run = [name for name in names if name.startswith(OF_A_RUN)]
+    if names and (preflight.CONFIG not in names or of_a_run):
+        raise SettingError(
+            f"name must be new for a sweep: {folder} is no sweep's folder, it holds {(of_a_run or names)[0]}; "
+            "choose another --name"
+        )
+    if not names:
+        return
+    uri = storage.join(folder, preflight.CONFIG)
+    began = read_back(storage.read_bytes(uri), uri)
+    there, here = (preflight.flat(asdict(each)) for each in (began, config))
+    fixed = [name for name in here if name.startswith("sweep.") or not name.startswith(preflight.CHANGEABLE)]
+    other = [name for name in fixed if here[name] != there[name] and name not in CHANGEABLE]
+    if other:
+        differs = "; ".join(f"{name} was {there[name]} and is {here[name]}" for name in other)
+        raise SettingError(f"name must be new for another search: {folder} was begun with others ({differs})")
+
+
+def search_space(config: RunConfig) -> dict[str, Any]:
+    """What is searched; plain cross-entropy has only a learning rate."""
+    sweep = config.sweep
+    space: dict[str, Any] = {"lr": tune.loguniform(*sweep.lr)}
+    if config.uses_neighbors:
+        space |= {
+            "num_neighbors": tune.choice(list(sweep.num_neighbors)),
+            "gamma": tune.loguniform(*sweep.gamma),
+            "uncertainty_lr": tune.loguniform(*sweep.uncertainty_lr),
+            "kernel_width": tune.loguniform(*sweep.kernel_width),
+        }
+    return space
+
+
+def apply(config: RunConfig, params: dict[str, Any]) -> RunConfig:
+    """The settings with a trial's values in their places."""
+    config = replace(config, optim=replace(config.optim, lr=params["lr"]))
+    if not config.uses_neighbors:
+        return config
+    return replace(
+        config,
+        neighbors=replace(config.neighbors, num_neighbors=params["num_neighbors"]),
+        loss=replace(config.loss, gamma=params["gamma"], kernel_width=params["kernel_width"]),
+        uncertainty=replace(config.uncertainty, lr=params["uncertainty_lr"]),
+    )
+
+
+def _own_params(config: RunConfig) -> dict[str, Any]:
+    """The values a config has itself, in the names of the space."""
+    own = {
+        "lr": config.optim.lr,
+        "num_neighbors": config.neighbors.num_neighbors,
+        "gamma": config.loss.gamma,
+        "uncertainty_lr": config.uncertainty.lr,
+        "kernel_width": config.loss.kernel_width,
+    }
+    return {name: own[name] for name in search_space(config)}
+
+
+def _run_trial(params: dict[str, Any], config: RunConfig, holder: Holder) -> None:
+    """One trial is one launch, which ends with the sweep; what its run told before comes first, for ASHA."""
+    run = _run_of(config, params)
+    for line in read_metrics(run_uri(run)):
+        if METRIC in line:
+            tune.report(line)
+    launch.fit(run, callbacks=[TuneReportCallback()], sound=True, holder=holder)
+
+
+def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:
+    """A trial's run, in the sweep's own folder; it saves when it evaluates, as reports go with checkpoints."""
+    values = json.dumps(params, sort_keys=True).encode()
+    trial = apply(config, params)
+    return replace(
+        trial,
+        name=hashlib.blake2b(values, digest_size=4).hexdigest(),
+        storage_path=storage.join(config.storage_path, config.name, "trials"),
+        training=replace(trial.training, checkpoint_every_steps=None),
+    )
+
+
+def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
+    trainable = tune.with_resources(partial(_run_trial, config=config, holder=Holder.here()), placement.trial())
+    folder = storage.join(config.storage_path, config.name)
+    records = launch.train_storage(storage.join(folder, TUNE))
+    fits = placement.max_concurrent_trials(config.placement, config.bank.num_shards, config.index_shards)
+    limit = min(fits, config.sweep.max_concurrent_trials or fits)
+    return tune.Tuner(
+        trainable,
+        param_space=search_space(config),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            num_samples=config.sweep.num_samples,
+            max_concurrent_trials=limit,
+            scheduler=_scheduler(config),
+            search_alg=_search(config, limit),
+        ),
+        run_config=tune.RunConfig(
+            name=f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}", callbacks=callbacks, verbose=0, **records
+        ),
+    )
+
+
+def _scheduler(config: RunConfig) -> TrialScheduler | None:
+    if config.sweep.scheduler == "none":
+        return None
+    return ASHAScheduler(
+        time_attr="epoch",
+        max_t=math.ceil(2 * config.training.epochs),  # the runs end by themselves
+        grace_period=math.ceil(config.sweep.grace_epochs),
+        reduction_factor=config.sweep.reduction_factor,
+    )
+
+
+def _search(config: RunConfig, max_concurrent: int) -> Searcher | SearchAlgorithm:
+    own, seed = [_own_params(config)], config.training.seed
+    if config.sweep.search == "optuna":
+        return OptunaSearch(points_to_evaluate=own, seed=seed)
+    # Tune's own max_concurrent_trials does not reach a generator that is passed in.
+    return BasicVariantGenerator(points_to_evaluate=own, random_state=seed, max_concurrent=max_concurrent)
+
+
+def _trial(result: tune.Result, config: RunConfig) -> Trial:
+    metrics, params = result.metrics or {}, dict(result.config or {})
+    done = metrics.get("epoch", 0.0)
+    ended = metrics.get("step", 0) == metrics.get("steps", -1)
+    status = "failed" if result.error else "finished" if ended else "stopped early"
+    return Trial(
+        params=params,
+        accuracy=metrics.get(METRIC),
+        epochs=done,
+        status=status,
+        run_uri=run_uri(_run_of(config, params)),
+        error=str(result.error).strip().splitlines()[-1] if result.error else None,
+    )
+
+
+class _RequireLease(tune.Callback):
+    """Ends a sweep whose folder was deleted or taken over."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim, self._asked = claim, time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Several times a second."""
+        if time.monotonic() - self._asked > BEAT_S:
+            self._asked = time.monotonic()
+            self._claim.require()
+
+
+class _Printer(tune.Callback):
+    """Tells the caller of every evaluation of every trial, by the name of its run."""
+
+    def __init__(self, config: RunConfig, on_result: Callable[[str, dict[str, Any]], None]) -> None:
+        self._config, self._on_result = config, on_result
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self._on_result(_run_of(self._config, trial.config).name, result)

@@ -1,0 +1,176 @@
+"""Every CPU, GPU and actor count in one place."""
+
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, ScalingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ldlva_dist.config import PlacementConfig
+from ldlva_dist.errors import SettingError
+from ldlva_dist.runtime.connect import connect as connect
+
+
+def scaling(placement: PlacementConfig) -> ScalingConfig:
+    """One training worker per GPU, or ``num_workers`` CPU workers; two bounds make the group elastic."""
+    resources = {"CPU": placement.cpus_per_worker} | ({"GPU": 1.0} if placement.use_gpu else {})
+    bounds = (placement.min_workers, placement.max_workers)
+    return ScalingConfig(
+        num_workers=bounds if placement.is_elastic else placement.max_workers,
+        use_gpu=placement.use_gpu,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=placement.elastic_resize_monitor_interval_s,
+    )
+
+
+def failures(placement: PlacementConfig) -> FailureConfig:
+    """Restarts of the worker group."""
+    return FailureConfig(max_failures=placement.max_failures)
+
+
+def backend(placement: PlacementConfig) -> str:
+    """The collective backend: NCCL between GPUs, gloo between CPUs; the uncertainty table always uses gloo."""
+    return "cpu:gloo,cuda:nccl" if placement.use_gpu else "gloo"
+
+
+def bank_actor(placement: PlacementConfig, num_bytes: int) -> dict[str, Any]:
+    """A bank actor that holds so many bytes: spread over the nodes. Ray starts a lost one again, without its state."""
+    resources = {"num_cpus": placement.cpus_per_shard, "memory": num_bytes}  # Ray does not spread what asks for nothing
+    return {**resources, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+
+
+def index_actor(placement: PlacementConfig) -> dict[str, Any]:
+    """An index actor, on a GPU or a share of one where that is asked for; one that is lost takes the run back."""
+    resources = {"num_cpus": placement.cpus_per_index, "num_gpus": placement.gpus_per_index}
+    return {**resources, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+
+
+def manifest_task() -> dict[str, Any]:
+    """A task that loads a block of the manifest: short, and never inside the resources of a trial."""
+    return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+
+
+def quarantine_actor() -> dict[str, Any]:
+    """The count of bad rows, asked only when there are some; it reads its list again."""
+    return {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
+
+
+def control_actor() -> dict[str, Any]:
+    """What a run and its launching process talk through: on the launching node, so that they go together.
+
+    Who waits for it waits on while Ray starts a lost one again.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+
+
+def model_actors(num_actors: int | None, *, cpus: float, gpus: float) -> tuple[int, dict[str, float]]:
+    """How many actors hold a copy of a model (None: as many as the cluster holds), and what one of them asks for.
+
+    A share of a GPU lets several actors use one. SettingError if the cluster does not hold all of them.
+    """
+    total, each = ray.cluster_resources(), {"CPU": cpus, "GPU": gpus}
+    fits = [int(total.get(name, 0.0) / amount + 1e-6) for name, amount in each.items() if amount]
+    wanted = num_actors or max(1, min(fits))
+    for name, amount in each.items():
+        if amount * wanted > total.get(name, 0.0) + 1e-6:
+            raise SettingError(
+                f"--num-actors, --cpus-per-actor and --gpus-per-actor need {amount * wanted:g} {name}s, "
+                f"got a cluster with {total.get(name, 0.0):g}"
+            )
+    return wanted, {"num_cpus": cpus, "num_gpus": gpus}
+
+
+def replica(*, cpus: float, gpus: float) -> dict[str, float]:
+    """A replica of the endpoint, with a copy of the network."""
+    return {"num_cpus": cpus, "num_gpus": gpus}
+
+
+def version_task() -> dict[str, Any]:
+    """A task that writes a version's manifest, row group by row group."""
+    return {"num_cpus": 1, "max_retries": 0}
+
+
+def trial() -> dict[str, float]:
+    """A Tune trial only launches a run; its workers ask for their own resources. Tune refuses a trial of nothing."""
+    return {"CPU": 0.05}
+
+
+def check_fits(placement: PlacementConfig, bank_shards: int, index_shards: int) -> None:
+    """SettingError if the cluster does not hold one run with its smallest number of workers."""
+    _count_fitting(_run_resources(placement, placement.min_workers, bank_shards, index_shards))
+
+
+def count_workers(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
+    """Workers of one run, up to the largest number, that the cluster as it is holds beside pipelines and services."""
+    total = ray.cluster_resources()
+
+    def fits(workers: int) -> bool:
+        needed = _run_resources(placement, workers, bank_shards, index_shards)
+        return all(amount <= total.get(name, 0.0) + 1e-6 for name, amount in needed.items())
+
+    return next((workers for workers in range(placement.max_workers, 0, -1) if fits(workers)), 0)
+
+
+def check_memory(bank_bytes: int, num_shards: int) -> None:
+    """SettingError if a run's bank is evidently larger than the memory that Ray counts on the nodes."""
+    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    if bank_bytes > sum(nodes) or bank_bytes / num_shards > max(nodes):
+        raise SettingError(
+            f"bank.num_shards={num_shards} and the bank's dtypes must fit the nodes' memory "
+            f"({sum(nodes) / 2**30:.1f} GiB, the largest node {max(nodes) / 2**30:.1f} GiB), "
+            f"got a bank of {bank_bytes / 2**30:.1f} GiB"
+        )
+
+
+def check_room(process_bytes: int, store_bytes: int) -> None:
+    """SettingError if a run's processes and objects need more memory than Ray counts on all nodes together.
+
+    Ray sets a part of it aside for objects; what they do not need processes may take.
+    """
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    store = sum(node.get("object_store_memory", 0.0) for node in resources)
+    memory = store + sum(node.get("memory", 0.0) for node in resources)
+    for what, there, needed in (
+        ("objects", store, store_bytes),
+        ("processes and objects", memory, process_bytes + store_bytes),
+    ):
+        if needed > there:
+            raise SettingError(
+                f"the memory of all nodes for {what} must hold the run's ({needed / 2**30:.1f} GiB), "
+                f"got {there / 2**30:.1f} GiB"
+            )
+
+
+def count_nodes() -> int:
+    """Nodes of the cluster."""
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def max_concurrent_trials(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
+    """Trials that fit the cluster side by side; SettingError if not even one does.
+
+    Tune cannot see the workers of a trial, so it has to be told.
+    """
+    needed = _run_resources(placement, placement.max_workers, bank_shards, index_shards)
+    return _count_fitting(needed | {"CPU": needed["CPU"] + trial()["CPU"]})
+
+
+def _run_resources(placement: PlacementConfig, workers: int, bank_shards: int, index_shards: int) -> dict[str, float]:
+    """What one run needs at once, so that neither its workers nor their pipelines wait for each other."""
+    cpus = workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
+    cpus += bank_shards * placement.cpus_per_shard + index_shards * placement.cpus_per_index
+    gpus = (workers if placement.use_gpu else 0) + index_shards * placement.gpus_per_index
+    return {"CPU": cpus, "GPU": float(gpus)}
+
+
+def _count_fitting(needed: dict[str, float]) -> int:
+    total = ray.cluster_resources()
+    fits = [int(total.get(name, 0.0) / amount + 1e-6) for name, amount in needed.items() if amount]
+    if min(fits) < 1:
+        have = {name: total.get(name, 0.0) for name in needed}
+        raise SettingError(
+            f"placement needs {needed['CPU']:g} CPUs and {needed['GPU']:g} GPUs for one run, "
+            f"got a cluster with {have['CPU']:g} CPUs and {have['GPU']:g} GPUs"
+        )
+    return min(fits)

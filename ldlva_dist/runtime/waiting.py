@@ -1,0 +1,99 @@
+"""Waiting for actors and tasks: always with a limit; an error is one of ours again, and says which shard it was."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+
+from ldlva_dist.errors import ClusterError, DataError, LdlvaError, NeighborServiceError, SettingError, StateLost
+
+
+class ShardsLost(NeighborServiceError):
+    """Shards that died, or that started again and know nothing of the attempt."""
+
+    def __init__(self, message: str, shards: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.shards = shards
+
+
+def get_all(
+    refs: Sequence[ObjectRef[Any]],
+    timeout_s: float,
+    what: str,
+    names: Sequence[int] | None = None,
+    kind: str = "bank shards",
+) -> list[Any]:
+    """All answers within the limit; an error names the shards that are late or lost, or says what one of them said.
+
+    Raises:
+        ShardsLost: as soon as the first loss is known.
+        NeighborServiceError: for shards that do not answer.
+    """
+    names = range(len(refs)) if names is None else names
+    try:
+        return ray.get(list(refs), timeout=timeout_s)
+    except GetTimeoutError as e:
+        _, late = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        slow = [name for name, ref in zip(names, refs, strict=True) if ref in late]
+        raise NeighborServiceError(f"{kind} {slow} did not answer in {timeout_s:.3g} s when asked {what}") from e
+    except (RayActorError, ObjectLostError, RayTaskError) as e:
+        errors = {name: error for name, ref in zip(names, refs, strict=True) if (error := _error(ref))}
+        lost = [name for name, error in errors.items() if _is_loss(error)]
+        if lost:
+            raise ShardsLost(f"{kind} {lost} died or cannot be reached, found when asked {what}", lost) from e
+        cause = own_error(e)
+        if cause is None:
+            raise
+        raise type(cause)(f"{kind} {list(errors)} failed when asked {what}: {cause}") from e
+
+
+def _error(ref: ObjectRef[Any]) -> Exception | None:
+    """What has come instead of an answer."""
+    try:
+        ray.get(ref, timeout=0)
+    except GetTimeoutError:
+        return None
+    except (RayActorError, ObjectLostError, RayTaskError) as e:
+        return e
+    return None
+
+
+def _is_loss(error: Exception) -> bool:
+    if isinstance(own_error(error), DataError | SettingError):
+        return False  # it would come again
+    return isinstance(error, RayActorError | ObjectLostError) or isinstance(getattr(error, "cause", None), StateLost)
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Where a task ended with one of our errors, raise that: its sentence and its exit code are meant for the user."""
+    try:
+        yield
+    except RayTaskError as error:
+        if ours := own_error(error):
+            raise ours from error
+        raise
+
+
+def own_error(error: BaseException) -> LdlvaError | None:
+    """An error of ours, free of what Ray wraps around it; None for any other."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, LdlvaError) and not isinstance(inner, RayError):
+            return inner
+        if isinstance(inner, RayActorError) and inner.actor_init_failed:
+            return _of_constructor(str(inner))
+        inner = getattr(inner, "cause", None) or getattr(inner, "_base_exc", None) or inner.__cause__
+    return None
+
+
+def _of_constructor(text: str) -> LdlvaError | None:
+    """Of an error in an actor's constructor Ray keeps the text alone, which ends with the error's name and sentence."""
+    for kind in (SettingError, DataError, ClusterError):
+        _, name, sentence = text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")
+        if name:
+            return kind(sentence.strip())
+    return None

@@ -1,0 +1,1 @@
+"""What batch t is, and how its images reach a worker. Read `plan.py` first."""

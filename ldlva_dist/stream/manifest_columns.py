@@ -1,0 +1,71 @@
+"""The manifest's training columns in Ray's object store: the stream's tasks read them there, in place."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_va
+from ldlva_dist.dataset.versions import shard_uri
+from ldlva_dist.stream.plan import Plan
+from ldlva_dist.stream.superstep import Columns
+
+BLOCK_ROWS = 1 << 18
+TIMEOUT_S = 120.0
+
+
+class Manifest:
+    """The training columns of the manifest in Ray's object store: one copy a node, cut in blocks of 2^18 rows."""
+
+    def __init__(self, dataset_uri: str, info: DatasetInfo, task_options: Mapping[str, Any] | None = None) -> None:
+        """Start reading, by tasks with Ray's ``task_options``; neither driver nor worker holds the columns."""
+        rows, shards = info.num_train, info.shards_of("train")
+        self._task_options = dict(task_options or {})
+        load = ray.remote(_load_block).options(**self._task_options)
+        self.shard_uris = [shard_uri(dataset_uri, info, shard) for shard in shards]
+        self.shard_rows = tuple(shard.rows for shard in shards)
+        self._blocks = [
+            load.remote(dataset_uri, first, min(BLOCK_ROWS, rows - first)) for first in range(0, rows, BLOCK_ROWS)
+        ]
+
+    def rows(self, ids: NDArray[np.int64]) -> Columns:
+        """The columns of the rows ``ids`` [n], in their order."""
+        block_of = ids // BLOCK_ROWS
+        parts, places = [], []
+        for b in np.unique(block_of):
+            places.append(np.flatnonzero(block_of == b))
+            block = cast(Columns, ray.get(self._blocks[b]))
+            parts.append({name: column[ids[places[-1]] - b * BLOCK_ROWS] for name, column in block.items()})
+        back = np.argsort(np.concatenate(places))
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+
+    def chunk_classes(self, plan: Plan, num_classes: int) -> NDArray[np.int32]:
+        """[k, C] rows of each class in each chunk of a plan; every block of the manifest is counted by a task."""
+        first_k = plan.chunks[0]
+        count = ray.remote(_count_classes).options(**self._task_options)
+        counts_kC = np.zeros((len(first_k), num_classes), dtype=np.int32)
+        refs, begins = [], []
+        for b, block in enumerate(self._blocks):
+            begin = int(np.searchsorted(first_k, b * BLOCK_ROWS, side="right")) - 1
+            end = int(np.searchsorted(first_k, (b + 1) * BLOCK_ROWS))
+            begins.append(begin)
+            refs.append(count.remote(block, first_k[begin:end] - b * BLOCK_ROWS, num_classes))
+        for begin, part in zip(begins, cast(list[NDArray[np.int32]], ray.get(refs, timeout=TIMEOUT_S)), strict=True):
+            counts_kC[begin : begin + len(part)] += part
+        return counts_kC
+
+
+def _count_classes(block: Columns, first_k: NDArray[np.int64], num_classes: int) -> NDArray[np.int32]:
+    """[k, C] rows of each class in a block, by the chunks that begin at its rows ``first_k``."""
+    labels = block["label"].astype(np.int64)
+    chunk = np.searchsorted(first_k, np.arange(len(labels)), side="right") - 1
+    counts = np.bincount(chunk * num_classes + labels, minlength=len(first_k) * num_classes)
+    return counts.reshape(-1, num_classes).astype(np.int32)
+
+
+def _load_block(dataset_uri: str, first: int, rows: int) -> Columns:
+    names = ["offset", "size", "checksum", "label"]
+    table = read_columns(dataset_uri, names, first_id=first, rows=rows)
+    return {name: table[name].to_numpy() for name in names} | {"va": read_va(dataset_uri, first, rows)}

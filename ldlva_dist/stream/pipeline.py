@@ -1,0 +1,191 @@
+"""The stream: Ray Data carries out the plan, one pipeline per training worker.
+
+A pipeline's items are superstep numbers. One task fetches the rank's window of every lane by ranged reads, checks every
+row, and yields the finished batches of the superstep in order. The plan decides what is in them; Ray decides only where
+the work runs.
+
+A task holds one superstep at a time: ``chunk_rows`` x the rank's lanes x the bytes of an encoded image (128 x 64 x 20
+kB = 164 MB), and the block of 32 MB that it is finishing. ``num_cpus`` tasks run at once; finished blocks wait in Ray's
+object store. The manifest's blocks (26 bytes a row) lie there too, once a node, and are read in place.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import ray
+import ray.data
+from numpy.typing import NDArray
+from ray.data import DataContext, TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.exceptions import GetTimeoutError
+
+from ldlva_dist.errors import ClusterError, DataError
+from ldlva_dist.messages import Batch
+from ldlva_dist.stream.manifest_columns import Manifest
+from ldlva_dist.stream.plan import Plan
+from ldlva_dist.stream.quarantine import BadRow, Quarantine
+from ldlva_dist.stream.superstep import Columns, ImageSettings, Window, fetch, finish
+
+TASKS_PER_PIPELINE = 512
+# A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
+BLOCK_BYTES = 32 << 20
+LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
+# A task of fewer rows would cost Ray more than it is worth; it goes through several supersteps, one after the other.
+TASK_ROWS = 4096
+TIMEOUT_S = 120.0
+LOST_WINDOWS = 8  # tolerated one after the other in one lane
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supersteps:
+    """The function of the pipeline: superstep numbers in, this rank's batches out."""
+
+    plan: Plan
+    manifest: Manifest
+    images: ImageSettings
+    rank: int
+    world_size: int
+    first_step: int
+    stop_step: int
+    quarantine: Any = None
+    """Handle of a :func:`start_quarantine` actor, which counts bad rows; None: the first one stops the run."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one of this rank's batches."""
+        return len(self.plan.lanes_of(self.rank, self.world_size)) * self.plan.rows_per_step
+
+    @property
+    def steps_per_block(self) -> int:
+        """Batches that are handed on together."""
+        return max(1, BLOCK_BYTES // self._image_bytes)
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Of a block's images; its other columns come on top."""
+        return self.steps_per_block * self._image_bytes
+
+    def __call__(self, items: Any) -> Iterator[Columns]:
+        """Yield the batches of the supersteps ``items["superstep"]`` as columns, some whole ones at a time."""
+        per_superstep, b = self.plan.steps_per_superstep, self.rows_per_step
+        for superstep in items["superstep"].tolist():
+            first = superstep * per_superstep
+            begin, end = max(first, self.first_step), min(first + per_superstep, self.stop_step)
+            window, order = self._window(superstep)
+            for step in range(begin, end, self.steps_per_block):
+                steps = np.arange(step, min(end, step + self.steps_per_block))
+                rows = order[(step - first) * b : (step - first + len(steps)) * b]
+                yield self._finish(window, rows) | {"step": np.repeat(steps, b)}
+
+    @property
+    def _image_bytes(self) -> int:
+        return self.rows_per_step * self.images.size**2 * self.images.channels
+
+    def _window(self, superstep: int) -> tuple[Window, NDArray[np.int64]]:
+        """The rank's lanes, and the order in which their rows are trained on: step by step, and in a step by lane."""
+        lanes = self.plan.lanes_of(self.rank, self.world_size)
+        supersteps = np.full(len(lanes), superstep)
+        for _ in range(LOST_WINDOWS):
+            windows = [self.plan.window(*place) for place in zip(lanes, supersteps.tolist(), strict=True)]
+            size = len(windows[0][1])
+            runs = [run for runs, _ in windows for run in runs]
+            window = fetch(self.plan, runs, size, self.manifest.shard_uris, self.manifest.rows)
+            if window.bad:
+                tolerate(self.quarantine, [window.describe(row) for row in window.bad])
+            lost = window.lost_lanes()
+            if not len(lost):
+                order = np.stack([order for _, order in windows]) + size * np.arange(len(lanes))[:, None]
+                return window, order.reshape(len(lanes), -1, self.plan.rows_per_step).swapaxes(0, 1).ravel()
+            supersteps[lost] += 1  # the lane's next window has as many rows
+        raise DataError(f"{LOST_WINDOWS} windows of one lane, one after the other, have no row that can be read")
+
+    def _finish(self, window: Window, rows: NDArray[np.int64]) -> Columns:
+        try:
+            return finish(window, window.good(rows), self.images, self.plan.seed)
+        except DataError:
+            bad = window.find_undecodable(window.good(rows), self.images.channels)
+            if not bad:
+                raise
+            tolerate(self.quarantine, bad)
+            return self._finish(window, rows)
+
+
+def start_quarantine(*, num_rows: int, max_share: float, uri: str | None, actor_options: Mapping[str, Any]) -> Any:
+    """Handle of an actor that counts the bad rows of all workers; it goes when the last handle goes."""
+    return ray.remote(Quarantine).options(**actor_options).remote(num_rows=num_rows, max_share=max_share, uri=uri)
+
+
+def tolerate(quarantine: Any, rows: Sequence[BadRow]) -> None:
+    """Count bad rows; a DataError unless there is a :func:`start_quarantine` actor and its budget allows them."""
+    if quarantine is None:
+        raise DataError(f"{rows[0]} (data.on_bad_data says what is done with such rows)")
+    try:
+        ray.get(quarantine.add.remote(rows), timeout=TIMEOUT_S)
+    except GetTimeoutError as error:
+        raise ClusterError(f"the count of bad rows did not answer in {TIMEOUT_S:g} s") from error
+
+
+def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
+    """This rank's batches of the steps [first_step, stop_step), in order.
+
+    Args:
+        supersteps: What the tasks do.
+        num_cpus: CPUs the pipeline may use at once.
+    """
+    plan, positions = supersteps.plan, supersteps.plan.positions(supersteps.rank, supersteps.world_size)
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    begin = supersteps.first_step // plan.steps_per_superstep
+    end = -(-supersteps.stop_step // plan.steps_per_superstep)
+    context.target_max_block_size = supersteps.bytes_per_block
+    context.custom_execution_callback_classes = [_Breather]
+    per_task = max(1, TASK_ROWS // (plan.steps_per_superstep * len(positions)))
+    for first in range(begin, end, per_task * TASKS_PER_PIPELINE):
+        last = min(end, first + per_task * TASKS_PER_PIPELINE)
+        items = [{"superstep": superstep} for superstep in range(first, last)]
+        dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task)).map_batches(
+            supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), compute=TaskPoolStrategy(max(1, int(num_cpus)))
+        )
+        # Whole blocks, because cutting batches anew would copy them.
+        for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+            columns = cast(Columns, block)
+            for row in range(0, len(columns["step"]), len(positions)):
+                rows = slice(row, row + len(positions))
+                yield _to_batch({name: column[rows] for name, column in columns.items()}, positions)
+
+
+class _Breather(ExecutionCallback):
+    """Pauses Ray Data's scheduling loop, which runs in a thread of the training process, while batches wait for it.
+
+    With several finished blocks waiting to be trained on, the loop finds its tasks ready and may not read them; with
+    one, and no CPU left for another task, it has nothing to wait for. Either way it starts over without a pause, 750
+    times a second, and would take a core, and the interpreter, from the training (bench/RESULTS.md). Where the training
+    waits for data the loop starts a task, or sleeps by itself until one has something.
+    """
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        output = executor._output_node
+        waiting = output[1].output_queue.num_blocks if output else 0
+        if waiting >= BLOCKS_WAITING or (waiting and not self._runs(executor)):
+            time.sleep(LOOP_PAUSE_S)
+
+    def _runs(self, executor: StreamingExecutor) -> bool:
+        return any(operator.num_active_tasks() for operator in executor._topology or ())
+
+
+def _to_batch(columns: Columns, positions: NDArray[np.int32]) -> Batch:
+    steps = np.unique(columns["step"])
+    assert len(steps) == 1, f"rows of steps {steps} in one batch"
+    return Batch(
+        step=int(steps[0]),
+        positions=positions,
+        ids=columns["id"],
+        images=columns["image"],
+        labels=columns["label"].astype(np.int64),
+        va=columns["va"],
+    )

@@ -1,0 +1,66 @@
+"""Every score against its definition, row by row."""
+
+import numpy as np
+import pytest
+
+from ldlva_dist.analysis import suspicion
+
+N, C = 60, 4
+
+
+@pytest.fixture
+def case() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Float16 probabilities of model and neighbours, and labels of the first three of four classes."""
+    generator = np.random.default_rng(3)
+    probs, others = generator.dirichlet(np.ones(C), (2, N)).astype(np.float16)
+    return probs, others, generator.integers(0, 3, N)
+
+
+def test_self_confidence_and_normalised_margin_are_cleanlabs_turned_round(case: tuple[np.ndarray, ...]) -> None:
+    probs, _, labels = case
+    confidence, margin = suspicion.self_confidence(probs, labels), suspicion.normalized_margin(probs, labels)
+    for i, label in enumerate(labels):
+        p = probs[i].astype(float)
+        assert confidence[i] == pytest.approx(1 - p[label], abs=1e-12)
+        quality = (p[label] - max(p[c] for c in range(C) if c != label) + 1) / 2
+        assert margin[i] == pytest.approx(1 - quality, abs=1e-12)
+
+
+def test_adjusted_probabilities_are_less_the_mean_self_confidence_of_their_class(case: tuple[np.ndarray, ...]) -> None:
+    probs, _, labels = case
+    threshold = [float(np.mean([float(probs[i, c]) for i in range(N) if labels[i] == c])) for c in range(3)] + [0.0]
+    for i, row in enumerate(suspicion.adjusted(probs, labels)):
+        shifted = [float(probs[i, c]) - threshold[c] + max(threshold) for c in range(C)]
+        np.testing.assert_allclose(row, np.array(shifted) / sum(shifted), atol=1e-6)
+
+
+def test_the_model_weighs_half_of_what_explains_the_labels_best(case: tuple[np.ndarray, ...]) -> None:
+    probs, others, labels = case
+    mine, theirs = (np.array([float(side[i, labels[i]]) for i in range(N)]) for side in (probs, others))
+    grid = np.linspace(0, 1, 10_001)
+    likelihood = [np.log(np.maximum(a * mine + (1 - a) * theirs, 1e-6)).sum() for a in grid]
+    weight = suspicion.model_weight(probs, others, labels)
+    assert 0.02 < weight < 0.48
+    assert weight == pytest.approx(grid[int(np.argmax(likelihood))] / 2, abs=1e-4)
+    pool = suspicion.pooled(probs, others, labels)
+    np.testing.assert_allclose(pool, weight * probs.astype(float) + (1 - weight) * others.astype(float), atol=2e-3)
+    np.testing.assert_allclose(pool.sum(axis=1), 1)
+
+
+def test_who_repeats_every_label_weighs_as_much_as_the_neighbours_and_who_guesses_nothing(
+    case: tuple[np.ndarray, ...],
+) -> None:
+    _, others, labels = case
+    given = np.eye(C)[labels]
+    assert suspicion.model_weight(given, others, labels) == pytest.approx(0.5, abs=1e-3)
+    assert suspicion.model_weight(others, given, labels) == pytest.approx(0, abs=1e-3)
+
+
+def test_who_knows_nothing_has_no_say_in_the_pool(case: tuple[np.ndarray, ...]) -> None:
+    probs, others, labels = case
+    nothing = np.zeros_like(probs)
+    np.testing.assert_allclose(suspicion.pooled(probs, nothing, labels), probs, atol=2e-3)
+    np.testing.assert_allclose(suspicion.pooled(nothing, others, labels), others, atol=2e-3)
+    np.testing.assert_allclose(suspicion.pooled(nothing, nothing, labels), 1 / C)
+    one_silent = np.where(np.arange(N)[:, None] == 5, 0, others)
+    np.testing.assert_allclose(suspicion.pooled(probs, one_silent, labels)[5], probs[5], atol=2e-3)

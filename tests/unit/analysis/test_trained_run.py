@@ -1,0 +1,327 @@
+"""What the report reads of a checkpoint: tables, bank and calibration network, against the method row by row."""
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save
+
+from ldlva_dist.analysis import metrics, suspicion
+from ldlva_dist.analysis import trained_run as module
+from ldlva_dist.analysis.label_findings import scores
+from ldlva_dist.analysis.scoring import split_to_judge
+from ldlva_dist.analysis.trained_run import Place, TrainedRun, find
+from ldlva_dist.bank import checkpoint_parts
+from ldlva_dist.bank.copy_on_write import FrozenRows
+from ldlva_dist.bank.records import Outputs, blank, encode
+from ldlva_dist.checkpoint import checkpoint
+from ldlva_dist.checkpoint.read import weights_crc32
+from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.config.presets import demo
+from ldlva_dist.dataset.manifest import read_columns
+from ldlva_dist.dataset.versions import version_uri
+from ldlva_dist.errors import SettingError
+from ldlva_dist.index.graph import build_graph
+from ldlva_dist.packing.relabel import Corrections, relabel
+from ldlva_dist.reporting.report.collect import describe
+from ldlva_dist.reporting.report.overview import is_evaluation
+from ldlva_dist.training.build import bank_spec, build_model
+from testing.synthetic_run import SyntheticRun, synthetic_run
+
+N, K, C = 90, 4, 7
+SILENT = 11
+"""No neighbour of this sample was ever reached."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
+    run = synthetic_run(tmp_path_factory.mktemp("set"), rows=(N, 1, 1), k=K, pool=40, pixels=48)
+    build_graph(run.dataset_uri, k_max=K)
+    return run
+
+
+def config_of(run: SyntheticRun) -> RunConfig:
+    base = demo()
+    return replace(
+        base,
+        data=replace(base.data, dataset=run.dataset_uri),
+        model=replace(base.model, width=4, calibration_hidden=(8, 6)),
+        neighbors=replace(base.neighbors, num_neighbors=K),
+        loss=replace(base.loss, label_smoothing=0.1),
+    )
+
+
+def write_checkpoint(
+    folder: Path, run: SyntheticRun, config: RunConfig, graphs: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> tuple[str, torch.Tensor, np.ndarray]:
+    """A finished checkpoint in two parts; its uncertainty logits [N] and the bank's features [N, V]."""
+    uri, generator = checkpoint.uri_of(str(folder), 5), np.random.default_rng(0)
+    model, spec = build_model(config, C), bank_spec(config, run.info)
+    logits = torch.from_numpy(generator.normal(0, 1, N).astype(np.float32))
+    features = generator.normal(0, 1, (N, spec.feature_width)).astype(np.float16)
+    records = encode(run.findings.probs_NC, features, spec, 3)
+    records["versions"][run.graph_NK[SILENT]] = -1
+    parts = {
+        "model.safetensors": save({name: value.contiguous() for name, value in model.state_dict().items()}),
+        "config.json": to_json(config).encode(),
+        "classes.json": json.dumps(list(run.info.class_names)).encode(),
+    }
+    for start, stop in ((0, 40), (40, N)):
+        table = {"first_id": torch.tensor([start]), "logits": logits[start:stop], "velocity": torch.zeros(stop - start)}
+        parts[f"table/ids-{start:012d}-{stop:012d}.safetensors"] = save(table)
+        old = Outputs(ids=np.arange(start, stop), records=records[start:stop].copy())
+        header = checkpoint_parts.PartHeader(start=start, stop=stop, step=5)
+        own = {key: rows[start:stop] for key, rows in graphs.items()}
+        parts[header.name] = checkpoint_parts.part_file(FrozenRows(old), blank(0, 0, spec), header, own).read()
+    files = {name: checkpoint.write_file(uri, name, data) for name, data in parts.items()}
+    facts = {"step": 5, "class_names": list(run.info.class_names), "content_hash": run.info.content_hash}
+    checkpoint.finish(uri, facts | {"rows_hash": run.info.rows_hash}, files)
+    return uri, logits, features
+
+
+def test_opinions_and_targets_are_the_methods_own(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """METHOD.md, section 3, official: s = exp(-L1 / delta), z = sigmoid(max(g, -1.3)), d = (1 - u) l + u dt."""
+    monkeypatch.setattr(module, "PAIRS", 10 * K)  # several stretches
+    config = config_of(made)
+    uri, logits, features = write_checkpoint(tmp_path, made, config)
+    trained = TrainedRun(uri, made.dataset_uri, made.info)
+    everyone, model = trained.findings(), build_model(config, C).eval()
+    probs = made.findings.probs_NC.astype(np.float16).astype(float)
+    usable = np.ones(N, dtype=bool)
+    usable[made.graph_NK[SILENT]] = False
+    ids = np.array([0, SILENT, 39, 40, 41, N - 1])
+    opinions = trained.opinions(ids)
+    assert model.calibration is not None
+    for row, i in enumerate(ids):
+        weights, u = np.zeros(K), 1 / (1 + np.exp(-float(logits[i])))
+        for k, j in enumerate(made.graph_NK[i]):
+            pair = (torch.from_numpy(features[[n]].astype(np.float32)) for n in (i, j))
+            with torch.inference_mode():
+                g = float(model.calibration(*pair, torch.tensor([0])))
+            z = 1 / (1 + np.exp(-max(g, -1.3)))
+            weights[k] = z * np.exp(-np.abs(made.va_N2[i] - made.va_N2[j]).sum() / config.loss.kernel_width) * usable[j]
+        shares = weights / max(weights.sum(), 1e-30)
+        label = 0.9 * np.eye(C)[made.findings.labels_N[i]] + 0.1 / C
+        said = shares @ probs[made.graph_NK[i]]
+        target = (1 - u) * label + u * said if weights.any() else label
+        assert opinions.neighbors_nK[row].tolist() == made.graph_NK[i].tolist()
+        np.testing.assert_allclose(opinions.shares_nK[row], shares, atol=1e-5)
+        np.testing.assert_allclose(opinions.aggregated_nC[row], said, atol=1e-5)
+        np.testing.assert_allclose(opinions.target_nC[row], target, atol=1e-5)
+        np.testing.assert_allclose(everyone.aggregated_NC[i], said, atol=1e-5)
+        assert everyone.uncertainty_N[i] == pytest.approx(u, abs=1e-6)
+    assert not opinions.aggregated_nC[1].any()
+    pool = suspicion.pooled(everyone.probs_NC, everyone.aggregated_NC, everyone.labels_N)
+    assert everyone.proposed_N.tolist() == pool.argmax(axis=1).tolist()
+    np.testing.assert_allclose(everyone.suspicion_N, [1 - pool[i, y] for i, y in enumerate(everyone.labels_N)])
+    assert set(scores(everyone)) >= {"uncertainty", "one_minus_p_label", "neighbor_disagreement", "suspicion"}
+
+
+def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun, tmp_path: Path) -> None:
+    config = config_of(made)
+    uri, *_ = write_checkpoint(tmp_path / "va", made, config)
+    with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
+        TrainedRun(uri, made.dataset_uri, replace(made.info, content_hash="f" * 64))
+    uri, *_ = write_checkpoint(tmp_path / "ce", made, replace(config, loss=replace(config.loss, recipe="ce")))
+    with pytest.raises(SettingError, match="recipe must be official or paper"):
+        TrainedRun(uri, made.dataset_uri, made.info)
+
+
+def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: SyntheticRun, tmp_path: Path) -> None:
+    config = config_of(made)
+    config = replace(config, index=replace(config.index, space="feature"))
+    graphs = {f"graph_{i}": np.roll(made.graph_NK, i, axis=0).astype(np.int32) for i in (2, 10)}
+    for name, found, expected in (("none", {}, made.graph_NK), ("two", graphs, graphs["graph_10"])):
+        uri, *_ = write_checkpoint(tmp_path / name, made, config, found)
+        ids = np.array([3, 50])
+        opinions = TrainedRun(uri, made.dataset_uri, made.info).opinions(ids)
+        assert opinions.neighbors_nK.tolist() == expected[ids].tolist()
+
+
+def test_exact_neighbours_leave_no_features_and_are_weighed_by_similarity_alone(
+    made: SyntheticRun, tmp_path: Path
+) -> None:
+    config = config_of(made)
+    exact = replace(config, neighbors=replace(config.neighbors, source="exact"))
+    similar = replace(config, loss=replace(config.loss, calibration=False))
+    ids, found, facts = np.array([0, SILENT, 41]), {}, {}
+    for name, each in (("exact", exact), ("similar", similar)):
+        uri, *_ = write_checkpoint(tmp_path / name, made, each)
+        found[name] = TrainedRun(uri, made.dataset_uri, made.info).opinions(ids)
+        facts[name] = dict(describe(name, each, made.info, {}, str(tmp_path / name)).facts)
+    np.testing.assert_array_equal(found["exact"].shares_nK, found["similar"].shares_nK)
+    np.testing.assert_array_equal(found["exact"].target_nC, found["similar"].target_nC)
+    assert "similarity alone" in facts["exact"]["neighbours weighed by"]
+    assert "neighbours weighed by" not in facts["similar"]
+
+
+def judged(run: SyntheticRun) -> dict[str, Any]:
+    """An evaluation.json of step 5."""
+    given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=C)
+    facts = {"dataset": "toy", "split": "test", "samples": N, "steps": 5, "version": run.info.content_hash}
+    return {**facts, "given": given}
+
+
+def run_job(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
+    """The job's exit code."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(Path(__file__).parents[3] / "jobs" / name), run_name="__main__")
+    return int(left.value.code or 0)
+
+
+def run_report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of jobs/report.py."""
+    return run_job(monkeypatch, "report.py", *arguments)
+
+
+def test_the_job_writes_the_page_and_the_table(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(made)
+    for name, other in (("ours", config), ("plain", replace(config, loss=replace(config.loss, recipe="ce")))):
+        uri, *_ = write_checkpoint(tmp_path / name, made, other)
+        found = judged(made) | {"weights_crc32": weights_crc32(uri)}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(found))
+    ours, plain = str(tmp_path / "ours"), str(tmp_path / "plain")
+    assert run_report(monkeypatch, "--run", ours, "--baseline", plain, "--samples", "20") == 0
+    assert "Compared with <b>plain</b>" in (tmp_path / "ours" / "report.html").read_text()
+    table = pq.read_table(tmp_path / "ours" / "uncertainty.parquet")
+    assert sorted(table["rank"].to_pylist()) == list(range(1, N + 1))
+    assert run_report(monkeypatch, "--run", plain) == 0
+    assert "keeps no outputs of single samples" in (tmp_path / "plain" / "report.html").read_text()
+    assert not (tmp_path / "plain" / "uncertainty.parquet").exists()
+    for arguments, message in (
+        (("--run", str(tmp_path / "nowhere")), "run must be a folder with a finished checkpoint"),
+        (("--run", ours, "--samples", "1"), "--samples must be >= 3, got 1"),
+        (("--run", ours, "--megabytes", "0"), "--megabytes must be >= 1, got 0"),
+    ):
+        assert run_report(monkeypatch, *arguments) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+    for job in ("report.py", "evaluate.py"):
+        assert run_job(monkeypatch, job, "--run", ours, "--split", "tset") == 2
+        assert "invalid choice 'tset'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = synthetic_run(tmp_path / "some", rows=(N, 9, 0), k=K, pool=40, pixels=48)
+    assert [split_to_judge(info) for info in (made.info, run.info)] == ["test", "holdout"]
+    config = config_of(run)
+    uri, *_ = write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
+    judgement = judged(run) | {"split": "holdout", "weights_crc32": weights_crc32(uri)}
+    place = tmp_path / "run" / "evaluation.json"
+    place.write_text(json.dumps(judgement))
+    assert run_report(monkeypatch, "--run", str(tmp_path / "run")) == 0
+    assert "judged on its holdout" in capsys.readouterr().out
+    assert "On split holdout" in (tmp_path / "run" / "report.html").read_text()
+    for job in ("report.py", "evaluate.py"):
+        assert run_job(monkeypatch, job, "--run", str(tmp_path / "run"), "--split", "test") == 2
+        assert "split must have samples (train, holdout), got 'test'" in capsys.readouterr().err
+    bare = synthetic_run(tmp_path / "none", rows=N, k=K, pool=40, pixels=48)
+    config = config_of(bare)
+    uri, *_ = write_checkpoint(tmp_path / "bare", bare, replace(config, loss=replace(config.loss, recipe="ce")))
+    found = judged(bare) | {"split": "train", "weights_crc32": weights_crc32(uri)}
+    (tmp_path / "bare" / "evaluation.json").write_text(json.dumps(found))
+    for job in ("report.py", "evaluate.py"):
+        assert run_job(monkeypatch, job, "--run", str(tmp_path / "bare")) == 2
+        assert "has neither a test nor a holdout part" in capsys.readouterr().err
+    assert run_report(monkeypatch, "--run", str(tmp_path / "bare"), "--split", "train") == 0
+
+
+def test_an_evaluation_of_another_shape_is_none(made: SyntheticRun) -> None:
+    whole = judged(made)
+    assert is_evaluation(json.loads(json.dumps(whole)), C)
+    given = whole["given"]
+    others = [{"confusion": [[1]]}, {"confusion": None}, {"accuracy": "high"}, {"reliability": None}, {"ece": {}}]
+    shapes = [None, 3, [], {}, whole | {"given": None}, *(whole | {"given": given | other} for other in others)]
+    assert not any(is_evaluation(shape, C) for shape in shapes)
+    assert not is_evaluation(whole, C + 1)
+
+
+def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "ours", made, config_of(made))
+    monkeypatch.chdir(tmp_path)
+    ours = str(tmp_path / "ours")
+    place = Place(run=ours, checkpoint=checkpoint.uri_of(ours, 5), dataset=made.dataset_uri)
+    assert find("ours", None) == place
+    assert find("./ours/", "data") == replace(place, dataset=str(tmp_path / "data"))
+
+
+def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours_data = str(shutil.copytree(made.dataset_uri, tmp_path / "data"))
+    labels = made.findings.labels_N
+    change = Corrections(
+        uri="marked.csv",
+        class_names=made.info.class_names,
+        ids_M=np.array([3]),
+        keys_M=pa.array(["face_0000003"]),
+        given_M=labels[[3]].astype(np.int16),
+        proposed_M=((labels[[3]] + 1) % C).astype(np.int16),
+    )
+    changed = relabel(ours_data, "checked", change)
+    runs = {
+        "ours": replace(made, dataset_uri=ours_data),
+        "version": replace(made, dataset_uri=version_uri(ours_data, made.info, "checked"), info=changed),
+        "other": synthetic_run(tmp_path / "else", rows=(N, 1, 1), k=K, pool=40, pixels=48, seed=1),
+    }
+    for name, run in runs.items():
+        config = config_of(run)
+        uri, *_ = write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
+        for split in ("test", "holdout"):
+            found = judged(run) | {"split": split, "weights_crc32": weights_crc32(uri)}
+            (tmp_path / f"{name}-{split}.json").write_text(json.dumps(found))
+    ours, refused = str(tmp_path / "ours"), "--baseline must be a run on the same {} samples and classes as --run"
+
+    def compare(with_whom: str, split: str) -> int:
+        for name in ("ours", with_whom):
+            shutil.copy(tmp_path / f"{name}-{split}.json", tmp_path / name / "evaluation.json")
+        return run_report(monkeypatch, "--run", ours, "--baseline", str(tmp_path / with_whom), "--split", split)
+
+    assert compare("version", "test") == 0
+    assert compare("version", "holdout") == 2  # other labels may stand there
+    assert refused.format("holdout") in capsys.readouterr().err
+    assert compare("other", "test") == 2
+    assert refused.format("test") in capsys.readouterr().err
+
+
+def test_the_command_makes_a_version_of_the_labels_that_were_marked(
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, names, labels = tmp_path / "data", made.info.class_names, made.findings.labels_N
+    shutil.copytree(made.dataset_uri, dataset)
+    other, marked = (int(labels[3]) + 1) % C, tmp_path / "marked.csv"
+    rows = [
+        f"3,face_0000003,{names[labels[3]]},{names[other]},0.9",
+        f"5,face_0000005,{names[labels[5]]},{names[labels[5]]},0",
+    ]
+    marked.write_text("\n".join(["id,key,given_label,proposed_label,uncertainty", *rows, ""]))
+    arguments = ("relabel", "--dataset", str(dataset), "--name", "checked", "--marked", str(marked))
+    assert run_job(monkeypatch, "make_shards.py", *arguments) == 0
+    expected = labels.copy()
+    expected[3] = other
+    version = f"{dataset}/versions/checked"
+    assert read_columns(version, ["label"], rows=N)["label"].to_pylist() == expected.tolist()
+    said = capsys.readouterr().out
+    assert f"labels changed: 1 of 2 in {marked}" in said
+    assert f"python jobs/build_index.py --dataset {version}" in said
+    assert run_job(monkeypatch, "make_shards.py", *arguments) == 2
+    assert "a version's name must be new" in capsys.readouterr().err

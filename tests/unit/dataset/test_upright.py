@@ -1,0 +1,112 @@
+"""Photographs that a data set holds as a camera stored them: every room that reads images gives them upright, once."""
+
+import base64
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from isal.isal_zlib import crc32
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldlva_dist.analysis.beliefs import read_images
+from ldlva_dist.dataset import manifest
+from ldlva_dist.dataset.stored_images import StoredImages
+from ldlva_dist.inference.export import real_images
+from ldlva_dist.packing.annotate import pieces
+from ldlva_dist.packing.annotate.regressor import RegressorSettings
+from ldlva_dist.reporting.report.pictures import FACE, Pictures
+from ldlva_dist.stream.random_access import RandomAccess
+from ldlva_dist.stream.superstep import ImageSettings, Window, finish
+from ldlva_dist.training.evaluate import SplitReader
+from testing.synthetic_run import synthetic_run
+from tests.unit.dataset.test_image_files import STORED, photograph
+
+SIDE, ROWS = 48, len(STORED)
+LOOK = np.full((SIDE, SIDE, 3), 20, np.uint8)
+LOOK[:24] = 220
+LOOK[:24, 24:] = (220, 20, 20)
+"""White, red, and black below."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, manifest.DatasetInfo]:
+    """Eight photographs of one look, each held in another way."""
+    run = synthetic_run(tmp_path_factory.mktemp("set"), rows=ROWS, pool=ROWS, k=2, pixels=16)
+    files = [photograph(orientation, pixels=LOOK) for orientation in STORED]
+    Path(run.dataset_uri, run.info.shards[0].name).write_bytes(b"".join(files))
+    sizes = np.array([len(data) for data in files])
+    places = {"offset": np.cumsum(sizes) - sizes, "size": sizes, "checksum": np.array([crc32(data) for data in files])}
+    names = ["id", "key", "shard", "label", "valence", "arousal", "split"]
+    table = manifest.read_columns(run.dataset_uri, names, first_id=0, rows=ROWS)
+    for name, values in places.items():
+        table = table.append_column(name, pa.array(values))
+    manifest.write_manifest(run.dataset_uri, table)
+    return run.dataset_uri, run.info
+
+
+def _stream(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
+    stored = StoredImages(uri, info, np.arange(ROWS))
+    columns: dict[str, NDArray[Any]] = {name: np.arange(ROWS) for name in ("id", "label", "visit")}
+    columns["va"] = np.zeros((ROWS, 2), np.float32)
+    data = [stored.read(sample) for sample in range(ROWS)]
+    window = Window(data=data, columns=columns, shard_uris=[], lane_rows=ROWS)
+    images = ImageSettings(size=SIDE, channels=3, flip=False, pad=0, erase_probability=0.0)
+    return finish(window, np.arange(ROWS), images, seed=0)["image"]
+
+
+def _neighbors(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
+    class Rows:
+        shard_uris, shard_rows = (f"{uri}/{info.shards[0].name}",), (ROWS,)
+
+        def rows(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+            names = ["offset", "size", "checksum"]
+            table = manifest.read_columns(uri, names, first_id=0, rows=ROWS)
+            return {name: table[name].to_numpy()[ids] for name in names}
+
+    def bad(row: object) -> None:
+        raise AssertionError(row)
+
+    return RandomAccess(Rows(), size=SIDE, channels=3, cache_mb=1, on_bad=bad).images(np.arange(ROWS))[0]
+
+
+def _evaluation(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
+    return next(SplitReader(dataset_uri=uri, info=info, split="train", size=SIDE, channels=3).batches(0, ROWS))
+
+
+def _annotation(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
+    settings = RegressorSettings(input_size=SIDE)
+    work = pieces.Work(dataset_uri=uri, parts_uri="", model_name="", settings=settings, batch_size=ROWS, clip=False)
+    places = ["key", "shard", "offset", "size", "checksum"]
+    return pieces._read(work, info, manifest.read_columns(uri, places, first_id=0, rows=ROWS))
+
+
+def _report(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
+    pictures = Pictures(StoredImages(uri, info, np.arange(ROWS)).read, 10**6)
+    pictures.add(range(ROWS), FACE)
+    shown = (Image.open(io.BytesIO(base64.b64decode(line))) for line in pictures.lines)
+    return [np.asarray(picture.resize((SIDE, SIDE))) for picture in shown]
+
+
+ROOMS: dict[str, Callable[[str, manifest.DatasetInfo], Iterable[NDArray[np.uint8]]]] = {
+    "stream": _stream,
+    "exact neighbours": _neighbors,
+    "evaluation": _evaluation,
+    "annotation": _annotation,
+    "report": _report,
+    "contact sheet": lambda uri, info: read_images(uri, info, np.arange(ROWS)),
+    "graphs are checked": lambda uri, info: real_images(uri, 3),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_gives_upright_images(room: str, dataset: tuple[str, manifest.DatasetInfo]) -> None:
+    images = list(ROOMS[room](*dataset))
+    assert len(images) == ROWS
+    for image in images:
+        np.testing.assert_allclose(image[6:-6:6, 6:-6:6], LOOK[6:-6:6, 6:-6:6], atol=40)
+        np.testing.assert_allclose(image[[8, 8, 40], [8, 40, 24]], [[220] * 3, [220, 20, 20], [20] * 3], atol=24)

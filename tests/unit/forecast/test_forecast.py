@@ -1,0 +1,189 @@
+"""What is told of a run before it starts, against what the loop, the files and the tensors really are."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ldlva_dist.bank.checkpoint_parts import PartHeader, part_file
+from ldlva_dist.bank.copy_on_write import FrozenRows
+from ldlva_dist.bank.records import BankSpec, blank
+from ldlva_dist.checkpoint.table_files import table_files
+from ldlva_dist.checkpoint.tensors import pack
+from ldlva_dist.config import (
+    BankConfig,
+    DataConfig,
+    ModelConfig,
+    NeighborConfig,
+    OptimConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
+from ldlva_dist.forecast.memory import activation_bytes, computed_memory, measured_memory
+from ldlva_dist.forecast.probe import speed
+from ldlva_dist.forecast.sizes import bank_part_bytes, checkpoint_bytes, epoch_bytes, meta_model, moment_names
+from ldlva_dist.forecast.watch import OTHERS, Peak
+from ldlva_dist.forecast.work import work_of
+from ldlva_dist.method.uncertainty_table import UncertaintyTable
+from ldlva_dist.models.ldlva import LDLVA
+from ldlva_dist.reporting.forecast_table import format_bytes
+from ldlva_dist.stream.class_balance import Balance
+from ldlva_dist.stream.plan import Plan
+from ldlva_dist.training import build
+from ldlva_dist.training.due import due_at
+from ldlva_dist.training.inputs import make_plan
+
+SHARDS = (400, 301)
+INFO = DatasetInfo(
+    name="toy",
+    class_names=("a", "b", "c"),
+    splits={"train": SplitInfo(first_id=0, rows=701), "holdout": SplitInfo(first_id=701, rows=90)},
+    shards=(
+        ShardInfo(name="train-000000.tar", split="train", first_id=0, rows=400, bytes=4000),
+        ShardInfo(name="train-000001.tar", split="train", first_id=400, rows=301, bytes=3010),
+        ShardInfo(name="holdout-000000.tar", split="holdout", first_id=701, rows=90, bytes=900),
+    ),
+    has_valence_arousal=True,
+    content_hash="abc",
+    class_counts={"train": (301, 300, 100), "holdout": (30, 30, 30)},
+)
+CONFIG = RunConfig(
+    data=DataConfig(dataset="d", batch_size=27, image_size=32),
+    model=ModelConfig(name="resnet10", width=4, stem="small", calibration_hidden=(16, 8)),
+    neighbors=NeighborConfig(num_neighbors=4),
+    bank=BankConfig(num_shards=3),
+)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        TrainingConfig(epochs=3.0),
+        TrainingConfig(epochs=2.7, evaluate_every_epochs=0.4),
+        TrainingConfig(epochs=0.01),
+        TrainingConfig(epochs=1.0, evaluate_every_epochs=0.01),
+        TrainingConfig(epochs=5.0, evaluate_every_epochs=99.0),
+        TrainingConfig(epochs=3.0, evaluate_every_epochs=1.0, checkpoint_every_steps=7),
+        TrainingConfig(epochs=3.0, checkpoint_every_steps=78),
+    ],
+)
+def test_steps_evaluations_and_checkpoints_are_those_of_the_loop(training: TrainingConfig) -> None:
+    config = replace(CONFIG, training=training)
+    plan = make_plan(config, SHARDS)
+    steps = plan.steps_for(training.epochs)
+    due = [due_at(training, plan, step) for step in range(1, steps + 1)]
+    work = work_of(config, INFO)
+    assert (work.steps, work.samples) == (steps, 27 * steps)
+    assert work.evaluations == sum(one.evaluation for one in due)
+    assert work.evaluated_samples == 90 * work.evaluations
+    assert work.checkpoints == sum(one.checkpoint for one in due)
+    assert work.checkpoints_kept == min(work.checkpoints, training.num_to_keep + 1)
+
+
+def test_what_the_bank_is_filled_with_is_work_too() -> None:
+    filled = work_of(replace(CONFIG, bank=BankConfig(warm_start="forward")), INFO)
+    assert filled.forward_samples >= 701
+    assert filled.seconds(10) > work_of(CONFIG, INFO).seconds(10) + 701 / 10 / 4
+
+
+@pytest.mark.parametrize("recipe", ["official", "paper", "ce"])
+@pytest.mark.parametrize(
+    "optim", [OptimConfig(name="adamw"), OptimConfig(name="sgd"), OptimConfig(name="sgd", momentum=0)]
+)
+def test_files_of_model_and_optimiser_are_as_large_as_said(recipe: Any, optim: OptimConfig) -> None:
+    config = replace(CONFIG, loss=replace(CONFIG.loss, recipe=recipe), optim=optim)
+    said, model = checkpoint_bytes(config, INFO), build.build_model(config, 3)
+    moments = {
+        f"{name}/{key}": p.detach().clone() for name in moment_names(config) for key, p in model.named_parameters()
+    }
+    assert said["model"] == pytest.approx(len(pack("weights", model.state_dict())), abs=300)
+    assert said["optimizer"] == pytest.approx(len(pack("moments", moments)), abs=300)
+    assert ("bank" in said) == (recipe != "ce")
+
+
+def test_the_table_s_file_is_as_large_as_said() -> None:
+    table = UncertaintyTable(701, initial_logit=0.0, lr=1.0)
+    (content,) = table_files(table).values()
+    assert checkpoint_bytes(CONFIG, INFO)["table"] == pytest.approx(len(content()), abs=64)
+
+
+@pytest.mark.parametrize("features_dtype", ["int8", "float16", "float32"])
+def test_the_bank_s_files_are_as_large_as_said(features_dtype: Any) -> None:
+    spec = BankSpec(num_classes=3, feature_width=32, features_dtype=features_dtype)
+    old, young, header = FrozenRows(blank(0, 500, spec)), blank(20, 29, spec), PartHeader(start=0, stop=500, step=3)
+    graphs = {f"graph_{n}": np.zeros((500, 4), dtype=np.int32) for n in (1, 2)}
+    assert bank_part_bytes(spec, 500, 9, 0) == pytest.approx(part_file(old, young, header).size, abs=200)
+    assert bank_part_bytes(spec, 500, 9, 8) == pytest.approx(part_file(old, young, header, graphs).size, abs=200)
+
+
+def test_an_epoch_reads_every_shard_once_and_more_with_class_balance() -> None:
+    plan = make_plan(CONFIG, SHARDS)
+    assert epoch_bytes(INFO, plan) == 7010
+    counts_kC = np.zeros((len(plan.chunks[0]), 3), dtype=np.int32)
+    counts_kC[:, 0] = plan.chunks[1]
+    counts_kC[0] = (plan.chunks[1][0] - 2, 1, 1)  # two rows that an epoch shows again and again
+    balanced = Plan(SHARDS, 0, 27, 128, Balance(counts_kC, 1.0, 0))
+    assert epoch_bytes(INFO, balanced) > 7010
+
+
+def test_activations_on_the_meta_device_are_those_of_the_cpu() -> None:
+    shape, found = (5, 32, 32, 3), []
+    for device in ("meta", "cpu"):
+        model: LDLVA = build.build_model(CONFIG, 3) if device == "cpu" else meta_model(CONFIG, INFO)
+        found.append(activation_bytes(model.train(), torch.zeros(shape, dtype=torch.uint8, device=device)))
+    assert found[0] == found[1]
+    twice = activation_bytes(meta_model(CONFIG, INFO), torch.zeros((10, 32, 32, 3), dtype=torch.uint8, device="meta"))
+    assert twice == pytest.approx(2 * found[0], rel=0.02)
+
+
+def test_the_memory_of_a_shard_grows_by_what_a_row_takes() -> None:
+    def shard(rows: int) -> int:
+        info = replace(INFO, splits={**INFO.splits, "train": SplitInfo(first_id=0, rows=rows)})
+        return next(role.each for role in computed_memory(CONFIG, info, nodes=1) if role.name == "bank shard")
+
+    spec = build.bank_spec(CONFIG, INFO)
+    stored = spec.record.itemsize + 12 + 4 * 4
+    assert (shard(9_000_000) - shard(6_000_000)) / 1_000_000 == pytest.approx(stored, rel=1e-6)
+
+
+def test_a_gpu_takes_the_network_off_the_host() -> None:
+    on_gpu = replace(CONFIG, placement=replace(CONFIG.placement, use_gpu=True))
+    here, there = (
+        {role.name: role.each for role in computed_memory(config, INFO, nodes=1)} for config in (CONFIG, on_gpu)
+    )
+    assert "GPU of a trainer" not in here
+    assert there["GPU of a trainer"] > 0
+
+
+def test_what_a_probe_saw_takes_the_place_of_what_was_computed() -> None:
+    computed = computed_memory(CONFIG, INFO, nodes=1)
+    peaks = {"trainer": Peak(processes=1, largest=123, together=123), OTHERS: Peak(processes=9, largest=5, together=30)}
+    roles = {role.name: role for role in measured_memory(computed, peaks)}
+    assert (roles["trainer"].each, roles["trainer"].how) == (123, "measured")
+    assert roles["bank shard"] == next(role for role in computed if role.name == "bank shard")
+    assert roles[OTHERS].together == 30
+
+
+def test_speed_leaves_out_the_start() -> None:
+    lines = [{"step": 5, "samples_per_second": 1.0}]
+    assert speed(lines, 10) == 1.0
+    lines += [{"step": 10, "samples_per_second": 50.0}, {"step": 20, "samples_per_second": 25.0}]
+    assert speed(lines, 10) == pytest.approx(150 / (50 / 50 + 100 / 25))
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1500, "1.50 kB"),
+        (47_424_760, "47.4 MB"),
+        (999_900_000, "1.00 GB"),
+        (2.1e14, "210 TB"),
+    ],
+)
+def test_bytes_are_shown_with_three_digits(size: float, text: str) -> None:
+    assert format_bytes(size) == text

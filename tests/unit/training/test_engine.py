@@ -1,0 +1,194 @@
+"""DeepSpeed on real gloo ranks: a run goes on at any ZeRO stage, on any number of ranks, and nothing is compiled.
+
+Saved on two ranks after some steps, a run goes on on one to four: weights, moments and table are what was saved, bit by
+bit; on two ranks so are all later losses, on others they and the table are the same within 1e-5. The checkpoint is
+packed only when the straight run is at its end: what was learnt meanwhile must not be in it.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load
+
+from ldlva_dist.checkpoint import checkpoint
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saver import Saver
+from ldlva_dist.config import DataConfig, OptimConfig, RunConfig, TrainingConfig
+from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
+from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.stream.plan import Plan
+from ldlva_dist.training.build import build_state, step_settings
+from ldlva_dist.training.optimizer_step import optimize
+from ldlva_dist.training.state import TrainState
+from testing.forked_ranks import run_ranks
+from testing.tiny_runs import table as whole_table
+from testing.tiny_runs import tiny_run
+
+CASES = ((0, "adamw"), (1, "adamw"), (2, "adam"), (3, "adamw"), (1, "sgd"))
+ROWS, BATCH, K, CLASSES, SAVED_AT, STEPS = 90, 14, 4, 5, 3, 8
+"""14 lanes of one row: three and four ranks have slices of different sizes."""
+DEVICE = torch.device("cpu")
+
+
+def _config(folder: str, stage: int, name: str) -> RunConfig:
+    config = tiny_run("none", folder, f"{stage}-{name}")
+    return replace(
+        config,
+        data=DataConfig(dataset="none", batch_size=BATCH, image_size=16),
+        model=replace(config.model, width=2),
+        optim=OptimConfig(name=name, lr=1e-3, weight_decay=1e-2, momentum=0.9, gradient_clipping=1.0),
+        training=TrainingConfig(zero_stage=stage),
+    )
+
+
+def _info() -> DatasetInfo:
+    empty = SplitInfo(first_id=ROWS, rows=0)
+    return DatasetInfo(
+        name="random",
+        class_names=tuple("abcde"),
+        splits={"train": SplitInfo(first_id=0, rows=ROWS), "holdout": empty, "test": empty},
+        shards=(ShardInfo(name="train.tar", split="train", first_id=0, rows=ROWS, bytes=1),),
+        has_valence_arousal=True,
+        content_hash="0",
+        class_counts={"train": (18,) * CLASSES},
+    )
+
+
+def _batch(state: TrainState, plan: Plan) -> tuple[Batch, Neighbors]:
+    """This rank's rows of a global batch, and their neighbours: random, and the same on any number of ranks."""
+    random = np.random.default_rng(state.step)
+    ids, near = random.permutation(ROWS)[:BATCH], random.integers(ROWS, size=(BATCH, K))
+    images = random.integers(256, size=(BATCH, 16, 16, 3), dtype=np.uint8)
+    features = random.normal(size=(BATCH, K, state.engine.module.feature_width)).astype(np.float32)
+    rows = plan.positions(dist.get_rank(), dist.get_world_size())
+    batch = Batch(
+        step=state.step,
+        positions=rows,
+        ids=ids[rows],
+        images=images[rows],
+        labels=ids[rows] % CLASSES,
+        va=_va(ids[rows]),
+    )
+    neighbors = Neighbors(
+        ids=near[rows],
+        va=_va(near[rows]),
+        labels=near[rows] % CLASSES,
+        probs=random.dirichlet(np.ones(CLASSES), size=(BATCH, K)).astype(np.float32)[rows],
+        features=features[rows],
+        versions=np.zeros((len(rows), K), dtype=np.int64),
+    )
+    return batch, neighbors
+
+
+def _va(ids: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, size=(ROWS, 2)).astype(np.float32)[ids]
+
+
+def _train(state: TrainState, steps: int) -> list[float]:
+    """The loss of the global batch in every step."""
+    settings, plan = step_settings(state.config, state.info, DEVICE), Plan((ROWS,), 0, BATCH, 16)
+    losses = []
+    for _ in range(steps):
+        batch, neighbors = _batch(state, plan)
+        outputs = optimize(state, batch, neighbors, settings=settings, lr=1e-3, use_neighbors=True)
+        state.step += 1
+        total = outputs.terms["loss"].clone()
+        dist.all_reduce(total)
+        losses.append(total.item())
+    return losses
+
+
+def _save(state: TrainState, steps: int = 0) -> tuple[str, list[float]]:
+    """A checkpoint of the state as it is, of which nothing is packed before the next ``steps``; their losses."""
+    run = f"{state.config.storage_path}/{state.config.name}/on-{dist.get_world_size()}"
+    uri, is_over = checkpoint.uri_of(run, state.step), threading.Event()
+    saver = Saver(run, num_to_keep=9, limit_s=60)
+    files, _ = state.copy()
+    at_once = {name: pack() for name, pack in files.items()}
+
+    def late(pack: Callable[[], bytes]) -> Callable[[], bytes]:
+        return lambda: pack() if is_over.wait(60) else b"too late"
+
+    saver.begin(state.step, {n: late(pack) for n, pack in files.items()}, state.facts() | {"metrics": {}})
+    losses = _train(state, steps)
+    is_over.set()
+    saver.finish()
+    dist.barrier()
+    changed = [name for name, data in at_once.items() if Checkpoint(uri).read(name) != data]
+    assert not changed, f"{changed} of {uri} hold what was learnt after it"
+    return uri, losses
+
+
+def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
+    """One rank of all cases: the ranks start once, because starting them costs more than the cases do."""
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "TORCH_EXTENSIONS_DIR": f"{folder}/extensions"}
+    store = dist.FileStore(f"{folder}/store-{phase}-{world_size}", world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    for case in CASES:
+        config = _config(folder, *case)
+        place = f"{folder}/{config.name}"
+        if phase == "straight":
+            state = build_state(config, _info(), None, device=DEVICE, checkpoint_uri=None)
+            _train(state, SAVED_AT)
+            _, losses = _save(state, steps=STEPS - SAVED_AT)
+        else:
+            saved = checkpoint.uri_of(f"{place}/on-2", SAVED_AT)
+            state = build_state(config, _info(), None, device=DEVICE, checkpoint_uri=saved)
+            _assert_is_what_was_saved(state, Checkpoint(saved))
+            losses = _train(state, STEPS - SAVED_AT)
+        last = _save(state)[0] if phase == "straight" or world_size != 2 else None
+        if rank == 0:
+            torch.save((losses, last), f"{place}/{phase}-{world_size}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _assert_is_what_was_saved(state: TrainState, saved: Checkpoint) -> None:
+    weights, moments = state.engine.model_state(), state.engine.optimizer_state()
+    for name, values in (("model", weights), ("optimizer", moments)):
+        there = load(saved.read(f"{name}.safetensors"))
+        assert there.keys() == values.keys()
+        for key in there:
+            assert torch.equal(there[key], values[key]), f"{name} {key}"
+    assert state.table is not None
+    rows = slice(state.table.start, state.table.stop)
+    assert np.array_equal(state.table.state()["logits"].numpy(), whole_table(saved.uri)[rows])
+    assert any(key.startswith(("exp_avg/", "momentum_buffer/")) for key in moments)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case trained without a break on two ranks, and gone on with from its third step on one to four."""
+    folder = tmp_path_factory.mktemp("engine")
+    for phase, world_size in (("straight", 2), ("resume", 1), ("resume", 2), ("resume", 3), ("resume", 4)):
+        run_ranks(_ranks, (world_size, str(folder), phase), world_size)
+    return folder
+
+
+def _outcome(folder: Path, phase: str, world_size: int) -> tuple[list[float], str]:
+    return torch.load(folder / f"{phase}-{world_size}.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(("stage", "name"), CASES)
+def test_a_run_goes_on_on_any_number_of_ranks(stage: int, name: str, runs: Path) -> None:
+    case = runs / f"{stage}-{name}"
+    straight, last = _outcome(case, "straight", 2)
+    table = whole_table(last)
+    assert len(np.unique(table)) > ROWS // 2
+    assert _outcome(case, "resume", 2)[0] == straight
+    for world_size in (1, 3, 4):
+        losses, other = _outcome(case, "resume", world_size)
+        np.testing.assert_allclose(losses, straight, rtol=1e-5)
+        np.testing.assert_allclose(whole_table(other), table, atol=1e-5, rtol=0)
+
+
+def test_starting_the_engine_compiles_nothing(runs: Path) -> None:
+    assert not (runs / "extensions").exists()
