@@ -258,8 +258,8 @@ class Job:
     outcome: Read
 
 
-def _losses(home: Path, run: str, first: int = 0) -> Any:
-    return [line["loss"] for line in read_metrics(str(home / run)) if line.get("step", -1) >= first and "loss" in line]
+def _losses(home: Path, run: str, first: int = -1) -> Any:
+    return [line["loss"] for line in read_metrics(str(home / run)) if line.get("step", -1) > first and "loss" in line]
 
 
 def _table(path: Path) -> Any:

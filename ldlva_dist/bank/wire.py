@@ -40,7 +40,7 @@ class Call:
     samples: NDArray[np.int64] = field(default_factory=no_ids)
     """[m] the neighbours' ids of these are asked for."""
     graph: int = 0
-    """The graph that they are to come from (graphs.py)."""
+    """The graph that they are to come from (graph_versions.py)."""
     read_step: int | None = None
     """The step that a read is for; None = no read."""
     ids: NDArray[np.int64] = field(default_factory=no_ids)

@@ -40,7 +40,7 @@ class AnySizeClassifier(nn.Module):
 
 
 def resize(images_nHWc: Tensor, size: int) -> Tensor:
-    """[n, size, size, c] floats that are whole numbers: ``data.transforms.resize`` in torch, up to ties of rounding.
+    """[n, size, size, c] floats that are whole numbers: ``dataset.images.resize`` in torch, up to ties of rounding.
 
     Two products with matrices, as there. ``F.interpolate`` is less exact: it computes the places in float32.
     """

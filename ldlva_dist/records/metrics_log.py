@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import IO, Any
 
 from ldlva_dist import storage
@@ -25,7 +26,10 @@ class MetricsLog:
     def __init__(self, folder_uri: str, keep_until_step: int, tracker: Tracker | None = None) -> None:
         """Open the log of a run that goes on at ``keep_until_step``: earlier lines stay, the others are dropped."""
         self._uri = storage.join(folder_uri, FILE)
-        self._lines = _kept_lines(self._uri, keep_until_step)
+        kept = [line for line in read_metrics(folder_uri) if line["step"] < keep_until_step]
+        self.last_step = kept[-1]["step"] if kept else 0
+        """Step of the last line that stayed; 0 if there is none."""
+        self._lines = [json.dumps(line) for line in kept]
         storage.write_bytes(self._uri, _joined(self._lines))
         self._flushed_at = time.monotonic()
         self._file: IO[str] | None = None
@@ -87,7 +91,14 @@ def read_metrics(folder_uri: str) -> list[dict[str, Any]]:
     uri = storage.join(folder_uri, FILE)
     data = storage.read_bytes(uri) if storage.exists(uri) else b""
     # A process that was killed may have left half a line at the end.
-    return [_parse(line, f"line {number} of {uri}") for number, line in enumerate(data.split(b"\n")[:-1], 1)]
+    lines = [_parse(line, f"line {number} of {uri}") for number, line in enumerate(data.split(b"\n")[:-1], 1)]
+    for number, (before, line) in enumerate(pairwise(lines), 2):
+        if line["step"] <= before["step"]:
+            raise DataError(
+                f"line {number} of {uri} is damaged: its step must be above that of the line before "
+                f"({before['step']}), got {line['step']}"
+            )
+    return lines
 
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:
@@ -99,11 +110,6 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
     if type(metrics.get("step")) is not int:
         raise DataError(f"{place} is damaged: its step must be a whole number, got {metrics.get('step')}")
     return metrics
-
-
-def _kept_lines(uri: str, keep_until_step: int) -> list[str]:
-    metrics = read_metrics(uri.removesuffix(f"/{FILE}"))
-    return [json.dumps(line) for line in metrics if line["step"] < keep_until_step]
 
 
 def _joined(lines: list[str]) -> bytes:

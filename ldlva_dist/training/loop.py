@@ -2,6 +2,7 @@
 
 import dataclasses
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -64,7 +65,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
     settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
     total_steps = plan.steps_for(config.training.epochs)
     meters = Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device)
-    log = _roll_back(config, state.step)
+    log = _roll_back(config, state.step, resources.control.tell.remote)
     exported = ExportedMetrics(config.name)
     training = config.training
     saver = Saver(
@@ -185,7 +186,7 @@ def finish(saver: Saver) -> None:
         ray.train.report(metrics)
 
 
-def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
+def _roll_back(config: RunConfig, step: int, tell: Callable[[str], Any]) -> MetricsLog | None:
     """Remove what a killed lineage left of steps after ``step``; rank 0's log, which goes on there."""
     if dist.get_rank() != 0:
         return None
@@ -193,7 +194,10 @@ def _roll_back(config: RunConfig, step: int) -> MetricsLog | None:
     storage.delete_unfinished(run_uri(config))
     drop_history(run_uri(config), step)
     tracker = open_tracker(config.training.tracker, run_uri(config), dataclasses.asdict(config), step + 1)
-    return MetricsLog(run_uri(config), step + 1, tracker)
+    log = MetricsLog(run_uri(config), step + 1, tracker)
+    if log.last_step != step:  # a checkpoint is begun only when its line is in the log
+        tell(f"{run_uri(config)}/metrics.jsonl ends at step {log.last_step}: its lines up to step {step} are lost")
+    return log
 
 
 def _feature_graphs(

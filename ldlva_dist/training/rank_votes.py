@@ -1,8 +1,8 @@
 """What all ranks decide alike after a step: to stop, to save by the clock, to finish a checkpoint, to give up.
 
 Each rank says what it knows, and one all-reduce of a few integers makes it everybody's. Requests to stop come as a
-SIGTERM to any worker or from the launching process (control.py); Ray's notice that a node will be taken away is asked
-for at times, because asking is a barrier over all workers.
+SIGTERM to any worker or from the launching process (run/control.py). Ray's notice that a node will be taken away is
+asked for at times, because asking is a barrier over all workers.
 """
 
 import math
@@ -45,7 +45,7 @@ class Agreement:
     """One rank's voice in the verdicts."""
 
     def __init__(self, stopping: ObjectRef[Any] | None, *, save_every_minutes: float | None) -> None:
-        """``stopping`` is answered once the launching process asks the run to stop (control.py)."""
+        """``stopping`` is answered once the launching process asks the run to stop (run/control.py)."""
         self._is_first, self._stopping = dist.get_rank() == 0, stopping
         self._save_every_s = 60 * save_every_minutes if save_every_minutes else math.inf
         self._saved_at = self._asked_at = time.monotonic()

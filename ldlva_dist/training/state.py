@@ -1,8 +1,8 @@
 """Everything that learns or counts, in one object, saved and restored as one.
 
 A checkpoint is plain files: ``model.safetensors`` (whole), ``optimizer.safetensors`` (whole), ``table/`` and ``bank/``
-(parts by id range), ``config.json``, ``classes.json`` and the ``state.json`` that makes it one (checkpoint.py). Every
-file loads on any number of ranks; none is a pickle.
+(parts by id range), ``config.json``, ``classes.json`` and the ``state.json`` that makes it one
+(checkpoint/checkpoint.py). Every file loads on any number of ranks; none is a pickle.
 """
 
 import json
@@ -64,7 +64,7 @@ class TrainState:
         """This rank's files of a checkpoint, apart from what goes on learning; each gives its bytes when called.
 
         A file of values that are not finite gives a DataError instead. The second value lets this rank's share of the
-        bank's shards write what they hold (saver.py).
+        bank's shards write what they hold (checkpoint/saver.py).
         """
         rank, world_size = dist.get_rank(), dist.get_world_size()
         self.engine.average_buffers()

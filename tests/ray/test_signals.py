@@ -11,7 +11,7 @@ import ray
 JOB = """
 import faulthandler
 import threading
-from ldlva_dist import placement
+from ldlva_dist.runtime import placement
 from ldlva_dist.reporting.terminal import run_job
 
 def main():

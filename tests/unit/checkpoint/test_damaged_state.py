@@ -207,6 +207,8 @@ LINE = b'{"step": 1, "loss": 0.5}\n'
         (b"[1]", "it must be a JSON object"),
         (b'{"loss": 1.0}', "its step must be a whole number, got None"),
         (b'{"step": 2, "loss": "low"}', "loss must be a number or null, got 'low'"),
+        (LINE.strip(), r"its step must be above that of the line before \(1\), got 1"),
+        (b'{"step": 0}', r"its step must be above that of the line before \(1\), got 0"),
     ],
 )
 def test_a_damaged_line_of_the_log_is_named_by_its_number(tmp_path: Path, line: bytes, what: str) -> None:

@@ -47,7 +47,7 @@ def test_what_a_process_that_is_killed_leaves_half_written_can_be_deleted(tmp_pa
     folder, pipe = tmp_path / "folder", tmp_path / "pipe"
     storage.write_bytes(f"{folder}/.other", b"stays")
     os.mkfifo(pipe)
-    program = "import sys; from ldlva_dist.dataset import storage; storage.upload(*sys.argv[1:])"
+    program = "import sys; from ldlva_dist import storage; storage.upload(*sys.argv[1:])"
     command = [sys.executable, "-c", program, str(pipe), f"{folder}/file"]
     with subprocess.Popen(command) as writer, pipe.open("wb"):  # the end of the pipe would end the copy
         end = time.monotonic() + 60
