@@ -83,7 +83,7 @@ def examine(names: Sequence[str], arguments: dict[str, str | None]) -> Iterator[
 
 def take(kind: Kind, name: str, argument: str | None = None) -> Look:
     """One look by a process of its own; what it started ends with it."""
-    command = [sys.executable, "-m", f"{PACKAGE}.examine", kind.function, *([argument] if argument else [])]
+    command = [sys.executable, "-m", f"{PACKAGE}.checks", kind.function, *([argument] if argument else [])]
     environment = {"LDLVA_S3_LIMIT_S": str(STORE_LIMIT_S), **os.environ}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

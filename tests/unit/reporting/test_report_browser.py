@@ -302,6 +302,7 @@ def test_a_broken_entry_in_the_browsers_store_counts_for_nothing(
     expect(page.locator("#mark-count")).to_have_text("0 marked")
     expect(page.locator("#not-kept")).to_be_hidden()
     page.locator("#cards .mark").nth(0).click()
+    expect(page.locator("#mark-count")).to_have_text("1 marked")
     page.reload()
     expect(page.locator("#mark-count")).to_have_text("1 marked")
     context.close()
