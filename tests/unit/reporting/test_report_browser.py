@@ -301,8 +301,11 @@ def test_a_broken_entry_in_the_browsers_store_counts_for_nothing(
     assert names_on(page) == order(run)[:48]
     expect(page.locator("#mark-count")).to_have_text("0 marked")
     expect(page.locator("#not-kept")).to_be_hidden()
+    other = context.new_page()
+    other.goto(address)
     page.locator("#cards .mark").nth(0).click()
     expect(page.locator("#mark-count")).to_have_text("1 marked")
+    expect(other.locator("#mark-count")).to_have_text("1 marked")  # by now the browser itself knows
     page.reload()
     expect(page.locator("#mark-count")).to_have_text("1 marked")
     context.close()
