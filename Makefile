@@ -12,7 +12,7 @@ export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup store demo test soak check fix bench bench-gpu
+.PHONY: help setup store demo test soak check fix bench bench-gpu results
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,3 +77,6 @@ bench: setup store ## every benchmark that needs no GPU, one JSON line each
 
 bench-gpu: setup ## on a machine with a GPU, under 10 minutes
 	@$(BIN)/python -m bench.speed.gpu
+
+results: ## today's headline of every claim, from the pages in results/
+	@$(PYTHON) -m bench.headlines

@@ -4,7 +4,7 @@ The paper reports +4.7 points at 10 % and +6.9 at 30 % on RAF-DB. Labels to begi
 authors' rule; jobs/experiment.py flips them and compares the sides by one protocol (ldlva_dist/experiments). Judged on
 valid & keep_eval, against the votes. By default 2,000 faces and two epochs, which shows that it runs. The claim is
 --rows 8000 --epochs 24 --seeds 3 --levels 0.3,0.2 --learning-rates 0.003,0.006; with --rows 0 --epochs 10, at the
-preset's learning rate, it did not hold (RESULTS.md). The same command goes on. Needs FER+ (--source).
+preset's learning rate, it did not hold (results/ferplus_noise.md). The same command resumes. Needs FER+ (--source).
 """
 
 import json
