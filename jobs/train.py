@@ -17,7 +17,7 @@ def main() -> None:
     """Parse, connect, fit, print."""
     config: RunConfig = launch.absolute(parse_run(description="Train one run."))
     placement.connect()
-    say(f"training {config.name}: {launch.run_uri(config)}")
+    say(f"training {config.name}: {config.uri}")
     result = launch.fit(config, on_metrics=lambda metrics: say(format_line(metrics)))
     say(f"done: {result.checkpoint_uri}")
 

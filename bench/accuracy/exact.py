@@ -123,7 +123,7 @@ def settings(arguments: Arguments, folder: str, seed: int) -> RunConfig:
 
 def judge(config: RunConfig) -> dict[str, float]:
     """Train one side, saying how far it is; what its last step is worth, and its speed after the warm-up."""
-    uri = launch.run_uri(config)
+    uri = config.uri
     done = launch.fit(config, on_metrics=lambda metrics: print(config.name, format_line(metrics), flush=True))
     checkpoint = done.checkpoint_uri
     found, fresh = score(checkpoint, config.data.dataset), score_fresh(checkpoint, config)
@@ -154,8 +154,8 @@ def outputs_kl(config: RunConfig) -> dict[int, list[float]]:
     """By step of each checkpoint: KL of the training samples' outputs as they are stored, and fresh."""
     dataset, info = config.data.dataset, read_info(config.data.dataset)
     found = {}
-    for step in sorted(steps_there(launch.run_uri(config))):
-        uri, batch_size = uri_of(launch.run_uri(config), step), config.data.batch_size
+    for step in sorted(steps_there(config.uri)):
+        uri, batch_size = uri_of(config.uri, step), config.data.batch_size
         images, model = training_images(config, step * batch_size // info.num_train), restored(uri, config)
         fresh_NC = np.empty((len(images), len(info.class_names)), dtype=np.float32)
         order = np.random.default_rng(0).permutation(len(images))

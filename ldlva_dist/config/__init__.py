@@ -94,6 +94,11 @@ class RunConfig:
         return self.loss.recipe != "ce"
 
     @property
+    def uri(self) -> str:
+        """Folder of the run."""
+        return f"{self.storage_path.rstrip('/')}/{self.name}"
+
+    @property
     def index_shards(self) -> int:
         """Index actors that the run needs."""
         return self.index.num_shards if self.uses_neighbors and self.index.space == "feature" else 0

@@ -11,7 +11,6 @@ from typing import Any
 from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.config import RunConfig
-from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import Holder
@@ -60,7 +59,7 @@ def begin(folder: str, name: str, facts: Mapping[str, Any]) -> None:
 
 def finished(config: RunConfig) -> dict[str, float] | None:
     """The figures of a cell that was run to its end, or None."""
-    uri = storage.join(run_uri(config), FILE)
+    uri = storage.join(config.uri, FILE)
     if not storage.exists(uri):
         return None
     found = unfinished.read_facts(uri)
@@ -82,7 +81,7 @@ def finish(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
         found["holdout_accuracy"] = done.metrics["holdout_accuracy"]
     found["seconds"] = time.monotonic() - began
     for name, content in (("evaluation.json", evaluation), (FILE, found)):
-        storage.write_bytes(storage.join(run_uri(config), name), (json.dumps(content, indent=2) + "\n").encode())
+        storage.write_bytes(storage.join(config.uri, name), (json.dumps(content, indent=2) + "\n").encode())
     return found
 
 

@@ -9,7 +9,6 @@ from ldlva_dist import storage
 from ldlva_dist.bank.records import bytes_per_row
 from ldlva_dist.checkpoint.read import last_checkpoint, read_facts
 from ldlva_dist.config import RunConfig
-from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import LdlvaError, RunStopped, SettingError
 from ldlva_dist.forecast.memory import STORE, Role, computed_memory, measured_memory
@@ -138,7 +137,7 @@ def _seconds(work: Work, done: int, seen: Probe | None) -> float | None:
 
 
 def _steps_done(config: RunConfig) -> int:
-    uri = last_checkpoint(run_uri(config))
+    uri = last_checkpoint(config.uri)
     return read_facts(uri)["step"] if uri else 0
 
 

@@ -64,7 +64,7 @@ def probe(config: RunConfig, seconds: float) -> Probe:
         RunStopped: where the user stopped it.
     """
     config = _probing(config)
-    uri, is_new = launch.run_uri(config), not storage.exists(config.storage_path)
+    uri, is_new = config.uri, not storage.exists(config.storage_path)
     progress, peaks, began = _Progress(seconds), {}, time.monotonic()
     limit = Timer(START_LIMIT_S + seconds, progress.enough.set)
     limit.start()

@@ -20,7 +20,6 @@ from ldlva_dist.bank.service import NeighborService, shard_loads, start_service
 from ldlva_dist.checkpoint import bank_files
 from ldlva_dist.checkpoint.read import last_checkpoint, read_facts
 from ldlva_dist.config import RunConfig, to_json
-from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.dataset.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunLost, RunStopped, SettingError
 from ldlva_dist.index.service import IndexService, start_index
@@ -82,9 +81,9 @@ def fit(
     """
     config = absolute(config)
     info = prepare(config, sound=sound)
-    with leased(run_uri(config), holder) as lease:
+    with leased(config.uri, holder) as lease:
         write_settings(config)
-        with Follower(run_uri(config), on_metrics) if on_metrics else nullcontext():
+        with Follower(config.uri, on_metrics) if on_metrics else nullcontext():
             _run(config, info, lease, callbacks, until)
         lease.claim.require()
         return _result(config)
@@ -138,16 +137,16 @@ def _run(config: RunConfig, info: DatasetInfo, lease: Lease, callbacks: Sequence
 
 def _result(config: RunConfig) -> RunResult:
     """What the run left; RunStopped where it is not at its end."""
-    checkpoint_uri = last_checkpoint(run_uri(config))
+    checkpoint_uri = last_checkpoint(config.uri)
     if checkpoint_uri is None:
-        raise RunLost(f"the checkpoints of {run_uri(config)} were deleted while the run went on")
+        raise RunLost(f"the checkpoints of {config.uri} were deleted while the run went on")
     metrics = read_facts(checkpoint_uri)["metrics"]
     if metrics["step"] < metrics["steps"]:
         raise RunStopped(
             f"run {config.name!r} was asked to stop, and has saved after step {metrics['step']} of {metrics['steps']} "
             f"({checkpoint_uri}); the same command goes on from there"
         )
-    return RunResult(run_uri=run_uri(config), checkpoint_uri=checkpoint_uri, metrics=metrics)
+    return RunResult(run_uri=config.uri, checkpoint_uri=checkpoint_uri, metrics=metrics)
 
 
 def train_storage(uri: str) -> dict[str, Any]:
@@ -187,9 +186,9 @@ def write_settings(config: RunConfig) -> None:
         SettingError: if another job has begun the run with other settings since they were looked at.
     """
     preflight.require_same_settings(config)
-    uri = storage.join(run_uri(config), preflight.CONFIG)
+    uri = storage.join(config.uri, preflight.CONFIG)
     if not storage.exists(uri):
-        storage.write_bytes(uri, preflight.settings_of(run_uri(config)) or to_json(config).encode())
+        storage.write_bytes(uri, preflight.settings_of(config.uri) or to_json(config).encode())
 
 
 def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
@@ -202,11 +201,11 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
     )
     placement.check_memory(num_bytes, bank.num_shards)
     return start_service(
-        run_uri(config),
+        config.uri,
         shard_loads(config.data.dataset, k=k, num_shards=bank.num_shards),
         spec,
         placement.bank_actor(config.placement, num_bytes // bank.num_shards),
-        recall=partial(bank_files.bank_files, run_uri(config)) if bank.on_loss == "continue" else None,
+        recall=partial(bank_files.bank_files, config.uri) if bank.on_loss == "continue" else None,
     )
 
 
@@ -226,7 +225,7 @@ def _start_quarantine(config: RunConfig, info: DatasetInfo) -> Any:
     return pipeline.start_quarantine(
         num_rows=info.num_train,
         max_share=data.max_bad_share,
-        uri=storage.join(run_uri(config), quarantine.FILE) if data.on_bad_data == "quarantine" else None,
+        uri=storage.join(config.uri, quarantine.FILE) if data.on_bad_data == "quarantine" else None,
         actor_options=placement.quarantine_actor(),
     )
 

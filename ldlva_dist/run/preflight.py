@@ -12,7 +12,6 @@ from ldlva_dist.checkpoint import checkpoint
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.resume import require_fitting
 from ldlva_dist.config import RunConfig, read_back, to_json
-from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.index.graph import require_graph
@@ -75,7 +74,7 @@ def checks(config: RunConfig, info: DatasetInfo, *, sound: bool = False) -> tupl
             cure="choose settings that fit the data set; jobs/annotate_va.py adds valence-arousal",
         ),
         Check(
-            require=partial(build.say_pretrained, config, run_uri(config)),
+            require=partial(build.say_pretrained, config, config.uri),
             cure="--model.pretrained: a .pth or .safetensors file of the same --model.name and --model.width",
         ),
         Check(
@@ -83,7 +82,7 @@ def checks(config: RunConfig, info: DatasetInfo, *, sound: bool = False) -> tupl
             cure=f"pip install '.[{config.training.tracker}]', or --training.tracker none",
         ),
         Check(
-            require=partial(require_fitting, run_uri(config), info, PLAN_VERSION),
+            require=partial(require_fitting, config.uri, info, PLAN_VERSION),
             cure="go on with the data set the run began with, or choose another --name",
         ),
         *([graph] if config.uses_neighbors else []),
@@ -149,7 +148,7 @@ def settings_of(run_uri: str) -> bytes | None:
 
 def require_same_settings(config: RunConfig) -> None:
     """SettingError where a run of this name was started with other settings."""
-    text, uri = settings_of(run_uri(config)), storage.join(run_uri(config), CONFIG)
+    text, uri = settings_of(config.uri), storage.join(config.uri, CONFIG)
     if text is None:
         return
     # Read back as settings, so that a run of a version without some setting has its default.

@@ -23,7 +23,6 @@ from ray.tune.search.optuna import OptunaSearch
 from ldlva_dist import storage
 from ldlva_dist.checkpoint import checkpoint
 from ldlva_dist.config import RunConfig, read_back, to_json
-from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch, preflight
@@ -165,7 +164,7 @@ def _own_params(config: RunConfig) -> dict[str, Any]:
 def _run_trial(params: dict[str, Any], config: RunConfig, holder: Holder) -> None:
     """One trial is one launch, which ends with the sweep; what its run told before comes first, for ASHA."""
     run = _run_of(config, params)
-    for line in read_metrics(run_uri(run)):
+    for line in read_metrics(run.uri):
         if METRIC in line:
             tune.report(line)
     launch.fit(run, callbacks=[TuneReportCallback()], sound=True, holder=holder)
@@ -235,7 +234,7 @@ def _trial(result: tune.Result, config: RunConfig) -> Trial:
         accuracy=metrics.get(METRIC),
         epochs=done,
         status=status,
-        run_uri=run_uri(_run_of(config, params)),
+        run_uri=_run_of(config, params).uri,
         error=str(result.error).strip().splitlines()[-1] if result.error else None,
     )
 

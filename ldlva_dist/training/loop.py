@@ -18,7 +18,6 @@ from ldlva_dist.bank.service import NeighborService
 from ldlva_dist.checkpoint.resume import newest_whole, roll_back
 from ldlva_dist.checkpoint.saver import METRIC, Saver
 from ldlva_dist.config import RunConfig
-from ldlva_dist.config.run_folder import run_uri
 from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.records.ids_log import IdsLog
 from ldlva_dist.records.metrics_log import MetricsLog
@@ -60,7 +59,7 @@ def _train(config: RunConfig, resources: Resources) -> None:
     plan = balanced_plan(config, resources)
     resources.require_lease()
     client = _connect(config, resources.service)
-    uri = newest_whole(run_uri(config), resources.control.tell.remote)
+    uri = newest_whole(config.uri, resources.control.tell.remote)
     state = build_state(config, resources.info, client, device=device, checkpoint_uri=uri)
     settings, schedule = step_settings(config, resources.info, device), _schedule(config, plan)
     total_steps = plan.steps_for(config.training.epochs)
@@ -69,13 +68,13 @@ def _train(config: RunConfig, resources: Resources) -> None:
     exported = ExportedMetrics(config.name)
     training = config.training
     saver = Saver(
-        run_uri(config),
+        config.uri,
         num_to_keep=training.num_to_keep,
         limit_s=training.timeout_s,
         require_lease=resources.require_lease,
     )
     agreement = Agreement(resources.control.stopping.remote(), save_every_minutes=training.checkpoint_every_minutes)
-    ids = IdsLog(run_uri(config), state.step, dist.get_rank()) if config.training.log_ids else None
+    ids = IdsLog(config.uri, state.step, dist.get_rank()) if config.training.log_ids else None
 
     graphs = _feature_graphs(config, resources, plan, client)
     _warm_start(config, resources, state, client)
@@ -153,7 +152,7 @@ def evaluate(state: TrainState) -> dict[str, float]:
 def remember(state: TrainState, *, epoch: float, kept: bool) -> None:
     """Add this rank's uncertainties to the run's history, if they are to be kept."""
     if state.table and kept:
-        uri, first_id, values_n = run_uri(state.config), state.table.start, state.table.uncertainties()
+        uri, first_id, values_n = state.config.uri, state.table.start, state.table.uncertainties()
         write_history(uri, values_n, step=state.step, epoch=epoch, rank=dist.get_rank(), first_id=first_id)
 
 
@@ -162,7 +161,7 @@ def settle(verdict: Verdict, state: TrainState, saver: Saver, batch: Batch, outp
     if verdict.uploaded or verdict.is_bad:
         finish(saver)
     if verdict.is_bad:
-        give_up(run_uri(state.config), state.step, float(outputs.terms["loss"]), batch.ids)
+        give_up(state.config.uri, state.step, float(outputs.terms["loss"]), batch.ids)
 
 
 def save(state: TrainState, saver: Saver, metrics: dict[str, Any], ids: IdsLog | None) -> None:
@@ -190,13 +189,13 @@ def _roll_back(config: RunConfig, step: int, tell: Callable[[str], Any]) -> Metr
     """Remove what a killed lineage left of steps after ``step``; rank 0's log, which goes on there."""
     if dist.get_rank() != 0:
         return None
-    roll_back(run_uri(config), step)
-    storage.delete_unfinished(run_uri(config))
-    drop_history(run_uri(config), step)
-    tracker = open_tracker(config.training.tracker, run_uri(config), dataclasses.asdict(config), step + 1)
-    log = MetricsLog(run_uri(config), step + 1, tracker)
+    roll_back(config.uri, step)
+    storage.delete_unfinished(config.uri)
+    drop_history(config.uri, step)
+    tracker = open_tracker(config.training.tracker, config.uri, dataclasses.asdict(config), step + 1)
+    log = MetricsLog(config.uri, step + 1, tracker)
     if log.last_step != step:  # a checkpoint is begun only when its line is in the log
-        tell(f"{run_uri(config)}/metrics.jsonl ends at step {log.last_step}: its lines up to step {step} are lost")
+        tell(f"{config.uri}/metrics.jsonl ends at step {log.last_step}: its lines up to step {step} are lost")
     return log
 
 

@@ -37,7 +37,7 @@ def config(faces: str, tmp_path: Path) -> RunConfig:
 
 def test_over_the_budget_the_run_ends_at_the_first_try_and_its_list_stays(config: RunConfig) -> None:
     config = replace(config, data=replace(config.data, on_bad_data="quarantine"))
-    uri = f"{launch.run_uri(config)}/quarantine.parquet"
+    uri = f"{config.uri}/quarantine.parquet"
     with pytest.raises(DataError, match=rf"^1 bad rows of \d+ are more than data\.max_bad_share=0\.001.*{uri}$"):
         launch.fit(config)
     assert [row.id for row in read_quarantine(uri)] == [BAD]
