@@ -26,7 +26,7 @@ from ldlva_dist.config import (
 )
 from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.records.metrics_log import read_metrics
-from ldlva_dist.training.build import build_model
+from ldlva_dist.training.network import build_model
 
 
 def tiny_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:

@@ -42,8 +42,8 @@ from ldlva_dist.models.ldlva import LDLVA, normalize
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.reporting.metrics_line import format_line
 from ldlva_dist.run import launch
-from ldlva_dist.training.build import build_model
 from ldlva_dist.training.evaluate import SplitReader, predict
+from ldlva_dist.training.network import build_model
 
 BETTER = {"accuracy": 1, "kl": -1, "auroc": 1, "fresh_accuracy": 1, "fresh_kl": -1}
 """1 where more is better."""

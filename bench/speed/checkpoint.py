@@ -47,12 +47,12 @@ from ldlva_dist.messages import Batch
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.training import build
 from ldlva_dist.training import rank_votes as agreement_module
-from ldlva_dist.training.loop import bank_update
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.prefetch import look_ahead
 from ldlva_dist.training.optimizer_step import optimize
 from ldlva_dist.training.rank_votes import Agreement
 from ldlva_dist.training.state import TrainState
+from ldlva_dist.training.worker import bank_update
 from testing.processes import PrivatePeak
 
 SAMPLES, BATCH, PIXELS, NEIGHBORS, CLASSES = 450_000, 32, 112, 8, 8
@@ -125,7 +125,7 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
     peak = PrivatePeak()
     for batch, neighbors in look_ahead(_batches(), client, meters, None):
         outputs = optimize(state, batch, neighbors, settings=settings, lr=1e-3, use_neighbors=True)
-        client.write(bank_update(state.config, batch, outputs))
+        client.write(bank_update(batch, outputs))
         state.step += 1
         seconds, began_step = time.monotonic() - began_step, time.monotonic()
         if saver.in_flight:

@@ -19,8 +19,8 @@ from ldlva_dist.checkpoint.read import has_rows_of, read_config, read_facts, wei
 from ldlva_dist.dataset.manifest import DatasetInfo, column_names, read_columns, read_info
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.runtime.waiting import own_errors
-from ldlva_dist.training.build import restored_model
 from ldlva_dist.training.evaluate import SplitReader, predict
+from ldlva_dist.training.network import restored_model
 
 TASK_ROWS, TASK_LIMIT_S = 65_536, 1800.0
 """Rows that one task predicts at most, and how long a split may go on without one that ends."""

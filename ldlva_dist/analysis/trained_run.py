@@ -29,7 +29,8 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method import losses, targets
 from ldlva_dist.method.similarity import log_similarity
-from ldlva_dist.training.build import bank_spec, restored_model
+from ldlva_dist.training.build import bank_spec
+from ldlva_dist.training.network import restored_model
 
 PAIRS = 1 << 18
 """Pairs of a sample and a neighbour that are looked at together: V = 512 takes half a GB."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.stream.plan import Plan
-from ldlva_dist.training.due import due_at
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.neighbors.warm_start import steps_of_one_pass
+from ldlva_dist.training.schedule import due_at
 
 FORWARD_SHARE = 1 / 3
 """Of a training step's work, the forward: backward computes a gradient for the weights and one for what came in."""

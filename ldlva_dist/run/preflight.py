@@ -22,6 +22,7 @@ from ldlva_dist.stream.plan import PLAN_VERSION
 from ldlva_dist.training import build
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.neighbors.feature_graphs import plan_rebuilds
+from ldlva_dist.training.network import say_pretrained
 
 CHANGEABLE = (
     "placement.",
@@ -74,7 +75,7 @@ def checks(config: RunConfig, info: DatasetInfo, *, sound: bool = False) -> tupl
             cure="choose settings that fit the data set; jobs/annotate_va.py adds valence-arousal",
         ),
         Check(
-            require=partial(build.say_pretrained, config, config.uri),
+            require=partial(say_pretrained, config),
             cure="--model.pretrained: a .pth or .safetensors file of the same --model.name and --model.width",
         ),
         Check(

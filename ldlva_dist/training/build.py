@@ -1,78 +1,83 @@
-"""From settings to a state: model, optimiser, engine, table, bank; restored where there is a checkpoint."""
+"""From settings to a worker: its state, restored where there is a checkpoint, and all that it trains with."""
 
-import os
+import dataclasses
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
+import ray.train.torch
 import torch
 import torch.distributed as dist
 
 from ldlva_dist import storage
+from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.records import BankSpec
-from ldlva_dist.checkpoint.read import last_checkpoint, read_weights
+from ldlva_dist.bank.service import NeighborService
+from ldlva_dist.checkpoint.resume import newest_whole, roll_back
+from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
-from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.errors import SettingError
+from ldlva_dist.messages import Batch
 from ldlva_dist.method.losses import balanced_class_weights
 from ldlva_dist.method.step import StepSettings
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
-from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_weights
-from ldlva_dist.models.ldlva import LDLVA
-from ldlva_dist.models.weights_file import require_weights_of
-from ldlva_dist.records.console import say
+from ldlva_dist.records.ids_log import IdsLog
+from ldlva_dist.records.metrics_log import MetricsLog
+from ldlva_dist.records.trackers import open_tracker
+from ldlva_dist.records.uncertainty_history import drop_history
 from ldlva_dist.stream.class_balance import class_quotas
+from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
+from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
+from ldlva_dist.training.meters import Meters
+from ldlva_dist.training.neighbors.feature_graphs import Builder, FeatureGraphs, Rebuilds, plan_rebuilds
+from ldlva_dist.training.neighbors.warm_start import fill_bank, steps_of_one_pass
+from ldlva_dist.training.network import backbone_of, build_model, restored_model
+from ldlva_dist.training.rank_votes import Agreement
+from ldlva_dist.training.recorder import Recorder
+from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.state import BankSnapshots, TrainState
+from ldlva_dist.training.worker import Worker
 
 
-def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True) -> LDLVA:
-    """The network with its initial weights, the same on every rank."""
-    torch.manual_seed(config.training.seed)
-    backbone = _backbone(config)
-    if pretrained and config.model.pretrained:
-        load_weights(backbone, _read_pretrained(config.model.pretrained), config.model.pretrained)
-    hidden = config.model.calibration_hidden if config.loss.calibration else None
-    ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=hidden)
-    if config.model.freeze_batchnorm:
-        freeze_batchnorm(ldlva)
-    return ldlva
-
-
-def say_pretrained(config: RunConfig, run_uri: str) -> None:
-    """Say what a run that begins will load of ``model.pretrained``; one that goes on has its checkpoint's weights.
-
-    Raises:
-        SettingError: where there is no such file, it holds anything but tensors, or too little of it fits.
-    """
-    uri = config.model.pretrained
-    if uri and last_checkpoint(run_uri) is None:
-        with torch.device("meta"):
-            backbone = _backbone(config)
-        say(str(load_weights(backbone, _read_pretrained(uri), uri)))
-
-
-def _backbone(config: RunConfig) -> torch.nn.Module:
-    model = config.model
-    return build_backbone(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
-
-
-def _read_pretrained(uri: str) -> bytes:
-    if not storage.is_remote(uri) and not os.path.isfile(storage.resolve(uri)[1]):  # a pipe would be waited for
-        raise SettingError(f"model.pretrained must be a file, got {uri!r}")
-    try:
-        return storage.read_bytes(uri)
-    except DataError as error:
-        raise SettingError(f"model.pretrained must be a file: {error}") from error
-
-
-def restored_model(config: RunConfig, num_classes: int, checkpoint_uri: str) -> LDLVA:
-    """The network with a checkpoint's weights; those of another one are a DataError before memory is taken."""
-    weights = read_weights(checkpoint_uri)
-    with torch.device("meta"):
-        require_weights_of(build_model(config, num_classes, pretrained=False), weights, checkpoint_uri)
-    model = build_model(config, num_classes, pretrained=False)
-    model.load_state_dict(weights)
-    return model
+def build_worker(config: RunConfig, resources: Resources) -> Worker:
+    """One rank of a run, ready for its next step; what a killed start left behind is removed. Collective."""
+    device = ray.train.torch.get_device()
+    torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
+    plan = balanced_plan(config, resources)
+    resources.require_lease()
+    client = _connect(config, resources.service)
+    uri = newest_whole(config.uri, resources.control.tell.remote)
+    state = build_state(config, resources.info, client, device=device, checkpoint_uri=uri)
+    total_steps = plan.steps_for(config.training.epochs)
+    recorder = _recorder(config, resources, state)
+    if client and config.bank.warm_start == "forward" and state.step == 0:
+        fill_bank(state, client, plan, _one_pass(config, resources))
+    if state.step == 0:
+        recorder.add_uncertainties(state, epoch=0.0)
+    return Worker(
+        state=state,
+        plan=plan,
+        batches=read_batches(config, resources, plan, range(state.step, total_steps)),
+        client=client,
+        images=neighbor_images(config, resources, plan),
+        graphs=_feature_graphs(config, resources, plan, client),
+        settings=step_settings(config, resources.info, device),
+        schedule=_schedule(config, plan),
+        meters=Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device),
+        recorder=recorder,
+        saver=Saver(
+            config.uri,
+            num_to_keep=config.training.num_to_keep,
+            limit_s=config.training.timeout_s,
+            require_lease=resources.require_lease,
+        ),
+        agreement=Agreement(
+            resources.control.stopping.remote(), save_every_minutes=config.training.checkpoint_every_minutes
+        ),
+    )
 
 
 def build_state(
@@ -129,7 +134,7 @@ def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     """What the run's bank stores. Labels that a bank starts with are smoothed as those of the loss, or by 0.1."""
     num_classes, exact = len(info.class_names), config.neighbors.source == "exact"
     with torch.device("meta"):
-        feature_width = int(_backbone(config).feature_width)  # pyright: ignore[reportArgumentType]
+        feature_width = int(backbone_of(config).feature_width)  # pyright: ignore[reportArgumentType]
     return BankSpec(
         num_classes=num_classes,
         # The exact source reads nothing back; its probabilities are kept for the reports.
@@ -164,7 +169,7 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
 def check(config: RunConfig, info: DatasetInfo) -> None:
     """SettingError for settings that do not fit the data set, or name a model that does not exist."""
     with torch.device("meta"):
-        _backbone(config)
+        backbone_of(config)
     if not config.uses_neighbors:
         return
     if config.neighbors.source == "exact" and config.bank.warm_start != "empty":
@@ -180,3 +185,68 @@ def check(config: RunConfig, info: DatasetInfo) -> None:
             f"loss.recipe={config.loss.recipe!r} needs valence-arousal, which data set {info.name!r} does not have; "
             "use loss.recipe=ce, or add valence-arousal (jobs/annotate_va.py)"
         )
+
+
+def _recorder(config: RunConfig, resources: Resources, state: TrainState) -> Recorder:
+    log = roll_back_records(config, state.step, resources.control.tell.remote) if dist.get_rank() == 0 else None
+    ids = IdsLog(config.uri, state.step, dist.get_rank()) if config.training.log_ids else None
+    return Recorder(config.name, log, ids, resources.require_lease)
+
+
+def roll_back_records(config: RunConfig, step: int, tell: Callable[[str], Any]) -> MetricsLog:
+    """Remove what a killed lineage left of steps after ``step``; the log of metrics, which resumes there."""
+    roll_back(config.uri, step)
+    storage.delete_unfinished(config.uri)
+    drop_history(config.uri, step)
+    tracker = open_tracker(config.training.tracker, config.uri, dataclasses.asdict(config), step + 1)
+    log = MetricsLog(config.uri, step + 1, tracker)
+    if log.last_step != step:  # a checkpoint is begun only when its line is in the log
+        tell(f"{config.uri}/metrics.jsonl ends at step {log.last_step}: its lines up to step {step} are lost")
+    return log
+
+
+def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClient | None:
+    """A client under a name that this start of the worker group alone uses: the service refuses leftovers of others."""
+    if service is None:
+        return None
+    token = [uuid.uuid4().hex]
+    dist.broadcast_object_list(token, src=0)
+    return NeighborClient(
+        service,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        token=token[0],
+        k=config.neighbors.num_neighbors,
+        timeout_s=config.neighbors.timeout_s,
+    )
+
+
+def _one_pass(config: RunConfig, resources: Resources) -> Iterator[Batch]:
+    """Every training sample once, in the order of a plan without class balance, not augmented."""
+    plan = make_plan(config, resources.manifest.shard_rows)
+    return read_batches(config, resources, plan, steps_of_one_pass(plan), augmented=False)
+
+
+def _feature_graphs(
+    config: RunConfig, resources: Resources, plan: Plan, client: NeighborClient | None
+) -> FeatureGraphs:
+    """The rebuilds of a run in feature space; none for one in the plane."""
+    if client is None or resources.index is None:
+        return FeatureGraphs(Rebuilds(begins=(), takes_effect=()))
+    rebuilds = plan_rebuilds(plan, config.training.epochs, config.index.rebuild_every_epochs)
+    if dist.get_rank() != 0:
+        return FeatureGraphs(rebuilds)
+    index = resources.index.client(config.training.timeout_s)
+    return FeatureGraphs(rebuilds, Builder(client, index, config.neighbors.num_neighbors))
+
+
+def _schedule(config: RunConfig, plan: Plan) -> Schedule:
+    optim = config.optim
+    return Schedule(
+        peak=optim.lr,
+        total_steps=plan.steps_for(config.training.epochs),
+        warmup_steps=plan.steps_for(optim.warmup_epochs) if optim.warmup_epochs else 0,
+        decay_steps=tuple(plan.steps_for(e) for e in optim.decay_epochs) if optim.schedule == "step" else (),
+        decay_factor=optim.decay_factor,
+        cosine=optim.schedule == "cosine",
+    )

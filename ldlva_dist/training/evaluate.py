@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from ldlva_dist.dataset.images import decode, resize
 from ldlva_dist.dataset.manifest import DatasetInfo, read_columns
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.dataset.versions import shard_uri
+from ldlva_dist.training.state import TrainState
 
 BATCH_ROWS = 256
 
@@ -88,3 +90,31 @@ def split_labels(dataset_uri: str, info: DatasetInfo, split: str) -> NDArray[np.
     place = info.splits[split]
     table = read_columns(dataset_uri, ["label"], first_id=place.first_id, rows=place.rows)
     return table["label"].to_numpy().astype(np.int64)
+
+
+def holdout_accuracy(state: TrainState) -> dict[str, float]:
+    """Accuracy on the given labels of the holdout, over all ranks; nothing where there is no holdout. Collective."""
+    config, info = state.config, state.info
+    if info.splits["holdout"].rows == 0:
+        return {}
+    reader = SplitReader(
+        dataset_uri=config.data.dataset,
+        info=info,
+        split="holdout",
+        size=config.data.image_size,
+        channels=config.data.channels,
+    )
+    state.engine.average_buffers()
+    state.engine.train(False)
+    rows, probs = predict(
+        lambda images: state.engine(images).logits_BC,
+        reader,
+        device=state.engine.device,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+    )
+    state.engine.train(True)
+    labels = split_labels(config.data.dataset, info, "holdout")
+    hits = torch.tensor((labels[rows] == probs.argmax(axis=1)).sum(), device=state.engine.device)
+    dist.all_reduce(hits)
+    return {"holdout_accuracy": hits.item() / len(labels)}

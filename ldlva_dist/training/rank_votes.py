@@ -10,13 +10,17 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from ray import ObjectRef
+
+from ldlva_dist.checkpoint.read import last_checkpoint
+from ldlva_dist.errors import DataError
 
 ASK_RAY_EVERY_S = 5.0  # Ray itself looks so often
 _terminated = threading.Event()
@@ -84,3 +88,25 @@ class Agreement:
         new = set(info.preempted_node_ids) - self._preempted if info else set()
         self._preempted |= new
         return bool(new)
+
+
+def give_up(run_uri: str, step: int, loss: float, ids: NDArray) -> NoReturn:
+    """Say on every rank which one's loss it was, and of which samples. Collective.
+
+    Args:
+        run_uri: The run, whose last checkpoint is named.
+        step: The step, counted from 1.
+        loss: This rank's.
+        ids: [b] the samples that this rank trained on in the step.
+
+    Raises:
+        DataError: always, the same on all ranks; the run is not tried again.
+    """
+    said: list[tuple[float, list[int]] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, None if math.isfinite(loss) else (loss, ids.tolist()))
+    rank, bad = next((rank, bad) for rank, bad in enumerate(said) if bad is not None)
+    raise DataError(
+        f"the loss of step {step} is {bad[0]} on rank {rank}, which trained on the samples {bad[1]}; "
+        f"the last good checkpoint is {last_checkpoint(run_uri) or 'none: the run had not saved yet'}. "
+        "A lower optim.lr or an optim.gradient_clipping under another name may help, where the samples are sound"
+    )

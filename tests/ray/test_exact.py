@@ -18,8 +18,9 @@ from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method.step import TensorBatch, TensorNeighbors, forward_neighbors, step
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
-from ldlva_dist.training.build import build_model, step_settings
+from ldlva_dist.training.build import step_settings
 from ldlva_dist.training.inputs import make_plan
+from ldlva_dist.training.network import build_model
 from testing.exactly_once import ids_of
 from testing.tiny_runs import losses, table, tiny_run
 

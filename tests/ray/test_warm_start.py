@@ -22,9 +22,10 @@ from ldlva_dist.config import (
 from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.method.step import forward_neighbors
 from ldlva_dist.run import launch
-from ldlva_dist.training.build import bank_spec, build_model
+from ldlva_dist.training.build import bank_spec
 from ldlva_dist.training.evaluate import SplitReader
 from ldlva_dist.training.inputs import make_plan
+from ldlva_dist.training.network import build_model
 from testing.exactly_once import ids_of
 
 RANKS, BATCH = 2, 32

@@ -36,7 +36,8 @@ from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.relabel import Corrections, relabel
 from ldlva_dist.reporting.report.collect import describe
 from ldlva_dist.reporting.report.overview import is_evaluation
-from ldlva_dist.training.build import bank_spec, build_model
+from ldlva_dist.training.build import bank_spec
+from ldlva_dist.training.network import build_model
 from testing.synthetic_run import SyntheticRun, synthetic_run
 
 N, K, C = 90, 4, 7

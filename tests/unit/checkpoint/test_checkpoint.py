@@ -26,9 +26,9 @@ from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.storage import checksums
 from ldlva_dist.stream.plan import PLAN_VERSION, Plan
-from ldlva_dist.training.bad_loss import give_up
-from ldlva_dist.training.due import due_at
-from ldlva_dist.training.loop import _roll_back
+from ldlva_dist.training.build import roll_back_records
+from ldlva_dist.training.rank_votes import give_up
+from ldlva_dist.training.schedule import due_at
 from testing.forked_ranks import run_ranks
 
 
@@ -318,14 +318,13 @@ def test_a_table_comes_back_on_any_number_of_ranks_and_each_reads_only_the_files
 
 @pytest.mark.parametrize(("steps", "said"), [((5, 7, 9), []), ((5,), ["ends at step 5"]), ((), ["ends at step 0"])])
 def test_lines_of_the_log_that_are_lost_are_said_by_who_resumes(
-    alone: None, tmp_path: Path, steps: tuple[int, ...], said: list[str]
+    tmp_path: Path, steps: tuple[int, ...], said: list[str]
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in steps))
     config = RunConfig(name="run", storage_path=str(tmp_path), training=TrainingConfig(tracker="none"))
     told: list[str] = []
-    log = _roll_back(config, 7, told.append)
-    assert log is not None
+    log = roll_back_records(config, 7, told.append)
     log.close()
     assert [sentence.partition("metrics.jsonl ")[2].partition(":")[0] for sentence in told] == said
     assert [line["step"] for line in read_metrics(str(tmp_path / "run"))] == [step for step in steps if step <= 7]

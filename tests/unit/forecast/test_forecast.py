@@ -33,8 +33,8 @@ from ldlva_dist.reporting.forecast_table import format_bytes
 from ldlva_dist.stream.class_balance import Balance
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training import build
-from ldlva_dist.training.due import due_at
 from ldlva_dist.training.inputs import make_plan
+from ldlva_dist.training.schedule import due_at
 
 SHARDS = (400, 301)
 INFO = DatasetInfo(

@@ -21,7 +21,7 @@ from ldlva_dist.inference.export import card, export, random_images, real_images
 from ldlva_dist.inference.face_model import FaceModel, Portable, load_exported
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.models import classifier
-from ldlva_dist.training.build import build_model
+from ldlva_dist.training.network import build_model
 from testing.job_scripts import Scripts
 from testing.synthetic_run import synthetic_run
 from testing.tiny_runs import untrained_run

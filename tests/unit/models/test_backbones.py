@@ -20,7 +20,7 @@ from ldlva_dist.config import ModelConfig, RunConfig
 from ldlva_dist.errors import SettingError
 from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained, load_weights
 from ldlva_dist.models.resnet import BLOCKS, NARROW, BasicBlock, NarrowShortcut, ResNet
-from ldlva_dist.training import build
+from ldlva_dist.training.network import say_pretrained
 
 
 def tiny(channels: int = 3) -> ResNet:
@@ -367,12 +367,12 @@ def test_a_run_that_begins_says_what_it_loads_and_one_that_goes_on_does_not_need
     model = ModelConfig(name="resnet10", width=4, stem="small", pretrained=str(tmp_path / "weights.pth"))
     config = RunConfig(storage_path=str(tmp_path), name="run", model=model)
     with pytest.raises(SettingError, match=r"model\.pretrained must be a file, got .*weights\.pth"):
-        build.say_pretrained(config, str(tmp_path / "run"))
+        say_pretrained(config)
     torch.save(tiny().state_dict(), tmp_path / "weights.pth")
-    build.say_pretrained(config, str(tmp_path / "run"))
+    say_pretrained(config)
     assert "weights.pth: loaded 72 of 72 tensors, 100.0% of the numbers." in capsys.readouterr().out
     (tmp_path / "weights.pth").unlink()
     (tmp_path / "run" / "step-00000010").mkdir(parents=True)
     (tmp_path / "run" / "step-00000010" / "state.json").touch()
-    build.say_pretrained(config, str(tmp_path / "run"))
+    say_pretrained(config)
     assert not capsys.readouterr().out

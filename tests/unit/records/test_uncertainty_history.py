@@ -12,7 +12,7 @@ from ldlva_dist.config import TrainingConfig
 from ldlva_dist.errors import DataError
 from ldlva_dist.records.uncertainty_history import drop_history, read_history, write_history
 from ldlva_dist.stream.plan import Plan
-from ldlva_dist.training.due import due_at
+from ldlva_dist.training.schedule import due_at
 
 EPOCHS = {10: 0.5, 20: 1.0, 30: 1.5}
 TABLE = np.random.default_rng(0).random((len(EPOCHS), 20), dtype=np.float32)

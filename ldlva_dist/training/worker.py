@@ -1,0 +1,139 @@
+"""What one rank trains with, and what it does in a step; the order of it is the loop's (loop.py)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+
+from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.checkpoint.saver import METRIC, Saver
+from ldlva_dist.messages import BankUpdate, Batch, Neighbors
+from ldlva_dist.method.step import StepSettings
+from ldlva_dist.stream.plan import Plan
+from ldlva_dist.training.evaluate import holdout_accuracy
+from ldlva_dist.training.meters import Meters
+from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
+from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs
+from ldlva_dist.training.neighbors.prefetch import look_ahead
+from ldlva_dist.training.optimizer_step import Outputs, optimize
+from ldlva_dist.training.rank_votes import Agreement, Verdict, give_up
+from ldlva_dist.training.recorder import Recorder
+from ldlva_dist.training.schedule import Due, Schedule, due_at
+from ldlva_dist.training.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One rank of a run, made by ``build.build_worker``. Every method but :meth:`write` is a collective."""
+
+    state: TrainState
+    plan: Plan
+    batches: Iterator[Batch]
+    """Batches of this rank, from the first step that is to be done."""
+    client: NeighborClient | None
+    """Way to the bank; None for plain cross-entropy."""
+    images: NeighborImages | None
+    """Reader of neighbours' images; None where the bank's outputs are used."""
+    graphs: FeatureGraphs
+    settings: StepSettings
+    schedule: Schedule
+    meters: Meters
+    recorder: Recorder
+    saver: Saver
+    agreement: Agreement
+
+    def lookups(self) -> Iterator[tuple[Batch, Neighbors | None]]:
+        """Batches with what their neighbours said last.
+
+        A graph that is due is begun between the write of one step and the question for the next.
+        """
+        self.graphs.go_on(self.state.step)
+        for pair in look_ahead(self.batches, self.client, self.meters, self.images, self.graphs.graph_of):
+            yield pair
+            self.graphs.go_on(self.state.step)
+
+    def step(self, batch: Batch, neighbors: Neighbors | None) -> Outputs:
+        """Learn from a batch."""
+        step, loss = self.state.step, self.state.config.loss
+        outputs = optimize(
+            self.state,
+            batch,
+            neighbors,
+            settings=self.settings,
+            lr=self.schedule.rate(step),
+            use_neighbors=self.plan.epoch_of(step) >= loss.warmup_epochs,
+        )
+        self.state.step += 1
+        self.meters.add(outputs.terms, batch, neighbors)
+        return outputs
+
+    def write(self, batch: Batch, outputs: Outputs) -> None:
+        """Give the bank what the network said of the batch."""
+        if self.client:
+            features_read = self.state.config.neighbors.source == "bank"
+            self.client.write(bank_update(batch, outputs, features_read=features_read))
+        self.recorder.add_batch(batch)
+
+    def vote(self, batch: Batch, outputs: Outputs) -> Verdict:
+        """What the ranks decide together after a step; a checkpoint that is uploaded is finished.
+
+        Raises:
+            DataError: where the loss of some rank is not finite.
+        """
+        loss = float(outputs.terms["loss"])
+        verdict = self.agreement.after_step(loss=loss, uploading=self.saver.uploading)
+        if verdict.uploaded or verdict.is_bad:
+            self._finish_checkpoint()
+        if verdict.is_bad:
+            give_up(self.state.config.uri, self.state.step, loss, batch.ids)
+        return verdict
+
+    def due(self, verdict: Verdict) -> Due:
+        """What is to be done after the step."""
+        save = verdict.save or verdict.stop
+        return due_at(self.state.config.training, self.plan, self.state.step, save=save)
+
+    def measure(self, due: Due) -> dict[str, Any]:
+        """Write down how it goes; the values of the line."""
+        step = self.state.step
+        metrics = self.meters.drain(step, self.client and self.client.traffic.drain()) | {
+            "learning_rate": self.schedule.rate(step - 1),
+            "skipped_steps": self.state.engine.skipped_steps,
+        }
+        if due.evaluation:
+            metrics |= holdout_accuracy(self.state)
+        if due.history:
+            self.recorder.add_uncertainties(self.state, self.plan.epoch_of(step))
+        self.recorder.add_metrics(metrics)
+        return metrics
+
+    def save(self, metrics: dict[str, Any]) -> None:
+        """Begin a checkpoint; it counts once every rank's files are in the run's folder."""
+        self.recorder.flush_ids()
+        self._finish_checkpoint()
+        files, elsewhere = self.state.copy()
+        self.saver.begin(self.state.step, files, self.state.facts() | {"metrics": metrics}, elsewhere)
+        self.agreement.note_saved()
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._finish_checkpoint()
+        self.recorder.close()
+
+    def _finish_checkpoint(self) -> None:
+        """Wait for the checkpoint in flight, if there is one, and report the evaluation it goes with.
+
+        Reports are for a sweep: Ray Train keeps no account of checkpoints, whose own lists say which of them are whole.
+        """
+        if not self.saver.in_flight:
+            return
+        metrics = dict(self.saver.finish()["metrics"])
+        if METRIC in metrics:
+            ray.train.report(metrics)
+
+
+def bank_update(batch: Batch, outputs: Outputs, *, features_read: bool = True) -> BankUpdate:
+    """What the bank keeps of a batch; without features where nobody reads them back."""
+    features = outputs.features if features_read else outputs.features[:, :0]
+    return BankUpdate(step=batch.step, positions=batch.positions, ids=batch.ids, probs=outputs.probs, features=features)
