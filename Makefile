@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+DOCS_STAMP := $(VENV)/.docs-done
 STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -12,7 +13,7 @@ export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup store demo test soak check fix bench bench-gpu results
+.PHONY: help setup store demo test soak check fix bench bench-gpu results docs
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,3 +81,13 @@ bench-gpu: setup ## on a machine with a GPU, under 10 minutes
 
 results: ## today's headline of every claim, from the pages in results/
 	@$(PYTHON) -m bench.headlines
+
+docs: $(DOCS_STAMP) ## the documentation into build/docs; a broken link fails
+	@$(BIN)/python docs/rooms.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/docs/index.html"
+
+$(DOCS_STAMP): $(STAMP)
+	@$(PIP) install -qq -c constraints.txt $$($(BIN)/python -c "import tomllib; \
+		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	@touch $@
