@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -31,7 +32,8 @@ def _main_of(script: Path) -> Callable[[], None]:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = module_from_spec(spec)  # tyro reads the source of what is there
-    spec.loader.exec_module(module)
+    with warnings.catch_warnings(action="ignore"):  # Ray Serve's own settings make dozens
+        spec.loader.exec_module(module)
     return module.main
 
 
