@@ -21,7 +21,7 @@ COMMAND = re.compile(r"(?:python )?((?:jobs|cluster)/\w+\.py)([^`\n]*)")
 WRITTEN = {"MODEL.md", "NAME.md"}
 """Files that jobs write."""
 STALE = {"agreement.py", "balance.py", "bench/RESULTS.md"}
-"""Old names in three docstrings (checkpoint/saver, stream/plan, stream/pipeline): to be mended there, then deleted here."""
+"""Old names in docstrings of checkpoint/saver, stream/plan and stream/pipeline: to be mended there, deleted here."""
 MODULES = sorted((ROOT / "ldlva_dist").rglob("*.py"))
 
 
