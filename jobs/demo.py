@@ -17,7 +17,7 @@ import tyro
 from ldlva_dist import storage
 from ldlva_dist.analysis.beliefs import neighbors_opinion, read_beliefs, read_images
 from ldlva_dist.analysis.scoring import score
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
 from ldlva_dist.config.presets import demo
 from ldlva_dist.dataset.manifest import DATASET, DatasetInfo, read_columns, read_info
@@ -126,9 +126,9 @@ def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
 
 def judge(found: SweepResult, info: DatasetInfo) -> dict[str, Any]:
     """Score the best trial's last checkpoint on the test split, against the truth."""
-    checkpoint = last_checkpoint(found.best_run_uri)
+    checkpoint = Checkpoint.newest(found.best_run_uri)
     assert checkpoint is not None, "a finished trial has a checkpoint"
-    result = score(checkpoint, read_config(checkpoint).data.dataset)
+    result = score(checkpoint, checkpoint.config.data.dataset)
     storage.write_bytes(storage.join(found.best_run_uri, "evaluation.json"), json.dumps(result, indent=2).encode())
     return result
 
@@ -137,7 +137,7 @@ def show(arguments: Arguments, info: DatasetInfo, ldlva: SweepResult, ce: SweepR
     """Draw the curves of both best runs, and the faces whose labels LDLVA trusts least."""
     curves = {"LDLVA": read_metrics(ldlva.best_run_uri), "cross-entropy": read_metrics(ce.best_run_uri)}
     draw_curves(curves, storage.join(arguments.output, "curves.png"), title="The two best runs")
-    checkpoint = last_checkpoint(ldlva.best_run_uri)
+    checkpoint = Checkpoint.newest(ldlva.best_run_uri)
     assert checkpoint is not None, "a finished trial has a checkpoint"
     draw_contact_sheet(
         most_uncertain(checkpoint, info, arguments.sheet),
@@ -147,10 +147,9 @@ def show(arguments: Arguments, info: DatasetInfo, ldlva: SweepResult, ce: SweepR
     )
 
 
-def most_uncertain(checkpoint_uri: str, info: DatasetInfo, count: int) -> Sequence[DoubtfulFace]:
+def most_uncertain(checkpoint: Checkpoint, info: DatasetInfo, count: int) -> Sequence[DoubtfulFace]:
     """The training samples of the highest uncertainty, with what is known of them."""
-    config = read_config(checkpoint_uri)
-    beliefs = read_beliefs(checkpoint_uri, config, info)
+    config, beliefs = checkpoint.config, read_beliefs(checkpoint, info)
     ids_n = np.argsort(-beliefs.uncertainty, kind="stable")[:count]
     opinions = neighbors_opinion(beliefs, config, ids_n)
     images = read_images(config.data.dataset, info, ids_n)

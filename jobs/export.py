@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import tyro
 
 from ldlva_dist import storage
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.export import export, real_images
 from ldlva_dist.inference.face_model import is_exported
@@ -56,9 +56,9 @@ def dataset_of(arguments: Arguments) -> str:
         return arguments.dataset
     if is_exported(arguments.run):
         raise SettingError("--dataset must name a data set whose images the graphs are checked on, got none")
-    checkpoint = last_checkpoint(arguments.run)
+    checkpoint = Checkpoint.newest(arguments.run)
     assert checkpoint is not None, "its network was read"
-    return read_config(checkpoint).data.dataset
+    return checkpoint.config.data.dataset
 
 
 if __name__ == "__main__":

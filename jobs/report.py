@@ -15,7 +15,6 @@ from ldlva_dist import storage
 from ldlva_dist.analysis.label_findings import write_uncertainty
 from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.analysis.trained_run import Place, TrainedRun, find
-from ldlva_dist.checkpoint.read import read_config, read_facts, weights_crc32
 from ldlva_dist.dataset.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.verify import require_sound
@@ -68,7 +67,7 @@ def main() -> None:
         check_comparable(info, read_info(theirs.dataset), split)
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
-    shown = samples_of(arguments, run, baseline, ours) if read_config(ours.checkpoint).uses_neighbors else None
+    shown = samples_of(arguments, run, baseline, ours) if ours.checkpoint.config.uses_neighbors else None
     page = render(overview(run, baseline), shown)
     uri = storage.join(ours.run, FILE)
     storage.write_bytes(uri, page)
@@ -91,7 +90,7 @@ def look_at(place: Place, split: str, num_tasks: int) -> Run:
     info = read_info(place.dataset)
     evaluation = evaluate(place, info, split, num_tasks)
     name = place.run.rstrip("/").rpartition("/")[2]
-    return describe(name, read_config(place.checkpoint), info, evaluation, place.run)
+    return describe(name, place.checkpoint.config, info, evaluation, place.run)
 
 
 def evaluate(place: Place, info: DatasetInfo, split: str, num_tasks: int) -> dict[str, Any]:
@@ -100,14 +99,16 @@ def evaluate(place: Place, info: DatasetInfo, split: str, num_tasks: int) -> dic
     Only one of the split that runs are judged on is written: jobs/export.py takes the model's figures from that file.
     """
     uri = storage.join(place.run, "evaluation.json")
-    wanted = {"steps": read_facts(place.checkpoint, info)["step"], "weights_crc32": weights_crc32(place.checkpoint)}
+    checkpoint = place.checkpoint
+    checkpoint.require_data_set(info)
+    wanted = {"steps": checkpoint.facts["step"], "weights_crc32": checkpoint.weights_crc32}
     wanted |= {"version": info.content_hash, "split": split}
     found: Any = _json(uri) if storage.exists(uri) else None
     if is_evaluation(found, len(info.class_names)) and wanted.items() <= found.items():
         return found
-    say(f"evaluating {place.checkpoint}")
+    say(f"evaluating {checkpoint.uri}")
     placement.connect()
-    result = score(place.checkpoint, place.dataset, split=split, num_tasks=num_tasks)
+    result = score(checkpoint, place.dataset, split=split, num_tasks=num_tasks)
     if split == split_to_judge(info):
         storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
     return result

@@ -19,7 +19,7 @@ def main() -> None:
     placement.connect()
     say(f"training {config.name}: {config.uri}")
     result = launch.fit(config, on_metrics=lambda metrics: say(format_line(metrics)))
-    say(f"done: {result.checkpoint_uri}")
+    say(f"done: {result.checkpoint.uri}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import torch
 from safetensors.numpy import load
 
 from ldlva_dist import storage
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.tensors import pack
+from ldlva_dist.checkpoint.saved_files import checkpoint_uri, write_saved_file
+from ldlva_dist.checkpoint.state_file import write_state
+from ldlva_dist.checkpoint.tensors import pack_tensors
 from ldlva_dist.config import (
     BankConfig,
     DataConfig,
@@ -72,9 +73,9 @@ def losses(run_uri: str) -> list[float]:
     return [line["loss"] for line in read_metrics(run_uri)]
 
 
-def table(checkpoint_uri: str) -> np.ndarray:
-    """The uncertainty logits of a checkpoint, [num_train]."""
-    folder = storage.join(checkpoint_uri, "table")
+def table(uri: str) -> np.ndarray:
+    """The uncertainty logits of the checkpoint at ``uri``, [num_train]."""
+    folder = storage.join(uri, "table")
     parts = [load(storage.read_bytes(storage.join(folder, name))) for name in storage.list_folder(folder)]
     return np.concatenate([part["logits"] for part in sorted(parts, key=lambda part: part["first_id"].item())])
 
@@ -94,9 +95,9 @@ def untrained_run(
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
     model.classifier.weight.data *= 10  # answers that differ from each other
-    uri = checkpoint.uri_of(storage.join(str(storage_path), name), 20)
+    uri = checkpoint_uri(storage.join(str(storage_path), name), 20)
     contents = {
-        "model.safetensors": pack("weights", model.state_dict()),
+        "model.safetensors": pack_tensors("weights", model.state_dict()),
         "config.json": to_json(config).encode(),
     }
     facts = {
@@ -107,5 +108,5 @@ def untrained_run(
         "num_train": info.num_train,
         "metrics": {"holdout_accuracy": 0.625},
     }
-    checkpoint.finish(uri, facts, {file: checkpoint.write_file(uri, file, data) for file, data in contents.items()})
+    write_state(uri, facts, {file: write_saved_file(uri, file, data) for file, data in contents.items()})
     return storage.join(str(storage_path), name)

@@ -31,8 +31,8 @@ from bench.common import cluster, drawn_faces, mean_and_error, report
 from ldlva_dist import storage
 from ldlva_dist.analysis.beliefs import read_beliefs
 from ldlva_dist.analysis.scoring import against_columns, score
-from ldlva_dist.checkpoint.checkpoint import steps_there, uri_of
-from ldlva_dist.checkpoint.read import read_weights
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saved_files import checkpoint_uris
 from ldlva_dist.config import PlacementConfig, RunConfig
 from ldlva_dist.config.presets import demo, ferplus
 from ldlva_dist.dataset.images import augment
@@ -125,8 +125,7 @@ def judge(config: RunConfig) -> dict[str, float]:
     """Train one side, saying how far it is; what its last step is worth, and its speed after the warm-up."""
     uri = config.uri
     done = launch.fit(config, on_metrics=lambda metrics: print(config.name, format_line(metrics), flush=True))
-    checkpoint = done.checkpoint_uri
-    found, fresh = score(checkpoint, config.data.dataset), score_fresh(checkpoint, config)
+    found, fresh = score(done.checkpoint, config.data.dataset), score_fresh(done.checkpoint, config)
     truth = "truth" if "truth" in found else "votes"
     lines = [line for line in read_metrics(uri) if line["epoch"] > config.loss.warmup_epochs]
     return {
@@ -140,10 +139,10 @@ def judge(config: RunConfig) -> dict[str, float]:
     }
 
 
-def score_fresh(checkpoint_uri: str, config: RunConfig) -> dict[str, Any]:
+def score_fresh(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
     """The test split's figures with BatchNorm's statistics of all training images."""
     dataset, info = config.data.dataset, read_info(config.data.dataset)
-    model, images = restored(checkpoint_uri, config), np.array_split(training_images(config, 0), 20)
+    model, images = restored(checkpoint, config), np.array_split(training_images(config, 0), 20)
     update_bn((normalize(torch.from_numpy(part)) for part in images), model.backbone)
     model.eval()
     _, probs_NC = predict(lambda x: model(x).logits_BC, reader(config, "test"), device=torch.device("cpu"))
@@ -154,14 +153,15 @@ def outputs_kl(config: RunConfig) -> dict[int, list[float]]:
     """By step of each checkpoint: KL of the training samples' outputs as they are stored, and fresh."""
     dataset, info = config.data.dataset, read_info(config.data.dataset)
     found = {}
-    for step in sorted(steps_there(config.uri)):
-        uri, batch_size = uri_of(config.uri, step), config.data.batch_size
-        images, model = training_images(config, step * batch_size // info.num_train), restored(uri, config)
+    for uri in reversed(checkpoint_uris(config.uri)):
+        checkpoint, batch_size = Checkpoint.open(uri), config.data.batch_size
+        step = checkpoint.facts["step"]
+        images, model = training_images(config, step * batch_size // info.num_train), restored(checkpoint, config)
         fresh_NC = np.empty((len(images), len(info.class_names)), dtype=np.float32)
         order = np.random.default_rng(0).permutation(len(images))
         for rows in np.array_split(order, len(images) // batch_size):
             fresh_NC[rows] = forward_neighbors(model, torch.from_numpy(images[rows]))[0].numpy()
-        both = read_beliefs(uri, config, info).probs, fresh_NC
+        both = read_beliefs(checkpoint, info).probs, fresh_NC
         against = [against_columns(dataset, info, "train", probs_NC) for probs_NC in both]
         found[step] = [(columns.get("truth") or columns["votes"])["kl"] for columns in against]
     return found
@@ -182,10 +182,10 @@ def training_images(config: RunConfig, epoch: int) -> NDArray[np.uint8]:
     )
 
 
-def restored(checkpoint_uri: str, config: RunConfig) -> LDLVA:
+def restored(checkpoint: Checkpoint, config: RunConfig) -> LDLVA:
     """The network of a checkpoint, in training mode."""
     model = build_model(config, len(read_info(config.data.dataset).class_names))
-    model.load_state_dict(read_weights(checkpoint_uri))
+    model.load_state_dict(checkpoint.read_weights())
     return model.train()
 
 

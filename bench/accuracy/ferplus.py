@@ -115,7 +115,7 @@ def judge(config: RunConfig, name: str, data: str, seeds: int) -> list[dict[str,
         run = replace(config, name=f"{name}-{seed}", data=replace(config.data, dataset=data))
         run = replace(run, training=replace(run.training, seed=seed))
         done = launch.fit(run)
-        results.append(figures(score(done.checkpoint_uri, data, predict_training=True)))
+        results.append(figures(score(done.checkpoint, data, predict_training=True)))
         print(name, seed, results[-1], flush=True)
     return results
 

@@ -22,7 +22,7 @@ from ldlva_dist.analysis.label_findings import scores
 from ldlva_dist.analysis.metrics import noise_finding
 from ldlva_dist.analysis.scoring import wrong_labels
 from ldlva_dist.analysis.trained_run import TrainedRun
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config.presets import demo
 from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import SettingError
@@ -64,15 +64,15 @@ def train(folder: str, seed: int) -> str:
             data=replace(config.data, dataset=data),
             training=replace(config.training, seed=seed),
         )
-        return launch.fit(config).checkpoint_uri
+        return launch.fit(config).checkpoint.uri
 
 
 def judge(run: str, rounds: int) -> dict[str, Any]:
     """AUROC and average precision of every score, and whether the combined one is as good as the best."""
-    checkpoint = last_checkpoint(run)
+    checkpoint = Checkpoint.newest(run)
     if checkpoint is None:
         raise SettingError(f"--run must be a folder with a finished checkpoint, got {run!r}")
-    dataset = read_config(checkpoint).data.dataset
+    dataset = checkpoint.config.data.dataset
     info = read_info(dataset)
     known = wrong_labels(dataset, info)
     if known is None:

@@ -32,8 +32,6 @@ from safetensors.numpy import load
 from bench.common import drawn_faces, report
 from bench.faults.mutators import Mutator, damage_array, damage_bytes, damage_json, damage_lines, damage_parquet
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import read_config, read_facts, read_weights
-from ldlva_dist.checkpoint.table_files import read_logits
 from ldlva_dist.config import from_json, to_json
 from ldlva_dist.config.presets import PRESETS
 from ldlva_dist.dataset.images import encode
@@ -137,16 +135,16 @@ def read_dataset(home: Path) -> Any:
 def read_checkpoint(home: Path) -> Any:
     """Facts, settings, weights, optimiser, uncertainties and bank files of the run's last checkpoint."""
     uri = str(next(iter(home.glob("run/step-*"))))
-    saved = Checkpoint(uri)
+    saved = Checkpoint.open(uri)
     info = read_info(str(home / "set"))
-    facts = read_facts(uri, info)
+    saved.require_data_set(info)
     for name in saved.names():
         saved.check(name)
-    weights = {name: values.numpy().tobytes() for name, values in read_weights(uri).items()}
+    weights = {name: values.numpy().tobytes() for name, values in saved.read_weights().items()}
     moments = {name: values.tobytes() for name, values in load(saved.read("optimizer.safetensors")).items()}
     names = ("step", "class_names", "content_hash", "num_train", "plan_version")
-    logits = read_logits(saved, info.num_train).tolist()
-    return [{name: facts[name] for name in names}, to_json(read_config(uri)), weights, moments, logits]
+    logits = saved.read_logits(info.num_train).tolist()
+    return [{name: saved.facts[name] for name in names}, to_json(saved.config), weights, moments, logits]
 
 
 def read_settings(home: Path) -> Any:

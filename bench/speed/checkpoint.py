@@ -37,10 +37,9 @@ from ldlva_dist.bank.records import STATIC
 from ldlva_dist.bank.service import start_service
 from ldlva_dist.bank.static_rows import ShardRows
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import last_checkpoint
 from ldlva_dist.checkpoint.resume import newest_whole
 from ldlva_dist.checkpoint.saver import Saver
-from ldlva_dist.checkpoint.table_files import restore_table, table_files
+from ldlva_dist.checkpoint.table_files import table_files
 from ldlva_dist.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo, SplitInfo
 from ldlva_dist.messages import Batch
@@ -135,7 +134,7 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
                 drags.append(slow)
                 facts = saver.finish()
                 memory.append(_megabytes(peak))
-                saved = Checkpoint(f"{folder}/run/step-{facts['step']:08d}")
+                saved = Checkpoint.open(f"{folder}/run/step-{facts['step']:08d}")
                 sizes.append(sum(saved.size(name) for name in saved.names()) / 1e6)
                 left, began_step = arguments.plain_steps // 2, time.monotonic()
             continue
@@ -152,9 +151,9 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
             saves.append(time.monotonic() - began_save)
             began_step = time.monotonic()
             print(json.dumps({"save_s": saves[-1], "step_s": statistics.median(plain)}), flush=True)
-    uri = last_checkpoint(f"{folder}/run")
+    newest = Checkpoint.newest(f"{folder}/run")
     peak, began = PrivatePeak(*processes), time.monotonic()
-    state.restore(uri)
+    state.restore(newest)
     resume_s, resume = time.monotonic() - began, _megabytes(peak)
     costs = [save + drag for save, drag in zip(saves, drags, strict=True)]
     return {
@@ -181,7 +180,7 @@ def _state() -> tuple[TrainState, NeighborClient, int]:
     spec = build.bank_spec(config, info)
     service = start_service("bench", [_bank_rows], spec, {"num_cpus": 0})
     client = NeighborClient(service, rank=0, world_size=1, token="bench", k=NEIGHBORS, timeout_s=60)
-    state = build.build_state(config, info, client, device=torch.device("cpu"), checkpoint_uri=None)
+    state = build.build_state(config, info, client, device=torch.device("cpu"), checkpoint=None)
     facts: Any = ray.get(service.shards[0].facts.remote())
     return state, client, facts.pid
 
@@ -242,7 +241,7 @@ def _agree(rank: int, folder: str, steps: int) -> None:
     _join(rank, folder, SAVERS, "agree")
     os.environ["LOCAL_RANK"] = str(rank)
     config, info = _settings("ce")
-    state = build.build_state(config, info, None, device=torch.device("cpu"), checkpoint_uri=None)
+    state = build.build_state(config, info, None, device=torch.device("cpu"), checkpoint=None)
     settings = build.step_settings(config, info, state.engine.device)
     agreement_module.ASK_RAY_EVERY_S = math.inf  # outside of Ray Train there is nobody to ask
     agreement = Agreement(None, save_every_minutes=1)
@@ -288,9 +287,9 @@ def _load_table(rank: int, folder: str, rows: int) -> None:
     group, peak = _join(rank, folder, LOADERS, "load"), PrivatePeak(os.getpid())
     began = time.monotonic()
     table = UncertaintyTable(rows, initial_logit=0.0, lr=0.1, momentum=0.9, group=group)
-    uri = newest_whole(f"{folder}/table", print)
-    assert uri, "a checkpoint was written"
-    restore_table(table, Checkpoint(uri))
+    saved = newest_whole(f"{folder}/table", print)
+    assert saved, "a checkpoint was written"
+    saved.restore_table(table)
     dist.barrier()
     seconds, grown = time.monotonic() - began, peak.stop()[0]
     for begin, values in _pieces(table):

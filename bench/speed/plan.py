@@ -21,7 +21,7 @@ import ray
 import tyro
 
 from bench.common import drawn_faces, report
-from ldlva_dist.checkpoint.read import last_checkpoint
+from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.forecast.probe import speed
 from ldlva_dist.forecast.watch import ROLES
 from ldlva_dist.records.metrics_log import read_metrics
@@ -91,7 +91,7 @@ def compare(case: Case, folder: str, arguments: Arguments) -> dict[str, Any]:
     planned = json.loads(Path(folder, "plan.json").read_text())
     memory = run_job("train", *command)
     lines = read_metrics(f"{folder}/runs/{case.name}")
-    checkpoint = last_checkpoint(f"{folder}/runs/{case.name}")
+    checkpoint = newest_finished(f"{folder}/runs/{case.name}")
     assert checkpoint is not None, "a run that ended has a checkpoint"
     size = sum(file.stat().st_size for file in Path(checkpoint).rglob("*") if file.is_file())
     pairs = {

@@ -7,9 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldlva_dist.bank.checkpoint_parts import newest
-from ldlva_dist.checkpoint.bank_files import BANK_FOLDER
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.table_files import read_logits
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.images import decode
 from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_va
@@ -30,11 +28,10 @@ class Beliefs:
     """[N, C] last stored class probabilities; zeros where the sample was never reached."""
 
 
-def read_beliefs(checkpoint_uri: str, config: RunConfig, info: DatasetInfo) -> Beliefs:
+def read_beliefs(checkpoint: Checkpoint, info: DatasetInfo) -> Beliefs:
     """The beliefs at a checkpoint of a run with neighbours."""
-    saved = Checkpoint(checkpoint_uri)
-    logits_N = read_logits(saved, info.num_train)
-    outputs, _ = newest(saved.files(BANK_FOLDER), info.num_train, bank_spec(config, info))
+    logits_N = checkpoint.read_logits(info.num_train)
+    outputs, _ = newest(checkpoint.bank_files, info.num_train, bank_spec(checkpoint.config, info))
     return Beliefs(uncertainty=logits_N.sigmoid().numpy(), probs=outputs.records["probs"].astype(np.float32))
 
 

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from ldlva_dist.analysis import metrics
 from ldlva_dist.analysis.beliefs import read_beliefs
-from ldlva_dist.checkpoint.read import has_rows_of, read_config, read_facts, weights_crc32
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.manifest import DatasetInfo, column_names, read_columns, read_info
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.runtime.waiting import own_errors
@@ -28,7 +28,7 @@ NO_TEST_PART = "no test part in the data set {!r}: judged on its holdout, which 
 
 
 def score(
-    checkpoint_uri: str,
+    checkpoint: Checkpoint,
     dataset_uri: str,
     *,
     split: str | None = None,
@@ -58,23 +58,23 @@ def score(
         SettingError: if checkpoint and data set do not belong together, or there is no such split or task.
         ClusterError: if a prediction fails, or takes longer than the limit.
     """
-    info, config = read_info(dataset_uri), read_config(checkpoint_uri)
-    facts = read_facts(checkpoint_uri, info, allow_other_version=allow_other_version)
+    info, config, facts = read_info(dataset_uri), checkpoint.config, checkpoint.facts
+    checkpoint.require_data_set(info, allow_other_version=allow_other_version)
     if num_tasks < 1:
         raise SettingError(f"num_tasks must be >= 1, got {num_tasks}")
     split = split_to_judge(info, split)
-    probs_NC = predict_split(checkpoint_uri, dataset_uri, split=split, num_tasks=num_tasks)
-    result = {"checkpoint": checkpoint_uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
+    probs_NC = predict_split(checkpoint, dataset_uri, split=split, num_tasks=num_tasks)
+    result = {"checkpoint": checkpoint.uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
     result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
-    result |= {"steps": facts["step"], "weights_crc32": weights_crc32(checkpoint_uri)}
+    result |= {"steps": facts["step"], "weights_crc32": checkpoint.weights_crc32}
     result |= against_columns(dataset_uri, info, split, probs_NC)
-    if not has_rows_of(facts, info) or (wrong := wrong_labels(dataset_uri, info)) is None:
+    if not checkpoint.has_rows_of(info) or (wrong := wrong_labels(dataset_uri, info)) is None:
         return result
     if config.uses_neighbors:
-        beliefs = read_beliefs(checkpoint_uri, config, info)
+        beliefs = read_beliefs(checkpoint, info)
         result["noise"] = _noise(dataset_uri, info, *wrong, beliefs.probs, beliefs.uncertainty)
     elif predict_training:
-        probs_NC = predict_split(checkpoint_uri, dataset_uri, split="train", num_tasks=num_tasks)
+        probs_NC = predict_split(checkpoint, dataset_uri, split="train", num_tasks=num_tasks)
         result["noise"] = _noise(dataset_uri, info, *wrong, probs_NC)
     return result
 
@@ -97,14 +97,14 @@ def split_to_judge(info: DatasetInfo, asked: str | None = None) -> str:
     return split
 
 
-def predict_split(checkpoint_uri: str, dataset_uri: str, *, split: str, num_tasks: int) -> NDArray[np.float32]:
+def predict_split(checkpoint: Checkpoint, dataset_uri: str, *, split: str, num_tasks: int) -> NDArray[np.float32]:
     """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks at a time."""
     task = ray.remote(_predict_share)
     num_shares = max(num_tasks, -(-read_info(dataset_uri).splits[split].rows // TASK_ROWS))
     waiting, running, shares = iter(range(num_shares)), dict[Any, int](), dict[int, NDArray[np.float32]]()
     while len(shares) < num_shares:
         for rank in islice(waiting, num_tasks - len(running)):
-            running[task.remote(checkpoint_uri, dataset_uri, split, rank, num_shares)] = rank
+            running[task.remote(checkpoint, dataset_uri, split, rank, num_shares)] = rank
         done, _ = ray.wait(list(running), timeout=TASK_LIMIT_S)
         if not done:
             for ref in running:
@@ -122,9 +122,11 @@ def _result(ref: Any, split: str) -> NDArray[np.float32]:
         raise ClusterError(f"split {split!r} could not be predicted: {error}") from error
 
 
-def _predict_share(checkpoint_uri: str, dataset_uri: str, split: str, rank: int, num_tasks: int) -> NDArray[np.float32]:
-    config, info = read_config(checkpoint_uri), read_info(dataset_uri)
-    model = restored_model(config, len(info.class_names), checkpoint_uri)
+def _predict_share(
+    checkpoint: Checkpoint, dataset_uri: str, split: str, rank: int, num_tasks: int
+) -> NDArray[np.float32]:
+    config, info = checkpoint.config, read_info(dataset_uri)
+    model = restored_model(config, len(info.class_names), checkpoint)
     model.eval()
     reader = SplitReader(
         dataset_uri=dataset_uri,

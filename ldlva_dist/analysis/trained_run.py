@@ -19,10 +19,7 @@ from ldlva_dist.analysis import suspicion
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.bank.checkpoint_parts import GRAPH, newest
 from ldlva_dist.bank.records import decode_features
-from ldlva_dist.checkpoint.bank_files import BANK_FOLDER
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config, read_facts
-from ldlva_dist.checkpoint.table_files import read_logits
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_va
 from ldlva_dist.errors import SettingError
@@ -52,10 +49,10 @@ class Opinions:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Addresses that mean the same on every node of a cluster."""
+    """A run, its checkpoint and its data, by addresses that mean the same on every node of a cluster."""
 
     run: str
-    checkpoint: str
+    checkpoint: Checkpoint
     """Its last finished one."""
     dataset: str
 
@@ -67,10 +64,10 @@ def find(run: str, dataset: str | None) -> Place:
         SettingError: for a folder without a finished checkpoint.
     """
     run_uri = storage.absolute(run)
-    checkpoint = last_checkpoint(run_uri)
+    checkpoint = Checkpoint.newest(run_uri)
     if checkpoint is None:
         raise SettingError(f"run must be a folder with a finished checkpoint, got {run!r}")
-    dataset_uri = storage.absolute(dataset or read_config(checkpoint).data.dataset)
+    dataset_uri = storage.absolute(dataset or checkpoint.config.data.dataset)
     return Place(run=run_uri, checkpoint=checkpoint, dataset=dataset_uri)
 
 
@@ -82,25 +79,25 @@ def lacks_features(config: RunConfig) -> bool:
 class TrainedRun:
     """A checkpoint of a run with neighbours, and the data set it was trained on."""
 
-    def __init__(self, checkpoint_uri: str, dataset_uri: str, info: DatasetInfo) -> None:
+    def __init__(self, checkpoint: Checkpoint, dataset_uri: str, info: DatasetInfo) -> None:
         """Read table, bank and weights.
 
         Raises:
             SettingError: for a run without neighbours, or on other data than ``dataset_uri``.
         """
-        config = read_config(checkpoint_uri)
+        config = checkpoint.config
         if not config.uses_neighbors:
-            raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint_uri}")
-        self.facts = read_facts(checkpoint_uri, info)
+            raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint.uri}")
+        checkpoint.require_data_set(info)
+        self.facts = checkpoint.facts
         self._config, self.dataset_uri, self.info = config, dataset_uri, info
-        saved = Checkpoint(checkpoint_uri)
-        self._logit_N = read_logits(saved, info.num_train)
-        outputs, graphs = newest(saved.files(BANK_FOLDER), info.num_train, bank_spec(config, info))
+        self._logit_N = checkpoint.read_logits(info.num_train)
+        outputs, graphs = newest(checkpoint.bank_files, info.num_train, bank_spec(config, info))
         self._records = outputs.records
         found_anew = graphs if config.index.space == "feature" else {}
         last = max(found_anew, key=lambda name: int(name.removeprefix(GRAPH)), default=None)
         self._graph_NK = None if last is None else found_anew[last]
-        self._model = restored_model(config, len(info.class_names), checkpoint_uri)
+        self._model = restored_model(config, len(info.class_names), checkpoint)
         self._model.eval()
         self.labels_N = read_columns(dataset_uri, ["label"], rows=info.num_train)["label"].to_numpy().astype(np.int64)
         self.va_N2 = read_va(dataset_uri, 0, info.num_train)

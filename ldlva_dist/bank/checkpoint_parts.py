@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ldlva_dist.bank.copy_on_write import FrozenRows
 from ldlva_dist.bank.records import BankSpec, Outputs, blank
 from ldlva_dist.bank.tensor_file import Column, Stored, TensorFile, read_header
-from ldlva_dist.checkpoint.bank_files import BANK_FOLDER
+from ldlva_dist.checkpoint.saved_files import BANK_FOLDER
 from ldlva_dist.errors import DataError
 from ldlva_dist.storage import checksums
 from ldlva_dist.storage.checksums import Files, Reader

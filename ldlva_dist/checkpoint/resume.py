@@ -5,14 +5,20 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.checkpoint import Checkpoint, UnknownFormatError
-from ldlva_dist.checkpoint.read import read_facts, require_same_plan
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saved_files import (
+    checkpoint_steps,
+    checkpoint_uri,
+    checkpoint_uris,
+    discard_checkpoint,
+    is_finished,
+)
+from ldlva_dist.checkpoint.state_file import UnknownFormatError
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError
 
 
-def newest_whole(run_uri: str, tell: Callable[[str], None]) -> str | None:
+def newest_whole(run_uri: str, tell: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint of a run of which every file is what its list says; None for a run that has none yet.
 
     A newer one that is damaged, or was not written to its end, is told of by rank 0. Collective.
@@ -23,19 +29,19 @@ def newest_whole(run_uri: str, tell: Callable[[str], None]) -> str | None:
     damaged: list[str] = []
     unfinished: list[str] = []
     chosen = None
-    for uri in _from_rank_0(lambda: [checkpoint.uri_of(run_uri, step) for step in checkpoint.steps_there(run_uri)]):
-        if not _from_rank_0(lambda uri=uri: checkpoint.is_finished(uri)):
+    for uri in _from_rank_0(lambda: checkpoint_uris(run_uri)):
+        if not _from_rank_0(lambda uri=uri: is_finished(uri)):
             unfinished.append(f"{uri} was not written to its end")
-        elif fault := _first_fault(uri):
-            damaged.append(fault)
-        else:
-            chosen = uri
+            continue
+        chosen, fault = _open_whole(uri)
+        if chosen:
             break
+        damaged.append(fault)
     if damaged and not chosen:
         raise DataError(f"no checkpoint of {run_uri} is whole: {'; '.join(damaged)}")
     if dist.get_rank() == 0:
         for fault in damaged + unfinished:
-            tell(f"{fault}: going on from {chosen or 'the beginning'}")
+            tell(f"{fault}: going on from {chosen.uri if chosen else 'the beginning'}")
     return chosen
 
 
@@ -46,31 +52,31 @@ def require_fitting(run_uri: str, info: DatasetInfo, plan_version: int) -> None:
         SettingError: if the data set is not what the run was trained on.
         DataError: if the checkpoint is of another format, or its run dealt out the samples by other rules.
     """
-    for step in checkpoint.steps_there(run_uri):
-        uri = checkpoint.uri_of(run_uri, step)
+    for uri in checkpoint_uris(run_uri):
         try:
-            facts = read_facts(uri, info)
+            newest = Checkpoint.open(uri)
+            newest.require_data_set(info)
         except UnknownFormatError:
             raise
         except DataError:  # unfinished or damaged: the workers say so, and look at the one before too
             continue
-        require_same_plan(uri, facts, plan_version)
+        newest.require_plan(plan_version)
         return
 
 
 def roll_back(run_uri: str, step: int) -> None:
     """Delete checkpoints of later steps: leftovers of a lineage that did not survive."""
-    for later in checkpoint.steps_there(run_uri):
+    for later in checkpoint_steps(run_uri):
         if later > step:
-            checkpoint.discard(checkpoint.uri_of(run_uri, later))
+            discard_checkpoint(checkpoint_uri(run_uri, later))
 
 
-def _first_fault(uri: str) -> str | None:
-    """What is wrong with a checkpoint, the same on all ranks; the files are dealt out by size."""
+def _open_whole(uri: str) -> tuple[Checkpoint | None, str]:
+    """A checkpoint, or what is wrong with it, the same on all ranks; the files to check are dealt out by size."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    fault = None
+    saved, fault = None, ""
     try:
-        saved = Checkpoint(uri)
+        saved = Checkpoint.open(uri)
         by_size = sorted(saved.names(), key=saved.size, reverse=True)
         for name in by_size[rank::world_size]:
             saved.check(name)
@@ -78,9 +84,10 @@ def _first_fault(uri: str) -> str | None:
         raise
     except DataError as error:
         fault = str(error)
-    found: list[str | None] = [None] * world_size
+    found = [""] * world_size
     dist.all_gather_object(found, fault)
-    return next((fault for fault in found if fault), None)
+    first = next(filter(None, found), "")
+    return None if first else saved, first
 
 
 def _from_rank_0(ask: Callable[[], Any]) -> Any:

@@ -14,12 +14,18 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saved_files import (
+    SavedFiles,
+    checkpoint_steps,
+    checkpoint_uri,
+    discard_checkpoint,
+    write_saved_file,
+)
+from ldlva_dist.checkpoint.state_file import write_state
 from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.storage.checksums import Entry
 
-Files = Mapping[str, Callable[[], bytes]]
+FilesToSave = Mapping[str, Callable[[], bytes]]
 """Names in the checkpoint, and what gives their bytes."""
 Elsewhere = Callable[[str, float], Callable[[], Mapping[str, Entry]]]
 """Given the folder and a limit in seconds, lets others write files into it; what it returns waits for their entries."""
@@ -71,10 +77,12 @@ class Saver:
             )
         return True
 
-    def begin(self, step: int, files: Files, facts: Mapping[str, Any], elsewhere: Elsewhere | None = None) -> None:
+    def begin(
+        self, step: int, files: FilesToSave, facts: Mapping[str, Any], elsewhere: Elsewhere | None = None
+    ) -> None:
         """Upload files of the state after ``step`` steps; one checkpoint must be finished before the next begins."""
         assert self._upload is None, "one checkpoint at a time"
-        uri = checkpoint.uri_of(self._run_uri, step)
+        uri = checkpoint_uri(self._run_uri, step)
         future = self._thread.submit(_upload, uri, dict(files), elsewhere, self._limit_s)
         self._upload = _Upload(uri=uri, step=step, facts=facts, files=future, began=time.monotonic())
 
@@ -99,25 +107,31 @@ class Saver:
         dist.gather_object(mine, parts if dist.get_rank() == 0 else None)
         if dist.get_rank() == 0:
             self._require_lease()
-            checkpoint.finish(upload.uri, upload.facts, {name: entry for part in parts for name, entry in part.items()})
+            write_state(upload.uri, upload.facts, {name: entry for part in parts for name, entry in part.items()})
             self._accuracies[upload.step] = upload.facts["metrics"].get(METRIC)
             self._drop_old(upload.step)
         return upload.facts
 
     def _drop_old(self, newest: int) -> None:
         """Delete what is not worth keeping, and what earlier starts left unfinished."""
-        kept = checkpoint.worth_keeping(self._accuracies, self._num_to_keep)
+        kept = worth_keeping(self._accuracies, self._num_to_keep)
         self._accuracies = {step: accuracy for step, accuracy in self._accuracies.items() if step in kept}
-        for step in checkpoint.steps_there(self._run_uri):
+        for step in checkpoint_steps(self._run_uri):
             if step not in kept and step < newest:
-                checkpoint.discard(checkpoint.uri_of(self._run_uri, step))
+                discard_checkpoint(checkpoint_uri(self._run_uri, step))
+
+
+def worth_keeping(accuracies: Mapping[int, float | None], num_to_keep: int) -> set[int]:
+    """Of a run's finished checkpoints (step to holdout accuracy): the newest ones and the best; a tie to the later."""
+    best = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
+    return set(sorted(accuracies)[-num_to_keep:]) | ({max(best)[1]} if best else set())
 
 
 def _accuracies_there(run_uri: str) -> dict[int, float | None]:
     accuracies = {}
-    for step in checkpoint.steps_there(run_uri):
+    for step in checkpoint_steps(run_uri):
         with suppress(DataError):  # unfinished or damaged: not worth keeping
-            accuracies[step] = Checkpoint(checkpoint.uri_of(run_uri, step)).facts["metrics"].get(METRIC)
+            accuracies[step] = SavedFiles.open(checkpoint_uri(run_uri, step)).facts["metrics"].get(METRIC)
     return accuracies
 
 
@@ -128,5 +142,5 @@ def _upload(
     entries = {}
     while files:
         name, content = files.popitem()  # one file after the other, so that each one's memory goes with it
-        entries[name] = checkpoint.write_file(uri, name, content())
+        entries[name] = write_saved_file(uri, name, content())
     return entries | dict(wait())

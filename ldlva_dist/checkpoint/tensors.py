@@ -9,7 +9,7 @@ from torch import Tensor
 from ldlva_dist.errors import DataError
 
 
-def pack(what: str, tensors: Mapping[str, Tensor]) -> bytes:
+def pack_tensors(what: str, tensors: Mapping[str, Tensor]) -> bytes:
     """A file of tensors; DataError where any of them is not finite."""
     broken = [name for name, values in tensors.items() if not torch.isfinite(values).all()]
     if broken:

@@ -75,7 +75,7 @@ def finish(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
     """
     began = time.monotonic()
     done = launch.fit(config, holder=holder)
-    evaluation = score(done.checkpoint_uri, config.data.dataset, predict_training=True)
+    evaluation = score(done.checkpoint, config.data.dataset, predict_training=True)
     found = figures(evaluation)
     if "holdout_accuracy" in done.metrics:
         found["holdout_accuracy"] = done.metrics["holdout_accuracy"]

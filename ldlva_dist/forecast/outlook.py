@@ -7,7 +7,7 @@ from typing import Any
 
 from ldlva_dist import storage
 from ldlva_dist.bank.records import bytes_per_row
-from ldlva_dist.checkpoint.read import last_checkpoint, read_facts
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import LdlvaError, RunStopped, SettingError
@@ -137,8 +137,8 @@ def _seconds(work: Work, done: int, seen: Probe | None) -> float | None:
 
 
 def _steps_done(config: RunConfig) -> int:
-    uri = last_checkpoint(config.uri)
-    return read_facts(uri)["step"] if uri else 0
+    checkpoint = Checkpoint.newest(config.uri)
+    return checkpoint.facts["step"] if checkpoint else 0
 
 
 def _plan(config: RunConfig, info: DatasetInfo) -> Plan:

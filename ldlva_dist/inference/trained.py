@@ -8,8 +8,8 @@ from typing import Any
 from safetensors.torch import save
 
 from ldlva_dist import storage
-from ldlva_dist.checkpoint.checkpoint import STATE
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config, read_facts, read_weights, weights_crc32
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.state_file import STATE
 from ldlva_dist.config import RunConfig
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import Description
@@ -23,7 +23,7 @@ OF_NEIGHBORS = ("index", "neighbors", "uncertainty")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class NetworkFacts:
     """What of a checkpoint's ``state.json`` goes with its network."""
 
     step: Count
@@ -42,7 +42,7 @@ def read_model(uri: str) -> Portable:
     """
     if is_exported(uri):
         return read_exported(uri)
-    checkpoint = last_checkpoint(uri)
+    checkpoint = Checkpoint.newest(uri)
     if checkpoint is None:
         raise SettingError(
             "the model must be a run with a finished checkpoint, a checkpoint, or a folder that jobs/export.py wrote, "
@@ -51,13 +51,15 @@ def read_model(uri: str) -> Portable:
     return _read_checkpoint(uri, checkpoint)
 
 
-def _read_checkpoint(uri: str, checkpoint: str) -> Portable:
-    config, weights = read_config(checkpoint), read_weights(checkpoint)
-    known, wanted = read_facts(checkpoint), {field.name for field in dataclasses.fields(Facts)}
-    facts = build(Facts, {name: known[name] for name in wanted & known.keys()}, storage.join(checkpoint, STATE))
+def _read_checkpoint(uri: str, checkpoint: Checkpoint) -> Portable:
+    config, weights, known = checkpoint.config, checkpoint.read_weights(), checkpoint.facts
+    wanted = {field.name for field in dataclasses.fields(NetworkFacts)}
+    facts = build(
+        NetworkFacts, {name: known[name] for name in wanted & known.keys()}, storage.join(checkpoint.uri, STATE)
+    )
     kept = {name: values for name, values in weights.items() if name.startswith(PARTS)}
     if "classifier.weight" not in kept or kept["classifier.weight"].dim() != 2:
-        raise DataError(f"{checkpoint} does not hold the weights of a network that tells classes apart")
+        raise DataError(f"{checkpoint.uri} does not hold the weights of a network that tells classes apart")
     description = {
         "name": config.name,
         "backbone": config.model.name,
@@ -75,7 +77,7 @@ def _read_checkpoint(uri: str, checkpoint: str) -> Portable:
         "training": _training(config, facts.step),
         "figures": _figures(uri, checkpoint, facts),
     }
-    return Portable(description=build(Description, description, checkpoint), weights=save(kept))
+    return Portable(description=build(Description, description, checkpoint.uri), weights=save(kept))
 
 
 def _training(config: RunConfig, steps: int) -> dict[str, Any]:
@@ -91,14 +93,14 @@ def _training(config: RunConfig, steps: int) -> dict[str, Any]:
     }
 
 
-def _figures(uri: str, checkpoint: str, facts: Facts) -> dict[str, Any]:
+def _figures(uri: str, checkpoint: Checkpoint, facts: NetworkFacts) -> dict[str, Any]:
     """What was measured of this very checkpoint."""
     figures = {"holdout_accuracy": facts.metrics.get("holdout_accuracy")}
-    run, _, name = checkpoint.rpartition("/")
+    run, _, name = checkpoint.uri.rpartition("/")
     for folder in (uri, run):
         place = storage.join(folder, "evaluation.json")
         if storage.exists(place):
             found = parse_object(storage.read_bytes(place), place)
-            if {"steps": facts.step, "weights_crc32": weights_crc32(checkpoint)}.items() <= found.items():
+            if {"steps": facts.step, "weights_crc32": checkpoint.weights_crc32}.items() <= found.items():
                 return figures | {"evaluation": {**found, "checkpoint": name}}
     return figures

@@ -17,8 +17,8 @@ from ray.train.torch import TorchTrainer
 from ldlva_dist import storage
 from ldlva_dist.bank.records import bytes_per_row
 from ldlva_dist.bank.service import NeighborService, shard_loads, start_service
-from ldlva_dist.checkpoint import bank_files
-from ldlva_dist.checkpoint.read import last_checkpoint, read_facts
+from ldlva_dist.checkpoint.checkpoint import CONFIG, Checkpoint
+from ldlva_dist.checkpoint.saved_files import newest_bank_files
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.dataset.manifest import DatasetInfo, read_info
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunLost, RunStopped, SettingError
@@ -46,7 +46,7 @@ class RunResult:
     """What a finished run leaves behind."""
 
     run_uri: str
-    checkpoint_uri: str
+    checkpoint: Checkpoint
     """The last checkpoint; the last step counts, never the best."""
     metrics: dict[str, Any]
     """The last report's."""
@@ -137,16 +137,16 @@ def _run(config: RunConfig, info: DatasetInfo, lease: Lease, callbacks: Sequence
 
 def _result(config: RunConfig) -> RunResult:
     """What the run left; RunStopped where it is not at its end."""
-    checkpoint_uri = last_checkpoint(config.uri)
-    if checkpoint_uri is None:
+    checkpoint = Checkpoint.newest(config.uri)
+    if checkpoint is None:
         raise RunLost(f"the checkpoints of {config.uri} were deleted while the run went on")
-    metrics = read_facts(checkpoint_uri)["metrics"]
+    metrics = checkpoint.facts["metrics"]
     if metrics["step"] < metrics["steps"]:
         raise RunStopped(
             f"run {config.name!r} was asked to stop, and has saved after step {metrics['step']} of {metrics['steps']} "
-            f"({checkpoint_uri}); the same command goes on from there"
+            f"({checkpoint.uri}); the same command goes on from there"
         )
-    return RunResult(run_uri=config.uri, checkpoint_uri=checkpoint_uri, metrics=metrics)
+    return RunResult(run_uri=config.uri, checkpoint=checkpoint, metrics=metrics)
 
 
 def train_storage(uri: str) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def write_settings(config: RunConfig) -> None:
         SettingError: if another job has begun the run with other settings since they were looked at.
     """
     preflight.require_same_settings(config)
-    uri = storage.join(config.uri, preflight.CONFIG)
+    uri = storage.join(config.uri, CONFIG)
     if not storage.exists(uri):
         storage.write_bytes(uri, preflight.settings_of(config.uri) or to_json(config).encode())
 
@@ -205,7 +205,7 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
         shard_loads(config.data.dataset, k=k, num_shards=bank.num_shards),
         spec,
         placement.bank_actor(config.placement, num_bytes // bank.num_shards),
-        recall=partial(bank_files.bank_files, config.uri) if bank.on_loss == "continue" else None,
+        recall=partial(newest_bank_files, config.uri) if bank.on_loss == "continue" else None,
     )
 
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from ldlva_dist import storage
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.checkpoint import CONFIG
 from ldlva_dist.checkpoint.resume import require_fitting
+from ldlva_dist.checkpoint.saved_files import SavedFiles, checkpoint_uris
 from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
@@ -36,7 +36,6 @@ CHANGEABLE = (
     "training.tracker",
 )
 """Settings that may change when a run goes on."""
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +140,9 @@ def settings_of(run_uri: str) -> bytes | None:
     uri = storage.join(run_uri, CONFIG)
     if storage.exists(uri):
         return storage.read_bytes(uri)
-    for step in checkpoint.steps_there(run_uri):
+    for saved_uri in checkpoint_uris(run_uri):
         with suppress(DataError):  # unfinished or damaged: the workers say so, and look at the one before too
-            return Checkpoint(checkpoint.uri_of(run_uri, step)).read(CONFIG)
+            return SavedFiles.open(saved_uri).read(CONFIG)
     return None
 
 

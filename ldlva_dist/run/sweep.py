@@ -21,7 +21,9 @@ from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ldlva_dist import storage
-from ldlva_dist.checkpoint import checkpoint
+from ldlva_dist.checkpoint.checkpoint import CONFIG
+from ldlva_dist.checkpoint.saved_files import CHECKPOINT_PREFIX
+from ldlva_dist.checkpoint.saver import METRIC
 from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.records.metrics_log import read_metrics
@@ -29,10 +31,9 @@ from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
 from ldlva_dist.runtime import placement
 
-METRIC = "holdout_accuracy"
 TUNE = "tune"
 """Tune's own records of the sweep, a folder for each start. Nothing is deleted: who knows what else lies there."""
-OF_A_RUN = ("metrics.jsonl", checkpoint.PREFIX)
+OF_A_RUN = ("metrics.jsonl", CHECKPOINT_PREFIX)
 CHANGEABLE = ("sweep.num_samples", "sweep.max_concurrent_trials")
 """Settings of a search that may change when it goes on."""
 
@@ -105,14 +106,14 @@ def _require_own_folder(config: RunConfig, folder: str) -> None:
     """SettingError for a folder that is there, unless a sweep with the same settings and the same space began it."""
     names = [name for name in storage.list_folder(folder) if not name.startswith(".")]
     of_a_run = [name for name in names if name.startswith(OF_A_RUN)]
-    if names and (preflight.CONFIG not in names or of_a_run):
+    if names and (CONFIG not in names or of_a_run):
         raise SettingError(
             f"name must be new for a sweep: {folder} is no sweep's folder, it holds {(of_a_run or names)[0]}; "
             "choose another --name"
         )
     if not names:
         return
-    uri = storage.join(folder, preflight.CONFIG)
+    uri = storage.join(folder, CONFIG)
     began = read_back(storage.read_bytes(uri), uri)
     there, here = (preflight.flat(asdict(each)) for each in (began, config))
     fixed = [name for name in here if name.startswith("sweep.") or not name.startswith(preflight.CHANGEABLE)]

@@ -14,6 +14,7 @@ from ldlva_dist import storage
 from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.records import BankSpec
 from ldlva_dist.bank.service import NeighborService
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.resume import newest_whole, roll_back
 from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import RunConfig
@@ -49,8 +50,8 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
     plan = balanced_plan(config, resources)
     resources.require_lease()
     client = _connect(config, resources.service)
-    uri = newest_whole(config.uri, resources.control.tell.remote)
-    state = build_state(config, resources.info, client, device=device, checkpoint_uri=uri)
+    checkpoint = newest_whole(config.uri, resources.control.tell.remote)
+    state = build_state(config, resources.info, client, device=device, checkpoint=checkpoint)
     total_steps = plan.steps_for(config.training.epochs)
     recorder = _recorder(config, resources, state)
     if client and config.bank.warm_start == "forward" and state.step == 0:
@@ -86,11 +87,11 @@ def build_state(
     bank: BankSnapshots | None,
     *,
     device: torch.device,
-    checkpoint_uri: str | None,
+    checkpoint: Checkpoint | None,
 ) -> TrainState:
     """The state of a run, from a checkpoint or from the beginning. Collective."""
     num_classes = len(info.class_names)
-    model = restored_model(config, num_classes, checkpoint_uri) if checkpoint_uri else build_model(config, num_classes)
+    model = restored_model(config, num_classes, checkpoint) if checkpoint else build_model(config, num_classes)
     model.to(device)
     optim, training = config.optim, config.training
     optimizer = build_optimizer(
@@ -109,7 +110,7 @@ def build_state(
     )
     table = _build_table(config, info) if config.uses_neighbors else None
     state = TrainState(config=config, info=info, engine=Engine(model, optimizer, settings), table=table, bank=bank)
-    state.restore(checkpoint_uri)
+    state.restore(checkpoint)
     state.engine.train()
     return state
 

@@ -5,7 +5,8 @@ import os
 import torch
 
 from ldlva_dist import storage
-from ldlva_dist.checkpoint.read import last_checkpoint, read_weights
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.config import RunConfig
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_weights
@@ -34,7 +35,7 @@ def say_pretrained(config: RunConfig) -> None:
         SettingError: where there is no such file, it holds anything but tensors, or too little of it fits.
     """
     uri = config.model.pretrained
-    if uri and last_checkpoint(config.uri) is None:
+    if uri and newest_finished(config.uri) is None:
         with torch.device("meta"):
             backbone = backbone_of(config)
         say(str(load_weights(backbone, _read_pretrained(uri), uri)))
@@ -55,11 +56,11 @@ def _read_pretrained(uri: str) -> bytes:
         raise SettingError(f"model.pretrained must be a file: {error}") from error
 
 
-def restored_model(config: RunConfig, num_classes: int, checkpoint_uri: str) -> LDLVA:
+def restored_model(config: RunConfig, num_classes: int, checkpoint: Checkpoint) -> LDLVA:
     """The network with a checkpoint's weights; those of another one are a DataError before memory is taken."""
-    weights = read_weights(checkpoint_uri)
+    weights = checkpoint.read_weights()
     with torch.device("meta"):
-        require_weights_of(build_model(config, num_classes, pretrained=False), weights, checkpoint_uri)
+        require_weights_of(build_model(config, num_classes, pretrained=False), weights, checkpoint.uri)
     model = build_model(config, num_classes, pretrained=False)
     model.load_state_dict(weights)
     return model

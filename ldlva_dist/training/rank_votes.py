@@ -19,7 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from ray import ObjectRef
 
-from ldlva_dist.checkpoint.read import last_checkpoint
+from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.errors import DataError
 
 ASK_RAY_EVERY_S = 5.0  # Ray itself looks so often
@@ -107,6 +107,6 @@ def give_up(run_uri: str, step: int, loss: float, ids: NDArray) -> NoReturn:
     rank, bad = next((rank, bad) for rank, bad in enumerate(said) if bad is not None)
     raise DataError(
         f"the loss of step {step} is {bad[0]} on rank {rank}, which trained on the samples {bad[1]}; "
-        f"the last good checkpoint is {last_checkpoint(run_uri) or 'none: the run had not saved yet'}. "
+        f"the last good checkpoint is {newest_finished(run_uri) or 'none: the run had not saved yet'}. "
         "A lower optim.lr or an optim.gradient_clipping under another name may help, where the samples are sound"
     )

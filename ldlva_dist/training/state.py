@@ -2,7 +2,7 @@
 
 A checkpoint is plain files: ``model.safetensors`` (whole), ``optimizer.safetensors`` (whole), ``table/`` and ``bank/``
 (parts by id range), ``config.json``, ``classes.json`` and the ``state.json`` that makes it one
-(checkpoint/checkpoint.py). Every file loads on any number of ranks; none is a pickle.
+(checkpoint/state_file.py). Every file loads on any number of ranks; none is a pickle.
 """
 
 import json
@@ -13,19 +13,18 @@ from typing import Any, Protocol
 
 import torch.distributed as dist
 
-from ldlva_dist.checkpoint.bank_files import BANK_FOLDER
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import WEIGHTS, read_facts, require_same_plan
+from ldlva_dist.checkpoint.checkpoint import CONFIG, WEIGHTS, Checkpoint
 from ldlva_dist.checkpoint.saver import Elsewhere
-from ldlva_dist.checkpoint.table_files import restore_table, table_files
-from ldlva_dist.checkpoint.tensors import pack
+from ldlva_dist.checkpoint.table_files import table_files
+from ldlva_dist.checkpoint.tensors import pack_tensors
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
-from ldlva_dist.models.weights_file import read_safetensors
 from ldlva_dist.storage.checksums import Entry, Files
 from ldlva_dist.stream.plan import PLAN_VERSION
 from ldlva_dist.training.engine import Engine
+
+OPTIMIZER = "optimizer.safetensors"
 
 
 class BankSnapshots(Protocol):
@@ -71,9 +70,9 @@ class TrainState:
         weights, moments = self.engine.model_state(), self.engine.optimizer_state()
         files: dict[str, Callable[[], bytes]] = {}
         if rank == 0:
-            files[WEIGHTS] = partial(pack, "weights", weights)
-            files["optimizer.safetensors"] = partial(pack, "optimiser's state", moments)
-            files["config.json"] = to_json(self.config).encode
+            files[WEIGHTS] = partial(pack_tensors, "weights", weights)
+            files[OPTIMIZER] = partial(pack_tensors, "optimiser's state", moments)
+            files[CONFIG] = to_json(self.config).encode
             files["classes.json"] = json.dumps(list(self.info.class_names)).encode
         if self.table:
             files |= table_files(self.table)
@@ -83,22 +82,21 @@ class TrainState:
         self.bank.hold(self.step, shards)
         return files, partial(self.bank.write_held, self.step, shards)
 
-    def restore(self, checkpoint_uri: str | None) -> None:
+    def restore(self, checkpoint: Checkpoint | None) -> None:
         """Take step, optimiser, table and bank from a checkpoint; without one, start the bank empty.
 
-        The weights were loaded before the engine was built (:func:`read_weights`).
+        The weights were loaded before the engine was built (build.py).
         """
-        if checkpoint_uri:
-            saved, facts = Checkpoint(checkpoint_uri), read_facts(checkpoint_uri, self.info)
-            require_same_plan(checkpoint_uri, facts, PLAN_VERSION)
-            self.step, self.engine.skipped_steps = facts["step"], facts["skipped_steps"]
-            name = "optimizer.safetensors"
-            self.engine.load_optimizer_state(read_safetensors(saved.read(name), f"{saved.uri}/{name}"))
+        if checkpoint:
+            checkpoint.require_data_set(self.info)
+            checkpoint.require_plan(PLAN_VERSION)
+            self.step, self.engine.skipped_steps = checkpoint.facts["step"], checkpoint.facts["skipped_steps"]
+            self.engine.load_optimizer_state(checkpoint.read_tensors(OPTIMIZER))
             if self.table:
-                restore_table(self.table, saved)
+                checkpoint.restore_table(self.table)
         if self.bank:
             if dist.get_rank() == 0:
-                files = Checkpoint(checkpoint_uri).files(BANK_FOLDER) if checkpoint_uri else {}
+                files = checkpoint.bank_files if checkpoint else {}
                 self.bank.begin(self.step, files, self.config.training.timeout_s)
             dist.barrier()
 

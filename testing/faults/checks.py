@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import last_checkpoint
+from ldlva_dist.checkpoint.saved_files import SavedFiles, checkpoint_uris, newest_finished
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import DataError
@@ -38,7 +36,7 @@ class Numbers:
 
 def numbers_of(run_uri: str) -> Numbers:
     """What a run computed that went to its end."""
-    last = last_checkpoint(run_uri)
+    last = newest_finished(run_uri)
     assert last is not None, "a run that ended has a checkpoint"
     return Numbers(losses=losses(run_uri), table=table(last))
 
@@ -65,15 +63,14 @@ def _leftovers(run_uri: str, num_to_keep: int) -> list[str]:
     """Files in the run's folder that should not be there, and checkpoints that are not whole."""
     files = _files(run_uri)
     found = [f"left over: {name}" for name in files if not BELONGS.fullmatch(name)]
-    steps = checkpoint.steps_there(run_uri)
-    if len(steps) > num_to_keep + 1:  # the best besides
-        found.append(f"{len(steps)} checkpoints were kept")
-    for step in steps:
-        uri = checkpoint.uri_of(run_uri, step)
+    uris = checkpoint_uris(run_uri)
+    if len(uris) > num_to_keep + 1:  # the best besides
+        found.append(f"{len(uris)} checkpoints were kept")
+    for uri in uris:
         folder = uri.rsplit("/", 1)[-1]
         there = {name.removeprefix(f"{folder}/") for name in files if name.startswith(f"{folder}/")}
         try:
-            saved = Checkpoint(uri)
+            saved = SavedFiles.open(uri)
             for name in saved.names():
                 saved.check(name)
             found += [f"left over: {folder}/{name}" for name in sorted(there - set(saved.names()) - {"state.json"})]

@@ -13,9 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import last_checkpoint
+from ldlva_dist.checkpoint.saved_files import SavedFiles
+from ldlva_dist.checkpoint.state_file import STATE
 from testing.faults.cluster import BANK, CONTROL, CONTROLLER, RANK, FaultCluster, stopped
 from testing.s3_store import FaultProxy, Swift
 from testing.training_jobs import wait_until
@@ -140,11 +139,11 @@ def damage_checkpoint(scene: Scene) -> str:
     kill_driver(scene)
     scene.job.wait()
     scene.cluster.orphans(within_s=30)
-    uri = last_checkpoint(scene.run_uri)
-    assert uri is not None, "there is a checkpoint"
-    name = str(scene.random.choice([*Checkpoint(uri).names(), checkpoint.STATE]))
+    newest = SavedFiles.newest(scene.run_uri)
+    assert newest is not None, "there is a checkpoint"
+    name = str(scene.random.choice([*newest.names(), STATE]))
     how = str(scene.random.choice(["flip", "cut", "remove"]))
-    path = Path(uri, name)
+    path = Path(newest.uri, name)
     if how == "flip":
         data = bytearray(path.read_bytes())
         data[int(scene.random.integers(len(data)))] ^= 1
@@ -153,7 +152,7 @@ def damage_checkpoint(scene: Scene) -> str:
         os.truncate(path, int(scene.random.integers(path.stat().st_size)))
     else:
         path.unlink()
-    return f"{how} {Path(uri).name}/{name}"
+    return f"{how} {Path(newest.uri).name}/{name}"
 
 
 def drain_node(scene: Scene) -> str:

@@ -115,11 +115,11 @@ def test_a_model_gives_every_row_of_every_split_its_points(annotated: str, plain
 def test_a_checkpoint_is_judged_and_gone_on_with_on_its_version_alone(
     alone: launch.RunResult, annotated: str, faces: str, tmp_path: Path
 ) -> None:
-    here, own = score(alone.checkpoint_uri, faces), read_info(faces).content_hash
+    here, own = score(alone.checkpoint, faces), read_info(faces).content_hash
     assert here["version"] == here["trained_version"] == own
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
-        score(alone.checkpoint_uri, annotated)
-    there = score(alone.checkpoint_uri, annotated, allow_other_version=True)
+        score(alone.checkpoint, annotated)
+    there = score(alone.checkpoint, annotated, allow_other_version=True)
     assert there["version"] == read_info(annotated).content_hash != there["trained_version"] == own
     assert there["noise"] == here["noise"]  # the same rows and labels
     shutil.copytree(alone.run_uri, tmp_path / "alone")

@@ -46,5 +46,5 @@ def test_over_the_budget_the_run_ends_at_the_first_try_and_its_list_stays(config
 def test_within_the_budget_a_balanced_run_goes_to_its_end_and_lists_the_row(config: RunConfig) -> None:
     data = replace(config.data, on_bad_data="quarantine", max_bad_share=0.01, balance=1.0)
     result = launch.fit(replace(config, data=data))
-    assert result.checkpoint_uri.endswith("step-00000015")
+    assert result.checkpoint.uri.endswith("step-00000015")
     assert [row.id for row in read_quarantine(f"{result.run_uri}/quarantine.parquet")] == [BAD]

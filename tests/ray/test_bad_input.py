@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.read import read_facts
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.state_file import write_state
 from ldlva_dist.config import NeighborConfig, PlacementConfig, RunConfig
 from ldlva_dist.dataset.manifest import read_info, write_info
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
@@ -130,13 +130,15 @@ def test_a_checkpoint_of_another_data_set_or_class_order_is_refused(
 ) -> None:
     info = read_info(faces)
     facts = {"class_names": list(info.class_names), "content_hash": info.content_hash, "step": 3}
-    checkpoint.finish(str(tmp_path), facts, {})
-    assert read_facts(str(tmp_path), info)["step"] == 3
+    write_state(str(tmp_path), facts, {})
+    saved = Checkpoint.open(str(tmp_path))
+    assert saved.facts["step"] == 3
+    saved.require_data_set(info)
     with pytest.raises(SettingError, match=r"version the checkpoint was trained on"):
-        read_facts(str(tmp_path), replace(info, content_hash="0" * 64))
+        saved.require_data_set(replace(info, content_hash="0" * 64))
     swapped = replace(info, class_names=(*info.class_names[1:], info.class_names[0]))
     with pytest.raises(SettingError, match=r"checkpoint's classes in its order"):
-        read_facts(str(tmp_path), swapped)
+        saved.require_data_set(swapped)
 
 
 @pytest.mark.parametrize(

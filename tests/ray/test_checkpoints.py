@@ -11,7 +11,6 @@ import pytest
 import ray
 
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import last_checkpoint
 from ldlva_dist.config import LossConfig, OptimConfig
 from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import DataError, RunStopped
@@ -40,13 +39,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_the_first_try_and_names_sampl
     )
     with pytest.raises(DataError, match=r"the loss of step \d is (nan|inf) on rank 0") as caught:
         launch.fit(config)
-    last = last_checkpoint(str(tmp_path / "bad"))
+    last = Checkpoint.newest(str(tmp_path / "bad"))
     assert last is not None
-    step = Checkpoint(last).facts["step"]
+    step = last.facts["step"]
     plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
     assert f"the loss of step {step + 1} is" in str(caught.value)
     assert str(ids_of(plan, step).tolist()) in str(caught.value)
-    assert f"the last good checkpoint is {last}." in str(caught.value)
+    assert f"the last good checkpoint is {last.uri}." in str(caught.value)
     assert len(list((tmp_path / "bad" / "tensorboard").iterdir())) == 1, "each start of the workers opens a file"
 
 

@@ -12,7 +12,7 @@ import ray
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 
-from ldlva_dist.checkpoint.checkpoint import Checkpoint, steps_there, uri_of
+from ldlva_dist.checkpoint.saved_files import SavedFiles, checkpoint_steps, checkpoint_uri
 from ldlva_dist.config import PlacementConfig
 from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import ClusterError
@@ -69,14 +69,14 @@ def test_a_run_that_loses_a_node_and_gains_one_is_a_run_of_a_fixed_size(
     assert [line for line in said.read_text().splitlines() if line.startswith("starting")] == [
         f"starting {number} workers" for number in (2, 1, 2)
     ]
-    saved = {step: Checkpoint(uri_of(run, step)).facts["world_size"] for step in steps_there(run)}
+    saved = {step: SavedFiles.open(checkpoint_uri(run, step)).facts["world_size"] for step in checkpoint_steps(run)}
     handed_over = [step for step, workers in saved.items() if workers == 1]
     assert saved[EVERY] == saved[20] == 2
     assert any(step % EVERY for step in handed_over), "the one worker saved when it was asked to make room"
     plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
     assert_exactly_once(read_ids(run), plan, 20)
     np.testing.assert_allclose(losses(run), losses(alone.run_uri), atol=1e-5, rtol=0)
-    np.testing.assert_allclose(table(uri_of(run, 20)), table(alone.checkpoint_uri), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(table(checkpoint_uri(run, 20)), table(alone.checkpoint.uri), atol=1e-5, rtol=0)
 
 
 def test_workers_leave_room_for_pipelines_and_are_not_waited_for_without_a_limit(cluster: None) -> None:
@@ -101,7 +101,7 @@ def test_a_run_of_a_fixed_size_does_not_wait_for_its_workers_without_a_limit(
     assert "no workers for 1 s (placement.wait_for_workers_s): placement.num_workers asks for at least 1" in str(
         error.value
     )
-    assert steps_there(str(tmp_path / "waits")) == []
+    assert checkpoint_steps(str(tmp_path / "waits")) == []
 
 
 @contextmanager

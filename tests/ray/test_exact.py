@@ -88,7 +88,7 @@ def test_a_run_begins_with_the_naive_loss_and_can_be_judged(cluster: None, confi
     lines = read_metrics(first.run_uri)
     assert lines[0]["loss"] == pytest.approx(_naive_loss(config), rel=1e-5)
     assert all(line["never_written"] == 0 and line["staleness_max"] == 0 for line in lines)
-    probs = read_beliefs(first.checkpoint_uri, config, read_info(config.data.dataset)).probs
+    probs = read_beliefs(first.checkpoint, read_info(config.data.dataset)).probs
     assert np.count_nonzero(np.isclose(probs.sum(axis=1), 1, atol=1e-2)) == len(lines) * BATCH  # kept for the reports
 
 
@@ -107,8 +107,8 @@ def test_neither_ranks_nor_micro_batches_change_it_where_batchnorm_is_frozen(clu
         placement=replace(config.placement, num_workers=2),
     )
     together = launch.fit(other)
-    assert len(np.unique(table(alone.checkpoint_uri))) > 50
-    np.testing.assert_allclose(table(together.checkpoint_uri), table(alone.checkpoint_uri), atol=1e-5, rtol=0)
+    assert len(np.unique(table(alone.checkpoint.uri))) > 50
+    np.testing.assert_allclose(table(together.checkpoint.uri), table(alone.checkpoint.uri), atol=1e-5, rtol=0)
     np.testing.assert_allclose(losses(together.run_uri), losses(alone.run_uri), atol=1e-4, rtol=0)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ldlva_dist.analysis.scoring import predict_split
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import to_json
 from ldlva_dist.dataset.manifest import read_columns, read_info, read_va
 from testing.job_scripts import Scripts
@@ -35,9 +35,7 @@ def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_a
     assert {"noise.md", "noise.json", "noise.csv", "noise.parquet", "noise.pdf", "noise.png"} <= {
         path.name for path in output.iterdir()
     }
-    trained = {
-        group: read_config(_checkpoint(output, run)) for group, run in zip(runs["group"], runs["run"], strict=True)
-    }
+    trained = {group: _checkpoint(output, run).config for group, run in zip(runs["group"], runs["run"], strict=True)}
     assert {(run.optim.lr, run.training.epochs, run.training.seed) for run in trained.values()} == {(0.02, 0.4, 1)}
     auroc = runs.set_index("group")["auroc_one_minus_p_label"]
     assert auroc["cross-entropy"] == pytest.approx(_found_by_prediction(output, runs["run"][0], faces), abs=1e-6)
@@ -64,7 +62,7 @@ def _found_by_prediction(output: Path, run: str, faces: str) -> float:
     return float(ahead.mean() / 2 + 0.5)
 
 
-def _checkpoint(output: Path, run: str) -> str:
-    found = last_checkpoint(str(output / "runs" / run))
+def _checkpoint(output: Path, run: str) -> Checkpoint:
+    found = Checkpoint.newest(str(output / "runs" / run))
     assert found is not None
     return found

@@ -23,7 +23,6 @@ from safetensors.numpy import load
 
 from ldlva_dist.bank.service import find_service
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import last_checkpoint
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.records.uncertainty_history import read_history, write_history
 from ldlva_dist.run import launch
@@ -71,23 +70,23 @@ def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_
         wait_until(lambda: len(losses(str(run))) >= 8, job, "eight steps")
         terminate_a_training_worker()
         assert job.wait(timeout=LIMIT_S) == 130
-    first = last_checkpoint(str(run))
+    first = Checkpoint.newest(str(run))
     assert first is not None
-    stopped_at = Checkpoint(first).facts["step"]
+    stopped_at = first.facts["step"]
     assert stopped_at >= 8
     said = (tmp_path / "stopped.log").read_text()
-    assert f"has saved after step {stopped_at} of 60 ({first}); the same command goes on from there" in said
+    assert f"has saved after step {stopped_at} of 60 ({first.uri}); the same command goes on from there" in said
     assert "Traceback" not in said
 
-    _flip_a_byte(Path(first) / "optimizer.safetensors")
+    _flip_a_byte(Path(first.uri) / "optimizer.safetensors")
     last = launch.fit(config)
     said = capfd.readouterr().err
-    assert f"{first}/optimizer.safetensors is damaged" in said
+    assert f"{first.uri}/optimizer.safetensors is damaged" in said
     before = (stopped_at - 1) // 6 * 6
     assert f"going on from {run}/step-{before:08d}" in said
     assert losses(last.run_uri) == losses(straight.run_uri)
     assert len(losses(last.run_uri)) == 60
-    there, here = Checkpoint(straight.checkpoint_uri), Checkpoint(last.checkpoint_uri)
+    there, here = straight.checkpoint, last.checkpoint
     for name in set(there.names()) - {"config.json", "model.safetensors"}:
         assert here.read(name) == there.read(name), name
     weights = load(here.read("model.safetensors"))
@@ -112,8 +111,8 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(
     killed = launch.fit(config)
 
     assert losses(killed.run_uri) == losses(straight.run_uri)
-    np.testing.assert_array_equal(table(killed.checkpoint_uri), table(straight.checkpoint_uri))
-    ids = np.arange(len(table(straight.checkpoint_uri)))
+    np.testing.assert_array_equal(table(killed.checkpoint.uri), table(straight.checkpoint.uri))
+    ids = np.arange(len(table(straight.checkpoint.uri)))
     there, here = (read_history(run.run_uri, ids) for run in (straight, killed))
     np.testing.assert_array_equal(here.epochs, there.epochs)
     np.testing.assert_array_equal(here.uncertainty, there.uncertainty)

@@ -136,7 +136,7 @@ def test_shards_of_bank_and_index_change_nothing(run: launch.RunResult, faces: s
     config = replace(config, bank=replace(config.bank, num_shards=3), index=replace(config.index, num_shards=2))
     other = launch.fit(config)
     assert losses(other.run_uri) == losses(run.run_uri)
-    np.testing.assert_array_equal(table(other.checkpoint_uri), table(run.checkpoint_uri))
+    np.testing.assert_array_equal(table(other.checkpoint.uri), table(run.checkpoint.uri))
 
 
 def test_a_run_that_stopped_while_a_graph_was_built_goes_on_as_if_it_had_not(
@@ -148,4 +148,4 @@ def test_a_run_that_stopped_while_a_graph_was_built_goes_on_as_if_it_had_not(
     Path(tmp_path, "run", "config.json").write_text(to_json(config))  # a run knows where it lies
     again = launch.fit(config)
     assert losses(again.run_uri) == losses(run.run_uri)
-    np.testing.assert_array_equal(table(again.checkpoint_uri), table(run.checkpoint_uri))
+    np.testing.assert_array_equal(table(again.checkpoint.uri), table(run.checkpoint.uri))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config
 from ldlva_dist.config import to_json
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
@@ -18,9 +17,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 def test_a_plan_is_what_the_run_was_and_leaves_nothing_behind(
     alone: launch.RunResult, scripts: Scripts, tmp_path: Path
 ) -> None:
-    uri = last_checkpoint(alone.run_uri)
-    assert uri is not None
-    config = replace(read_config(uri), name="planned", storage_path=str(tmp_path / "runs"))
+    config = replace(alone.checkpoint.config, name="planned", storage_path=str(tmp_path / "runs"))
     (tmp_path / "run.json").write_text(to_json(config))
     done = scripts.run(
         *("plan", "--config", str(tmp_path / "run.json"), "--probe-seconds", "0.5"),
@@ -29,7 +26,7 @@ def test_a_plan_is_what_the_run_was_and_leaves_nothing_behind(
     assert done.code == 0, done.stderr
     planned = json.loads((tmp_path / "plan.json").read_text())
     assert planned["work"]["steps"] == read_metrics(alone.run_uri)[-1]["step"] == 20
-    size = sum(file.stat().st_size for file in Path(uri).rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in Path(alone.checkpoint.uri).rglob("*") if file.is_file())
     assert planned["checkpoint_bytes_in_all"] == pytest.approx(size, rel=0.03)
     assert 0 < planned["probed_steps"] <= 20
     assert planned["seconds"] > planned["work"]["samples"] / planned["samples_per_second"]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldlva_dist.analysis.scoring import predict_split
-from ldlva_dist.checkpoint.read import last_checkpoint
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.images import encode
 from ldlva_dist.dataset.manifest import read_columns, read_info
 from ldlva_dist.dataset.shards import read_rows
@@ -38,7 +38,7 @@ def run(faces: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def expected(run: str, faces: str) -> np.ndarray:
     """[60, 7] what evaluation says of the test split."""
-    checkpoint = last_checkpoint(run)
+    checkpoint = Checkpoint.newest(run)
     assert checkpoint is not None
     return predict_split(checkpoint, faces, split="test", num_tasks=1)
 

@@ -24,10 +24,10 @@ from testing.tiny_runs import losses, table
 
 
 def test_a_run_moves_the_table_and_writes_what_a_user_meets(alone: launch.RunResult) -> None:
-    logits = table(alone.checkpoint_uri)
+    logits = table(alone.checkpoint.uri)
     assert np.abs(logits + 0.5).max() > 1e-3
     assert len(np.unique(logits)) > len(logits) // 2
-    assert alone.checkpoint_uri.endswith("step-00000020")
+    assert alone.checkpoint.uri.endswith("step-00000020")
     assert 0 <= alone.metrics["holdout_accuracy"] <= 1
     assert len(losses(alone.run_uri)) == 20
     assert {"config.json", "metrics.jsonl", "tensorboard"} <= set(os.listdir(alone.run_uri))
@@ -45,7 +45,7 @@ def test_the_dashboard_shows_gauges_that_a_run_exports(alone: launch.RunResult, 
 
 
 def test_the_history_of_the_uncertainties_ends_with_the_table(alone: launch.RunResult) -> None:
-    logits = table(alone.checkpoint_uri)
+    logits = table(alone.checkpoint.uri)
     history = read_history(alone.run_uri, np.arange(len(logits)))
     assert history.epochs.tolist() == pytest.approx([0, alone.metrics["epoch"] / 2, alone.metrics["epoch"]])
     np.testing.assert_allclose(history.uncertainty[0], 1 / (1 + np.exp(0.5)), atol=0.5 / 255 + 1e-6)
@@ -56,19 +56,19 @@ def test_the_history_of_the_uncertainties_ends_with_the_table(alone: launch.RunR
 def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(
     alone: launch.RunResult, faces: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_three = score(alone.checkpoint_uri, faces, num_tasks=3)
+    by_three = score(alone.checkpoint, faces, num_tasks=3)
     monkeypatch.setattr(scoring, "TASK_ROWS", 25)  # three tasks, one after the other
-    by_one = score(alone.checkpoint_uri, faces)
+    by_one = score(alone.checkpoint, faces)
     assert by_one["samples"] == 60
     assert by_one["given"]["confusion"] == by_three["given"]["confusion"]
     assert by_one["truth"]["kl"] == pytest.approx(by_three["truth"]["kl"], rel=1e-5)
     flipped = read_columns(faces, ["flipped"], rows=read_info(faces).num_train)["flipped"].to_numpy().astype(bool)
-    logits = table(alone.checkpoint_uri)
+    logits = table(alone.checkpoint.uri)
     above = np.sign(logits[flipped][:, None] - logits[~flipped]).mean() / 2 + 0.5
     assert by_one["noise"]["wrong_share"] == pytest.approx(flipped.mean())
     assert by_one["noise"]["uncertainty"]["auroc"] == pytest.approx(above, abs=1e-3)
     assert by_one["noise"]["bayes"]["auroc"] > 0.9
     with pytest.raises(SettingError, match=r"split must have samples \(train, holdout, test\), got 'tset'"):
-        score(alone.checkpoint_uri, faces, split="tset")
+        score(alone.checkpoint, faces, split="tset")
     with pytest.raises(SettingError, match="num_tasks must be >= 1, got 0"):
-        score(alone.checkpoint_uri, faces, num_tasks=0)
+        score(alone.checkpoint, faces, num_tasks=0)

@@ -8,8 +8,6 @@ import torch
 from safetensors.numpy import load_file
 
 from ldlva_dist.bank.checkpoint_parts import newest
-from ldlva_dist.checkpoint.bank_files import BANK_FOLDER
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import (
     BankConfig,
     DataConfig,
@@ -51,7 +49,7 @@ def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_ch
 ) -> None:
     result = launch.fit(config)
     dataset, info = config.data.dataset, read_info(config.data.dataset)
-    files = Checkpoint(result.checkpoint_uri).files(BANK_FOLDER)
+    files = result.checkpoint.bank_files
     bank = newest(files, info.num_train, bank_spec(config, info))[0].records
     assert (bank["versions"] == 0).all()  # the only step's, or filled as of it
 
@@ -72,6 +70,6 @@ def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_ch
     assert sorted(np.concatenate(seen)) == list(range(info.num_train))
     assert info.num_train % BATCH, "the last batch has rows of the second epoch, which must not be filled again"
 
-    weights = load_file(f"{result.checkpoint_uri}/model.safetensors")
+    weights = load_file(f"{result.checkpoint.uri}/model.safetensors")
     counted = {name: int(value) for name, value in weights.items() if name.endswith("num_batches_tracked")}
     assert {count for name, count in counted.items() if "calibration" not in name} == {1}

@@ -69,7 +69,7 @@ def test_a_job_on_a_broken_network_equals_one_on_a_disk_bit_by_bit(
     proxy.set(*BROKEN)
     result = launch.fit(config)
 
-    assert result.checkpoint_uri == f"{RUNS}/killed/step-00000020"
+    assert result.checkpoint.uri == f"{RUNS}/killed/step-00000020"
     kept = {"step", "loss", "holdout_accuracy"}
     lines = [
         [{n: v for n, v in line.items() if n in kept} for line in read_metrics(run)]
@@ -77,7 +77,7 @@ def test_a_job_on_a_broken_network_equals_one_on_a_disk_bit_by_bit(
     ]
     assert lines[0] == lines[1]
     assert len(lines[0]) == 20
-    np.testing.assert_array_equal(table(result.checkpoint_uri), table(straight.checkpoint_uri))
-    there, here = (score(uri, DATASET, num_tasks=1) for uri in (result.checkpoint_uri, straight.checkpoint_uri))
+    np.testing.assert_array_equal(table(result.checkpoint.uri), table(straight.checkpoint.uri))
+    there, here = (score(run.checkpoint, DATASET, num_tasks=1) for run in (result, straight))
     assert there["samples"] == 60
     assert there | {"checkpoint": None} == here | {"checkpoint": None}

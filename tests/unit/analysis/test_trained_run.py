@@ -21,12 +21,13 @@ from ldlva_dist.analysis import metrics, suspicion
 from ldlva_dist.analysis import trained_run as module
 from ldlva_dist.analysis.label_findings import scores
 from ldlva_dist.analysis.scoring import split_to_judge
-from ldlva_dist.analysis.trained_run import Place, TrainedRun, find
+from ldlva_dist.analysis.trained_run import TrainedRun, find
 from ldlva_dist.bank import checkpoint_parts
 from ldlva_dist.bank.copy_on_write import FrozenRows
 from ldlva_dist.bank.records import Outputs, blank, encode
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.read import weights_crc32
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saved_files import checkpoint_uri, write_saved_file
+from ldlva_dist.checkpoint.state_file import write_state
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.config.presets import demo
 from ldlva_dist.dataset.manifest import read_columns
@@ -65,9 +66,9 @@ def config_of(run: SyntheticRun) -> RunConfig:
 
 def write_checkpoint(
     folder: Path, run: SyntheticRun, config: RunConfig, graphs: Mapping[str, np.ndarray] = MappingProxyType({})
-) -> tuple[str, torch.Tensor, np.ndarray]:
+) -> tuple[Checkpoint, torch.Tensor, np.ndarray]:
     """A finished checkpoint in two parts; its uncertainty logits [N] and the bank's features [N, V]."""
-    uri, generator = checkpoint.uri_of(str(folder), 5), np.random.default_rng(0)
+    uri, generator = checkpoint_uri(str(folder), 5), np.random.default_rng(0)
     model, spec = build_model(config, C), bank_spec(config, run.info)
     logits = torch.from_numpy(generator.normal(0, 1, N).astype(np.float32))
     features = generator.normal(0, 1, (N, spec.feature_width)).astype(np.float16)
@@ -85,10 +86,10 @@ def write_checkpoint(
         header = checkpoint_parts.PartHeader(start=start, stop=stop, step=5)
         own = {key: rows[start:stop] for key, rows in graphs.items()}
         parts[header.name] = checkpoint_parts.part_file(FrozenRows(old), blank(0, 0, spec), header, own).read()
-    files = {name: checkpoint.write_file(uri, name, data) for name, data in parts.items()}
+    files = {name: write_saved_file(uri, name, data) for name, data in parts.items()}
     facts = {"step": 5, "class_names": list(run.info.class_names), "content_hash": run.info.content_hash}
-    checkpoint.finish(uri, facts | {"rows_hash": run.info.rows_hash}, files)
-    return uri, logits, features
+    write_state(uri, facts | {"rows_hash": run.info.rows_hash}, files)
+    return Checkpoint.open(uri), logits, features
 
 
 def test_opinions_and_targets_are_the_methods_own(
@@ -97,8 +98,8 @@ def test_opinions_and_targets_are_the_methods_own(
     """METHOD.md, section 3, official: s = exp(-L1 / delta), z = sigmoid(max(g, -1.3)), d = (1 - u) l + u dt."""
     monkeypatch.setattr(module, "PAIRS", 10 * K)  # several stretches
     config = config_of(made)
-    uri, logits, features = write_checkpoint(tmp_path, made, config)
-    trained = TrainedRun(uri, made.dataset_uri, made.info)
+    saved, logits, features = write_checkpoint(tmp_path, made, config)
+    trained = TrainedRun(saved, made.dataset_uri, made.info)
     everyone, model = trained.findings(), build_model(config, C).eval()
     probs = made.findings.probs_NC.astype(np.float16).astype(float)
     usable = np.ones(N, dtype=bool)
@@ -133,12 +134,12 @@ def test_opinions_and_targets_are_the_methods_own(
 
 def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun, tmp_path: Path) -> None:
     config = config_of(made)
-    uri, *_ = write_checkpoint(tmp_path / "va", made, config)
+    saved, *_ = write_checkpoint(tmp_path / "va", made, config)
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
-        TrainedRun(uri, made.dataset_uri, replace(made.info, content_hash="f" * 64))
-    uri, *_ = write_checkpoint(tmp_path / "ce", made, replace(config, loss=replace(config.loss, recipe="ce")))
+        TrainedRun(saved, made.dataset_uri, replace(made.info, content_hash="f" * 64))
+    saved, *_ = write_checkpoint(tmp_path / "ce", made, replace(config, loss=replace(config.loss, recipe="ce")))
     with pytest.raises(SettingError, match="recipe must be official or paper"):
-        TrainedRun(uri, made.dataset_uri, made.info)
+        TrainedRun(saved, made.dataset_uri, made.info)
 
 
 def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: SyntheticRun, tmp_path: Path) -> None:
@@ -146,9 +147,9 @@ def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: Syntheti
     config = replace(config, index=replace(config.index, space="feature"))
     graphs = {f"graph_{i}": np.roll(made.graph_NK, i, axis=0).astype(np.int32) for i in (2, 10)}
     for name, found, expected in (("none", {}, made.graph_NK), ("two", graphs, graphs["graph_10"])):
-        uri, *_ = write_checkpoint(tmp_path / name, made, config, found)
+        saved, *_ = write_checkpoint(tmp_path / name, made, config, found)
         ids = np.array([3, 50])
-        opinions = TrainedRun(uri, made.dataset_uri, made.info).opinions(ids)
+        opinions = TrainedRun(saved, made.dataset_uri, made.info).opinions(ids)
         assert opinions.neighbors_nK.tolist() == expected[ids].tolist()
 
 
@@ -160,8 +161,8 @@ def test_exact_neighbours_leave_no_features_and_are_weighed_by_similarity_alone(
     similar = replace(config, loss=replace(config.loss, calibration=False))
     ids, found, facts = np.array([0, SILENT, 41]), {}, {}
     for name, each in (("exact", exact), ("similar", similar)):
-        uri, *_ = write_checkpoint(tmp_path / name, made, each)
-        found[name] = TrainedRun(uri, made.dataset_uri, made.info).opinions(ids)
+        saved, *_ = write_checkpoint(tmp_path / name, made, each)
+        found[name] = TrainedRun(saved, made.dataset_uri, made.info).opinions(ids)
         facts[name] = dict(describe(name, each, made.info, {}, str(tmp_path / name)).facts)
     np.testing.assert_array_equal(found["exact"].shares_nK, found["similar"].shares_nK)
     np.testing.assert_array_equal(found["exact"].target_nC, found["similar"].target_nC)
@@ -194,8 +195,8 @@ def test_the_job_writes_the_page_and_the_table(
 ) -> None:
     config = config_of(made)
     for name, other in (("ours", config), ("plain", replace(config, loss=replace(config.loss, recipe="ce")))):
-        uri, *_ = write_checkpoint(tmp_path / name, made, other)
-        found = judged(made) | {"weights_crc32": weights_crc32(uri)}
+        saved, *_ = write_checkpoint(tmp_path / name, made, other)
+        found = judged(made) | {"weights_crc32": saved.weights_crc32}
         (tmp_path / name / "evaluation.json").write_text(json.dumps(found))
     ours, plain = str(tmp_path / "ours"), str(tmp_path / "plain")
     assert run_report(monkeypatch, "--run", ours, "--baseline", plain, "--samples", "20") == 0
@@ -223,8 +224,8 @@ def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
     run = synthetic_run(tmp_path / "some", rows=(N, 9, 0), k=K, pool=40, pixels=48)
     assert [split_to_judge(info) for info in (made.info, run.info)] == ["test", "holdout"]
     config = config_of(run)
-    uri, *_ = write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
-    judgement = judged(run) | {"split": "holdout", "weights_crc32": weights_crc32(uri)}
+    saved, *_ = write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
+    judgement = judged(run) | {"split": "holdout", "weights_crc32": saved.weights_crc32}
     place = tmp_path / "run" / "evaluation.json"
     place.write_text(json.dumps(judgement))
     assert run_report(monkeypatch, "--run", str(tmp_path / "run")) == 0
@@ -235,8 +236,8 @@ def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
         assert "split must have samples (train, holdout), got 'test'" in capsys.readouterr().err
     bare = synthetic_run(tmp_path / "none", rows=N, k=K, pool=40, pixels=48)
     config = config_of(bare)
-    uri, *_ = write_checkpoint(tmp_path / "bare", bare, replace(config, loss=replace(config.loss, recipe="ce")))
-    found = judged(bare) | {"split": "train", "weights_crc32": weights_crc32(uri)}
+    saved, *_ = write_checkpoint(tmp_path / "bare", bare, replace(config, loss=replace(config.loss, recipe="ce")))
+    found = judged(bare) | {"split": "train", "weights_crc32": saved.weights_crc32}
     (tmp_path / "bare" / "evaluation.json").write_text(json.dumps(found))
     for job in ("report.py", "evaluate.py"):
         assert run_job(monkeypatch, job, "--run", str(tmp_path / "bare")) == 2
@@ -260,9 +261,9 @@ def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
     write_checkpoint(tmp_path / "ours", made, config_of(made))
     monkeypatch.chdir(tmp_path)
     ours = str(tmp_path / "ours")
-    place = Place(run=ours, checkpoint=checkpoint.uri_of(ours, 5), dataset=made.dataset_uri)
-    assert find("ours", None) == place
-    assert find("./ours/", "data") == replace(place, dataset=str(tmp_path / "data"))
+    for run, dataset, found_in in (("ours", None, made.dataset_uri), ("./ours/", "data", str(tmp_path / "data"))):
+        place = find(run, dataset)
+        assert (place.run, place.checkpoint.uri, place.dataset) == (ours, checkpoint_uri(ours, 5), found_in)
 
 
 def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
@@ -286,9 +287,9 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
     }
     for name, run in runs.items():
         config = config_of(run)
-        uri, *_ = write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
+        saved, *_ = write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
         for split in ("test", "holdout"):
-            found = judged(run) | {"split": split, "weights_crc32": weights_crc32(uri)}
+            found = judged(run) | {"split": split, "weights_crc32": saved.weights_crc32}
             (tmp_path / f"{name}-{split}.json").write_text(json.dumps(found))
     ours, refused = str(tmp_path / "ours"), "--baseline must be a run on the same {} samples and classes as --run"
 

@@ -12,14 +12,20 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ldlva_dist.checkpoint import checkpoint
 from ldlva_dist.checkpoint import table_files as table_files_module
-from ldlva_dist.checkpoint.checkpoint import Checkpoint, UnknownFormatError, worth_keeping
-from ldlva_dist.checkpoint.read import last_checkpoint, require_same_plan
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.resume import newest_whole, roll_back
-from ldlva_dist.checkpoint.saver import Saver
-from ldlva_dist.checkpoint.table_files import read_table, restore_table, table_files
-from ldlva_dist.checkpoint.tensors import pack
+from ldlva_dist.checkpoint.saved_files import (
+    SavedFiles,
+    checkpoint_uri,
+    newest_bank_files,
+    newest_finished,
+    write_saved_file,
+)
+from ldlva_dist.checkpoint.saver import Saver, worth_keeping
+from ldlva_dist.checkpoint.state_file import Facts, UnknownFormatError
+from ldlva_dist.checkpoint.table_files import table_files
+from ldlva_dist.checkpoint.tensors import pack_tensors
 from ldlva_dist.config import RunConfig, TrainingConfig
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
@@ -51,7 +57,7 @@ def _save(run: Path, step: int, accuracy: float | None = None, num_to_keep: int 
     metrics = {} if accuracy is None else {"holdout_accuracy": accuracy}
     saver.begin(step, _files(step), {"step": step, "metrics": metrics})
     saver.finish()
-    return checkpoint.uri_of(str(run), step)
+    return checkpoint_uri(str(run), step)
 
 
 def _flip_a_byte(path: Path, place: int) -> None:
@@ -61,7 +67,7 @@ def _flip_a_byte(path: Path, place: int) -> None:
 
 
 def test_what_is_written_is_read_back(alone: None, tmp_path: Path) -> None:
-    saved = Checkpoint(_save(tmp_path, 7))
+    saved = SavedFiles.open(_save(tmp_path, 7))
     assert saved.facts["step"] == 7
     assert saved.names() == ["bank/ids-0.safetensors", "config.json", "model.safetensors"]
     assert saved.read("model.safetensors") == b"m" * 1000 + b"7"
@@ -76,7 +82,7 @@ def _change_the_list(at: Path, old: str, new: str) -> None:
 
 
 def _leave_the_list_alone(at: Path) -> None:
-    for name in Checkpoint(str(at)).names():
+    for name in SavedFiles.open(str(at)).names():
         (at / name).unlink()
 
 
@@ -99,15 +105,34 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_the_damage_is_named(
     alone: None, tmp_path: Path, damage: str
 ) -> None:
     before, newest = _save(tmp_path, 10), _save(tmp_path, 20)
-    assert newest_whole(str(tmp_path), pytest.fail) == newest
+    assert _newest_whole(tmp_path, pytest.fail) == newest
     do, word = DAMAGES[damage]
     do(Path(newest))
     told: list[str] = []
-    assert newest_whole(str(tmp_path), told.append) == before
+    assert _newest_whole(tmp_path, told.append) == before
     assert len(told) == 1
     assert newest in told[0]
     assert word in told[0]
     assert f"going on from {before}" in told[0]
+
+
+def _newest_whole(run: Path, tell: Callable[[str], None]) -> str:
+    found = newest_whole(str(run), tell)
+    assert found
+    return found.uri
+
+
+def test_the_newest_finished_checkpoint_is_opened_of_a_run_and_of_itself(alone: None, tmp_path: Path) -> None:
+    assert Checkpoint.newest(str(tmp_path)) is None
+    assert newest_bank_files(str(tmp_path)) == {}
+    saved = [_save(tmp_path, step) for step in (10, 20)]
+    write_saved_file(checkpoint_uri(str(tmp_path), 30), "model.safetensors", b"half")
+    for place, uri in ((str(tmp_path), saved[1]), (saved[0], saved[0])):
+        newest = Checkpoint.newest(place)
+        assert newest
+        assert newest.uri == newest_finished(place) == uri
+        assert newest_bank_files(place) == newest.bank_files == newest.files("bank")
+        assert list(newest.bank_files) == [f"{uri}/bank/ids-0.safetensors"]
 
 
 def test_where_no_finished_checkpoint_is_whole_the_run_does_not_begin_anew(alone: None, tmp_path: Path) -> None:
@@ -119,7 +144,7 @@ def test_where_no_finished_checkpoint_is_whole_the_run_does_not_begin_anew(alone
 
 def test_a_run_whose_first_checkpoint_was_not_finished_begins_anew(alone: None, tmp_path: Path) -> None:
     assert newest_whole(str(tmp_path), pytest.fail) is None
-    checkpoint.write_file(checkpoint.uri_of(str(tmp_path), 10), "model.safetensors", b"half")
+    write_saved_file(checkpoint_uri(str(tmp_path), 10), "model.safetensors", b"half")
     told: list[str] = []
     assert newest_whole(str(tmp_path), told.append) is None
     assert "step-00000010 was not written to its end: going on from the beginning" in told[0]
@@ -144,14 +169,14 @@ def test_a_checkpoint_of_another_format_is_refused_not_passed_over(
 
 def test_a_run_of_another_plan_does_not_go_on() -> None:
     with pytest.raises(DataError, match=f"version 0 of the plan, this program has version {PLAN_VERSION}"):
-        require_same_plan("here", {"plan_version": 0}, PLAN_VERSION)
+        Checkpoint("here", Facts("here", {"plan_version": 0, "files": {}})).require_plan(PLAN_VERSION)
 
 
 def test_damage_is_found_by_whoever_reads_a_file(alone: None, tmp_path: Path) -> None:
     saved = _save(tmp_path, 10)
     _flip_a_byte(Path(saved) / "model.safetensors", 3)
     with pytest.raises(DataError, match=r"model\.safetensors is damaged: checksum should be \d+, got \d+"):
-        Checkpoint(saved).read("model.safetensors")
+        SavedFiles.open(saved).read("model.safetensors")
 
 
 def test_nobody_sees_a_checkpoint_before_its_last_file_is_there(alone: None, tmp_path: Path) -> None:
@@ -161,11 +186,11 @@ def test_nobody_sees_a_checkpoint_before_its_last_file_is_there(alone: None, tmp
     saver = Saver(str(tmp_path), num_to_keep=9, limit_s=60)
     saver.begin(20, slow, {"step": 20, "metrics": {}})
     assert saver.uploading
-    assert last_checkpoint(str(tmp_path)) == before
+    assert newest_finished(str(tmp_path)) == before
     may_end.set()
     saver.finish()
     assert not saver.uploading
-    assert last_checkpoint(str(tmp_path)) == checkpoint.uri_of(str(tmp_path), 20)
+    assert newest_finished(str(tmp_path)) == checkpoint_uri(str(tmp_path), 20)
 
 
 def test_an_upload_that_takes_too_long_is_an_error_that_names_the_rank(alone: None, tmp_path: Path) -> None:
@@ -185,7 +210,7 @@ def test_files_that_others_write_belong_to_the_checkpoint_too(alone: None, tmp_p
 
     def elsewhere(uri: str, limit_s: float) -> Callable[[], dict[str, checksums.Entry]]:
         asked.set()
-        return lambda: {"bank/part": checkpoint.write_file(uri, "bank/part", b"%g" % limit_s)}
+        return lambda: {"bank/part": write_saved_file(uri, "bank/part", b"%g" % limit_s)}
 
     def own() -> bytes:
         assert asked.wait(60), "others write beside this rank, not after it"
@@ -193,7 +218,7 @@ def test_files_that_others_write_belong_to_the_checkpoint_too(alone: None, tmp_p
 
     saver.begin(20, {"model.safetensors": own}, {"step": 20, "metrics": {}}, elsewhere)
     saver.finish()
-    saved = Checkpoint(checkpoint.uri_of(str(tmp_path), 20))
+    saved = SavedFiles.open(checkpoint_uri(str(tmp_path), 20))
     assert (saved.read("model.safetensors"), saved.read("bank/part")) == (b"own", b"60")
 
 
@@ -205,16 +230,16 @@ def test_an_error_of_those_who_write_elsewhere_is_the_savers(alone: None, tmp_pa
     saver.begin(20, _files(20), {"step": 20, "metrics": {}}, lambda uri, limit_s: fail)
     with pytest.raises(ClusterError, match=r"shards \[1\] failed"):
         saver.finish()
-    assert last_checkpoint(str(tmp_path)) is None
+    assert newest_finished(str(tmp_path)) is None
 
 
 def test_values_that_are_not_finite_do_not_become_a_checkpoint(alone: None, tmp_path: Path) -> None:
     saver = Saver(str(tmp_path), num_to_keep=1, limit_s=60)
     weights = {"a": torch.ones(3), "conv": torch.tensor([0.0, float("nan")])}
-    saver.begin(20, {"model.safetensors": lambda: pack("weights", weights)}, {"step": 20, "metrics": {}})
+    saver.begin(20, {"model.safetensors": lambda: pack_tensors("weights", weights)}, {"step": 20, "metrics": {}})
     with pytest.raises(DataError, match="the weights are not finite any more, first conv"):
         saver.finish()
-    assert last_checkpoint(str(tmp_path)) is None
+    assert newest_finished(str(tmp_path)) is None
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(alone: None, tmp_path: Path) -> None:
@@ -236,7 +261,7 @@ def test_of_equally_good_checkpoints_the_later_is_kept() -> None:
 
 def test_what_a_start_left_unfinished_goes_with_the_next_checkpoint(alone: None, tmp_path: Path) -> None:
     for step in (15, 99):
-        checkpoint.write_file(checkpoint.uri_of(str(tmp_path), step), "model.safetensors", b"half")
+        write_saved_file(checkpoint_uri(str(tmp_path), step), "model.safetensors", b"half")
     _save(tmp_path, 10)
     roll_back(str(tmp_path), 10)
     _save(tmp_path, 20)
@@ -260,10 +285,10 @@ def test_every_rank_uploads_its_share_checks_its_share_and_names_a_bad_loss(tmp_
     for rank in range(3):
         said = json.loads((tmp_path / f"rank-{rank}.json").read_text())
         assert said["names"] == ["model.safetensors", *(f"table/part-{r}" for r in range(3))]
-        assert said["chosen"] == checkpoint.uri_of(str(tmp_path), 10)
+        assert said["chosen"] == checkpoint_uri(str(tmp_path), 10)
         assert said["told"] == (1 if rank == 0 else 0)
         assert said["error"].startswith("the loss of step 21 is nan on rank 1, which trained on the samples [4, 7]; ")
-        assert f"the last good checkpoint is {checkpoint.uri_of(str(tmp_path), 10)}. " in said["error"]
+        assert f"the last good checkpoint is {checkpoint_uri(str(tmp_path), 10)}. " in said["error"]
 
 
 def _three_ranks(rank: int, folder: str) -> None:
@@ -275,13 +300,14 @@ def _three_ranks(rank: int, folder: str) -> None:
         saver.begin(step, files, {"step": step, "metrics": {}})
         saver.finish()
     dist.barrier()
-    newest = checkpoint.uri_of(folder, 20)
-    names = Checkpoint(newest).names()
+    newest = checkpoint_uri(folder, 20)
+    names = SavedFiles.open(newest).names()
     if rank == 2:
         Path(newest, "table", "part-1").write_bytes(b"xx")
     dist.barrier()
     told: list[str] = []
     chosen = newest_whole(folder, told.append)
+    assert chosen
     dist.barrier()
     if rank == 0:
         roll_back(folder, 10)
@@ -289,7 +315,7 @@ def _three_ranks(rank: int, folder: str) -> None:
     try:
         give_up(folder, 21, float("nan") if rank == 1 else 0.5, np.array([4, 7]) if rank == 1 else np.array([1, 2]))
     except DataError as error:
-        said = {"names": names, "chosen": chosen, "told": len(told), "error": str(error)}
+        said = {"names": names, "chosen": chosen.uri, "told": len(told), "error": str(error)}
         Path(folder, f"rank-{rank}.json").write_text(json.dumps(said))
     dist.barrier()
     dist.destroy_process_group()
@@ -307,11 +333,11 @@ def test_a_table_comes_back_on_any_number_of_ranks_and_each_reads_only_the_files
     saver = Saver(str(tmp_path), num_to_keep=1, limit_s=60)
     saver.begin(1, files, {"step": 1, "metrics": {}})
     saver.finish()
-    saved = Checkpoint(checkpoint.uri_of(str(tmp_path), 1))
+    saved = Checkpoint.open(checkpoint_uri(str(tmp_path), 1))
     assert len(saved.names("table")) == 5
-    parts = [list(read_table(saved, start, stop)) for start, stop in ((0, 30), (6, 8), (7, 14))]
+    parts = [list(saved.read_table(start, stop)) for start, stop in ((0, 30), (6, 8), (7, 14))]
     assert [len(part) for part in parts] == [5, 2, 1]
-    restore_table(table, saved)
+    saved.restore_table(table)
     for name in ("logits", "velocity"):
         assert torch.equal(table.state()[name], there[name])
 

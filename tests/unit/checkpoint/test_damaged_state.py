@@ -23,10 +23,10 @@ from ldlva_dist.bank import checkpoint_parts
 from ldlva_dist.bank.checkpoint_parts import PartHeader, part_file, unpack
 from ldlva_dist.bank.copy_on_write import FrozenRows
 from ldlva_dist.bank.records import BankSpec, blank
-from ldlva_dist.checkpoint import checkpoint
+from ldlva_dist.checkpoint import state_file
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.read import read_config
-from ldlva_dist.checkpoint.table_files import read_logits
+from ldlva_dist.checkpoint.saved_files import write_saved_file
+from ldlva_dist.checkpoint.state_file import write_state
 from ldlva_dist.errors import DataError
 from ldlva_dist.records.ids_log import read_ids
 from ldlva_dist.records.metrics_log import read_metrics
@@ -54,8 +54,8 @@ def right_or(sentence: str) -> Iterator[None]:
 
 def _finished(uri: str, facts: dict[str, Any], **files: bytes) -> Checkpoint:
     """A checkpoint of any content, whose checksums are right."""
-    checkpoint.finish(uri, facts, {name: checkpoint.write_file(uri, name, data) for name, data in files.items()})
-    return Checkpoint(uri)
+    write_state(uri, facts, {name: write_saved_file(uri, name, data) for name, data in files.items()})
+    return Checkpoint.open(uri)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_a_fact_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_lists_files_of_its_own_only(tmp_path: Path) -> None:
     for name in ("../../secret", "/etc/passwd", "a//b", ""):
         facts = {"format_version": 2, **FACTS, "files": {name: {"size": 1, "crc32": 1}}}
-        (tmp_path / "state.json").write_text(json.dumps(facts | {"crc32": checkpoint._checksum(facts)}))
+        (tmp_path / "state.json").write_text(json.dumps(facts | {"crc32": state_file._checksum(facts)}))
         with pytest.raises(DataError, match="files must be an object of files"):
-            Checkpoint(str(tmp_path))
+            Checkpoint.open(str(tmp_path))
 
 
 @given(content=st.binary(max_size=50) | VALUES.map(lambda value: json.dumps(value).encode()))
@@ -97,10 +97,10 @@ def test_any_state_and_any_settings_are_a_checkpoint_or_a_sentence(content: byte
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "state.json").write_bytes(content)
         with pytest.raises(DataError, match=r"state\.json"):
-            Checkpoint(folder)
-        _finished(folder, FACTS, **{"config.json": content})
+            Checkpoint.open(folder)
+        saved = _finished(folder, FACTS, **{"config.json": content})
         with right_or("config.json is damaged"):
-            read_config(folder)
+            assert saved.config
 
 
 @given(name=st.sampled_from(sorted(FACTS)), value=VALUES)
@@ -129,7 +129,7 @@ def _table(logits: torch.Tensor, first: int = 0) -> bytes:
 )
 def test_a_table_that_is_damaged_or_lacks_rows_is_named(tmp_path: Path, files: dict[str, bytes], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        read_logits(_finished(str(tmp_path), FACTS, **files), 3)
+        _finished(str(tmp_path), FACTS, **files).read_logits(3)
 
 
 def test_a_whole_table_is_read(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_whole_table_is_read(tmp_path: Path) -> None:
         "table/ids-0-2.safetensors": _table(torch.tensor([1.0, 2.0])),
         "table/ids-2-3.safetensors": _table(torch.tensor([3.0]), 2),
     }
-    assert read_logits(_finished(str(tmp_path), FACTS, **files), 3).tolist() == [1.0, 2.0, 3.0]
+    assert _finished(str(tmp_path), FACTS, **files).read_logits(3).tolist() == [1.0, 2.0, 3.0]
 
 
 SPEC = BankSpec(num_classes=2, feature_width=3)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ldlva_dist.checkpoint.checkpoint import finish
-from ldlva_dist.checkpoint.read import has_rows_of, read_facts
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.state_file import Facts, write_state
 from ldlva_dist.dataset import manifest, manifest_blocks
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo, read_columns, read_info, read_va
 from ldlva_dist.dataset.manifest_blocks import ContentHash, read_blocks
@@ -255,23 +255,26 @@ def test_a_relative_path_of_a_version_finds_its_data_set(dataset: str, monkeypat
 
 
 @pytest.fixture
-def checkpoint(dataset: str, tmp_path: Path) -> str:
-    """The facts of a checkpoint that was trained on the data set itself."""
+def checkpoint(dataset: str, tmp_path: Path) -> Checkpoint:
+    """A checkpoint without files that was trained on the data set itself."""
     info, folder = read_info(dataset), tmp_path / "checkpoint"
     facts = {"class_names": list(info.class_names), "content_hash": info.content_hash, "rows_hash": info.rows_hash}
-    finish(str(folder), facts | {"step": 3}, {})
-    return str(folder)
+    write_state(str(folder), facts | {"step": 3}, {})
+    return Checkpoint.open(str(folder))
 
 
-def test_a_checkpoint_is_used_with_another_version_only_where_that_is_allowed(dataset: str, checkpoint: str) -> None:
+def test_a_checkpoint_is_used_with_another_version_only_where_that_is_allowed(
+    dataset: str, checkpoint: Checkpoint
+) -> None:
     version = new_version(dataset, "v1", _va(0.5))
     with pytest.raises(SettingError, match=r"must be the version the checkpoint was trained on.*--allow-other-version"):
-        read_facts(checkpoint, version)
-    facts = read_facts(checkpoint, version, allow_other_version=True)
-    assert has_rows_of(facts, version)
-    assert has_rows_of(facts, read_info(dataset))
-    assert not has_rows_of(facts, replace(version, root="0" * 64))
-    assert has_rows_of({"content_hash": version.rows_hash}, version)  # written before there were versions
+        checkpoint.require_data_set(version)
+    checkpoint.require_data_set(version, allow_other_version=True)
+    assert checkpoint.has_rows_of(version)
+    assert checkpoint.has_rows_of(read_info(dataset))
+    assert not checkpoint.has_rows_of(replace(version, root="0" * 64))
+    before_versions = Facts("state.json", {"content_hash": version.rows_hash, "files": {}})
+    assert Checkpoint("here", before_versions).has_rows_of(version)
     other_order = replace(version, class_names=("b", "a"))
     with pytest.raises(SettingError, match="checkpoint's classes in its order"):
-        read_facts(checkpoint, other_order, allow_other_version=True)
+        checkpoint.require_data_set(other_order, allow_other_version=True)

@@ -11,7 +11,7 @@ from ldlva_dist.bank.checkpoint_parts import PartHeader, part_file
 from ldlva_dist.bank.copy_on_write import FrozenRows
 from ldlva_dist.bank.records import BankSpec, blank
 from ldlva_dist.checkpoint.table_files import table_files
-from ldlva_dist.checkpoint.tensors import pack
+from ldlva_dist.checkpoint.tensors import pack_tensors
 from ldlva_dist.config import (
     BankConfig,
     DataConfig,
@@ -99,8 +99,8 @@ def test_files_of_model_and_optimiser_are_as_large_as_said(recipe: Any, optim: O
     moments = {
         f"{name}/{key}": p.detach().clone() for name in moment_names(config) for key, p in model.named_parameters()
     }
-    assert said["model"] == pytest.approx(len(pack("weights", model.state_dict())), abs=300)
-    assert said["optimizer"] == pytest.approx(len(pack("moments", moments)), abs=300)
+    assert said["model"] == pytest.approx(len(pack_tensors("weights", model.state_dict())), abs=300)
+    assert said["optimizer"] == pytest.approx(len(pack_tensors("moments", moments)), abs=300)
     assert ("bank" in said) == (recipe != "ce")
 
 

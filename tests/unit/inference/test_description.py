@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from ldlva_dist.checkpoint import checkpoint
-from ldlva_dist.checkpoint.read import weights_crc32
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saved_files import write_saved_file
+from ldlva_dist.checkpoint.state_file import write_state
 from ldlva_dist.config import DataConfig, LossConfig, ModelConfig, RunConfig, to_json
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.inference import description as descriptions
@@ -199,7 +200,7 @@ FILES = {"model.safetensors": MODEL.weights, "config.json": to_json(CONFIG).enco
 
 def _checkpoint(folder: Path, facts: dict[str, Any], files: dict[str, bytes]) -> str:
     uri = str(folder / "run" / "step-00000020")
-    checkpoint.finish(uri, facts, {name: checkpoint.write_file(uri, name, data) for name, data in files.items()})
+    write_state(uri, facts, {name: write_saved_file(uri, name, data) for name, data in files.items()})
     return uri
 
 
@@ -245,10 +246,10 @@ def test_a_checkpoint_of_other_shapes_is_a_sentence(
 
 def test_a_checkpoint_of_another_width_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     wide = replace(CONFIG, model=replace(CONFIG.model, width=4096))
-    uri = _checkpoint(tmp_path, FACTS, FILES)
+    saved = Checkpoint.open(_checkpoint(tmp_path, FACTS, FILES))
     with pytest.raises(DataError, match=r"does not hold the weights of its network: backbone\.conv1\.weight"):
-        build.restored_model(wide, 3, uri)
-    assert build.restored_model(CONFIG, 3, uri).classifier.weight.equal(NETWORK.classifier.weight)
+        build.restored_model(wide, 3, saved)
+    assert build.restored_model(CONFIG, 3, saved).classifier.weight.equal(NETWORK.classifier.weight)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"steps": 20}', json.dumps({"steps": 20, "weights_crc32": 1})])
@@ -262,7 +263,7 @@ def test_figures_of_other_weights_are_not_taken(content: str, tmp_path: Path) ->
 @pytest.mark.parametrize("evaluation", [{"given": 1}, {"given": {}}, {"split": "test", "given": {"accuracy": "high"}}])
 def test_figures_of_another_shape_are_a_sentence(evaluation: dict[str, Any], tmp_path: Path) -> None:
     uri = _checkpoint(tmp_path, FACTS, FILES)
-    found = {"steps": 20, "weights_crc32": weights_crc32(uri), **evaluation}
+    found = {"steps": 20, "weights_crc32": Checkpoint.open(uri).weights_crc32, **evaluation}
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps(found))
     with pytest.raises(DataError, match="what is said of 'run', or of its evaluation, is damaged"):
         export(read_model(uri), str(tmp_path / "away"), [], [])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from ldlva_dist.checkpoint.read import last_checkpoint, read_config, read_weights, weights_crc32
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.images import resize
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference import description as descriptions
@@ -52,10 +52,10 @@ def images_of(dataset: str) -> np.ndarray:
 
 
 def test_the_exported_folder_gives_what_the_runs_network_gives(run: str, exported: Path, dataset: str) -> None:
-    checkpoint = last_checkpoint(run)
+    checkpoint = Checkpoint.newest(run)
     assert checkpoint is not None
-    whole = build_model(read_config(checkpoint), 7)
-    whole.load_state_dict(read_weights(checkpoint))
+    whole = build_model(checkpoint.config, 7)
+    whole.load_state_dict(checkpoint.read_weights())
     images = np.stack([resize(image, 48) for image in images_of(dataset)])
     with torch.inference_mode():
         expected = whole.eval()(torch.from_numpy(images))
@@ -135,12 +135,12 @@ def test_the_card_says_classes_data_training_figures_and_limits(run: str, export
 def test_figures_are_those_of_the_exported_checkpoint_and_of_no_other(run: str, tmp_path: Path) -> None:
     place = Path(run) / "evaluation.json"
     judged = {"accuracy": 0.75, "mean_class_accuracy": 0.7, "macro_f1": 0.69, "ece": 0.05}
-    checkpoint = last_checkpoint(run)
+    checkpoint = Checkpoint.newest(run)
     assert checkpoint is not None
     found = {
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoint.uri,
         "steps": 20,
-        "weights_crc32": weights_crc32(checkpoint),
+        "weights_crc32": checkpoint.weights_crc32,
         "samples": 60,
         "split": "test",
         "dataset": "a|b<i>",

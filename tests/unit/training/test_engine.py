@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load
 
-from ldlva_dist.checkpoint import checkpoint
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.saved_files import checkpoint_uri
 from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import DataConfig, OptimConfig, RunConfig, TrainingConfig
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
@@ -108,7 +108,7 @@ def _train(state: TrainState, steps: int) -> list[float]:
 def _save(state: TrainState, steps: int = 0) -> tuple[str, list[float]]:
     """A checkpoint of the state as it is, of which nothing is packed before the next ``steps``; their losses."""
     run = f"{state.config.storage_path}/{state.config.name}/on-{dist.get_world_size()}"
-    uri, is_over = checkpoint.uri_of(run, state.step), threading.Event()
+    uri, is_over = checkpoint_uri(run, state.step), threading.Event()
     saver = Saver(run, num_to_keep=9, limit_s=60)
     files, _ = state.copy()
     at_once = {name: pack() for name, pack in files.items()}
@@ -121,7 +121,7 @@ def _save(state: TrainState, steps: int = 0) -> tuple[str, list[float]]:
     is_over.set()
     saver.finish()
     dist.barrier()
-    changed = [name for name, data in at_once.items() if Checkpoint(uri).read(name) != data]
+    changed = [name for name, data in at_once.items() if Checkpoint.open(uri).read(name) != data]
     assert not changed, f"{changed} of {uri} hold what was learnt after it"
     return uri, losses
 
@@ -136,13 +136,13 @@ def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
         config = _config(folder, *case)
         place = f"{folder}/{config.name}"
         if phase == "straight":
-            state = build_state(config, _info(), None, device=DEVICE, checkpoint_uri=None)
+            state = build_state(config, _info(), None, device=DEVICE, checkpoint=None)
             _train(state, SAVED_AT)
             _, losses = _save(state, steps=STEPS - SAVED_AT)
         else:
-            saved = checkpoint.uri_of(f"{place}/on-2", SAVED_AT)
-            state = build_state(config, _info(), None, device=DEVICE, checkpoint_uri=saved)
-            _assert_is_what_was_saved(state, Checkpoint(saved))
+            saved = Checkpoint.open(checkpoint_uri(f"{place}/on-2", SAVED_AT))
+            state = build_state(config, _info(), None, device=DEVICE, checkpoint=saved)
+            _assert_is_what_was_saved(state, saved)
             losses = _train(state, STEPS - SAVED_AT)
         last = _save(state)[0] if phase == "straight" or world_size != 2 else None
         if rank == 0:
