@@ -13,7 +13,7 @@ export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup store demo test soak check fix bench bench-gpu results docs
+.PHONY: help setup store demo test soak check house fix bench bench-gpu results docs
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,11 +63,14 @@ SEED ?= 0
 soak: setup store ## MINUTES=30: runs that are killed, stopped, filled up or cut off, by seed, and what became of each
 	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.faults.soak --minutes $(MINUTES) --start-seed $(SEED)
 
-check: setup ## lint, format, types, import contracts
+check: setup ## lint, format, types, import contracts, layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+house: setup ## rooms, arrows, names and docstrings, from the imports and the syntax, with their limits
+	@$(BIN)/python -m bench.house
 
 fix: setup ## let ruff repair and format
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,11 @@ _SECRETS = (
 
 
 def redact(text: str) -> str:
-    """Replace by *** what addresses carry of secrets: passwords, signatures and tokens."""
+    """Replace by *** what addresses carry of secrets: passwords, signatures and tokens.
+
+    Args:
+        text: Any text; what is no secret stays as it is.
+    """
     for part in _SECRETS:
         text = part.sub(lambda found: f"{found[1]}***{'@' if found[0].endswith('@') else ''}", text)
     return text

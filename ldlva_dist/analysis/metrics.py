@@ -51,10 +51,15 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
 
 
 def reliability(labels_N: NDArray[Any], probs_NC: NDArray[Any]) -> list[dict[str, float]]:
-    """The reliability diagram: one dict for each of the 15 bins of the largest probability that has samples.
+    """Reliability diagram: confidence and accuracy of the samples in each of 15 equal bins of confidence.
 
-    ``share`` of all samples; their mean ``confidence`` (the largest probability) and ``accuracy``, equal for a
-    calibrated model. Bin i is (i / 15, (i + 1) / 15].
+    Args:
+        labels_N: [N] class indices, 0..C-1.
+        probs_NC: [N, C] class probabilities; the largest is the confidence.
+
+    Returns:
+        One dict for each bin (i / 15, (i + 1) / 15] that has samples: ``share`` of all samples, and their mean
+        ``confidence`` and ``accuracy``, which are equal for a calibrated model.
     """
     confidence_N, right_N = probs_NC.max(axis=1).astype(np.float64), probs_NC.argmax(axis=1) == labels_N
     bin_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
@@ -72,7 +77,16 @@ def reliability(labels_N: NDArray[Any], probs_NC: NDArray[Any]) -> list[dict[str
 
 
 def confusion_matrix(labels_N: NDArray[Any], predicted_N: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
-    """[C, C] counts; rows = labels, columns = predictions."""
+    """Counts of every pair of label and prediction.
+
+    Args:
+        labels_N: [N] class indices, 0..C-1.
+        predicted_N: [N] class indices, 0..C-1.
+        num_classes: C.
+
+    Returns:
+        [C, C] counts; rows are labels, columns predictions.
+    """
     cells_N = labels_N.astype(np.int64) * num_classes + predicted_N.astype(np.int64)
     return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -107,7 +121,11 @@ def label_distribution(truth_NC: NDArray[Any], probs_NC: NDArray[Any]) -> dict[s
 
 
 def noise_finding(scores_N: NDArray[Any], wrong_N: NDArray[np.bool_]) -> dict[str, float | None]:
-    """How well a score, high = suspicious, finds the samples with wrong labels.
+    """Quality of a score at finding the samples with wrong labels.
+
+    Args:
+        scores_N: [N] any numbers; high is suspicious.
+        wrong_N: [N] whether the label is wrong.
 
     Returns:
         ``auroc``: chance that a wrong label scores above a right one, ties count half; ``average_precision``: equal

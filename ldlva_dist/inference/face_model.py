@@ -108,12 +108,23 @@ class FaceModel:
 
 
 def is_exported(uri: str) -> bool:
-    """Whether jobs/export.py wrote the folder, to its end."""
+    """Whether jobs/export.py wrote a folder to its end.
+
+    Args:
+        uri: Folder, local or s3://.
+    """
     return storage.exists(storage.join(uri, descriptions.FILE))
 
 
 def read_exported(uri: str) -> Portable:
-    """What jobs/export.py wrote, local or s3://; a damaged one is a DataError."""
+    """Read what jobs/export.py wrote.
+
+    Args:
+        uri: Folder, local or s3://.
+
+    Raises:
+        DataError: if it is damaged.
+    """
     about = storage.join(uri, descriptions.FILE)
     description = descriptions.parse(storage.read_bytes(about), about)
     portable = Portable(description=description, weights=storage.read_bytes(storage.join(uri, WEIGHTS)))
@@ -125,5 +136,13 @@ def read_exported(uri: str) -> Portable:
 
 
 def load_exported(uri: str, device: str = "cpu") -> FaceModel:
-    """The network that jobs/export.py wrote to a folder or s3:// prefix."""
+    """Load a network that jobs/export.py wrote, ready for use.
+
+    Args:
+        uri: Folder, local or s3://.
+        device: Device in torch's words, such as ``cpu`` or ``cuda:0``.
+
+    Raises:
+        DataError: if the folder is damaged.
+    """
     return read_exported(uri).build(device)

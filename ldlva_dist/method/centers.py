@@ -7,24 +7,57 @@ REPULSION_RATE = 0.5 * 0.1
 
 
 def intra_distances(features_nV: Tensor, labels_n: Tensor, centers_CV: Tensor) -> Tensor:
-    """[n] squared distances of samples to their classes' centres."""
+    """Squared distances of samples to the centres of their classes.
+
+    Args:
+        features_nV: [n, V] features.
+        labels_n: [n] class indices, 0..C-1.
+        centers_CV: [C, V] class centres.
+
+    Returns:
+        [n], >= 0.
+    """
     return (features_nV - centers_CV[labels_n]).square().sum(dim=-1)
 
 
 def inter_official(centers_CV: Tensor) -> Tensor:
-    """The reference's separation term: sum over pairs i < j of exp(-d / V), d squared; at most C (C - 1) / 2."""
+    """Separation term of the reference code: the sum over pairs i < j of exp(-d_ij / V), d_ij squared distances.
+
+    Args:
+        centers_CV: [C, V] class centres.
+
+    Returns:
+        A scalar in (0, C (C - 1) / 2].
+    """
     return torch.exp(-_squared_pairs(centers_CV) / centers_CV.shape[1]).sum()
 
 
 def inter_paper(centers_CV: Tensor) -> Tensor:
-    """The paper's: sum over ordered pairs of exp(-d / sqrt(V)); at most C (C - 1), when all centres coincide."""
+    """Separation term of the paper: the sum over ordered pairs of exp(-d_ij / sqrt(V)), d_ij squared distances.
+
+    Args:
+        centers_CV: [C, V] class centres.
+
+    Returns:
+        A scalar in (0, C (C - 1)]; the largest value when all centres coincide.
+    """
     return 2 * torch.exp(-_squared_pairs(centers_CV) / centers_CV.shape[1] ** 0.5).sum()
 
 
 def center_sums(
     features_nV: Tensor, labels_n: Tensor, uncertainty_n: Tensor, centers_CV: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the samples ask of their centres: sums [C, V] of (1 - lambda)(v - mu_y), and counts [C]."""
+    """Pull of the samples on the centres of their classes: the sums of (1 - lambda)(v - mu_y).
+
+    Args:
+        features_nV: [n, V] features v.
+        labels_n: [n] class indices y, 0..C-1.
+        uncertainty_n: [n] lambda in [0, 1]; a sample in doubt pulls less.
+        centers_CV: [C, V] class centres mu.
+
+    Returns:
+        Sums [C, V] and counts of samples [C], both of the centres' type.
+    """
     pull_nV = (1 - uncertainty_n)[:, None] * (features_nV - centers_CV[labels_n])
     sums_CV = torch.zeros_like(centers_CV).index_add_(0, labels_n, pull_nV.to(centers_CV.dtype))
     return sums_CV, torch.bincount(labels_n, minlength=len(centers_CV)).to(centers_CV.dtype)
@@ -32,20 +65,38 @@ def center_sums(
 
 @torch.no_grad()
 def update_centers(centers_CV: Tensor, sums_CV: Tensor, counts_C: Tensor, *, rate: float) -> None:
-    """The official recipe's update, in place: attraction by ``rate``, then one step of repulsion."""
+    """Update of the official recipe, in place: attraction, then one step of repulsion.
+
+    Args:
+        centers_CV: [C, V] class centres, which change.
+        sums_CV: [C, V] pull of all samples of the batch, from :func:`center_sums`.
+        counts_C: [C] samples of each class in the batch.
+        rate: Rate of the attraction, > 0.
+    """
     attract(centers_CV, sums_CV, counts_C, rate=rate)
     repel(centers_CV)
 
 
 @torch.no_grad()
 def attract(centers_CV: Tensor, sums_CV: Tensor, counts_C: Tensor, *, rate: float) -> None:
-    """mu_j += rate x sum_j / (1 + n_j), in place."""
+    """Attraction of the centres by their samples, in place: mu_j += rate x sum_j / (1 + n_j).
+
+    Args:
+        centers_CV: [C, V] class centres mu, which change.
+        sums_CV: [C, V] pull of the samples, from :func:`center_sums`.
+        counts_C: [C] samples n of each class.
+        rate: Rate of the attraction, > 0.
+    """
     centers_CV += rate * sums_CV / (1 + counts_C)[:, None]
 
 
 @torch.no_grad()
 def repel(centers_CV: Tensor) -> None:
-    """One step of 0.5 x 0.1 down the gradient of :func:`inter_official`, in place."""
+    """Repulsion of the centres, in place: one step of 0.5 x 0.1 down the gradient of :func:`inter_official`.
+
+    Args:
+        centers_CV: [C, V] class centres, which change.
+    """
     difference_CCV = centers_CV[:, None] - centers_CV[None]
     width = centers_CV.shape[1]
     force_CC1 = torch.exp(-difference_CCV.square().sum(dim=-1, keepdim=True) / width)

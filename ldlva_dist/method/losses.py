@@ -8,23 +8,49 @@ LOG_EPSILON = 1e-10
 
 
 def log_probabilities(logits_BC: Tensor, *, recipe: str) -> Tensor:
-    """[B, C] log f: log(softmax + 1e-10) as the reference has it (``official``), log-softmax otherwise."""
+    """Logarithms of the predicted class probabilities.
+
+    Args:
+        logits_BC: [B, C] outputs of the classifier, any real numbers.
+        recipe: ``official`` gives log(softmax + 1e-10), as the reference code does; any other the exact log-softmax.
+
+    Returns:
+        [B, C] log f, at most 1e-10 (``official``) or 0.
+    """
     if recipe == "official":
         return (logits_BC.softmax(dim=1) + LOG_EPSILON).log()
     return logits_BC.log_softmax(dim=1)
 
 
 def cross_entropy(target_BC: Tensor, log_probs_BC: Tensor) -> Tensor:
-    """[B] -sum_j d_j log f_j."""
+    """Cross-entropy of each sample against its target distribution: -sum_j d_j log f_j.
+
+    Args:
+        target_BC: [B, C] target distributions d; rows sum to 1.
+        log_probs_BC: [B, C] logarithms of the predicted probabilities f.
+
+    Returns:
+        [B] in nats.
+    """
     return -(target_BC * log_probs_BC).sum(dim=1)
 
 
 def uncertainty_gradient(
     label_BC: Tensor, aggregated_BC: Tensor, log_probs_BC: Tensor, *, uncertainty_B: Tensor, has_neighbor_B: Tensor
 ) -> Tensor:
-    """[B] d CE_i / d logit_i of each sample's own loss, in closed form, where lambda_i = sigmoid(logit_i).
+    """Gradient of each sample's own loss in its uncertainty logit: lambda (1 - lambda) sum_j (l_j - dt_j) log f_j.
 
-    lambda (1 - lambda) sum_j (l_j - dt_j) log f_j (METHOD.md, section 3); 0 where a row has no neighbour.
+    lambda_i is the sigmoid of the logit. Source: docs/METHOD.md, section 3.
+
+    Args:
+        label_BC: [B, C] given labels l, one-hot or smoothed.
+        aggregated_BC: [B, C] joint distributions dt of the neighbours.
+        log_probs_BC: [B, C] logarithms of the predicted probabilities f.
+        uncertainty_B: [B] lambda in (0, 1).
+        has_neighbor_B: [B] False where a row has no neighbour that was written.
+
+    Returns:
+        [B] d CE_i / d logit_i, without a graph; 0 where a row has no neighbour.
     """
     slope_B = uncertainty_B * (1 - uncertainty_B)
     gradient_B = slope_B * ((label_BC - aggregated_BC) * log_probs_BC).sum(dim=1)
@@ -32,13 +58,29 @@ def uncertainty_gradient(
 
 
 def smoothed_labels(labels_B: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """[B, C] one-hot labels, of which the share ``smoothing`` is spread over all classes."""
+    """One-hot labels, of which a share is spread evenly over all classes.
+
+    Args:
+        labels_B: [B] class indices, 0..C-1.
+        num_classes: C.
+        smoothing: Share that is spread, in [0, 1).
+
+    Returns:
+        [B, C] float32; rows sum to 1.
+    """
     onehot_BC = F.one_hot(labels_B, num_classes).float()
     return onehot_BC * (1 - smoothing) + smoothing / num_classes
 
 
 def balanced_class_weights(counts_C: Tensor) -> Tensor:
-    """[C] N / (C count): each class weighs the same in sum. A class with no sample weighs 0."""
+    """Weights under which every class weighs the same in sum: N / (C count).
+
+    Args:
+        counts_C: [C] samples of each class, >= 0; N is their sum.
+
+    Returns:
+        [C] float64, >= 0; 0 for a class without samples.
+    """
     counts_C = counts_C.double()
     weights_C = counts_C.sum() / (len(counts_C) * counts_C.clamp(min=1))
     return torch.where(counts_C > 0, weights_C, torch.zeros_like(weights_C))

@@ -152,9 +152,16 @@ def step(
 
 @torch.no_grad()
 def forward_neighbors(model: Callable[..., ModelOutput], images: Tensor) -> tuple[Tensor, Tensor]:
-    """The exact source: a fresh forward of the neighbours' images [n, ...], in the model's mode, without gradient.
+    """Fresh outputs for images of neighbours, in the model's mode, without gradient.
 
-    To be called before the batch's own step. Returns probabilities [n, C] and features [n, V].
+    Must be called before the batch's own step.
+
+    Args:
+        model: The network.
+        images: [n, ...] as the network takes them.
+
+    Returns:
+        Class probabilities [n, C] and features [n, V].
     """
     output = model(images)
     return output.logits_BC.softmax(dim=1), output.features_BV

@@ -29,7 +29,15 @@ def contribution_shares(log_similarity_BK: Tensor, calibration_BK: Tensor, usabl
 
 
 def aggregate(shares_BK: Tensor, neighbor_probs_BKC: Tensor) -> Tensor:
-    """[B, C] the neighbours' joint distribution; zeros where all shares are 0."""
+    """Joint distribution of the neighbours: the mean of their probabilities, weighted by their shares.
+
+    Args:
+        shares_BK: [B, K] shares from :func:`contribution_shares`.
+        neighbor_probs_BKC: [B, K, C] class probabilities of the neighbours; rows sum to 1.
+
+    Returns:
+        [B, C] rows that sum to 1; zeros where all shares are 0.
+    """
     return (shares_BK[..., None] * neighbor_probs_BKC).sum(dim=1)
 
 

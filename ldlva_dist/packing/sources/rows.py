@@ -77,6 +77,10 @@ class Source(Protocol):
 
 
 def all_rows(source: Source) -> Iterator[Rows]:
-    """Every row of a source in one process, training part first."""
+    """Every row of a source in one process, training part first.
+
+    Args:
+        source: Where the rows come from.
+    """
     for partition in source.partitions():
         yield from source.read(partition)
