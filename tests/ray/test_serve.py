@@ -109,8 +109,9 @@ def test_it_listens_on_this_machine_only(server: Server) -> None:
 def test_a_sigterm_refuses_a_body_that_is_coming_and_ends_it(server: Server) -> None:
     assert server.process is not None
     with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as slow:
-        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-        time.sleep(0.3)
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+        assert slow.recv(100).startswith(b"HTTP/1.1 100")  # it waits for the body
+        slow.sendall(b"abc")
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         response = http.client.HTTPResponse(slow)
