@@ -12,8 +12,9 @@ from typing import Any
 
 import ray
 
-from ldlva_dist.dataset.manifest import read_info, write_info
-from ldlva_dist.dataset.manifest_blocks import ContentHash, Tally, read_blocks
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import write_info
+from ldlva_dist.dataset.manifest_blocks import ContentHash, Tally
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -27,7 +28,7 @@ def drawn_faces(folder: str, *, train: int, pixels: int, test: int = 0, flip_sha
     source = FacesSource(train=train, test=test, pixels=pixels, flip_share=flip_share, seed=seed)
     with cluster():
         pack(source, output, PackSettings(name="bench", class_names=REFERENCE_CLASSES, holdout=0.0, seed=seed))
-    build_graph(output)
+    build_graph(Dataset.open(output))
     return output
 
 
@@ -53,14 +54,15 @@ def report(name: str, *, ok: bool, **figures: Any) -> None:
     print(json.dumps({"name": name, "ok": ok, **_rounded(figures), "machine": machine}), flush=True)
 
 
-def seal(dataset: str) -> None:
+def seal(uri: str) -> None:
     """Say in a written data set's ``dataset.json`` what its manifest holds: class counts and content hash."""
-    info = read_info(dataset)
+    dataset = Dataset.open(uri)
+    info = dataset.info
     digest, tally = ContentHash(info.class_names, info.va_transform), Tally(info.class_names)
-    for block in read_blocks(dataset):
+    for block in dataset.blocks():
         digest.update(block)
         tally.add(block)
-    write_info(dataset, replace(info, content_hash=digest.hexdigest(), class_counts=tally.class_counts()))
+    write_info(uri, replace(info, content_hash=digest.hexdigest(), class_counts=tally.class_counts()))
 
 
 def mean_and_error(values: Sequence[float]) -> list[float]:

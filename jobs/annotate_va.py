@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.versions import check_free, version_uri
 from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
 from ldlva_dist.packing.annotate.model_files import read_model
@@ -88,14 +88,12 @@ Command = Annotated[Model, subcommand("model")] | Annotated[Table, subcommand("t
 def main() -> None:
     """Parse, connect, annotate, print."""
     command = tyro.cli(Command, description=__doc__)
-    dataset = storage.absolute(command.dataset)
-    info = read_info(dataset)
-    uri = version_uri(dataset, info, command.name)
-    check_free(uri)
+    dataset = Dataset.open(storage.absolute(command.dataset))
+    check_free(version_uri(dataset, command.name))
     if isinstance(command, Model):
         work = Work(
-            dataset_uri=dataset,
-            parts_uri=Work.parts_of(dataset, info, command.name),
+            dataset=dataset,
+            parts_uri=Work.parts_of(dataset, command.name),
             model_name=command.model.rpartition("/")[2],
             settings=command.regressor,
             batch_size=command.batch_size,
@@ -121,8 +119,8 @@ def main() -> None:
         placement.connect()
         made, unused = annotate_by_table(dataset, command.name, table, standardize=command.standardize_va)
         say(f"rows of the table that no sample has: {unused}")
-    print_dataset(made, uri, reasons={})
-    say(f"written: {uri}")
+    print_dataset(made.info, made.uri, reasons={})
+    say(f"written: {made.uri}")
 
 
 class Progress:

@@ -8,6 +8,7 @@ import ray
 import tyro
 
 from ldlva_dist.config import PlacementConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.backends import Backend, resolve
 from ldlva_dist.index.graph import K_MAX, GraphInfo, build_graph, plan_graph
 from ldlva_dist.index.service import build_graph_with_actors
@@ -72,7 +73,7 @@ def main() -> None:
         )
         if remark := delimiter_remark(table.uri, table.delimiter):
             say(remark)
-        info = import_graph(arguments.dataset, table, k_min=arguments.k_min)
+        info = import_graph(Dataset.open(arguments.dataset), table, k_min=arguments.k_min)
     seconds = time.perf_counter() - began
     say(f"graph-K{info.num_neighbors}: N {info.num_samples}, K {info.num_neighbors}, {how}, {seconds:.1f} s")
 
@@ -80,7 +81,7 @@ def main() -> None:
 def build(arguments: Arguments) -> tuple[str, GraphInfo]:
     """Search, in this process or on the cluster; how it was done, and the graph."""
     num_shards, gpus = arguments.num_shards, arguments.gpus_per_shard
-    dataset, k_max, backend = arguments.dataset, arguments.k_max, arguments.backend
+    dataset, k_max, backend = Dataset.open(arguments.dataset), arguments.k_max, arguments.backend
     planned = plan_graph(dataset, k_max)  # what is wrong with the data set is said before a cluster starts
     if num_shards is None and planned.num_samples < SMALL:
         num_shards = 1

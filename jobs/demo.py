@@ -15,12 +15,14 @@ import pyarrow as pa
 import tyro
 
 from ldlva_dist import storage
-from ldlva_dist.analysis.beliefs import neighbors_opinion, read_beliefs, read_images
+from ldlva_dist.analysis.beliefs import neighbors_opinion, read_beliefs
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
 from ldlva_dist.config.presets import demo
-from ldlva_dist.dataset.manifest import DATASET, DatasetInfo, read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.images import decode
+from ldlva_dist.dataset.manifest import DATASET
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -66,7 +68,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     began = time.monotonic()
     placement.connect()
-    info = prepare_faces(arguments)
+    dataset = prepare_faces(arguments)
     base = demo()
     base = replace(
         base,
@@ -77,8 +79,8 @@ def main() -> None:
     )
     ldlva = search(replace(base, name="ldlva"))
     ce = search(replace(base, name="ce", loss=replace(base.loss, recipe="ce")))
-    scores = {name: judge(found, info) for name, found in (("ldlva", ldlva), ("ce", ce))}
-    show(arguments, info, ldlva, ce)
+    scores = {name: judge(found) for name, found in (("ldlva", ldlva), ("ce", ce))}
+    show(arguments, dataset, ldlva, ce)
     print_comparison(scores["ldlva"], scores["ce"])
     summary = summarize(scores, ldlva.best) | {"seconds": round(time.monotonic() - began, 1)}
     uri = storage.join(arguments.output, "summary.json")
@@ -87,7 +89,7 @@ def main() -> None:
     say(f"demo finished in {summary['seconds']:.0f} s: {uri}")
 
 
-def prepare_faces(arguments: Arguments) -> DatasetInfo:
+def prepare_faces(arguments: Arguments) -> Dataset:
     """Draw and pack the faces and build their neighbour graph, unless an earlier demo did."""
     if not storage.exists(storage.join(arguments.dataset, DATASET)):
         say(f"drawing {arguments.train + arguments.test} faces, {arguments.flip_share:.0%} of the labels flipped")
@@ -103,11 +105,11 @@ def prepare_faces(arguments: Arguments) -> DatasetInfo:
             arguments.dataset,
             PackSettings(name="demo", class_names=REFERENCE_CLASSES, seed=arguments.seed),
         )
-    build_graph(arguments.dataset)
-    info = read_info(arguments.dataset)
-    rows = ", ".join(f"{split.rows} {name}" for name, split in info.splits.items())
+    dataset = Dataset.open(arguments.dataset)
+    build_graph(dataset)
+    rows = ", ".join(f"{split.rows} {name}" for name, split in dataset.info.splits.items())
     say(f"data set {arguments.dataset}: {rows}; neighbour graph built once for all trials")
-    return info
+    return dataset
 
 
 def search(config: RunConfig) -> SweepResult:
@@ -124,46 +126,46 @@ def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
         say(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {metrics['holdout_accuracy']:.3f}")
 
 
-def judge(found: SweepResult, info: DatasetInfo) -> dict[str, Any]:
+def judge(found: SweepResult) -> dict[str, Any]:
     """Score the best trial's last checkpoint on the test split, against the truth."""
     checkpoint = Checkpoint.newest(found.best_run_uri)
     assert checkpoint is not None, "a finished trial has a checkpoint"
-    result = score(checkpoint, checkpoint.config.data.dataset)
+    result = score(checkpoint, Dataset.open(checkpoint.config.data.dataset))
     storage.write_bytes(storage.join(found.best_run_uri, "evaluation.json"), json.dumps(result, indent=2).encode())
     return result
 
 
-def show(arguments: Arguments, info: DatasetInfo, ldlva: SweepResult, ce: SweepResult) -> None:
+def show(arguments: Arguments, dataset: Dataset, ldlva: SweepResult, ce: SweepResult) -> None:
     """Draw the curves of both best runs, and the faces whose labels LDLVA trusts least."""
     curves = {"LDLVA": read_metrics(ldlva.best_run_uri), "cross-entropy": read_metrics(ce.best_run_uri)}
     draw_curves(curves, storage.join(arguments.output, "curves.png"), title="The two best runs")
     checkpoint = Checkpoint.newest(ldlva.best_run_uri)
     assert checkpoint is not None, "a finished trial has a checkpoint"
     draw_contact_sheet(
-        most_uncertain(checkpoint, info, arguments.sheet),
-        info.class_names,
+        most_uncertain(checkpoint, dataset, arguments.sheet),
+        dataset.info.class_names,
         storage.join(arguments.output, "uncertain.png"),
         title=f"The {arguments.sheet} faces whose labels are trusted least",
     )
 
 
-def most_uncertain(checkpoint: Checkpoint, info: DatasetInfo, count: int) -> Sequence[DoubtfulFace]:
+def most_uncertain(checkpoint: Checkpoint, dataset: Dataset, count: int) -> Sequence[DoubtfulFace]:
     """The training samples of the highest uncertainty, with what is known of them."""
-    config, beliefs = checkpoint.config, read_beliefs(checkpoint, info)
+    config, beliefs = checkpoint.config, read_beliefs(checkpoint, dataset.info)
     ids_n = np.argsort(-beliefs.uncertainty, kind="stable")[:count]
-    opinions = neighbors_opinion(beliefs, config, ids_n)
-    images = read_images(config.data.dataset, info, ids_n)
-    rows: pa.Table = read_columns(config.data.dataset, ["label", "true_distribution"], rows=info.num_train)
+    opinions = neighbors_opinion(beliefs, config, dataset, ids_n)
+    stored = dataset.images(ids_n)
+    rows: pa.Table = dataset.columns(["label", "true_distribution"], rows=dataset.info.num_train)
     return [
         DoubtfulFace(
             sample=int(sample),
-            image=image,
+            image=decode(stored.read(int(sample)), 3),
             given=rows["label"][int(sample)].as_py(),
             opinion=opinion,
             uncertainty=float(beliefs.uncertainty[sample]),
             truth=np.asarray(rows["true_distribution"][int(sample)].as_py()),
         )
-        for sample, opinion, image in zip(ids_n, opinions, images, strict=True)
+        for sample, opinion in zip(ids_n, opinions, strict=True)
     ]
 
 

@@ -12,7 +12,6 @@ import tyro
 from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.analysis.trained_run import find
-from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.packing.verify import require_sound
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.tables import print_evaluation
@@ -45,8 +44,8 @@ def main() -> None:
     """Parse, connect, score, print."""
     arguments = tyro.cli(Arguments, description=__doc__)
     place = find(arguments.run, arguments.dataset)
-    info = read_info(place.dataset)
-    require_sound(place.dataset, info)
+    info = place.dataset.info
+    require_sound(place.dataset)
     split = split_to_judge(info, arguments.split)
     if arguments.split is None and split != "test":
         say(NO_TEST_PART.format(info.name))

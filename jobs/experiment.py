@@ -18,7 +18,7 @@ from tyro.conf import subcommand
 from tyro.constructors import PrimitiveConstructorSpec
 
 from ldlva_dist.config import RunConfig
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
 from ldlva_dist.experiments.plots import draw_ablation, draw_noise
@@ -122,7 +122,7 @@ def main() -> None:
     """Parse, connect, run what is missing, write tables and plots."""
     command, settings = parse(sys.argv[1:])
     arms = command.arms(settings)
-    info = read_info(settings.data.dataset)  # what is wrong with its address is said before a cluster starts
+    dataset = Dataset.open(settings.data.dataset)  # what is wrong with its address is said before a cluster starts
     name, to_markdown, draw = KINDS[type(command)]
     protocol = Protocol(
         dataset=settings.data.dataset,
@@ -131,7 +131,7 @@ def main() -> None:
         learning_rates=command.learning_rates,
         max_concurrent=command.max_concurrent,
     )
-    cells.begin(protocol.output, name, cells.learnt_from(settings, info.content_hash) | command.common())
+    cells.begin(protocol.output, name, cells.learnt_from(settings, dataset.info.content_hash) | command.common())
     placement.connect()
     say(f"{name}: {len(arms)} arms x {command.seeds} seeds, {settings.training.epochs:g} epochs, in {protocol.output}")
     rows: list[Row] = []

@@ -11,6 +11,7 @@ import tyro
 
 from ldlva_dist import storage
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.export import export, real_images
 from ldlva_dist.inference.face_model import is_exported
@@ -40,7 +41,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     model = read_model(arguments.run)
     graphs = [name for name in ("onnx", "pt2") if getattr(arguments, name)]
-    images = real_images(dataset_of(arguments), model.description.channels) if graphs else []
+    images = real_images(Dataset.open(dataset_of(arguments)), model.description.channels) if graphs else []
     storage.check_writable(arguments.output)
     files = export(model, arguments.output, graphs, images)
     facts = model.description

@@ -11,8 +11,8 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import DATASET, read_info
-from ldlva_dist.dataset.versions import version_uri
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DATASET
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.passes.copies import copies_in
 from ldlva_dist.packing.passes.pack import pack
@@ -62,29 +62,28 @@ def main() -> None:
         run_pack(command)
 
 
-def run_verify(dataset: str) -> None:
+def run_verify(uri: str) -> None:
     """Say "ok" and what was read."""
-    read_info(dataset)  # a wrong address is said before a cluster starts
+    dataset = Dataset.open(uri)  # a wrong address is said before a cluster starts
     placement.connect()
     with ProgressBar() as progress:
-        found = verify(dataset, progress)
+        graphs = verify(dataset, progress)
     copies = next(run_pieces(lambda _: copies_in(dataset), [0]))[1]
-    rows = sum(split.rows for split in found.info.splits.values())
-    size = sum(shard.bytes for shard in found.info.shards) / 1e6
-    say(f"ok: {rows} rows in {len(found.info.shards)} shards, {size:.1f} MB; neighbour graphs: {found.graphs}")
-    say(f"content hash {found.info.content_hash}")
+    shards = dataset.info.shards
+    size = sum(shard.bytes for shard in shards) / 1e6
+    say(f"ok: {dataset.num_rows} rows in {len(shards)} shards, {size:.1f} MB; neighbour graphs: {graphs}")
+    say(f"content hash {dataset.info.content_hash}")
     print_lines(copies)
 
 
 def run_relabel(command: Relabel) -> None:
     """Check the list, write the version, say what was changed."""
-    info = read_info(command.dataset)
-    corrections = read_corrections(command.marked, info)
-    made = relabel(command.dataset, command.name, corrections)
-    uri = version_uri(command.dataset, info, command.name)
-    print_dataset(made, uri, reasons={})
+    dataset = Dataset.open(command.dataset)
+    corrections = read_corrections(command.marked, dataset.info)
+    made = relabel(dataset, command.name, corrections)
+    print_dataset(made.info, made.uri, reasons={})
     say(f"labels changed: {corrections.num_changed} of {len(corrections.ids_M)} in {command.marked}")
-    say(f"written: {uri}; train on it after: python jobs/build_index.py --dataset {uri}")
+    say(f"written: {made.uri}; train on it after: python jobs/build_index.py --dataset {made.uri}")
 
 
 def run_pack(command: Command) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.forecast.outlook import look_ahead
 from ldlva_dist.reporting.forecast_table import print_outlook
@@ -45,10 +45,10 @@ def main() -> None:
     """Parse, connect, look ahead, print."""
     options, rest = tyro.cli(Options, args=sys.argv[1:], return_unknown_args=True, add_help=False)
     config = launch.absolute(parse_run(rest, description=DESCRIPTION))
-    info = read_info(config.data.dataset)
+    dataset = Dataset.open(config.data.dataset)
     placement.connect()
     seconds = options.probe_seconds if options.probe else None
-    outlook = look_ahead(config, info, probe_seconds=seconds, price=options.price_per_node_hour)
+    outlook = look_ahead(config, dataset, probe_seconds=seconds, price=options.price_per_node_hour)
     plain = outlook.plain()
     print_outlook(plain)
     if options.json:

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.inference.batch import Actors, predict
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import Work
@@ -47,7 +47,7 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset(Common):
+class FromDataset(Common):
     """A data set that jobs/make_shards.py wrote, or a version of one; labels are not read."""
 
     dataset: str
@@ -55,7 +55,7 @@ class Dataset(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(Common):
+class FromFolder(Common):
     """Image files in a folder and below."""
 
     images: str
@@ -63,7 +63,7 @@ class Folder(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(Common):
+class FromParquet(Common):
     """A column of encoded images in a parquet file, or in all of a folder."""
 
     parquet: str
@@ -74,9 +74,9 @@ class Parquet(Common):
 
 
 Command = (
-    Annotated[Dataset, subcommand("dataset")]
-    | Annotated[Folder, subcommand("folder")]
-    | Annotated[Parquet, subcommand("parquet")]
+    Annotated[FromDataset, subcommand("dataset")]
+    | Annotated[FromFolder, subcommand("folder")]
+    | Annotated[FromParquet, subcommand("parquet")]
 )
 
 
@@ -104,12 +104,11 @@ def main() -> None:
 
 def inputs_of(command: Command) -> Inputs:
     """The images that are meant."""
-    if isinstance(command, Dataset):
-        dataset = storage.absolute(command.dataset)
-        split, info = None if command.split == "all" else command.split, read_info(dataset)
-        require_sound(dataset, info)
-        return DatasetInputs(dataset_uri=dataset, info=info, split=split)
-    if isinstance(command, Parquet):
+    if isinstance(command, FromDataset):
+        dataset = Dataset.open(storage.absolute(command.dataset))
+        require_sound(dataset)
+        return DatasetInputs(dataset=dataset, split=None if command.split == "all" else command.split)
+    if isinstance(command, FromParquet):
         files = parquet_files(storage.absolute(command.parquet))
         return ParquetInputs(files=files, image_column=command.image_column, key_column=command.key_column)
     folder = storage.absolute(command.images)

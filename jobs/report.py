@@ -15,7 +15,7 @@ from ldlva_dist import storage
 from ldlva_dist.analysis.label_findings import write_uncertainty
 from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.analysis.trained_run import Place, TrainedRun, find
-from ldlva_dist.dataset.manifest import DatasetInfo, read_info
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.verify import require_sound
 from ldlva_dist.records.console import say
@@ -58,13 +58,13 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     ours = find(arguments.run, arguments.dataset)
     theirs = find(arguments.baseline, arguments.dataset) if arguments.baseline else None
-    info = read_info(ours.dataset)
-    require_sound(ours.dataset, info)
+    info = ours.dataset.info
+    require_sound(ours.dataset)
     split = split_to_judge(info, arguments.split)
     if arguments.split is None and split != "test":
         say(NO_TEST_PART.format(info.name))
     if theirs:
-        check_comparable(info, read_info(theirs.dataset), split)
+        check_comparable(info, theirs.dataset.info, split)
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
     shown = samples_of(arguments, run, baseline, ours) if ours.checkpoint.config.uses_neighbors else None
@@ -87,18 +87,17 @@ def check_comparable(ours: DatasetInfo, theirs: DatasetInfo, split: str) -> None
 
 def look_at(place: Place, split: str, num_tasks: int) -> Run:
     """A run in one glance."""
-    info = read_info(place.dataset)
-    evaluation = evaluate(place, info, split, num_tasks)
+    evaluation = evaluate(place, split, num_tasks)
     name = place.run.rstrip("/").rpartition("/")[2]
-    return describe(name, place.checkpoint.config, info, evaluation, place.run)
+    return describe(name, place.checkpoint.config, place.dataset.info, evaluation, place.run)
 
 
-def evaluate(place: Place, info: DatasetInfo, split: str, num_tasks: int) -> dict[str, Any]:
+def evaluate(place: Place, split: str, num_tasks: int) -> dict[str, Any]:
     """The run's evaluation.json if it is of this checkpoint and split, or one made as jobs/evaluate.py does.
 
     Only one of the split that runs are judged on is written: jobs/export.py takes the model's figures from that file.
     """
-    uri = storage.join(place.run, "evaluation.json")
+    info, uri = place.dataset.info, storage.join(place.run, "evaluation.json")
     checkpoint = place.checkpoint
     checkpoint.require_data_set(info)
     wanted = {"steps": checkpoint.facts["step"], "weights_crc32": checkpoint.weights_crc32}
@@ -123,12 +122,11 @@ def _json(uri: str) -> Any:
 
 def samples_of(arguments: Arguments, run: Run, baseline: Run | None, place: Place) -> Samples:
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
-    info = read_info(place.dataset)
-    trained = TrainedRun(place.checkpoint, place.dataset, info)
+    trained = TrainedRun(place.checkpoint, place.dataset)
     findings = trained.findings()
-    say(f"written: {write_uncertainty(place.run, place.dataset, info, findings)}")
+    say(f"written: {write_uncertainty(place.run, place.dataset, findings)}")
     bayes = {name: found for name, found in run.evaluation.get("noise", {}).items() if name == "bayes"}
-    run.evaluation["noise"] = noise(place.dataset, info, findings) | bayes
+    run.evaluation["noise"] = noise(place.dataset, findings) | bayes
     taken = len(render(overview(run, baseline), NOTHING))
     limits = Limits(samples=arguments.samples, megabytes=arguments.megabytes, taken=taken)
     shown = collect(place.run, trained, findings, limits, trained.facts["step"])

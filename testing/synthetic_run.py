@@ -4,7 +4,7 @@ Every row of the manifest points at one of a pool of drawn faces; labels, predic
 in a trained run. What the report reads of it is what it reads of a real one. N = samples, C = classes, K = neighbours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from ldlva_dist.analysis import suspicion
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.analysis.trained_run import Opinions
 from ldlva_dist.dataset import manifest
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
-from ldlva_dist.dataset.manifest_blocks import ContentHash, read_blocks
+from ldlva_dist.dataset.manifest_blocks import ContentHash
 from ldlva_dist.index.graph import nearest_neighbors
 from ldlva_dist.packing.sources.drawn_faces.faces import draw_faces, draw_people
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
@@ -30,8 +31,7 @@ CLASSES = len(REFERENCE_CLASSES)
 class SyntheticRun:
     """A data set on disk, and what a run would have found out."""
 
-    dataset_uri: str
-    info: DatasetInfo
+    dataset: Dataset
     findings: Findings
     va_N2: NDArray[np.float32]
     graph_NK: NDArray[np.int64]
@@ -84,9 +84,6 @@ def synthetic_run(
         | {"label": people.labels, "valence": people.va[:, 0], "arousal": people.va[:, 1], "split": split}
     )
     manifest.write_manifest(str(dataset), table)
-    digest = ContentHash(REFERENCE_CLASSES, None)
-    for block in read_blocks(str(dataset)):
-        digest.update(block)
     first: dict[str, int] = dict(zip(manifest.SPLITS, (0, rows, rows + others[0]), strict=True))
     info = DatasetInfo(
         name=f"{rows:,} drawn faces",
@@ -97,16 +94,19 @@ def synthetic_run(
             for part, count in parts
         ),
         has_valence_arousal=True,
-        content_hash=digest.hexdigest(),
+        content_hash="",
         class_counts={
             part: tuple(np.bincount(people.labels[split_n == number], minlength=CLASSES).tolist())
             for number, part in enumerate(manifest.SPLITS)
         },
     )
+    digest = ContentHash(REFERENCE_CLASSES, None)
+    for block in Dataset(str(dataset), info).blocks():
+        digest.update(block)
+    info = replace(info, content_hash=digest.hexdigest())
     manifest.write_info(str(dataset), info)
     return SyntheticRun(
-        dataset_uri=str(dataset),
-        info=info,
+        dataset=Dataset(str(dataset), info),
         findings=_findings(people.distribution[:rows], people.labels[:rows], generator),
         va_N2=people.va[:rows],
         graph_NK=nearest_neighbors(people.va[:rows], k)[0].astype(np.int64),

@@ -25,7 +25,7 @@ from ldlva_dist.config import (
     UncertaintyConfig,
     to_json,
 )
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.training.network import build_model
 
@@ -84,7 +84,7 @@ def untrained_run(
     dataset: str, storage_path: str | Path, name: str = "untrained", recipe: Literal["official", "ce"] = "official"
 ) -> str:
     """The run folder of :func:`tiny_run` as if it had been trained: one checkpoint of a network with random weights."""
-    config, info = tiny_run(dataset, storage_path, name), read_info(dataset)
+    config, info = tiny_run(dataset, storage_path, name), Dataset.open(dataset).info
     config = replace(config, loss=replace(config.loss, recipe=recipe))
     model = build_model(config, len(info.class_names))
     generator = torch.Generator().manual_seed(1)

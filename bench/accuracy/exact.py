@@ -35,8 +35,9 @@ from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import checkpoint_uris
 from ldlva_dist.config import PlacementConfig, RunConfig
 from ldlva_dist.config.presets import demo, ferplus
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import augment
-from ldlva_dist.dataset.manifest import DATASET, read_info
+from ldlva_dist.dataset.manifest import DATASET
 from ldlva_dist.method.step import forward_neighbors
 from ldlva_dist.models.ldlva import LDLVA, normalize
 from ldlva_dist.records.metrics_log import read_metrics
@@ -125,7 +126,7 @@ def judge(config: RunConfig) -> dict[str, float]:
     """Train one side, saying how far it is; what its last step is worth, and its speed after the warm-up."""
     uri = config.uri
     done = launch.fit(config, on_metrics=lambda metrics: print(config.name, format_line(metrics), flush=True))
-    found, fresh = score(done.checkpoint, config.data.dataset), score_fresh(done.checkpoint, config)
+    found, fresh = score(done.checkpoint, Dataset.open(config.data.dataset)), score_fresh(done.checkpoint, config)
     truth = "truth" if "truth" in found else "votes"
     lines = [line for line in read_metrics(uri) if line["epoch"] > config.loss.warmup_epochs]
     return {
@@ -141,18 +142,17 @@ def judge(config: RunConfig) -> dict[str, float]:
 
 def score_fresh(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
     """The test split's figures with BatchNorm's statistics of all training images."""
-    dataset, info = config.data.dataset, read_info(config.data.dataset)
     model, images = restored(checkpoint, config), np.array_split(training_images(config, 0), 20)
     update_bn((normalize(torch.from_numpy(part)) for part in images), model.backbone)
     model.eval()
     _, probs_NC = predict(lambda x: model(x).logits_BC, reader(config, "test"), device=torch.device("cpu"))
-    return against_columns(dataset, info, "test", probs_NC)
+    return against_columns(Dataset.open(config.data.dataset), "test", probs_NC)
 
 
 def outputs_kl(config: RunConfig) -> dict[int, list[float]]:
     """By step of each checkpoint: KL of the training samples' outputs as they are stored, and fresh."""
-    dataset, info = config.data.dataset, read_info(config.data.dataset)
-    found = {}
+    dataset = Dataset.open(config.data.dataset)
+    info, found = dataset.info, {}
     for uri in reversed(checkpoint_uris(config.uri)):
         checkpoint, batch_size = Checkpoint.open(uri), config.data.batch_size
         step = checkpoint.facts["step"]
@@ -162,7 +162,7 @@ def outputs_kl(config: RunConfig) -> dict[int, list[float]]:
         for rows in np.array_split(order, len(images) // batch_size):
             fresh_NC[rows] = forward_neighbors(model, torch.from_numpy(images[rows]))[0].numpy()
         both = read_beliefs(checkpoint, info).probs, fresh_NC
-        against = [against_columns(dataset, info, "train", probs_NC) for probs_NC in both]
+        against = [against_columns(dataset, "train", probs_NC) for probs_NC in both]
         found[step] = [(columns.get("truth") or columns["votes"])["kl"] for columns in against]
     return found
 
@@ -184,17 +184,15 @@ def training_images(config: RunConfig, epoch: int) -> NDArray[np.uint8]:
 
 def restored(checkpoint: Checkpoint, config: RunConfig) -> LDLVA:
     """The network of a checkpoint, in training mode."""
-    model = build_model(config, len(read_info(config.data.dataset).class_names))
+    model = build_model(config, len(Dataset.open(config.data.dataset).info.class_names))
     model.load_state_dict(checkpoint.read_weights())
     return model.train()
 
 
 def reader(config: RunConfig, split: str) -> SplitReader:
     """The images of a split."""
-    dataset, data = config.data.dataset, config.data
-    return SplitReader(
-        dataset_uri=dataset, info=read_info(dataset), split=split, size=data.image_size, channels=data.channels
-    )
+    data = config.data
+    return SplitReader(dataset=Dataset.open(data.dataset), split=split, size=data.image_size, channels=data.channels)
 
 
 if __name__ == "__main__":

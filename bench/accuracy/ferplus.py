@@ -19,6 +19,7 @@ from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.config import LossConfig, RunConfig
 from ldlva_dist.config.presets import ferplus
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.run import launch
 from ldlva_dist.run.sweep import sweep
@@ -95,7 +96,7 @@ def pack(arguments: Arguments, name: str, *options: str) -> str:
         filters = ["--drop", "copy_in_eval", "--keep", "keep_eval", "--standardize-va", *options]
         command = [sys.executable, str(script), "parquet", "--output", output, *files, *columns, *filters]
         subprocess.run(command, check=True, timeout=PACK_LIMIT_S)
-    build_graph(output)
+    build_graph(Dataset.open(output))
     return output
 
 
@@ -115,7 +116,7 @@ def judge(config: RunConfig, name: str, data: str, seeds: int) -> list[dict[str,
         run = replace(config, name=f"{name}-{seed}", data=replace(config.data, dataset=data))
         run = replace(run, training=replace(run.training, seed=seed))
         done = launch.fit(run)
-        results.append(figures(score(done.checkpoint, data, predict_training=True)))
+        results.append(figures(score(done.checkpoint, Dataset.open(data), predict_training=True)))
         print(name, seed, results[-1], flush=True)
     return results
 

@@ -20,6 +20,7 @@ import tyro
 
 from bench.common import report
 from ldlva_dist import storage
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.experiments.tables import GAIN
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.sources.known_sets.fer_plus import CLASSES, VOTES, majority
@@ -78,7 +79,7 @@ def pack(arguments: Arguments) -> str:
         votes = ["--votes", *CLASSES[:7], "--standardize-va"]
         command = [sys.executable, str(JOBS / "make_shards.py"), "parquet", "--output", output, *files]
         subprocess.run([*command, *columns, *votes], check=True, timeout=PACK_LIMIT_S)
-        build_graph(output)
+        build_graph(Dataset.open(output))
     return output
 
 

@@ -24,7 +24,7 @@ from ldlva_dist.analysis.scoring import wrong_labels
 from ldlva_dist.analysis.trained_run import TrainedRun
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config.presets import demo
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.run import launch
 
@@ -72,13 +72,12 @@ def judge(run: str, rounds: int) -> dict[str, Any]:
     checkpoint = Checkpoint.newest(run)
     if checkpoint is None:
         raise SettingError(f"--run must be a folder with a finished checkpoint, got {run!r}")
-    dataset = checkpoint.config.data.dataset
-    info = read_info(dataset)
-    known = wrong_labels(dataset, info)
+    dataset = Dataset.open(checkpoint.config.data.dataset)
+    known = wrong_labels(dataset)
     if known is None:
-        raise SettingError(f"--run must be of a data set whose wrong labels are known, got {dataset!r}")
+        raise SettingError(f"--run must be of a data set whose wrong labels are known, got {dataset.uri!r}")
     wrong_N, known_N = known
-    found = {name: score[known_N] for name, score in scores(TrainedRun(checkpoint, dataset, info).findings()).items()}
+    found = {name: score[known_N] for name, score in scores(TrainedRun(checkpoint, dataset).findings()).items()}
     wrong_n = wrong_N[known_N]
     table = {name: noise_finding(score, wrong_n) for name, score in found.items()}
     best = {key: max((name for name in table if name != COMBINED), key=lambda n: table[n][key] or 0) for key in FIGURES}

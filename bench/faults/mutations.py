@@ -34,10 +34,9 @@ from bench.faults.mutators import Mutator, damage_array, damage_bytes, damage_js
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import from_json, to_json
 from ldlva_dist.config.presets import PRESETS
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
-from ldlva_dist.dataset.manifest import read_columns, read_info
 from ldlva_dist.dataset.manifest_checks import check_manifest
-from ldlva_dist.dataset.versions import require_root
 from ldlva_dist.errors import DataError, LdlvaError
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.index.verify_graph import check_part, graphs_of
@@ -107,26 +106,26 @@ class Record:
 
 def read_dataset(home: Path) -> Any:
     """What training reads of the data set after all checks of ``verify``: rows, graph, images by their checksums."""
-    uri = str(home / "set")
-    info = read_info(uri)
-    require_root(uri, info)
-    graphs, findings = graphs_of(uri, info)
-    findings += check_manifest(uri, info, keys=True)
+    dataset = Dataset.open(str(home / "set"))
+    info = dataset.info
+    dataset.require_root()
+    graphs, findings = graphs_of(dataset)
+    findings += check_manifest(dataset, keys=True)
     for number in range(len(info.shards)):
-        findings += check_shard(uri, info, number)
+        findings += check_shard(dataset, number)
     for folder, graph in graphs if not findings else []:
         for part in range(graph.num_parts):
-            findings += check_part(uri, info, folder, graph, part)
+            findings += check_part(dataset, folder, graph, part)
     if findings:
         raise DataError("; ".join(findings))
     columns = ["id", "key", "shard", "offset", "size", "checksum", "label", "valence", "arousal"]
-    ids, squared = read_graph(uri, 0, info.num_train, K)
+    ids, squared = read_graph(dataset, 0, info.num_train, K)
     return [
         info.class_names,
         info.num_train,
         [asdict(shard) for shard in info.shards],
         info.va_transform,
-        read_columns(uri, columns).to_pydict(),
+        dataset.columns(columns).to_pydict(),
         ids.tolist(),
         squared.tolist(),
     ]
@@ -136,7 +135,7 @@ def read_checkpoint(home: Path) -> Any:
     """Facts, settings, weights, optimiser, uncertainties and bank files of the run's last checkpoint."""
     uri = str(next(iter(home.glob("run/step-*"))))
     saved = Checkpoint.open(uri)
-    info = read_info(str(home / "set"))
+    info = Dataset.open(str(home / "set")).info
     saved.require_data_set(info)
     for name in saved.names():
         saved.check(name)

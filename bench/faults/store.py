@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bench.common import drawn_faces, report
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.errors import LdlvaError
 from ldlva_dist.storage.s3.client import client
@@ -93,7 +93,7 @@ def main(arguments: Arguments) -> None:
     outcomes: dict[str, list[Outcome]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         dataset = arguments.dataset or drawn_faces(folder, train=192, pixels=112)
-        chunks = list(read_chunks(dataset))
+        chunks = list(read_chunks(Dataset.open(dataset)))
         with Swift(Path(folder, "swift")) as swift, FaultProxy(swift, Path(folder, "log")) as proxy:
             use_store(proxy.endpoint, LDLVA_S3_LIMIT_S=str(LIMIT_S))
             client().create_bucket(Bucket="faces")
@@ -128,12 +128,12 @@ def main(arguments: Arguments) -> None:
     )
 
 
-def read_chunks(dataset: str) -> Iterator[Chunk]:
+def read_chunks(dataset: Dataset) -> Iterator[Chunk]:
     """The training rows by shard, with their bytes, from the disk."""
-    for shard in read_info(dataset).shards_of("train"):
-        table = read_columns(dataset, ["offset", "size", "checksum"], first_id=shard.first_id, rows=shard.rows)
+    for shard in dataset.info.shards_of("train"):
+        table = dataset.columns(["offset", "size", "checksum"], first_id=shard.first_id, rows=shard.rows)
         offsets, sizes, checksums = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
-        data = Path(dataset, shard.name).read_bytes()
+        data = Path(dataset.uri, shard.name).read_bytes()
         images = [data[a : a + n] for a, n in zip(offsets.tolist(), sizes.tolist(), strict=True)]
         yield Chunk(shard.name, (offsets, sizes, checksums), images)
 

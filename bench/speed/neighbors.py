@@ -27,6 +27,7 @@ from scipy.spatial.distance import cdist
 
 from bench.common import cluster, report
 from ldlva_dist.dataset import manifest
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import nearest_neighbors, plan_graph
 from ldlva_dist.index.plane_cut import Box, cut_plane, in_box
 from ldlva_dist.index.service import start_index
@@ -120,7 +121,7 @@ def samples_in(va: Points, box: Box) -> tuple[NDArray[np.int64], Points]:
 
 def graph_by_actors(folder: str, va: Points, num_shards: int) -> dict[str, float]:
     """Build the graph of a data set; seconds, CPU seconds and peak memory of all processes."""
-    dataset = write_dataset(f"{folder}/set", va)
+    dataset = Dataset.open(write_dataset(f"{folder}/set", va))
     del va
     service = start_index(num_shards, backend="kdtree", actor_options={"num_cpus": 1})
     began, cpu_before = time.monotonic(), cpu_seconds_of_all()
@@ -128,7 +129,7 @@ def graph_by_actors(folder: str, va: Points, num_shards: int) -> dict[str, float
         with PeakMemory() as memory:
             client = service.client(3600)
             client.build_from_dataset(dataset)
-            client.write_graph(dataset, plan_graph(dataset, K))
+            client.write_graph(dataset.uri, plan_graph(dataset, K))
         return {
             "seconds": time.monotonic() - began,
             "cpu_s": cpu_seconds_of_all() - cpu_before,

@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = arguments.parts * arguments.part_rows
         made = synthetic_run(Path(folder), rows=rows, pool=min(rows, 1024), pixels=PIXELS)
-        inputs = DatasetInputs(dataset_uri=made.dataset_uri, info=made.info, split="train")
+        inputs = DatasetInputs(dataset=made.dataset, split="train")
         with cluster(1):
             bare.append(bare_speed(model, inputs, arguments.bare_rows))
             for repeat in range(arguments.repeats):

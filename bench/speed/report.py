@@ -49,7 +49,7 @@ def main(arguments: Arguments) -> None:
         page, seconds = timed(lambda: make_page(run, folder, arguments.samples))
         path = Path(folder) / "report.html"
         path.write_bytes(page)
-        _, table_seconds = timed(lambda: write_uncertainty(folder, run.dataset_uri, run.info, run.findings))
+        _, table_seconds = timed(lambda: write_uncertainty(folder, run.dataset, run.findings))
         browser = find_chromium()
         opened = open_page(browser, path.as_uri(), arguments.repeats) if browser else {}
     small = len(page) < 30e6
@@ -71,14 +71,14 @@ def make_page(run: SyntheticRun, folder: str, samples: int) -> bytes:
     for step in range(EPOCHS):
         values = np.float32(0.38) + (findings.uncertainty_N - np.float32(0.38)) * (step + 1) / EPOCHS
         write_history(f"{folder}/run", values, step=step, epoch=step + 1.0, rank=0, first_id=0)
-    given = metrics.classification(findings.labels_N, findings.probs_NC, num_classes=len(run.info.class_names))
+    given = metrics.classification(findings.labels_N, findings.probs_NC, num_classes=len(run.dataset.info.class_names))
     glance = Run(
         name="run",
-        facts=[("data set", run.info.name)],
+        facts=[("data set", run.dataset.info.name)],
         metrics=[{"epoch": i / 100, "loss": 2 - i / 1000} for i in range(1, 1200)],
         evaluation={"given": given, "split": "train", "samples": len(findings.labels_N), "steps": 1},
-        class_names=run.info.class_names,
-        class_counts=run.info.class_counts["train"],
+        class_names=run.dataset.info.class_names,
+        class_counts=run.dataset.info.class_counts["train"],
     )
     return render(overview(glance, None), collect(f"{folder}/run", run, findings, Limits(samples=samples)))
 

@@ -40,6 +40,7 @@ from ldlva_dist.config import (
     TrainingConfig,
 )
 from ldlva_dist.dataset import manifest
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
@@ -115,7 +116,7 @@ def main(arguments: Arguments) -> None:
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder, nodes():
         dataset = synthetic_dataset(f"{folder}/data", arguments.rows)
-        build_graph(dataset, 8)
+        build_graph(Dataset.open(dataset), 8)
         config = run_config(arguments, dataset, f"{folder}/runs")
         with watch.watching(f"{folder}/runs/scale"):
             result = launch.fit(config)

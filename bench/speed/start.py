@@ -70,7 +70,7 @@ def measure(dataset: str) -> dict[str, float]:
     """Times and memory of a stream over one epoch and a little, or over 100 batches of a large set."""
     import ray
 
-    from ldlva_dist.dataset.manifest import read_info
+    from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.stream import pipeline
     from ldlva_dist.stream.plan import Plan
 
@@ -78,8 +78,7 @@ def measure(dataset: str) -> dict[str, float]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     ray_s, memory = time.monotonic() - began, [_private_mb()]
     began = time.monotonic()
-    info = read_info(dataset)
-    manifest = pipeline.Manifest(dataset, info)
+    manifest = pipeline.Manifest(Dataset.open(dataset))
     plan = Plan(manifest.shard_rows, 0, BATCH, _default_chunk_rows())
     plan.positions(0, 1)  # all that the driver asks of the plan: windows are for the tasks
     memory.append(_private_mb())

@@ -29,8 +29,8 @@ from webdataset.compat import WebDataset, WebLoader
 from bench.common import drawn_faces, report
 from ldlva_dist import storage
 from ldlva_dist.config import DataConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import augment, decode, resize
-from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.storage.s3.client import client
 from ldlva_dist.stream import pipeline as stream
 from ldlva_dist.stream.plan import Plan
@@ -56,7 +56,7 @@ def main(arguments: Arguments) -> None:
     """Measure side by side and print one JSON line."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         dataset = drawn_faces(folder, train=arguments.train, pixels=PIXELS)
-        shards = [f"{dataset}/{shard.name}" for shard in read_info(dataset).shards_of("train")]
+        shards = [f"{dataset}/{shard.name}" for shard in Dataset.open(dataset).info.shards_of("train")]
         readers: dict[str, Callable[[int], Iterator[int]]] = {
             "ours": partial(our_stream, dataset),
             "webloader": partial(web_loader, shards),
@@ -107,7 +107,7 @@ def upload(dataset: str, endpoint: str) -> str:
 
 def our_stream(dataset: str, epochs: int) -> Iterator[int]:
     """Whole epochs on one rank; yields the rows of each batch, as all readers here do."""
-    manifest = stream.Manifest(dataset, read_info(dataset))
+    manifest = stream.Manifest(Dataset.open(dataset))
     plan = Plan(manifest.shard_rows, seed=0, batch_size=BATCH, chunk_rows=DataConfig().chunk_rows)
     supersteps = stream.Supersteps(
         plan=plan,

@@ -19,7 +19,7 @@ import tyro
 
 from bench.common import report, seal
 from bench.speed.neighbors import uniform, write_dataset
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import GraphInfo, part_ids, write_part, writing
 from ldlva_dist.packing.verify import require_sound
 from testing.processes import PrivatePeak
@@ -54,17 +54,17 @@ def in_a_fresh_process(dataset: str, millions: int) -> dict[str, float]:
 def measure(dataset: str, millions: int) -> dict[str, float]:
     """Memory of a first look, and seconds of a second one, which has the files in memory."""
     memory = PrivatePeak(os.getpid())
-    require_sound(dataset, read_info(dataset), k=K)
+    require_sound(Dataset.open(dataset), k=K)
     [grown] = memory.stop()
     cpu, wall = time.process_time(), time.monotonic()
-    require_sound(dataset, read_info(dataset), k=K)
+    require_sound(Dataset.open(dataset), k=K)
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     return {"s_per_million": cpu / millions, "wall_s": wall, "mib": grown / 2**20}
 
 
 def write_graph(dataset: str) -> None:
     """A graph of the right form: the next 32 ids."""
-    info = read_info(dataset)
+    info = Dataset.open(dataset).info
     graph = GraphInfo(
         num_samples=info.num_train, num_neighbors=K_STORED, content_hash=info.content_hash, part_rows=PART_ROWS
     )

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from ldlva_dist.bank.checkpoint_parts import newest
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
-from ldlva_dist.dataset.images import decode
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_va
-from ldlva_dist.dataset.shards import read_rows
-from ldlva_dist.dataset.versions import shard_uri
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method.similarity import log_similarity
 from ldlva_dist.training.build import bank_spec
@@ -35,11 +33,13 @@ def read_beliefs(checkpoint: Checkpoint, info: DatasetInfo) -> Beliefs:
     return Beliefs(uncertainty=logits_N.sigmoid().numpy(), probs=outputs.records["probs"].astype(np.float32))
 
 
-def neighbors_opinion(beliefs: Beliefs, config: RunConfig, ids_n: NDArray[np.int64]) -> NDArray[np.float32]:
+def neighbors_opinion(
+    beliefs: Beliefs, config: RunConfig, dataset: Dataset, ids_n: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """[n, C] what the neighbours of some samples say: their stored probabilities, weighted by similarity alone."""
-    k, dataset = config.neighbors.num_neighbors, config.data.dataset
+    k = config.neighbors.num_neighbors
     graph_nK = np.concatenate([read_graph(dataset, int(i), 1, k)[0] for i in ids_n]).astype(np.int64)
-    va_N2 = torch.from_numpy(read_va(dataset, 0, len(beliefs.uncertainty)))
+    va_N2 = torch.from_numpy(dataset.va(0, len(beliefs.uncertainty)))
     weights_nK = log_similarity(
         va_N2[ids_n],
         va_N2[graph_nK],
@@ -47,14 +47,3 @@ def neighbors_opinion(beliefs: Beliefs, config: RunConfig, ids_n: NDArray[np.int
         recipe=config.loss.recipe,
     ).softmax(dim=1)
     return (weights_nK.numpy()[..., None] * beliefs.probs[graph_nK]).sum(axis=1)
-
-
-def read_images(dataset_uri: str, info: DatasetInfo, ids_n: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    """The stored images of some samples, RGB, in their own sizes."""
-    images = []
-    for sample in ids_n.tolist():
-        row = read_columns(dataset_uri, ["shard", "offset", "size", "checksum"], first_id=sample, rows=1)
-        shard, *place = (column.to_numpy() for column in row.columns)
-        uri = shard_uri(dataset_uri, info, info.shards[int(shard[0])])
-        images.append(decode(read_rows(uri, *place)[0], 3))
-    return images

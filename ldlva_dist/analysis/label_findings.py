@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.analysis import suspicion
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
-from ldlva_dist.dataset.manifest_blocks import read_blocks
 
 FILE = "uncertainty.parquet"
 
@@ -57,19 +57,19 @@ def scores(findings: Findings) -> dict[str, NDArray[Any]]:
     }
 
 
-def write_uncertainty(run_uri: str, dataset_uri: str, info: DatasetInfo, findings: Findings) -> str:
+def write_uncertainty(run_uri: str, dataset: Dataset, findings: Findings) -> str:
     """Write RUN/uncertainty.parquet, a row for each training sample in id order; returns its place.
 
     Columns: ``id``; ``key``; ``label``, the given one, and ``proposed_label``, class names; ``uncertainty``;
     ``p_label``: the model's probability of the label; ``agreement``: the neighbours', null where no neighbour was
     reached; ``suspicion`` and ``rank``: the combined score, and the place by it from 1, the most suspicious.
     """
-    uri, rank_N = storage.join(run_uri, FILE), findings.rank_N
+    uri, rank_N, info = storage.join(run_uri, FILE), findings.rank_N, dataset.info
     agreement_N = suspicion.of_label(findings.aggregated_NC, findings.labels_N).astype(np.float32)
     is_silent_N = np.asarray(~findings.aggregated_NC.any(axis=1))
     p_label_N = suspicion.of_label(findings.probs_NC, findings.labels_N).astype(np.float32)
     sink, writer = pa.BufferOutputStream(), None
-    for block in read_blocks(dataset_uri, ["id", "key"]):
+    for block in dataset.blocks(["id", "key"]):
         first = block["id"][0].as_py()
         rows = slice(first, min(first + len(block), info.num_train))
         if rows.start >= rows.stop:

@@ -16,7 +16,8 @@ from ray.exceptions import RayError
 from ldlva_dist.analysis import metrics
 from ldlva_dist.analysis.beliefs import read_beliefs
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.dataset.manifest import DatasetInfo, column_names, read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.runtime.waiting import own_errors
 from ldlva_dist.training.evaluate import SplitReader, predict
@@ -29,7 +30,7 @@ NO_TEST_PART = "no test part in the data set {!r}: judged on its holdout, which 
 
 def score(
     checkpoint: Checkpoint,
-    dataset_uri: str,
+    dataset: Dataset,
     *,
     split: str | None = None,
     num_tasks: int = 1,
@@ -58,24 +59,24 @@ def score(
         SettingError: if checkpoint and data set do not belong together, or there is no such split or task.
         ClusterError: if a prediction fails, or takes longer than the limit.
     """
-    info, config, facts = read_info(dataset_uri), checkpoint.config, checkpoint.facts
+    info, config, facts = dataset.info, checkpoint.config, checkpoint.facts
     checkpoint.require_data_set(info, allow_other_version=allow_other_version)
     if num_tasks < 1:
         raise SettingError(f"num_tasks must be >= 1, got {num_tasks}")
     split = split_to_judge(info, split)
-    probs_NC = predict_split(checkpoint, dataset_uri, split=split, num_tasks=num_tasks)
+    probs_NC = predict_split(checkpoint, dataset, split=split, num_tasks=num_tasks)
     result = {"checkpoint": checkpoint.uri, "dataset": info.name, "split": split, "samples": len(probs_NC)}
     result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
     result |= {"steps": facts["step"], "weights_crc32": checkpoint.weights_crc32}
-    result |= against_columns(dataset_uri, info, split, probs_NC)
-    if not checkpoint.has_rows_of(info) or (wrong := wrong_labels(dataset_uri, info)) is None:
+    result |= against_columns(dataset, split, probs_NC)
+    if not checkpoint.has_rows_of(info) or (wrong := wrong_labels(dataset)) is None:
         return result
     if config.uses_neighbors:
         beliefs = read_beliefs(checkpoint, info)
-        result["noise"] = _noise(dataset_uri, info, *wrong, beliefs.probs, beliefs.uncertainty)
+        result["noise"] = _noise(dataset, *wrong, beliefs.probs, beliefs.uncertainty)
     elif predict_training:
-        probs_NC = predict_split(checkpoint, dataset_uri, split="train", num_tasks=num_tasks)
-        result["noise"] = _noise(dataset_uri, info, *wrong, probs_NC)
+        probs_NC = predict_split(checkpoint, dataset, split="train", num_tasks=num_tasks)
+        result["noise"] = _noise(dataset, *wrong, probs_NC)
     return result
 
 
@@ -97,14 +98,14 @@ def split_to_judge(info: DatasetInfo, asked: str | None = None) -> str:
     return split
 
 
-def predict_split(checkpoint: Checkpoint, dataset_uri: str, *, split: str, num_tasks: int) -> NDArray[np.float32]:
+def predict_split(checkpoint: Checkpoint, dataset: Dataset, *, split: str, num_tasks: int) -> NDArray[np.float32]:
     """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks at a time."""
-    task = ray.remote(_predict_share)
-    num_shares = max(num_tasks, -(-read_info(dataset_uri).splits[split].rows // TASK_ROWS))
+    task, opened = ray.remote(_predict_share), ray.put(dataset)
+    num_shares = max(num_tasks, -(-dataset.info.splits[split].rows // TASK_ROWS))
     waiting, running, shares = iter(range(num_shares)), dict[Any, int](), dict[int, NDArray[np.float32]]()
     while len(shares) < num_shares:
         for rank in islice(waiting, num_tasks - len(running)):
-            running[task.remote(checkpoint, dataset_uri, split, rank, num_shares)] = rank
+            running[task.remote(checkpoint, opened, split, rank, num_shares)] = rank
         done, _ = ray.wait(list(running), timeout=TASK_LIMIT_S)
         if not done:
             for ref in running:
@@ -123,14 +124,13 @@ def _result(ref: Any, split: str) -> NDArray[np.float32]:
 
 
 def _predict_share(
-    checkpoint: Checkpoint, dataset_uri: str, split: str, rank: int, num_tasks: int
+    checkpoint: Checkpoint, dataset: Dataset, split: str, rank: int, num_tasks: int
 ) -> NDArray[np.float32]:
-    config, info = checkpoint.config, read_info(dataset_uri)
-    model = restored_model(config, len(info.class_names), checkpoint)
+    config = checkpoint.config
+    model = restored_model(config, len(dataset.info.class_names), checkpoint)
     model.eval()
     reader = SplitReader(
-        dataset_uri=dataset_uri,
-        info=info,
+        dataset=dataset,
         split=split,
         size=config.data.image_size,
         channels=config.data.channels,
@@ -139,12 +139,12 @@ def _predict_share(
     return predict(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]
 
 
-def wrong_labels(dataset_uri: str, info: DatasetInfo) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+def wrong_labels(dataset: Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
     """Which training labels are known to be wrong, and for which rows that is known; None if for none.
 
     A label is wrong if it was flipped, or if another class got the most votes; rows without votes do not count.
     """
-    columns = _columns(dataset_uri, info, "train", ["label", "votes", "flipped"])
+    columns = _columns(dataset, "train", ["label", "votes", "flipped"])
     if "flipped" in columns.column_names:
         flipped = columns["flipped"].to_numpy()
         return flipped.astype(bool), np.ones(len(flipped), dtype=bool)
@@ -154,10 +154,10 @@ def wrong_labels(dataset_uri: str, info: DatasetInfo) -> tuple[NDArray[np.bool_]
     return votes_NC.argmax(axis=1) != columns["label"].to_numpy(), votes_NC.sum(axis=1) > 0
 
 
-def against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: NDArray[np.float32]) -> dict[str, Any]:
+def against_columns(dataset: Dataset, split: str, probs_NC: NDArray[np.float32]) -> dict[str, Any]:
     """``given``, and ``votes`` and ``truth`` where the data set has them: see :func:`score`."""
-    columns = _columns(dataset_uri, info, split, ["label", "votes", "true_distribution"])
-    num_classes = len(info.class_names)
+    columns = _columns(dataset, split, ["label", "votes", "true_distribution"])
+    num_classes = len(dataset.info.class_names)
     result = {"given": metrics.classification(columns["label"].to_numpy(), probs_NC, num_classes=num_classes)}
     for name, column in (("votes", "votes"), ("truth", "true_distribution")):
         if column in columns.column_names:
@@ -173,30 +173,29 @@ def against_columns(dataset_uri: str, info: DatasetInfo, split: str, probs_NC: N
 
 
 def _noise(
-    dataset_uri: str,
-    info: DatasetInfo,
+    dataset: Dataset,
     wrong: NDArray[np.bool_],
     known: NDArray[np.bool_],
     probs_NC: NDArray[np.float32],
     uncertainty: NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
     """What :func:`score` tells of wrong labels, by probabilities of the training samples, and their uncertainties."""
-    columns = _columns(dataset_uri, info, "train", ["label", "true_distribution"])
+    columns = _columns(dataset, "train", ["label", "true_distribution"])
     labels = columns["label"].to_numpy().astype(np.int64)
     scores = {} if uncertainty is None else {"uncertainty": uncertainty}
     scores["one_minus_p_label"] = 1 - probs_NC[np.arange(len(labels)), labels]
-    if "true_distribution" in columns.column_names and info.flip_share is not None:
+    if "true_distribution" in columns.column_names and dataset.info.flip_share is not None:
         truth_NC = _lists(columns["true_distribution"])
-        scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, info.flip_share)
+        scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, dataset.info.flip_share)
     noise = {name: metrics.noise_finding(values[known], wrong[known]) for name, values in scores.items()}
     return {"wrong_share": float(wrong[known].mean()), **noise}
 
 
-def _columns(dataset_uri: str, info: DatasetInfo, split: str, wanted: list[str]) -> pa.Table:
+def _columns(dataset: Dataset, split: str, wanted: list[str]) -> pa.Table:
     """Those of the wanted columns that the manifest has, of one split."""
-    there = [name for name in wanted if name in column_names(dataset_uri)]
-    place = info.splits[split]
-    return read_columns(dataset_uri, there, first_id=place.first_id, rows=place.rows)
+    names, place = dataset.column_names(), dataset.info.splits[split]
+    there = [name for name in wanted if name in names]
+    return dataset.columns(there, first_id=place.first_id, rows=place.rows)
 
 
 def _lists(column: pa.ChunkedArray) -> NDArray[np.float32]:

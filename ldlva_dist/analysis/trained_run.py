@@ -21,7 +21,7 @@ from ldlva_dist.bank.checkpoint_parts import GRAPH, newest
 from ldlva_dist.bank.records import decode_features
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_va
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method import losses, targets
@@ -54,7 +54,7 @@ class Place:
     run: str
     checkpoint: Checkpoint
     """Its last finished one."""
-    dataset: str
+    dataset: Dataset
 
 
 def find(run: str, dataset: str | None) -> Place:
@@ -62,13 +62,14 @@ def find(run: str, dataset: str | None) -> Place:
 
     Raises:
         SettingError: for a folder without a finished checkpoint.
+        DataError: for what is no data set.
     """
     run_uri = storage.absolute(run)
     checkpoint = Checkpoint.newest(run_uri)
     if checkpoint is None:
         raise SettingError(f"run must be a folder with a finished checkpoint, got {run!r}")
-    dataset_uri = storage.absolute(dataset or checkpoint.config.data.dataset)
-    return Place(run=run_uri, checkpoint=checkpoint, dataset=dataset_uri)
+    opened = Dataset.open(storage.absolute(dataset or checkpoint.config.data.dataset))
+    return Place(run=run_uri, checkpoint=checkpoint, dataset=opened)
 
 
 def lacks_features(config: RunConfig) -> bool:
@@ -79,18 +80,18 @@ def lacks_features(config: RunConfig) -> bool:
 class TrainedRun:
     """A checkpoint of a run with neighbours, and the data set it was trained on."""
 
-    def __init__(self, checkpoint: Checkpoint, dataset_uri: str, info: DatasetInfo) -> None:
+    def __init__(self, checkpoint: Checkpoint, dataset: Dataset) -> None:
         """Read table, bank and weights.
 
         Raises:
-            SettingError: for a run without neighbours, or on other data than ``dataset_uri``.
+            SettingError: for a run without neighbours, or on other data than ``dataset``.
         """
-        config = checkpoint.config
+        config, info = checkpoint.config, dataset.info
         if not config.uses_neighbors:
             raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint.uri}")
         checkpoint.require_data_set(info)
         self.facts = checkpoint.facts
-        self._config, self.dataset_uri, self.info = config, dataset_uri, info
+        self._config, self.dataset = config, dataset
         self._logit_N = checkpoint.read_logits(info.num_train)
         outputs, graphs = newest(checkpoint.bank_files, info.num_train, bank_spec(config, info))
         self._records = outputs.records
@@ -99,8 +100,8 @@ class TrainedRun:
         self._graph_NK = None if last is None else found_anew[last]
         self._model = restored_model(config, len(info.class_names), checkpoint)
         self._model.eval()
-        self.labels_N = read_columns(dataset_uri, ["label"], rows=info.num_train)["label"].to_numpy().astype(np.int64)
-        self.va_N2 = read_va(dataset_uri, 0, info.num_train)
+        self.labels_N = dataset.labels("train")
+        self.va_N2 = dataset.va(0, info.num_train)
 
     @property
     def num_neighbors(self) -> int:
@@ -116,7 +117,7 @@ class TrainedRun:
 
     def findings(self) -> Findings:
         """Everything of every sample."""
-        everyone = np.arange(self.info.num_train)
+        everyone = np.arange(self.dataset.info.num_train)
         aggregated_NC = np.concatenate(
             [self._opinions(ids_m, graph_mK).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
         )
@@ -134,7 +135,7 @@ class TrainedRun:
     def _graph(self, ids_n: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """The samples and their neighbours [m, K], a stretch of ids at a time."""
         stretch = max(1, PAIRS // self.num_neighbors)
-        for first in range(0, self.info.num_train, stretch):
+        for first in range(0, self.dataset.info.num_train, stretch):
             ids_m = ids_n[np.searchsorted(ids_n, first) : np.searchsorted(ids_n, first + stretch)]
             if len(ids_m):
                 begin, rows = int(ids_m[0]), int(ids_m[-1] - ids_m[0]) + 1
@@ -144,7 +145,7 @@ class TrainedRun:
         """[rows, K] neighbours that the run used last: found anew in feature space, or those in the plane."""
         if self._graph_NK is not None:
             return self._graph_NK[begin : begin + rows, : self.num_neighbors]
-        return read_graph(self.dataset_uri, begin, rows, self.num_neighbors)[0]
+        return read_graph(self.dataset, begin, rows, self.num_neighbors)[0]
 
     def _opinions(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Opinions:
         loss, va_N2 = self._config.loss, torch.from_numpy(self.va_N2)
@@ -159,7 +160,7 @@ class TrainedRun:
             probs_nKC = torch.from_numpy(self._records["probs"][graph_nK].astype(np.float32))
             aggregated_nC = targets.aggregate(shares_nK, probs_nKC)
             label_nC = losses.smoothed_labels(
-                torch.from_numpy(self.labels_N[ids_n]), len(self.info.class_names), loss.label_smoothing
+                torch.from_numpy(self.labels_N[ids_n]), len(self.dataset.info.class_names), loss.label_smoothing
             )
             target_nC = targets.target_distribution(
                 label_nC, aggregated_nC, self._logit_N[ids_n].sigmoid(), usable_nK.any(dim=1)

@@ -16,7 +16,7 @@ from ray.exceptions import ActorAlreadyExistsError
 from ldlva_dist.bank.records import BankSpec
 from ldlva_dist.bank.shard import BankShard, Recall, ShardFacts
 from ldlva_dist.bank.static_rows import ShardRows, load_rows
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import LdlvaError, NeighborServiceError, SettingError
 from ldlva_dist.index.graph import require_graph
 from ldlva_dist.runtime.waiting import get_all
@@ -55,16 +55,16 @@ class NeighborService:
         _kill(self.shards)
 
 
-def shard_loads(dataset_uri: str, *, k: int, num_shards: int) -> list[Callable[[], ShardRows]]:
+def shard_loads(dataset: Dataset, *, k: int, num_shards: int) -> list[Callable[[], ShardRows]]:
     """What loads the rows of each of ``num_shards`` equal id ranges of a data set with its neighbour graph."""
-    num_samples = read_info(dataset_uri).num_train
+    num_samples = dataset.info.num_train
     if not 0 < num_shards <= num_samples:
         raise SettingError(
             f"bank.num_shards must be > 0 and <= the number of training samples ({num_samples}), got {num_shards}"
         )
-    require_graph(dataset_uri, k)
+    require_graph(dataset, k)
     bounds = [num_samples * i // num_shards for i in range(num_shards + 1)]
-    return [partial(load_rows, dataset_uri, start, stop, k) for start, stop in pairwise(bounds)]
+    return [partial(load_rows, dataset, start, stop, k) for start, stop in pairwise(bounds)]
 
 
 def start_service(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.bank.records import STATIC
-from ldlva_dist.dataset.manifest import read_columns, read_va
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import read_graph
 
 
@@ -21,9 +21,9 @@ class ShardRows:
     """[n, K] the ids of the nearest neighbours, nearest first."""
 
 
-def load_rows(dataset_uri: str, start: int, stop: int, k: int) -> ShardRows:
+def load_rows(dataset: Dataset, start: int, stop: int, k: int) -> ShardRows:
     """The rows of one shard from the data set and its graph."""
     static = np.zeros(stop - start, dtype=STATIC)
-    static["va"] = read_va(dataset_uri, start, stop - start)
-    static["label"] = read_columns(dataset_uri, ("label",), first_id=start, rows=stop - start)["label"].to_numpy()
-    return ShardRows(start=start, static=static, graph=read_graph(dataset_uri, start, stop - start, k)[0])
+    static["va"] = dataset.va(start, stop - start)
+    static["label"] = dataset.columns(("label",), first_id=start, rows=stop - start)["label"].to_numpy()
+    return ShardRows(start=start, static=static, graph=read_graph(dataset, start, stop - start, k)[0])

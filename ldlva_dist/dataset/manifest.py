@@ -5,7 +5,7 @@ Ids are dense, 0..N-1: training samples first, then the holdout, then the test s
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -159,38 +159,6 @@ def open_manifest(dataset_uri: str) -> Iterator[StoredRows]:
         yield manifest
 
 
-def read_columns(dataset_uri: str, columns: Sequence[str], *, first_id: int = 0, rows: int | None = None) -> pa.Table:
-    """Some columns of ids [first_id, first_id + rows); only the row groups that hold them are read.
-
-    ``rows=None`` reads to the end. Ids or columns that do not exist, or ids out of order, are a DataError.
-    """
-    uri = storage.join(dataset_uri, MANIFEST)
-    with open_manifest(dataset_uri) as manifest:
-        total = manifest.num_rows
-        rows = total - first_id if rows is None else rows
-        if not 0 <= first_id <= first_id + rows <= total:
-            raise DataError(f"{uri} holds ids 0..{total - 1}, asked for {first_id}..{first_id + rows - 1}")
-        table = manifest.read([*columns, *({"id"} - set(columns))], first_id, rows)
-    require_ids(uri, table, first_id)
-    return table.select(list(columns))
-
-
-def require_ids(uri: str, table: pa.Table, first_id: int) -> None:
-    """DataError unless the ids of a table of the manifest are first_id, first_id + 1, ..."""
-    if not np.array_equal(table["id"].to_numpy(), np.arange(first_id, first_id + len(table))):
-        raise DataError(
-            f"{uri} is damaged: the ids {first_id}..{first_id + len(table) - 1} are not there in order: rows were "
-            "moved, added or taken away"
-        )
-
-
-def read_va(dataset_uri: str, first_id: int, rows: int) -> NDArray[np.float32]:
-    """[n, 2] valence and arousal in the scale that distances are measured in; NaN where the data set has none."""
-    table = read_columns(dataset_uri, ("valence", "arousal"), first_id=first_id, rows=rows)
-    va_n2 = np.stack([float_column(table, name) for name in ("valence", "arousal")], axis=1)
-    return transform_va(va_n2, read_info(dataset_uri).va_transform)
-
-
 def transform_va(
     va_n2: NDArray[np.float32], transform: Mapping[str, tuple[float, float]] | None
 ) -> NDArray[np.float32]:
@@ -217,9 +185,3 @@ def write_manifest(dataset_uri: str, table: pa.Table) -> None:
 def schema_of(names: Collection[str]) -> pa.Schema:
     """A manifest's schema: the columns of SCHEMA, and those of OPTIONAL that are among ``names``."""
     return pa.schema([*SCHEMA, *(pa.field(name, kind) for name, kind in OPTIONAL.items() if name in names)])
-
-
-def column_names(dataset_uri: str) -> tuple[str, ...]:
-    """The columns that the manifest of a data set has."""
-    with open_manifest(dataset_uri) as manifest:
-        return manifest.names

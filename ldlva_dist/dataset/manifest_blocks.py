@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -13,29 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import (
-    MANIFEST,
-    ROW_GROUP_ROWS,
-    SPLITS,
-    float_column,
-    open_manifest,
-    require_ids,
-    schema_of,
-)
+from ldlva_dist.dataset.manifest import MANIFEST, ROW_GROUP_ROWS, SPLITS, float_column, schema_of
 from ldlva_dist.errors import DataError, SettingError
 
 HASHED = ("key", "checksum", "label", "valence", "arousal", "split")
-
-
-def read_blocks(dataset_uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The manifest, or some columns of it, in id order: 65,536 rows at a time, however the file is cut."""
-    uri, at = storage.join(dataset_uri, MANIFEST), 0
-    with open_manifest(dataset_uri) as manifest:
-        columns = manifest.names if columns is None else columns
-        for block in manifest.blocks([*columns, *({"id"} - set(columns))], ROW_GROUP_ROWS):
-            require_ids(uri, block, at)
-            yield block.select(list(columns))
-            at += len(block)
 
 
 def write_blocks(dataset_uri: str, blocks: Iterable[pa.Table]) -> None:

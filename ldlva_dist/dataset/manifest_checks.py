@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import SPLITS, DatasetInfo, float_column
-from ldlva_dist.dataset.manifest_blocks import HASHED, ContentHash, Tally, read_blocks
+from ldlva_dist.dataset.manifest_blocks import HASHED, ContentHash, Tally
 from ldlva_dist.dataset.shards import key_hash
 from ldlva_dist.errors import DataError
 
@@ -23,22 +24,19 @@ PLACE = "its image lies"
 _COLUMNS = ("shard", "offset", "size", *HASHED)
 
 
-def check_manifest(
-    dataset_uri: str, info: DatasetInfo, *, keys: bool = False, training_places: bool = True
-) -> list[str]:
+def check_manifest(dataset: Dataset, *, keys: bool = False, training_places: bool = True) -> list[str]:
     """A sentence for each kind of fault, with the first sample that has it.
 
     Args:
-        dataset_uri: A data set, or a version of one.
-        info: Its ``dataset.json``.
+        dataset: A data set, or a version of one.
         keys: Whether keys are compared with each other, which takes most of the time.
         training_places: Whether images that cannot be where they are said to be count in the training split, too; a
             run with a quarantine finds them itself.
     """
-    checks = _Checks(info, keys=keys, training_places=training_places)
-    findings = list(check_info(info))
+    checks = _Checks(dataset.info, keys=keys, training_places=training_places)
+    findings = list(check_info(dataset.info))
     try:
-        for block in read_blocks(dataset_uri, _COLUMNS):
+        for block in dataset.blocks(_COLUMNS):
             checks.add(block)
     except DataError as error:
         return [*findings, *checks.rows_said(), str(error)]

@@ -81,6 +81,30 @@ def cut_rows(
     return rows
 
 
+def read_each(
+    shard_uri: str, offsets_n: ArrayLike, sizes_n: ArrayLike, checksums_n: ArrayLike
+) -> list[memoryview | DataError]:
+    """The same; where that fails each row is read by itself, so that only damaged ones are lost, to their errors."""
+    try:
+        return list(read_rows(shard_uri, offsets_n, sizes_n, checksums_n))
+    except DataError:
+        return read_apart(shard_uri, offsets_n, sizes_n, checksums_n)
+
+
+def read_apart(
+    shard_uri: str, offsets_n: ArrayLike, sizes_n: ArrayLike, checksums_n: ArrayLike
+) -> list[memoryview | DataError]:
+    """Each row by a read of its own: its image, or the error that says why there is none."""
+    found: list[memoryview | DataError] = []
+    places = zip(*(np.asarray(a, dtype=np.int64).tolist() for a in (offsets_n, sizes_n, checksums_n)), strict=True)
+    for place in places:
+        try:
+            found += read_rows(shard_uri, *([value] for value in place))
+        except DataError as error:
+            found.append(error)
+    return found
+
+
 def sanitise_key(name: str) -> str:
     """A sample key from a file name or path: image extension off; dots, slashes and blanks become underscores.
 

@@ -17,13 +17,12 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import DATASET, MANIFEST, OPTIONAL, DatasetInfo, ShardInfo, read_info, write_info
-from ldlva_dist.dataset.manifest_blocks import HASHED, ContentHash, Tally, read_blocks, write_blocks
+from ldlva_dist.dataset.dataset import BASE, VERSIONS, Dataset
+from ldlva_dist.dataset.manifest import DATASET, MANIFEST, OPTIONAL, write_info
+from ldlva_dist.dataset.manifest_blocks import HASHED, ContentHash, Tally, write_blocks
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.values.settings import NAME_BYTES, shown
 
-VERSIONS = "versions"
-BASE = "../.."
 CHANGEABLE = ("label", "valence", "arousal", *OPTIONAL)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
@@ -48,47 +47,19 @@ class Change:
     """Whether every training row must have valence-arousal; otherwise all or none may."""
 
 
-def root_uri(dataset_uri: str, info: DatasetInfo) -> str:
-    """Where a data set's shards lie: in itself, or, for a version, in the data set it belongs to."""
-    if info.base is None:
-        return dataset_uri
-    remote = storage.is_remote(dataset_uri)
-    parts = (dataset_uri.rstrip("/") if remote else storage.resolve(dataset_uri)[1]).split("/")
-    # s3:, nothing, bucket; or a root directory
-    if info.base != BASE or len(parts) < (5 if remote else 3) or parts[-2] != VERSIONS or parts[-1] in ("", ".", ".."):
-        raise DataError(
-            f"{dataset_uri}: base must be {BASE!r} in the folder of a version, DATASET/{VERSIONS}/NAME, and nothing in "
-            f"another, got {info.base!r}"
-        )
-    return "/".join(parts[:-2]) or "/"
-
-
-def require_root(dataset_uri: str, info: DatasetInfo) -> str:
-    """The same; a DataError unless a version's data set is there and is the one that it was made of."""
-    root = root_uri(dataset_uri, info)
-    if info.base is not None and read_info(root).content_hash != info.root:
-        raise DataError(f"{dataset_uri} is a version of another data set than {root}, by the content hashes")
-    return root
-
-
-def shard_uri(dataset_uri: str, info: DatasetInfo, shard: ShardInfo) -> str:
-    """Where one shard of a data set, or of a version of one, is read."""
-    return storage.join(root_uri(dataset_uri, info), shard.name)
-
-
-def version_uri(dataset_uri: str, info: DatasetInfo, name: str) -> str:
+def version_uri(dataset: Dataset, name: str) -> str:
     """Where a version of a data set (or of its version) lies; a name that is not a plain one is a SettingError."""
     if not _NAME.fullmatch(name) or len(name) > NAME_BYTES:
         raise SettingError(
             f"a version's name must be of letters, digits, '-', '_' and single dots, at most {NAME_BYTES}, "
             f"got {shown(name)}"
         )
-    return storage.join(versions_uri(dataset_uri, info), name)
+    return storage.join(versions_uri(dataset), name)
 
 
-def versions_uri(dataset_uri: str, info: DatasetInfo) -> str:
+def versions_uri(dataset: Dataset) -> str:
     """Where versions are written; a link that would lead out of the data set is a DataError."""
-    uri = storage.join(require_root(dataset_uri, info), VERSIONS)
+    uri = storage.join(dataset.require_root(), VERSIONS)
     if not storage.is_remote(uri) and Path(storage.resolve(uri)[1]).is_symlink():
         raise DataError(f"{uri} must be a folder of the data set for versions to be written there, got a link")
     return uri
@@ -100,7 +71,7 @@ def check_free(uri: str) -> None:
         raise SettingError(f"a version's name must be new, got one that exists: {uri}")
 
 
-def new_version(dataset_uri: str, name: str, change: Change) -> DatasetInfo:
+def new_version(dataset: Dataset, name: str, change: Change) -> Dataset:
     """Write a version of a data set, or of one of its versions; it appears complete or not at all.
 
     Works row group by row group, whatever the number of rows.
@@ -109,12 +80,11 @@ def new_version(dataset_uri: str, name: str, change: Change) -> DatasetInfo:
         SettingError: for a name that is taken, or a scale that valence-arousal does not have.
         DataError: for labels that are no classes, or valence-arousal that some training rows have and others not.
     """
-    old = read_info(dataset_uri)
-    uri = version_uri(dataset_uri, old, name)
+    old, uri = dataset.info, version_uri(dataset, name)
     check_free(uri)
     with _appearing(uri) as folder:
         tally = Tally(old.class_names)
-        write_blocks(folder, _changed(dataset_uri, old, change, tally))
+        write_blocks(folder, _changed(dataset, change, tally))
         transform = old.va_transform if change.scale == "keep" else None
         new = replace(
             old,
@@ -129,16 +99,16 @@ def new_version(dataset_uri: str, name: str, change: Change) -> DatasetInfo:
             change=change.line,
         )
         digest = ContentHash(new.class_names, new.va_transform)
-        for block in read_blocks(folder, HASHED):
+        for block in Dataset(folder, new).blocks(HASHED):
             digest.update(block)
         new = replace(new, content_hash=digest.hexdigest())
         write_info(folder, new)
-    return new
+    return Dataset(uri, new)
 
 
-def _changed(dataset_uri: str, old: DatasetInfo, change: Change, tally: Tally) -> Iterator[pa.Table]:
-    digest = ContentHash(old.class_names, old.va_transform)
-    for block in read_blocks(dataset_uri):
+def _changed(dataset: Dataset, change: Change, tally: Tally) -> Iterator[pa.Table]:
+    digest = ContentHash(dataset.info.class_names, dataset.info.va_transform)
+    for block in dataset.blocks():
         digest.update(block)
         for name, column in change.columns(block).items():
             assert name in CHANGEABLE, f"a version keeps {name}"
@@ -150,8 +120,8 @@ def _changed(dataset_uri: str, old: DatasetInfo, change: Change, tally: Tally) -
             block = block.append_column(name, column)
         tally.add(block)
         yield block
-    if digest.hexdigest() != old.content_hash:
-        raise DataError(f"{dataset_uri} is damaged: its manifest does not have the content hash of {DATASET}")
+    if digest.hexdigest() != dataset.info.content_hash:
+        raise DataError(f"{dataset.uri} is damaged: its manifest does not have the content hash of {DATASET}")
 
 
 @contextmanager

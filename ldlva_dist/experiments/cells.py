@@ -11,6 +11,7 @@ from typing import Any
 from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import Holder
@@ -75,7 +76,7 @@ def finish(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
     """
     began = time.monotonic()
     done = launch.fit(config, holder=holder)
-    evaluation = score(done.checkpoint, config.data.dataset, predict_training=True)
+    evaluation = score(done.checkpoint, Dataset.open(config.data.dataset), predict_training=True)
     found = figures(evaluation)
     if "holdout_accuracy" in done.metrics:
         found["holdout_accuracy"] = done.metrics["holdout_accuracy"]

@@ -13,7 +13,7 @@ import ray
 
 from ldlva_dist import storage
 from ldlva_dist.config import RunConfig
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import Arm
@@ -71,7 +71,7 @@ def compare(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], None])
     arms = list(dict.fromkeys(arms))
     rates = {arm: arm.config.optim.lr for arm in arms}
     if len(protocol.learning_rates) > 1:
-        if not read_info(protocol.dataset).splits["holdout"].rows:
+        if not Dataset.open(protocol.dataset).info.splits["holdout"].rows:
             raise SettingError("--learning-rates needs a holdout to choose on; pack the data set with --holdout > 0")
         trials = [(arm, _cell(arm, SELECTION_SEED, lr, protocol)) for arm in arms for lr in protocol.learning_rates]
         found = dict(_run_all([config for _, config in trials], protocol, say))
@@ -97,28 +97,29 @@ def compare(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], None])
 def _cell(arm: Arm, seed: int, lr: float, protocol: Protocol) -> RunConfig:
     """The run of an arm with a seed; its version of the data set, with its graph, is there afterwards."""
     control = Control(flip_share=arm.flip_share, shuffle_va=arm.shuffle_va, seed=seed)
-    dataset = controlled(protocol.dataset, control)
+    given = Dataset.open(protocol.dataset)
+    dataset = controlled(given, control)
     if arm.config.uses_neighbors:
-        if dataset != protocol.dataset:
-            _provide_graph(protocol.dataset, dataset, arm)
+        if dataset != given:
+            _provide_graph(given, dataset, arm)
         require_graph(dataset, arm.config.neighbors.num_neighbors)
     config = replace(
         arm.config,
         storage_path=storage.join(protocol.output, "runs"),
-        data=replace(arm.config.data, dataset=dataset),
+        data=replace(arm.config.data, dataset=dataset.uri),
         optim=replace(arm.config.optim, lr=lr),
         training=replace(arm.config.training, seed=seed, num_to_keep=1),
     )
-    return cells.named(config, read_info(dataset).content_hash)
+    return cells.named(config, dataset.info.content_hash)
 
 
-def _provide_graph(dataset: str, version: str, arm: Arm) -> None:
+def _provide_graph(dataset: Dataset, version: Dataset, arm: Arm) -> None:
     """Flipped labels leave the neighbours as they are; shuffled points have others."""
     k = arm.config.neighbors.num_neighbors
     if not arm.shuffle_va:
         copy_graphs(dataset, version)
-    elif not any(info.num_neighbors >= k for _, info in graph_infos(version)):
-        if read_info(version).num_train < SMALL:
+    elif not any(info.num_neighbors >= k for _, info in graph_infos(version.uri)):
+        if version.info.num_train < SMALL:
             build_graph(version, k)
         else:
             shards = int(ray.cluster_resources()["CPU"])

@@ -9,6 +9,7 @@ from ldlva_dist import storage
 from ldlva_dist.bank.records import bytes_per_row
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import LdlvaError, RunStopped, SettingError
 from ldlva_dist.forecast.memory import STORE, Role, computed_memory, measured_memory
@@ -67,7 +68,7 @@ class Outlook:
 
 def look_ahead(
     config: RunConfig,
-    info: DatasetInfo,
+    dataset: Dataset,
     *,
     probe_seconds: float | None,
     price: float | None = None,
@@ -77,7 +78,7 @@ def look_ahead(
 
     Args:
         config: A run's settings, with absolute paths.
-        info: Its data set's.
+        dataset: Its data set.
         probe_seconds: How long the probe trains; None for arithmetic alone.
         price: Of one node for an hour.
         tell: Told before the probe.
@@ -86,10 +87,11 @@ def look_ahead(
         SettingError: for settings that nothing can be computed of.
         RunStopped: where the user stopped the probe.
     """
-    work, nodes = work_of(config, info), placement.count_nodes()
+    info, nodes = dataset.info, placement.count_nodes()
+    work = work_of(config, info)
     memory = computed_memory(config, info, nodes)
     sizes = checkpoint_bytes(config, info)
-    problems = find_problems([*checks(config, info), *_room(config, info, memory, work, sum(sizes.values()))])
+    problems = find_problems([*checks(config, dataset), *_room(config, info, memory, work, sum(sizes.values()))])
     seen: Probe | None = None
     if probe_seconds is not None and not problems:
         tell(f"probing: a start, and {probe_seconds:g} s of training")
@@ -107,7 +109,7 @@ def look_ahead(
         epochs=config.training.epochs,
         work=work,
         steps_done=done,
-        read_bytes_per_epoch=epoch_bytes(info, _plan(config, info)),
+        read_bytes_per_epoch=epoch_bytes(info, _plan(config, dataset)),
         checkpoint_bytes=sizes,
         memory=tuple(memory),
         nodes=nodes,
@@ -141,12 +143,12 @@ def _steps_done(config: RunConfig) -> int:
     return checkpoint.facts["step"] if checkpoint else 0
 
 
-def _plan(config: RunConfig, info: DatasetInfo) -> Plan:
+def _plan(config: RunConfig, dataset: Dataset) -> Plan:
     """With class balance the manifest is counted, by tasks of the cluster."""
     if config.data.balance == 0:
-        return make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
-    manifest = pipeline.Manifest(config.data.dataset, info, placement.manifest_task())
-    only_data = Resources(info=info, manifest=manifest, service=None, index=None, quarantine=None, control=None)
+        return make_plan(config, tuple(shard.rows for shard in dataset.info.shards_of("train")))
+    manifest = pipeline.Manifest(dataset, placement.manifest_task())
+    only_data = Resources(info=dataset.info, manifest=manifest, service=None, index=None, quarantine=None, control=None)
     return balanced_plan(config, only_data)
 
 

@@ -14,7 +14,7 @@ import ray
 from numpy.typing import NDArray
 from ray import ObjectRef
 
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError, SettingError
 from ldlva_dist.index.exact_search import Points, check_k
 from ldlva_dist.index.graph import GraphInfo, part_ids, write_part, writing
@@ -48,12 +48,12 @@ class IndexClient:
             raise NeighborServiceError("an index must be built before it is asked, got none")
         return self._facts
 
-    def build_from_dataset(self, dataset_uri: str) -> IndexFacts:
+    def build_from_dataset(self, dataset: Dataset) -> IndexFacts:
         """A new version of the training samples' valence-arousal, which the shards read themselves."""
-        num_samples = read_info(dataset_uri).num_train
-        cut = self._shards[0].cut.options(concurrency_group="build").remote(dataset_uri, len(self._shards))
+        cut = self._shards[0].cut.options(concurrency_group="build").remote(dataset, len(self._shards))
         [boxes] = self._all([cut], "to cut the plane", [0])
-        return self._swap(self._prepare(num_samples, [(partial(load_box, dataset_uri, box), []) for box in boxes]))
+        loads = [(partial(load_box, dataset, box), []) for box in boxes]
+        return self._swap(self._prepare(dataset.info.num_train, loads))
 
     def build_from_rows(self, bounds: Sequence[int], parts: Sequence[Any], *, k: int) -> IndexFacts:
         """A new version of features, cut by id.
@@ -104,11 +104,11 @@ class IndexClient:
         self._all([done for _, done in stacked], "to put rows together", names)
         return [ids for ids, _ in stacked]
 
-    def write_graph(self, dataset_uri: str, info: GraphInfo) -> None:
+    def write_graph(self, dataset_uri: str, graph: GraphInfo) -> None:
         """Find all samples' neighbours and write them beside their data set, part by part."""
-        parts = ((ids_n, partial(write_part, dataset_uri, info, part)) for part, ids_n in enumerate(part_ids(info)))
-        with writing(dataset_uri, info) as checksums:
-            written = self._questions(self.facts).ask(parts, info.num_neighbors)
+        parts = ((ids_n, partial(write_part, dataset_uri, graph, part)) for part, ids_n in enumerate(part_ids(graph)))
+        with writing(dataset_uri, graph) as checksums:
+            written = self._questions(self.facts).ask(parts, graph.num_neighbors)
             for of_part in self._all(written, "for the checksums of a graph"):
                 checksums |= of_part
 

@@ -19,7 +19,7 @@ from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.index.backends import Backend, build_index
 from ldlva_dist.index.exact_search import PointSet, check_k, check_va
@@ -81,13 +81,13 @@ def nearest_neighbors(
     return found.ids.astype(np.int32), found.squared.astype(np.float32)
 
 
-def plan_graph(dataset_uri: str, k_max: int = K_MAX, part_rows: int = PART_ROWS) -> GraphInfo:
+def plan_graph(dataset: Dataset, k_max: int = K_MAX, part_rows: int = PART_ROWS) -> GraphInfo:
     """The graph that can be built of the training split; K is ``k_max``, or N - 1 where that is less."""
-    data = read_info(dataset_uri)
+    data = dataset.info
     if not data.has_valence_arousal:
         raise SettingError(
             "a recipe with neighbours (loss.recipe official or paper) must have valence-arousal, "
-            f"got a data set without: {dataset_uri}"
+            f"got a data set without: {dataset.uri}"
         )
     k = min(k_max, data.num_train - 1)
     check_k(k, data.num_train)
@@ -95,44 +95,44 @@ def plan_graph(dataset_uri: str, k_max: int = K_MAX, part_rows: int = PART_ROWS)
 
 
 def build_graph(
-    dataset_uri: str, k_max: int = K_MAX, backend: Backend = "auto", *, part_rows: int = PART_ROWS
+    dataset: Dataset, k_max: int = K_MAX, backend: Backend = "auto", *, part_rows: int = PART_ROWS
 ) -> GraphInfo:
     """Find and write the neighbours of the training split in this process; ``index_service`` does it on a cluster."""
-    info = plan_graph(dataset_uri, k_max, part_rows)
-    [box] = cut_dataset(dataset_uri, 1)
+    graph = plan_graph(dataset, k_max, part_rows)
+    [box] = cut_dataset(dataset, 1)
     shard = IndexShard(0, backend)
-    facts = shard.prepare(1, info.num_samples, partial(load_box, dataset_uri, box))
-    with writing(dataset_uri, info) as checksums:
-        for part, ids_n in enumerate(part_ids(info)):
-            answers = together([shard], 1, ids_n, info.num_neighbors, [facts])
-            checksums |= write_part(dataset_uri, info, part, *join(ids_n, info.num_samples, answers))
-    return info
+    facts = shard.prepare(1, graph.num_samples, partial(load_box, dataset, box))
+    with writing(dataset.uri, graph) as checksums:
+        for part, ids_n in enumerate(part_ids(graph)):
+            answers = together([shard], 1, ids_n, graph.num_neighbors, [facts])
+            checksums |= write_part(dataset.uri, graph, part, *join(ids_n, graph.num_samples, answers))
+    return graph
 
 
-def copy_graphs(dataset_uri: str, version_uri: str) -> None:
+def copy_graphs(dataset: Dataset, version: Dataset) -> None:
     """Give a version with the same valence-arousal the graphs of its data set, those that are not there yet."""
-    data, version = read_info(dataset_uri), read_info(version_uri)
-    there = {info.num_neighbors for _, info in graph_infos(version_uri) if info.content_hash == version.content_hash}
-    for folder, info in graph_infos(dataset_uri):
-        if info.content_hash == data.content_hash and info.num_neighbors not in there:
-            copy = dataclasses.replace(info, content_hash=version.content_hash)
-            with writing(version_uri, copy) as checksums:
-                for part in range(info.num_parts):
-                    checksums |= write_part(version_uri, copy, part, *read_part(folder, info, part))
+    own, content_hash = dataset.info.content_hash, version.info.content_hash
+    there = {graph.num_neighbors for _, graph in graph_infos(version.uri) if graph.content_hash == content_hash}
+    for folder, graph in graph_infos(dataset.uri):
+        if graph.content_hash == own and graph.num_neighbors not in there:
+            copy = dataclasses.replace(graph, content_hash=content_hash)
+            with writing(version.uri, copy) as checksums:
+                for part in range(graph.num_parts):
+                    checksums |= write_part(version.uri, copy, part, *read_part(folder, graph, part))
 
 
 @contextmanager
-def writing(dataset_uri: str, info: GraphInfo) -> Iterator[dict[str, int]]:
+def writing(dataset_uri: str, graph: GraphInfo) -> Iterator[dict[str, int]]:
     """Make room for the parts of a graph; only when all are written does it count as one.
 
     What :func:`write_part` returns is to be put into the dict.
     """
-    folder = _folder(dataset_uri, info.num_neighbors)
+    folder = _folder(dataset_uri, graph.num_neighbors)
     storage.make_folder(folder)
     storage.delete_file(storage.join(folder, "graph.json"))
     checksums: dict[str, int] = {}
     yield checksums
-    complete = dataclasses.replace(info, checksums=dict(sorted(checksums.items())))
+    complete = dataclasses.replace(graph, checksums=dict(sorted(checksums.items())))
     text = json.dumps(dataclasses.asdict(complete), indent=1) + "\n"
     storage.write_bytes(storage.join(folder, "graph.json"), text.encode())
 
@@ -145,59 +145,59 @@ def part_ids(info: GraphInfo) -> Iterator[NDArray[np.int64]]:
 
 
 def write_part(
-    dataset_uri: str, info: GraphInfo, part: int, ids_nK: NDArray[np.int32], squared_nK: NDArray[np.float32]
+    dataset_uri: str, graph: GraphInfo, part: int, ids_nK: NDArray[np.int32], squared_nK: NDArray[np.float32]
 ) -> dict[str, int]:
     """Write the neighbour ids and squared distances of one part; their checksums by the files' names."""
     checksums = {}
     for name, array in (("ids", ids_nK), ("distances", squared_nK)):
         array, file = np.ascontiguousarray(array), _part_name(name, part)
-        storage.write_bytes(storage.join(_folder(dataset_uri, info.num_neighbors), file), _npy(array))
+        storage.write_bytes(storage.join(_folder(dataset_uri, graph.num_neighbors), file), _npy(array))
         checksums[file] = crc32(array)
     return checksums
 
 
-def require_graph(dataset_uri: str, k: int) -> GraphInfo:
+def require_graph(dataset: Dataset, k: int) -> GraphInfo:
     """The smallest graph of this data set version with at least ``k`` neighbours; where there is none, what to run."""
-    data = read_info(dataset_uri)
-    check_k(k, data.num_train)
-    kept = sorted(int(m[1]) for name in storage.list_folder(dataset_uri) if (m := _FOLDER.fullmatch(name)))
-    graphs = [info for found in kept if (info := read_graph_info(_folder(dataset_uri, found)))]
-    current = [info for info in graphs if info.content_hash == data.content_hash]
-    for info in current:
-        if info.num_samples != data.num_train:
+    num_train = dataset.info.num_train
+    check_k(k, num_train)
+    kept = sorted(int(m[1]) for name in storage.list_folder(dataset.uri) if (m := _FOLDER.fullmatch(name)))
+    graphs = [graph for found in kept if (graph := read_graph_info(_folder(dataset.uri, found)))]
+    current = [graph for graph in graphs if graph.content_hash == dataset.info.content_hash]
+    for graph in current:
+        if graph.num_samples != num_train:
             raise DataError(
-                f"the neighbour graph in {_folder(dataset_uri, info.num_neighbors)} is damaged: it has "
-                f"{info.num_samples} samples, the data set {data.num_train} to train on"
+                f"the neighbour graph in {_folder(dataset.uri, graph.num_neighbors)} is damaged: it has "
+                f"{graph.num_samples} samples, the data set {num_train} to train on"
             )
-        if info.num_neighbors >= k:
-            return info
-    build = f"run: python jobs/build_index.py --dataset {dataset_uri}"
+        if graph.num_neighbors >= k:
+            return graph
+    build = f"run: python jobs/build_index.py --dataset {dataset.uri}"
     if current:
         raise SettingError(
             f"neighbors.num_neighbors must be <= the K of the neighbour graph ({current[-1].num_neighbors}), got {k}; "
             f"{build} --k-max {k}"
         )
     if graphs:
-        raise DataError(f"the neighbour graph in {dataset_uri} belongs to another version of the data set; {build}")
-    raise DataError(f"{dataset_uri} has no neighbour graph; {build}")
+        raise DataError(f"the neighbour graph in {dataset.uri} belongs to another version of the data set; {build}")
+    raise DataError(f"{dataset.uri} has no neighbour graph; {build}")
 
 
-def read_graph(dataset_uri: str, first: int, rows: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def read_graph(dataset: Dataset, first: int, rows: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Neighbour ids [n, k] and squared distances [n, k] of samples first..first+rows-1; only their parts are read.
 
     What cannot be a graph's is a DataError that names the sample.
     """
-    info = require_graph(dataset_uri, k)
-    if not 0 <= first <= first + rows <= info.num_samples:
-        raise DataError(f"the graph holds ids 0..{info.num_samples - 1}, asked for {first}..{first + rows - 1}")
-    folder = _folder(dataset_uri, info.num_neighbors)
+    graph = require_graph(dataset, k)
+    if not 0 <= first <= first + rows <= graph.num_samples:
+        raise DataError(f"the graph holds ids 0..{graph.num_samples - 1}, asked for {first}..{first + rows - 1}")
+    folder = _folder(dataset.uri, graph.num_neighbors)
     ids_nk, squared_nk = np.empty((rows, k), dtype=np.int32), np.empty((rows, k), dtype=np.float32)
-    for part in range(first // info.part_rows, -(-(first + rows) // info.part_rows)):
-        held = info.rows_of(part)
+    for part in range(first // graph.part_rows, -(-(first + rows) // graph.part_rows)):
+        held = graph.rows_of(part)
         low, high = max(first, held.start), min(first + rows, held.stop)
         here, there = slice(low - first, high - first), slice(low - held.start, high - held.start)
-        ids_nk[here], squared_nk[here] = (array[there, :k] for array in read_part(folder, info, part))
-        for finding in impossible(ids_nk[here], squared_nk[here], low, info.num_samples):
+        ids_nk[here], squared_nk[here] = (array[there, :k] for array in read_part(folder, graph, part))
+        for finding in impossible(ids_nk[here], squared_nk[here], low, graph.num_samples):
             raise DataError(f"the neighbour graph in {folder} is damaged: {finding}")
     return ids_nk, squared_nk
 

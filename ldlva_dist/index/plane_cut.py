@@ -7,7 +7,7 @@ points that many samples share are of unequal size, or empty. N = samples, S = b
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.manifest import read_info, read_va
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.exact_search import check_va
 
 READ_ROWS = 1 << 20
@@ -24,19 +24,19 @@ def cut_plane(points_N2: NDArray[np.float32], num_boxes: int) -> list[Box]:
     return _cut(points_N2, num_boxes, EVERYWHERE)
 
 
-def cut_dataset(dataset_uri: str, num_boxes: int) -> list[Box]:
+def cut_dataset(dataset: Dataset, num_boxes: int) -> list[Box]:
     """S boxes for the training samples of a data set; SettingError where one has no valence-arousal."""
-    points_N2 = read_va(dataset_uri, 0, read_info(dataset_uri).num_train)
+    points_N2 = dataset.va(0, dataset.info.num_train)
     check_va(points_N2)
     return cut_plane(points_N2, num_boxes)
 
 
-def load_box(dataset_uri: str, box: Box) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def load_box(dataset: Dataset, box: Box) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Ids [m] and points [m, 2] of a data set's training samples in a box; the manifest is read piece by piece."""
-    num_samples = read_info(dataset_uri).num_train
+    num_samples = dataset.info.num_train
     ids, points = [np.empty(0, dtype=np.int64)], [np.empty((0, 2), dtype=np.float32)]
     for first in range(0, num_samples, READ_ROWS):
-        points_n2 = read_va(dataset_uri, first, min(READ_ROWS, num_samples - first))
+        points_n2 = dataset.va(first, min(READ_ROWS, num_samples - first))
         inside = np.flatnonzero(in_box(points_n2, box))
         ids.append(first + inside)
         points.append(points_n2[inside])

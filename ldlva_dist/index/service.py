@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import ray
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import LdlvaError
 from ldlva_dist.index.backends import Backend
 from ldlva_dist.index.client import IndexClient
@@ -63,7 +64,7 @@ def start_index(
 
 
 def build_graph_with_actors(
-    dataset_uri: str,
+    dataset: Dataset,
     k_max: int = K_MAX,
     backend: Backend = "auto",
     *,
@@ -72,12 +73,12 @@ def build_graph_with_actors(
     part_rows: int = PART_ROWS,
 ) -> GraphInfo:
     """The graph that ``graph.build_graph`` writes, by actors on the cluster that each hold a box of the plane."""
-    info = plan_graph(dataset_uri, k_max, part_rows)
+    graph = plan_graph(dataset, k_max, part_rows)
     service = start_index(num_shards, backend=backend, actor_options=actor_options)
     try:
         client = service.client(GRAPH_TIMEOUT_S)
-        client.build_from_dataset(dataset_uri)
-        client.write_graph(dataset_uri, info)
+        client.build_from_dataset(dataset)
+        client.write_graph(dataset.uri, graph)
     finally:
         service.stop()
-    return require_graph(dataset_uri, info.num_neighbors)
+    return require_graph(dataset, graph.num_neighbors)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError
 from ldlva_dist.index.backends import ALL_CORES, Backend, CellIndex, build_index, resolve
 from ldlva_dist.index.exact_search import Points, PointSet
@@ -37,9 +38,9 @@ class IndexShard:
         """The versions held."""
         return sorted(self._sets)
 
-    def cut(self, dataset_uri: str, num_boxes: int) -> list[Box]:
+    def cut(self, dataset: Dataset, num_boxes: int) -> list[Box]:
         """Where to cut a data set's plane."""
-        return cut_dataset(dataset_uri, num_boxes)
+        return cut_dataset(dataset, num_boxes)
 
     def prepare(self, version: int, num_samples: int, load: Load, *arrays: Any) -> PartFacts:
         """Build a version beside the others from what ``load(*arrays)`` gives: ids, ascending, and their points."""

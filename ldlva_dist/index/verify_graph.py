@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.manifest import DatasetInfo, read_va
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError
 from ldlva_dist.index.graph import GraphInfo, count_samples, graph_folders, impossible, read_graph_info, read_part
 
@@ -12,30 +13,30 @@ TOLERANCE = 1e-5
 """Of squared distances: the manifest's float32 points against what was stored."""
 
 
-def graphs_of(dataset_uri: str, info: DatasetInfo) -> tuple[list[tuple[str, GraphInfo]], list[str]]:
+def graphs_of(dataset: Dataset) -> tuple[list[tuple[str, GraphInfo]], list[str]]:
     """The graphs of a data set that can be checked, and what is wrong with the others."""
     graphs, findings = [], []
-    for folder in graph_folders(dataset_uri):
+    for folder in graph_folders(dataset.uri):
         try:
             graph = read_graph_info(folder)
         except DataError as error:
             findings.append(f"a neighbour graph cannot be read: {error}")
             continue
-        wrong = check_version(info, folder, graph) if graph else []
+        wrong = check_version(dataset.info, folder, graph) if graph else []
         findings += wrong
         graphs += [(folder, graph)] if graph and not wrong else []
     return graphs, findings
 
 
-def check_part(dataset_uri: str, info: DatasetInfo, folder: str, graph: GraphInfo, part: int) -> list[str]:
+def check_part(dataset: Dataset, folder: str, graph: GraphInfo, part: int) -> list[str]:
     """What is wrong with one part of a graph: ids out of range, a sample among its own neighbours, distances."""
     name, held = folder.rsplit("/", 1)[-1], graph.rows_of(part)
     try:
         ids_nK, squared_nK = read_part(folder, graph, part)
-        findings = impossible(ids_nK, squared_nK, held.start, info.num_train)
+        findings = impossible(ids_nK, squared_nK, held.start, dataset.info.num_train)
         if not findings:
             findings = _check_order(ids_nK, squared_nK, held.start, graph)
-        va_N2 = read_va(dataset_uri, 0, info.num_train)
+        va_N2 = dataset.va(0, dataset.info.num_train)
     except DataError as error:
         return [f"{name}: part {part} cannot be read: {error}"]
     if findings:

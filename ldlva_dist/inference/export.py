@@ -10,8 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import decode
-from ldlva_dist.dataset.manifest import SPLITS, read_info
+from ldlva_dist.dataset.manifest import SPLITS
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import FILE, Description
 from ldlva_dist.inference.face_model import WEIGHTS, Portable
@@ -63,11 +64,10 @@ def random_images(description: Description) -> list[NDArray[np.uint8]]:
     return [generator.integers(0, 256, (*shape, channels), dtype=np.uint8) for shape in shapes]
 
 
-def real_images(dataset_uri: str, channels: int) -> list[NDArray[np.uint8]]:
+def real_images(dataset: Dataset, channels: int) -> list[NDArray[np.uint8]]:
     """The first images of a data set's last split that has some."""
-    info = read_info(dataset_uri)
-    split = next(split for split in reversed(SPLITS) if info.splits[split].rows)
-    inputs = DatasetInputs(dataset_uri=dataset_uri, info=info, split=split)
+    split = next(split for split in reversed(SPLITS) if dataset.info.splits[split].rows)
+    inputs = DatasetInputs(dataset=dataset, split=split)
     found: list[NDArray[np.uint8]] = []
     for block in inputs.blocks(0, min(CHECKED, inputs.num_rows)):
         for image in block.images:

@@ -11,21 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_info
-from ldlva_dist.dataset.shards import read_rows
-from ldlva_dist.dataset.versions import shard_uri
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.passes.load_images import READ_THREADS, load_images
 from ldlva_dist.packing.sources.readers.row_groups import group_rows, read_stretch
 from ldlva_dist.packing.sources.rows import BLOCK_ROWS
 from ldlva_dist.packing.sources.user_columns import columns_present, image_column, parquet_schema
 from ldlva_dist.packing.tables.cells import name_cells
-
-PLACE = ("shard", "offset", "size", "checksum")
 
 
 @dataclass(frozen=True)
@@ -59,37 +54,27 @@ class Inputs(Protocol):
 class DatasetInputs:
     """The rows of a split of a data set, or of all splits. ``key`` and ``id`` are the manifest's."""
 
-    dataset_uri: str
-    info: DatasetInfo
+    dataset: Dataset
     split: str | None
     """None: all."""
 
     @property
     def num_rows(self) -> int:
         """Of the split."""
-        splits = self.info.splits
-        return splits[self.split].rows if self.split else sum(split.rows for split in splits.values())
+        return self.dataset.info.splits[self.split].rows if self.split else self.dataset.num_rows
 
     def facts(self) -> dict[str, Any]:
         """The data set's version, and the split."""
-        content_hash = read_info(self.dataset_uri).content_hash
+        content_hash = Dataset.open(self.dataset.uri).info.content_hash
         return {"kind": "dataset", "content_hash": content_hash, "split": self.split or "all"}
 
     def blocks(self, begin: int, end: int) -> Iterator[Block]:
         """One ranged read a block and shard; an image whose bytes are damaged is an error of its own."""
-        first = self.info.splits[self.split].first_id if self.split else 0
-        table = read_columns(self.dataset_uri, ["key", "id", *PLACE], first_id=first + begin, rows=end - begin)
-        for at in range(0, len(table), BLOCK_ROWS):
-            rows = table.slice(at, BLOCK_ROWS)
-            yield Block(rows.select(["key", "id"]), list(self._images(rows)))
-
-    def _images(self, rows: pa.Table) -> Iterator[memoryview | DataError]:
-        shard_n, *places = (rows[name].to_numpy() for name in PLACE)
-        for shard in np.unique(shard_n).tolist():
-            mine = shard_n == shard
-            yield from _read(
-                shard_uri(self.dataset_uri, self.info, self.info.shards[shard]), *(p[mine] for p in places)
-            )
+        first = self.dataset.info.splits[self.split].first_id if self.split else 0
+        stored = self.dataset.images(range(first + begin, first + end))
+        for at in range(0, end - begin, BLOCK_ROWS):
+            block = stored.part(at, at + BLOCK_ROWS)
+            yield Block(block.rows.select(["key", "id"]), block.read_each())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +169,3 @@ class ParquetInputs:
                 f"--key-column must be a column of {uri}, got {self.key_column!r}; {columns_present(schema.names)}"
             )
         return [image] + ([] if self.key_column is None else [self.key_column])
-
-
-def _read(uri: str, offsets_n: Any, sizes_n: Any, checksums_n: Any) -> list[memoryview | DataError]:
-    """[n] images of a shard by one read; where that fails each by itself, so that only the damaged ones are lost."""
-    try:
-        return list(read_rows(uri, offsets_n, sizes_n, checksums_n))
-    except DataError as error:
-        if len(offsets_n) == 1:
-            return [error]
-    ones = (slice(n, n + 1) for n in range(len(offsets_n)))
-    return [image for one in ones for image in _read(uri, offsets_n[one], sizes_n[one], checksums_n[one])]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_info, read_va
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.shards import key_apart, sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.index.graph import K_MAX, PART_ROWS, GraphInfo, part_ids, write_part, writing
@@ -42,12 +42,12 @@ class NeighborTable:
 
 
 def import_graph(
-    dataset_uri: str, neighbors: NeighborTable, *, k_min: int = 8, part_rows: int = PART_ROWS
+    dataset: Dataset, neighbors: NeighborTable, *, k_min: int = 8, part_rows: int = PART_ROWS
 ) -> GraphInfo:
     """Store the neighbours that the table names which the data set was packed from.
 
     Args:
-        dataset_uri: A data set with valence-arousal, for the distances.
+        dataset: A data set with valence-arousal, for the distances.
         neighbors: The table.
         k_min: Neighbours that every sample must have left.
         part_rows: Ids in each file.
@@ -57,15 +57,14 @@ def import_graph(
         DataError: for a cell that is no list, a row number that is no row, a training sample that is not in the table,
             or one with fewer than ``k_min`` neighbours left.
     """
-    data = read_info(dataset_uri)
-    if not data.has_valence_arousal:
-        raise SettingError(f"a graph must have valence-arousal, got a data set without: {dataset_uri}")
+    if not dataset.info.has_valence_arousal:
+        raise SettingError(f"a graph must have valence-arousal, got a data set without: {dataset.uri}")
     table_uri, present = neighbors.uri, csv_columns(neighbors.uri, neighbors.delimiter)
     for setting, name in (("--path-column", neighbors.path_column), ("--column", neighbors.column)):
         if name not in present:
             raise SettingError(f"{setting} must be a column of {table_uri}, got {name!r}; {columns_present(present)}")
     table = read_csv(table_uri, (neighbors.path_column, neighbors.column), delimiter=neighbors.delimiter)
-    keys_N = read_columns(dataset_uri, ("key",), rows=data.num_train)["key"]
+    keys_N = dataset.columns(("key",), rows=dataset.info.num_train)["key"]
     paths = table[neighbors.path_column].to_pylist()
     keys = [sanitise_key(neighbors.key_prefix + path) for path in paths]
     id_R = _ids(keys, keys_N)
@@ -73,7 +72,7 @@ def import_graph(
     id_R = np.where(id_R < 0, apart_R, id_R)
     lists = _lists(table[neighbors.column], table_uri)
     ids_NK = _neighbors(lists, id_R, keys_N, k_min=k_min, table_uri=table_uri)
-    return _write(dataset_uri, data, ids_NK, part_rows)
+    return _write(dataset, ids_NK, part_rows)
 
 
 def _ids(keys_R: list[str], keys_N: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -136,19 +135,19 @@ def _neighbors(
     return neighbor_v[place[begin_N[:, None] + np.arange(k)]].astype(np.int32)
 
 
-def _write(dataset_uri: str, data: DatasetInfo, ids_NK: NDArray[np.int32], part_rows: int) -> GraphInfo:
+def _write(dataset: Dataset, ids_NK: NDArray[np.int32], part_rows: int) -> GraphInfo:
     num_samples, k = ids_NK.shape
-    info = GraphInfo(
+    graph = GraphInfo(
         num_samples=num_samples,
         num_neighbors=k,
-        content_hash=data.content_hash,
+        content_hash=dataset.info.content_hash,
         part_rows=part_rows,
         imported=True,
     )
-    va_N2 = read_va(dataset_uri, 0, num_samples).astype(np.float64)
-    with writing(dataset_uri, info) as checksums:
-        for part, ids_n in enumerate(part_ids(info)):
+    va_N2 = dataset.va(0, num_samples).astype(np.float64)
+    with writing(dataset.uri, graph) as checksums:
+        for part, ids_n in enumerate(part_ids(graph)):
             ids_nK = ids_NK[ids_n]
             squared_nK = np.square(va_N2[ids_nK] - va_N2[ids_n, None]).sum(axis=2)
-            checksums |= write_part(dataset_uri, info, part, ids_nK, squared_nK.astype(np.float32))
-    return info
+            checksums |= write_part(dataset.uri, graph, part, ids_nK, squared_nK.astype(np.float32))
+    return graph

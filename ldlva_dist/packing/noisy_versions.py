@@ -11,7 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import DATASET, DatasetInfo, read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DATASET
 from ldlva_dist.dataset.versions import Change, new_version, version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.noise import symmetric
@@ -40,38 +41,41 @@ class Control:
         return "-".join([*parts, *(["shuffled-va"] if self.shuffle_va else []), f"seed-{self.seed}"])
 
 
-def controlled(dataset_uri: str, control: Control) -> str:
-    """The address of that version of a data set; written unless it is there. With nothing to do, the data set's own.
+def controlled(dataset: Dataset, control: Control) -> Dataset:
+    """That version of a data set; written unless it is there. With nothing to do, the data set itself.
 
     Raises:
         SettingError: for a data set of which labels were flipped already, or a version of that name that is another.
     """
     if not control.flip_share and not control.shuffle_va:
-        return dataset_uri
-    info = read_info(dataset_uri)
+        return dataset
+    info = dataset.info
     if control.flip_share and info.flip_share:
         raise SettingError(
             f"a noise level must be 0 for a data set with labels flipped already ({info.flip_share:.1%}), "
             f"got {control.flip_share:g}"
         )
-    uri = version_uri(dataset_uri, info, control.name)
+    uri = version_uri(dataset, control.name)
     if not storage.exists(storage.join(uri, DATASET)):
-        new_version(dataset_uri, control.name, _change(dataset_uri, info, control))
-    elif (found := read_info(uri)).parent != info.content_hash:
-        raise SettingError(f"{uri} must be a version of {dataset_uri}, got one of other contents ({found.parent})")
-    return uri
+        return new_version(dataset, control.name, _change(dataset, control))
+    version = Dataset.open(uri)
+    if version.info.parent != info.content_hash:
+        raise SettingError(
+            f"{uri} must be a version of {dataset.uri}, got one of other contents ({version.info.parent})"
+        )
+    return version
 
 
-def _change(dataset_uri: str, info: DatasetInfo, control: Control) -> Change:
-    lines, drawn = [], {}
+def _change(dataset: Dataset, control: Control) -> Change:
+    info, lines, drawn = dataset.info, [], {}
     if control.flip_share:
         rows = info.num_train + info.splits["holdout"].rows
-        given_N = read_columns(dataset_uri, ["label"], rows=rows)["label"].to_numpy()
+        given_N = dataset.columns(["label"], rows=rows)["label"].to_numpy()
         drawn["label"] = symmetric(given_N, control.flip_share, len(info.class_names), control.seed)
         lines.append(f"{control.flip_share:.0%} of the labels flipped on purpose")
     if control.shuffle_va:
         order_m = np.random.default_rng(control.seed).permutation(info.num_train)
-        points = read_columns(dataset_uri, VA, rows=info.num_train)
+        points = dataset.columns(VA, rows=info.num_train)
         drawn |= {
             name: points[name].combine_chunks().take(pa.array(order_m)).to_numpy(zero_copy_only=False) for name in VA
         }

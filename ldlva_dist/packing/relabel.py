@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError
@@ -107,7 +108,7 @@ def read_corrections(uri: str, info: DatasetInfo) -> Corrections:
     )
 
 
-def relabel(dataset_uri: str, name: str, corrections: Corrections) -> DatasetInfo:
+def relabel(dataset: Dataset, name: str, corrections: Corrections) -> Dataset:
     """Write the version ``name`` of a data set, or of one of its versions, with corrected labels.
 
     The labels before all corrections stay beside them, as ``original_label``.
@@ -120,7 +121,7 @@ def relabel(dataset_uri: str, name: str, corrections: Corrections) -> DatasetInf
         raise DataError(f"{corrections.uri} changes nothing: every proposed label is the given one")
     source = {"relabelled": corrections.num_changed, "relabelled_by": corrections.uri.rpartition("/")[2]}
     line = f"{corrections.num_changed} labels corrected by hand"
-    return new_version(dataset_uri, name, Change(line=line, columns=corrections.columns, source=source))
+    return new_version(dataset, name, Change(line=line, columns=corrections.columns, source=source))
 
 
 def _ids(uri: str, texts: list[str], rows: int) -> NDArray[np.int64]:

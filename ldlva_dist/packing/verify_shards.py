@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.dataset.shards import IMAGE_EXTENSIONS, crc32, public_facts
-from ldlva_dist.dataset.versions import shard_uri
 from ldlva_dist.errors import DataError
 
 MAX_FINDINGS = 20
@@ -29,12 +29,12 @@ class Member:
     size: int
 
 
-def check_shard(dataset_uri: str, info: DatasetInfo, number: int) -> list[str]:
+def check_shard(dataset: Dataset, number: int) -> list[str]:
     """What is wrong with one shard; reads all of it, 128 MB at most of a shard of ours."""
-    shard = info.shards[number]
+    shard = dataset.info.shards[number]
     try:
-        data = storage.read_bytes(shard_uri(dataset_uri, info, shard))
-        rows = read_columns(dataset_uri, _ROWS, first_id=shard.first_id, rows=shard.rows).to_pylist()
+        data = storage.read_bytes(dataset.shard_uri(number))
+        rows = dataset.columns(_ROWS, first_id=shard.first_id, rows=shard.rows).to_pylist()
     except DataError as error:
         return [str(error)]
     findings = []
@@ -48,7 +48,7 @@ def check_shard(dataset_uri: str, info: DatasetInfo, number: int) -> list[str]:
         if row["shard"] != number:
             findings.append(f"the manifest has {row['key']!r} in shard {row['shard']}, dataset.json in {number}")
         findings += _check_image(data, image, row)
-        findings += _check_text(data, text, row, info)
+        findings += _check_text(data, text, row, dataset.info)
     findings += [f"{key!r} is not in the manifest" for key in (images | texts)]
     more = len(findings) - MAX_FINDINGS
     shown = findings if more <= 0 else [*findings[:MAX_FINDINGS], f"and {more} more"]

@@ -20,7 +20,8 @@ from ldlva_dist.bank.service import NeighborService, shard_loads, start_service
 from ldlva_dist.checkpoint.checkpoint import CONFIG, Checkpoint
 from ldlva_dist.checkpoint.saved_files import newest_bank_files
 from ldlva_dist.config import RunConfig, to_json
-from ldlva_dist.dataset.manifest import DatasetInfo, read_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunLost, RunStopped, SettingError
 from ldlva_dist.index.service import IndexService, start_index
 from ldlva_dist.records.console import say
@@ -80,29 +81,29 @@ def fit(
         RunStopped: if it was asked to stop, and has saved; called in the main thread, it takes Ctrl-C and SIGTERM so.
     """
     config = absolute(config)
-    info = prepare(config, sound=sound)
+    dataset = prepare(config, sound=sound)
     with leased(config.uri, holder) as lease:
         write_settings(config)
         with Follower(config.uri, on_metrics) if on_metrics else nullcontext():
-            _run(config, info, lease, callbacks, until)
+            _run(config, dataset, lease, callbacks, until)
         lease.claim.require()
         return _result(config)
 
 
-def _run(config: RunConfig, info: DatasetInfo, lease: Lease, callbacks: Sequence[Any], until: Event | None) -> None:
+def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[Any], until: Event | None) -> None:
     """Start the services, train to the end, take the services away."""
-    manifest = pipeline.Manifest(config.data.dataset, info, placement.manifest_task())
-    service = _start_service(config, info) if config.uses_neighbors else None
+    manifest = pipeline.Manifest(dataset, placement.manifest_task())
+    service = _start_service(config, dataset) if config.uses_neighbors else None
     index = None
     control: Any = ray.remote(RunControl).options(**placement.control_actor()).remote()
     try:
         index = _start_index(config) if config.index_shards else None
         resources = Resources(
-            info=info,
+            info=dataset.info,
             manifest=manifest,
             service=service,
             index=index,
-            quarantine=_start_quarantine(config, info),
+            quarantine=_start_quarantine(config, dataset.info),
             control=control,
             require_lease=lease.claim.require,
         )
@@ -168,15 +169,15 @@ def absolute(config: RunConfig) -> RunConfig:
     )
 
 
-def prepare(config: RunConfig, *, sound: bool = False) -> DatasetInfo:
+def prepare(config: RunConfig, *, sound: bool = False) -> Dataset:
     """Check everything that can be checked before a worker starts; nothing is written.
 
     With ``sound`` the rows of the data set are not looked at again.
     """
-    info = read_info(config.data.dataset)
-    for check in preflight.checks(config, info, sound=sound):
+    dataset = Dataset.open(config.data.dataset)
+    for check in preflight.checks(config, dataset, sound=sound):
         check.require()
-    return info
+    return dataset
 
 
 def write_settings(config: RunConfig) -> None:
@@ -191,8 +192,9 @@ def write_settings(config: RunConfig) -> None:
         storage.write_bytes(uri, preflight.settings_of(config.uri) or to_json(config).encode())
 
 
-def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
-    bank, k, spec = config.bank, config.neighbors.num_neighbors, build.bank_spec(config, info)
+def _start_service(config: RunConfig, dataset: Dataset) -> NeighborService:
+    info, bank, k = dataset.info, config.bank, config.neighbors.num_neighbors
+    spec = build.bank_spec(config, info)
     num_bytes = info.num_train * bytes_per_row(spec, k)
     say(
         f"bank: {info.num_train:,} samples, {num_bytes / 2**20:,.0f} MiB in {bank.num_shards} shards "
@@ -202,7 +204,7 @@ def _start_service(config: RunConfig, info: DatasetInfo) -> NeighborService:
     placement.check_memory(num_bytes, bank.num_shards)
     return start_service(
         config.uri,
-        shard_loads(config.data.dataset, k=k, num_shards=bank.num_shards),
+        shard_loads(dataset, k=k, num_shards=bank.num_shards),
         spec,
         placement.bank_actor(config.placement, num_bytes // bank.num_shards),
         recall=partial(newest_bank_files, config.uri) if bank.on_loss == "continue" else None,

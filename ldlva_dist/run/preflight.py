@@ -12,6 +12,7 @@ from ldlva_dist.checkpoint.checkpoint import CONFIG
 from ldlva_dist.checkpoint.resume import require_fitting
 from ldlva_dist.checkpoint.saved_files import SavedFiles, checkpoint_uris
 from ldlva_dist.config import RunConfig, read_back, to_json
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.index.graph import require_graph
@@ -58,14 +59,15 @@ class Problem:
     """What a job ends with that stops here."""
 
 
-def checks(config: RunConfig, info: DatasetInfo, *, sound: bool = False) -> tuple[Check, ...]:
+def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple[Check, ...]:
     """All of them, in the order in which a run makes them; nothing is written.
 
     The last one reads the whole manifest, and is left out where the data set is known to be ``sound``.
     """
-    dataset, k = config.data.dataset, config.neighbors.num_neighbors
+    info, k = dataset.info, config.neighbors.num_neighbors
     graph = Check(
-        require=partial(require_graph, dataset, k=k), cure=f"python jobs/build_index.py --dataset {dataset} --k-max {k}"
+        require=partial(require_graph, dataset, k=k),
+        cure=f"python jobs/build_index.py --dataset {dataset.uri} --k-max {k}",
     )
     fits = partial(placement.check_fits, config.placement, config.bank.num_shards, config.index_shards)
     return (
@@ -104,23 +106,21 @@ def checks(config: RunConfig, info: DatasetInfo, *, sound: bool = False) -> tupl
             cure="another --storage-path, or python jobs/doctor.py --storage PATH, which says what is wrong with it",
         ),
         Check(require=partial(require_same_settings, config), cure="another --name, or remove the run"),
-        *([] if sound else [_data_check(config, info)]),
+        *([] if sound else [_data_check(config, dataset)]),
     )
 
 
-def _data_check(config: RunConfig, info: DatasetInfo) -> Check:
+def _data_check(config: RunConfig, dataset: Dataset) -> Check:
     """An error of the data that a worker would meet is said before there is one."""
-    dataset = config.data.dataset
     return Check(
         require=partial(
             require_sound,
             dataset,
-            info,
             k=config.neighbors.num_neighbors if config.uses_neighbors else 0,
             quarantine=config.data.on_bad_data != "fail",
         ),
-        cure=f"pack the data set again, or python jobs/build_index.py --dataset {dataset} where it is the graph; "
-        f"python jobs/make_shards.py verify {dataset} says all that is wrong",
+        cure=f"pack the data set again, or python jobs/build_index.py --dataset {dataset.uri} where it is the graph; "
+        f"python jobs/make_shards.py verify {dataset.uri} says all that is wrong",
     )
 
 

@@ -79,8 +79,8 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     config.check_search()
     folder = storage.join(config.storage_path, config.name)
     _require_own_folder(config, folder)
-    info = launch.prepare(config)
-    if info.splits["holdout"].rows == 0:
+    dataset = launch.prepare(config)
+    if dataset.info.splits["holdout"].rows == 0:
         raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
     with leased(folder) as lease:
         launch.write_settings(config)

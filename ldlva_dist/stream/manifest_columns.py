@@ -7,8 +7,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_va
-from ldlva_dist.dataset.versions import shard_uri
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.stream.superstep import Columns
 
@@ -19,15 +18,16 @@ TIMEOUT_S = 120.0
 class Manifest:
     """The training columns of the manifest in Ray's object store: one copy a node, cut in blocks of 2^18 rows."""
 
-    def __init__(self, dataset_uri: str, info: DatasetInfo, task_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, dataset: Dataset, task_options: Mapping[str, Any] | None = None) -> None:
         """Start reading, by tasks with Ray's ``task_options``; neither driver nor worker holds the columns."""
-        rows, shards = info.num_train, info.shards_of("train")
+        rows, info = dataset.info.num_train, dataset.info
         self._task_options = dict(task_options or {})
         load = ray.remote(_load_block).options(**self._task_options)
-        self.shard_uris = [shard_uri(dataset_uri, info, shard) for shard in shards]
-        self.shard_rows = tuple(shard.rows for shard in shards)
+        self.shard_uris = [dataset.shard_uri(n) for n, shard in enumerate(info.shards) if shard.split == "train"]
+        self.shard_rows = tuple(shard.rows for shard in info.shards_of("train"))
+        opened = ray.put(dataset)  # sent once a node, not once a task: of a large data set it names many shards
         self._blocks = [
-            load.remote(dataset_uri, first, min(BLOCK_ROWS, rows - first)) for first in range(0, rows, BLOCK_ROWS)
+            load.remote(opened, first, min(BLOCK_ROWS, rows - first)) for first in range(0, rows, BLOCK_ROWS)
         ]
 
     def rows(self, ids: NDArray[np.int64]) -> Columns:
@@ -65,7 +65,7 @@ def _count_classes(block: Columns, first_k: NDArray[np.int64], num_classes: int)
     return counts.reshape(-1, num_classes).astype(np.int32)
 
 
-def _load_block(dataset_uri: str, first: int, rows: int) -> Columns:
+def _load_block(dataset: Dataset, first: int, rows: int) -> Columns:
     names = ["offset", "size", "checksum", "label"]
-    table = read_columns(dataset_uri, names, first_id=first, rows=rows)
-    return {name: table[name].to_numpy() for name in names} | {"va": read_va(dataset_uri, first, rows)}
+    table = dataset.columns(names, first_id=first, rows=rows)
+    return {name: table[name].to_numpy() for name in names} | {"va": dataset.va(first, rows)}

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.images import augment, decode, resize
-from ldlva_dist.dataset.shards import cut_rows, read_rows
+from ldlva_dist.dataset.shards import cut_rows, read_apart
+from ldlva_dist.dataset.stored_images import GAP_BYTES
 from ldlva_dist.errors import DataError
 from ldlva_dist.stream.plan import Plan, Run
 from ldlva_dist.stream.quarantine import BadRow
@@ -25,8 +26,6 @@ Columns = dict[str, NDArray[Any]]
 READ_THREADS = 8
 READ_BYTES = 4 << 20
 """Runs that are read together are no more in all; one run may be larger."""
-GAP_BYTES = 64 << 10
-"""Read and not needed, where that joins two runs: less than a request costs."""
 SPAN_BYTES = 1 << 30
 """Of a run at most; where the manifest has its rows farther apart, or nowhere, each row is read by itself."""
 
@@ -212,11 +211,8 @@ def _cut(
         except DataError:
             pass
     images = []
-    for n in range(len(offsets_n)):
-        one = slice(n, n + 1)
-        try:
-            images += read_rows(shard_uri, offsets_n[one], sizes_n[one], checksums_n[one])
-        except DataError as error:
-            window.bad[len(window.data) + n] = str(error)
-            images.append(memoryview(b""))
+    for n, image in enumerate(read_apart(shard_uri, offsets_n, sizes_n, checksums_n)):
+        if isinstance(image, DataError):
+            window.bad[len(window.data) + n] = str(image)
+        images.append(memoryview(b"") if isinstance(image, DataError) else image)
     return images

@@ -10,10 +10,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import decode, resize
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns
-from ldlva_dist.dataset.shards import read_rows
-from ldlva_dist.dataset.versions import shard_uri
+from ldlva_dist.dataset.stored_images import StoredImages
 from ldlva_dist.training.state import TrainState
 
 BATCH_ROWS = 256
@@ -23,8 +22,7 @@ BATCH_ROWS = 256
 class SplitReader:
     """Images of one split in id order, decoded and resized as for training, not augmented."""
 
-    dataset_uri: str
-    info: DatasetInfo
+    dataset: Dataset
     split: str
     size: int
     channels: int
@@ -32,29 +30,21 @@ class SplitReader:
     @property
     def num_rows(self) -> int:
         """Rows of the split."""
-        return self.info.splits[self.split].rows
+        return self.dataset.info.splits[self.split].rows
 
     def batches(self, begin: int, end: int) -> Iterator[NDArray[np.uint8]]:
         """Rows [begin, end) of the split, at most 256 at a time, [n, H, W, channels]; the next is read meanwhile."""
-        parts = [(first, min(end, first + BATCH_ROWS)) for first in range(begin, end, BATCH_ROWS)]
+        first = self.dataset.info.splits[self.split].first_id
+        stored = self.dataset.images(range(first + begin, first + end))
+        parts = [stored.part(row, row + BATCH_ROWS) for row in range(0, end - begin, BATCH_ROWS)]
         with ThreadPoolExecutor(max_workers=1) as pool:
-            ahead = [pool.submit(self._read, *part) for part in parts[:1]]
+            ahead = [pool.submit(self._read, part) for part in parts[:1]]
             for index in range(len(parts)):
-                ahead += [pool.submit(self._read, *part) for part in parts[index + 1 : index + 2]]
+                ahead += [pool.submit(self._read, part) for part in parts[index + 1 : index + 2]]
                 yield ahead.pop(0).result()
 
-    def _read(self, begin: int, end: int) -> NDArray[np.uint8]:
-        first = self.info.splits[self.split].first_id
-        names = ["shard", "offset", "size", "checksum"]
-        table = read_columns(self.dataset_uri, names, first_id=first + begin, rows=end - begin)
-        columns = {name: table[name].to_numpy() for name in names}
-        images = []
-        for shard in np.unique(columns["shard"]):
-            rows = columns["shard"] == shard
-            uri = shard_uri(self.dataset_uri, self.info, self.info.shards[shard])
-            for data in read_rows(uri, *(columns[name][rows] for name in names[1:])):
-                images.append(resize(decode(data, self.channels), self.size))
-        return np.stack(images)
+    def _read(self, stored: StoredImages) -> NDArray[np.uint8]:
+        return np.stack([resize(decode(data, self.channels), self.size) for data in stored.read_all()])
 
 
 def predict(
@@ -85,25 +75,12 @@ def predict(
     return rows[mine], np.concatenate(probs)[mine]
 
 
-def split_labels(dataset_uri: str, info: DatasetInfo, split: str) -> NDArray[np.int64]:
-    """[n] given labels of a split."""
-    place = info.splits[split]
-    table = read_columns(dataset_uri, ["label"], first_id=place.first_id, rows=place.rows)
-    return table["label"].to_numpy().astype(np.int64)
-
-
 def holdout_accuracy(state: TrainState) -> dict[str, float]:
     """Accuracy on the given labels of the holdout, over all ranks; nothing where there is no holdout. Collective."""
-    config, info = state.config, state.info
-    if info.splits["holdout"].rows == 0:
+    data, dataset = state.config.data, Dataset(state.config.data.dataset, state.info)
+    if dataset.info.splits["holdout"].rows == 0:
         return {}
-    reader = SplitReader(
-        dataset_uri=config.data.dataset,
-        info=info,
-        split="holdout",
-        size=config.data.image_size,
-        channels=config.data.channels,
-    )
+    reader = SplitReader(dataset=dataset, split="holdout", size=data.image_size, channels=data.channels)
     state.engine.average_buffers()
     state.engine.train(False)
     rows, probs = predict(
@@ -114,7 +91,7 @@ def holdout_accuracy(state: TrainState) -> dict[str, float]:
         world_size=dist.get_world_size(),
     )
     state.engine.train(True)
-    labels = split_labels(config.data.dataset, info, "holdout")
+    labels = dataset.labels("holdout")
     hits = torch.tensor((labels[rows] == probs.argmax(axis=1)).sum(), device=state.engine.device)
     dist.all_reduce(hits)
     return {"holdout_accuracy": hits.item() / len(labels)}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ldlva_dist import storage
 from ldlva_dist.checkpoint.saved_files import SavedFiles, checkpoint_uris, newest_finished
 from ldlva_dist.config import RunConfig
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError
 from ldlva_dist.records.ids_log import read_ids
 from ldlva_dist.storage import s3
@@ -44,7 +44,7 @@ def numbers_of(run_uri: str) -> Numbers:
 def find_faults(config: RunConfig, run_uri: str, reference: Numbers) -> list[str]:
     """One sentence for each thing that is not as in a run that nothing happened to."""
     found = []
-    plan = make_plan(config, tuple(shard.rows for shard in read_info(config.data.dataset).shards_of("train")))
+    plan = make_plan(config, tuple(shard.rows for shard in Dataset.open(config.data.dataset).info.shards_of("train")))
     try:
         assert_exactly_once(read_ids(run_uri), plan, plan.steps_for(config.training.epochs))
     except AssertionError as error:

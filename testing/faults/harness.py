@@ -13,6 +13,7 @@ import numpy as np
 
 from ldlva_dist import storage
 from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import LdlvaError
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.pack import pack
@@ -224,7 +225,7 @@ def _draw_faces(folder: Path) -> str:
     output = str(folder / "faces")
     source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
     pack(source, output, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
-    build_graph(output, 4)
+    build_graph(Dataset.open(output), 4)
     return output
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -42,7 +43,7 @@ def faces(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     output = str(tmp_path_factory.mktemp("data") / "faces")
     source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
     pack(source, output, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
-    build_graph(output, 16)
+    build_graph(Dataset.open(output), 16)
     return output
 
 

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ldlva_dist.analysis.scoring import score
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import decode
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns, read_info, read_va
-from ldlva_dist.dataset.shards import read_rows
-from ldlva_dist.dataset.versions import Change, new_version, shard_uri
+from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
@@ -51,8 +50,8 @@ def _model(factor: float = 1.0) -> bytes:
 
 def _work(dataset: str, name: str, *, clip: bool = False) -> Work:
     return Work(
-        dataset_uri=dataset,
-        parts_uri=Work.parts_of(dataset, read_info(dataset), name),
+        dataset=Dataset.open(dataset),
+        parts_uri=Work.parts_of(Dataset.open(dataset), name),
         model_name="brightness.pt",
         settings=RegressorSettings(input_size=48),
         batch_size=20,
@@ -61,18 +60,16 @@ def _work(dataset: str, name: str, *, clip: bool = False) -> Work:
     )
 
 
-def _annotate(work: Work, name: str, model: bytes, seen: list[int] | None = None, pool: Pool = POOL) -> DatasetInfo:
+def _annotate(work: Work, name: str, model: bytes, seen: list[int] | None = None, pool: Pool = POOL) -> Dataset:
     said = [] if seen is None else seen
     return annotate_by_model(work, name, model, pool, standardize=False, report=lambda done, total: said.append(done))
 
 
 def _brightness(dataset: str) -> np.ndarray:
     """[n, 2] of every row, by numpy."""
-    info = read_info(dataset)
-    table = read_columns(dataset, ["shard", "offset", "size", "checksum"])
     points = []
-    for shard, *place in zip(*(table[name].to_numpy()[:, None] for name in table.column_names), strict=True):
-        image = decode(read_rows(shard_uri(dataset, info, info.shards[int(shard[0])]), *place)[0], 3)
+    for data in Dataset.open(dataset).images(range(360)).read_all():
+        image = decode(data, 3)
         pixels = (image.astype(np.float64) - 127.5) / 127.5
         points.append((pixels.mean(), pixels.std()))
     return np.asarray(points)
@@ -85,7 +82,7 @@ def plain(cluster: None, faces: str) -> str:
         line="none",
         columns=lambda block: dict.fromkeys(("valence", "arousal"), pa.array(np.full(len(block), np.nan, np.float32))),
     )
-    assert not new_version(faces, "plain", empty).has_valence_arousal
+    assert not new_version(Dataset.open(faces), "plain", empty).info.has_valence_arousal
     return f"{faces}/versions/plain"
 
 
@@ -93,46 +90,47 @@ def plain(cluster: None, faces: str) -> str:
 def annotated(plain: str, faces: str) -> str:
     """The version with points by the model."""
     seen: list[int] = []
-    info = _annotate(_work(plain, "bright"), "bright", _model(), seen)
+    made = _annotate(_work(plain, "bright"), "bright", _model(), seen)
     assert seen[0] == 0
     assert seen[-1] == 360
-    assert info.has_valence_arousal
-    return f"{faces}/versions/bright"
+    assert made.info.has_valence_arousal
+    assert made == Dataset.open(f"{faces}/versions/bright")
+    return made.uri
 
 
 def test_a_model_gives_every_row_of_every_split_its_points(annotated: str, plain: str, faces: str) -> None:
-    va, info = read_va(annotated, 0, 360), read_info(annotated)
+    va, info = Dataset.open(annotated).va(0, 360), Dataset.open(annotated).info
     np.testing.assert_allclose(va, _brightness(faces), atol=1e-5)
-    assert info.parent == read_info(plain).content_hash
-    assert info.rows_hash == read_info(faces).content_hash
+    assert info.parent == Dataset.open(plain).info.content_hash
+    assert info.rows_hash == Dataset.open(faces).info.content_hash
     assert info.source["va_source"]["model"] == "brightness.pt"
     assert info.change == "valence-arousal by brightness.pt"
-    assert not os.path.exists(Work.parts_of(annotated, info, "bright"))
+    assert not os.path.exists(Work.parts_of(Dataset.open(annotated), "bright"))
     same = ["id", "key", "shard", "offset", "size", "checksum", "label", "split", "flipped"]
-    assert read_columns(annotated, same).equals(read_columns(faces, same))
+    assert Dataset.open(annotated).columns(same).equals(Dataset.open(faces).columns(same))
 
 
 def test_a_checkpoint_is_judged_and_gone_on_with_on_its_version_alone(
     alone: launch.RunResult, annotated: str, faces: str, tmp_path: Path
 ) -> None:
-    here, own = score(alone.checkpoint, faces), read_info(faces).content_hash
+    here, own = score(alone.checkpoint, Dataset.open(faces)), Dataset.open(faces).info.content_hash
     assert here["version"] == here["trained_version"] == own
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
-        score(alone.checkpoint, annotated)
-    there = score(alone.checkpoint, annotated, allow_other_version=True)
-    assert there["version"] == read_info(annotated).content_hash != there["trained_version"] == own
+        score(alone.checkpoint, Dataset.open(annotated))
+    there = score(alone.checkpoint, Dataset.open(annotated), allow_other_version=True)
+    assert there["version"] == Dataset.open(annotated).info.content_hash != there["trained_version"] == own
     assert there["noise"] == here["noise"]  # the same rows and labels
     shutil.copytree(alone.run_uri, tmp_path / "alone")
-    new_version(annotated, "other", Change(line="none", columns=lambda block: {}))
-    build_graph(f"{faces}/versions/other", 8)
+    new_version(Dataset.open(annotated), "other", Change(line="none", columns=lambda block: {}))
+    build_graph(Dataset.open(f"{faces}/versions/other"), 8)
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
         launch.prepare(tiny_run(f"{faces}/versions/other", tmp_path, "alone"))
 
 
 def test_an_interrupted_job_goes_on_with_its_pieces_and_only_with_its_own(plain: str, faces: str) -> None:
-    work, info, model = _work(plain, "resumed"), read_info(plain), _model()
-    assert open_pieces(work, info, model).tolist() == [0, 1, 2, 3]
-    annotate_piece(work, info, 1, Regressor(model, "brightness.pt", work.settings, threads=1, use_gpu=False))
+    work, model = _work(plain, "resumed"), _model()
+    assert open_pieces(work, model).tolist() == [0, 1, 2, 3]
+    annotate_piece(work, 1, Regressor(model, "brightness.pt", work.settings, threads=1, use_gpu=False))
     stored = Path(work.parts_uri, "piece-00000001.npy")
     np.save(stored, np.full_like(np.load(stored), 0.25))  # to see whether it is taken as it is
     with pytest.raises(SettingError, match="must be new for another model"):
@@ -140,7 +138,7 @@ def test_an_interrupted_job_goes_on_with_its_pieces_and_only_with_its_own(plain:
     seen: list[int] = []
     _annotate(work, "resumed", model, seen)
     assert seen[0] == 100
-    va, expected = read_va(f"{faces}/versions/resumed", 0, 360), _brightness(faces)
+    va, expected = Dataset.open(f"{faces}/versions/resumed").va(0, 360), _brightness(faces)
     np.testing.assert_array_equal(va[100:200], np.full((100, 2), 0.25))
     np.testing.assert_allclose(np.delete(va, np.s_[100:200], 0), np.delete(expected, np.s_[100:200], 0), atol=1e-5)
 
@@ -151,7 +149,7 @@ def test_points_out_of_range_stop_the_job_or_are_cut(plain: str, faces: str) -> 
         _annotate(work, "loud", _model(3.0), pool=ONE)
     assert not os.path.exists(f"{faces}/versions/loud")
     _annotate(replace(work, clip=True), "loud", _model(3.0), pool=ONE)
-    np.testing.assert_allclose(read_va(f"{faces}/versions/loud", 0, 360), np.clip(expected, -1, 1), atol=1e-5)
+    np.testing.assert_allclose(Dataset.open(f"{faces}/versions/loud").va(0, 360), np.clip(expected, -1, 1), atol=1e-5)
 
 
 def test_points_that_are_nan_are_never_stored(plain: str, faces: str) -> None:
@@ -163,8 +161,8 @@ def test_points_that_are_nan_are_never_stored(plain: str, faces: str) -> None:
 def test_a_damaged_shard_is_named_with_its_row(plain: str, tmp_path: Path, faces: str) -> None:
     copy = tmp_path / "faces"
     shutil.copytree(faces, copy, ignore=shutil.ignore_patterns("graph-*", "versions"))
-    row = read_columns(str(copy), ["offset", "size"], rows=1).to_pylist()[0]
-    shard = copy / read_info(str(copy)).shards[0].name
+    row = Dataset.open(str(copy)).columns(["offset", "size"], rows=1).to_pylist()[0]
+    shard = copy / Dataset.open(str(copy)).info.shards[0].name
     data = bytearray(shard.read_bytes())
     data[row["offset"] + row["size"] // 2] ^= 1
     shard.write_bytes(data)
@@ -198,21 +196,21 @@ def test_what_cannot_work_is_refused_before_a_row_is_read(plain: str, annotated:
 def test_a_table_gives_every_training_row_its_points_or_is_refused(
     plain: str, faces: str, tmp_path: Path, missing: list[int], error: type[LdlvaError] | None, sentence: str
 ) -> None:
-    keys = read_columns(plain, ["key"])["key"].to_pylist()
-    rows = read_info(plain).num_train
+    keys = Dataset.open(plain).columns(["key"])["key"].to_pylist()
+    rows = Dataset.open(plain).info.num_train
     lines = [f"{keys[i]}.jpg,{i / 400},{-i / 400}\n" for i in range(rows) if i not in missing]
     lines += ["elsewhere.jpg,0,0\n"] if not missing else []
     table, name = tmp_path / "points.csv", f"table-{len(missing)}"
     table.write_text("key,valence,arousal\n" + "".join(lines[::-1]))
     if error:
         with pytest.raises(error, match=sentence):
-            annotate_by_table(plain, name, PointFile(uri=str(table)), standardize=False)
+            annotate_by_table(Dataset.open(plain), name, PointFile(uri=str(table)), standardize=False)
         assert not os.path.exists(f"{faces}/versions/{name}")
         return
-    info, unused = annotate_by_table(plain, name, PointFile(uri=str(table)), standardize=True)
-    va = read_va(f"{faces}/versions/{name}", 0, 360)
+    made, unused = annotate_by_table(Dataset.open(plain), name, PointFile(uri=str(table)), standardize=True)
+    va = made.va(0, 360)
     assert unused == 1
-    assert info.source["va_source"] == {"table": "points.csv", "clip": False}
+    assert made.info.source["va_source"] == {"table": "points.csv", "clip": False}
     np.testing.assert_allclose(va[:rows].mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(np.diff(va[:rows, 0]), 1 / 400 / (np.arange(rows) / 400).std(), rtol=1e-3)
     assert np.isnan(va[rows:]).all()  # the table has no rows of holdout and test

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldlva_dist.config import LossConfig, RunConfig, TrainingConfig
-from ldlva_dist.dataset.manifest import read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError
 from ldlva_dist.run import launch
 from ldlva_dist.stream.quarantine import read_quarantine
@@ -21,8 +21,8 @@ BAD = 100
 def config(faces: str, tmp_path: Path) -> RunConfig:
     """A run over a copy of the faces with one changed byte."""
     copy = shutil.copytree(faces, tmp_path / "faces")
-    row = read_columns(faces, ["shard", "offset"], first_id=BAD, rows=1).to_pylist()[0]
-    shard = copy / read_info(faces).shards[row["shard"]].name
+    row = Dataset.open(faces).columns(["shard", "offset"], first_id=BAD, rows=1).to_pylist()[0]
+    shard = copy / Dataset.open(faces).info.shards[row["shard"]].name
     data = bytearray(shard.read_bytes())
     data[row["offset"] + 99] ^= 1
     shard.write_bytes(data)

@@ -10,7 +10,8 @@ import pytest
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.state_file import write_state
 from ldlva_dist.config import NeighborConfig, PlacementConfig, RunConfig
-from ldlva_dist.dataset.manifest import read_info, write_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import write_info
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.run import launch
 from testing.job_scripts import Scripts
@@ -26,7 +27,7 @@ def config(faces: str, tmp_path: Path) -> RunConfig:
 
 
 def _k_of_the_whole_set(config: RunConfig, _: Path) -> RunConfig:
-    return replace(config, neighbors=NeighborConfig(num_neighbors=read_info(config.data.dataset).num_train))
+    return replace(config, neighbors=NeighborConfig(num_neighbors=Dataset.open(config.data.dataset).info.num_train))
 
 
 def _k_above_the_graph(config: RunConfig, _: Path) -> RunConfig:
@@ -65,7 +66,7 @@ def _unnamed_dataset(config: RunConfig, _: Path) -> RunConfig:
 
 def _dataset_without_plane(config: RunConfig, folder: Path) -> RunConfig:
     copy = _copy(config.data.dataset, folder)
-    write_info(copy, replace(read_info(copy), has_valence_arousal=False))
+    write_info(copy, replace(Dataset.open(copy).info, has_valence_arousal=False))
     return replace(config, data=replace(config.data, dataset=copy))
 
 
@@ -128,7 +129,7 @@ def test_a_name_is_not_used_for_other_settings(config: RunConfig) -> None:
 def test_a_checkpoint_of_another_data_set_or_class_order_is_refused(
     config: RunConfig, faces: str, tmp_path: Path
 ) -> None:
-    info = read_info(faces)
+    info = Dataset.open(faces).info
     facts = {"class_names": list(info.class_names), "content_hash": info.content_hash, "step": 3}
     write_state(str(tmp_path), facts, {})
     saved = Checkpoint.open(str(tmp_path))

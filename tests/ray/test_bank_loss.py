@@ -8,6 +8,7 @@ NODE_LOSS = """
 import sys, time
 import numpy as np, ray
 from ray.cluster_utils import Cluster
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.messages import BankUpdate
 from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.records import BankSpec
@@ -18,7 +19,7 @@ node = cluster.add_node(num_cpus=1, resources={"bank": 1})
 ray.init(address=cluster.address, log_to_driver=False)
 options = {"num_cpus": 0, "max_restarts": -1, "resources": {"bank": 0.1}}
 spec = BankSpec(num_classes=7, feature_width=2, timeout_s=60)
-loads = shard_loads(sys.argv[1], k=4, num_shards=2)
+loads = shard_loads(Dataset.open(sys.argv[1]), k=4, num_shards=2)
 service = start_service("nodes", loads, spec, options, recall=dict)
 client = NeighborClient(service, rank=0, world_size=1, token="a", k=4, timeout_s=60)
 client.begin(0)

@@ -12,7 +12,7 @@ import ray
 
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import LossConfig, OptimConfig
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, RunStopped
 from ldlva_dist.run import launch
 from ldlva_dist.run.control import RunControl
@@ -42,7 +42,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_the_first_try_and_names_sampl
     last = Checkpoint.newest(str(tmp_path / "bad"))
     assert last is not None
     step = last.facts["step"]
-    plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
+    plan = make_plan(config, tuple(shard.rows for shard in Dataset.open(faces).info.shards_of("train")))
     assert f"the loss of step {step + 1} is" in str(caught.value)
     assert str(ids_of(plan, step).tolist()) in str(caught.value)
     assert f"the last good checkpoint is {last.uri}." in str(caught.value)

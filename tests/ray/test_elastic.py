@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 
 from ldlva_dist.checkpoint.saved_files import SavedFiles, checkpoint_steps, checkpoint_uri
 from ldlva_dist.config import PlacementConfig
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError
 from ldlva_dist.records.ids_log import read_ids
 from ldlva_dist.run import launch
@@ -73,7 +73,7 @@ def test_a_run_that_loses_a_node_and_gains_one_is_a_run_of_a_fixed_size(
     handed_over = [step for step, workers in saved.items() if workers == 1]
     assert saved[EVERY] == saved[20] == 2
     assert any(step % EVERY for step in handed_over), "the one worker saved when it was asked to make room"
-    plan = make_plan(config, tuple(shard.rows for shard in read_info(faces).shards_of("train")))
+    plan = make_plan(config, tuple(shard.rows for shard in Dataset.open(faces).info.shards_of("train")))
     assert_exactly_once(read_ids(run), plan, 20)
     np.testing.assert_allclose(losses(run), losses(alone.run_uri), atol=1e-5, rtol=0)
     np.testing.assert_allclose(table(checkpoint_uri(run, 20)), table(alone.checkpoint.uri), atol=1e-5, rtol=0)

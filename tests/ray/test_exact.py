@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ldlva_dist.analysis.beliefs import read_beliefs
 from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import augment, decode, resize
-from ldlva_dist.dataset.manifest import read_columns, read_info, read_va
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method.step import TensorBatch, TensorNeighbors, forward_neighbors, step
@@ -42,9 +42,9 @@ def config(faces: str, tmp_path: Path) -> RunConfig:
 
 def _images(config: RunConfig, ids: NDArray[np.int64], epoch: int) -> torch.Tensor:
     """The training images of some ids: each from its tar, decoded and augmented by itself."""
-    info, found = read_info(config.data.dataset), []
+    info, found = Dataset.open(config.data.dataset).info, []
     for sample in ids.tolist():
-        row = read_columns(config.data.dataset, ["key", "shard"], first_id=sample, rows=1).to_pylist()[0]
+        row = Dataset.open(config.data.dataset).columns(["key", "shard"], first_id=sample, rows=1).to_pylist()[0]
         with tarfile.open(Path(config.data.dataset, info.shards[row["shard"]].name)) as tar:
             member = tar.extractfile(f"{row['key']}.jpg")
             assert member is not None
@@ -56,12 +56,13 @@ def _images(config: RunConfig, ids: NDArray[np.int64], epoch: int) -> torch.Tens
 
 def _naive_loss(config: RunConfig) -> float:
     """The loss of step 0: every neighbour's image read and forwarded by itself, the method's step on what comes out."""
-    dataset, info = config.data.dataset, read_info(config.data.dataset)
+    dataset = Dataset.open(config.data.dataset)
+    info = dataset.info
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
     ids_B = ids_of(plan, 0)
     ids_BK = np.concatenate([read_graph(dataset, int(i), 1, K)[0] for i in ids_B]).astype(np.int64)
-    labels = torch.from_numpy(read_columns(dataset, ["label"])["label"].to_numpy().astype(np.int64))
-    va = torch.from_numpy(read_va(dataset, 0, info.num_train))
+    labels = torch.from_numpy(dataset.columns(["label"])["label"].to_numpy().astype(np.int64))
+    va = torch.from_numpy(dataset.va(0, info.num_train))
     torch.set_num_threads(1)
     model = build_model(config, len(info.class_names)).train()
     probs, features = forward_neighbors(model, _images(config, ids_BK.ravel(), 0))
@@ -88,7 +89,7 @@ def test_a_run_begins_with_the_naive_loss_and_can_be_judged(cluster: None, confi
     lines = read_metrics(first.run_uri)
     assert lines[0]["loss"] == pytest.approx(_naive_loss(config), rel=1e-5)
     assert all(line["never_written"] == 0 and line["staleness_max"] == 0 for line in lines)
-    probs = read_beliefs(first.checkpoint, read_info(config.data.dataset)).probs
+    probs = read_beliefs(first.checkpoint, Dataset.open(config.data.dataset).info).probs
     assert np.count_nonzero(np.isclose(probs.sum(axis=1), 1, atol=1e-2)) == len(lines) * BATCH  # kept for the reports
 
 

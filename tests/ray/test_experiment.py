@@ -10,7 +10,7 @@ import pytest
 from ldlva_dist.analysis.scoring import predict_split
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import to_json
-from ldlva_dist.dataset.manifest import read_columns, read_info, read_va
+from ldlva_dist.dataset.dataset import Dataset
 from testing.job_scripts import Scripts
 from testing.tiny_runs import tiny_run
 
@@ -42,7 +42,7 @@ def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_a
     assert auroc["shuffled VA"] > 0
     shuffled = trained["shuffled VA"].data.dataset
     assert trained["cross-entropy"].data.dataset == faces
-    assert (read_va(shuffled, 0, 50) != read_va(faces, 0, 50)).any()
+    assert (Dataset.open(shuffled).va(0, 50) != Dataset.open(faces).va(0, 50)).any()
 
     before = {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*") if path.is_file()}
     again = scripts.run(*command)
@@ -54,9 +54,9 @@ def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_a
 
 def _found_by_prediction(output: Path, run: str, faces: str) -> float:
     """AUROC of the flipped labels by 1 - p(label), the network's own: a run without neighbours stores none."""
-    rows = read_columns(faces, ["label", "flipped"], rows=read_info(faces).num_train)
+    rows = Dataset.open(faces).columns(["label", "flipped"], rows=Dataset.open(faces).info.num_train)
     labels, flipped = (rows[name].to_numpy().astype(int) for name in ("label", "flipped"))
-    probs = predict_split(_checkpoint(output, run), faces, split="train", num_tasks=1)
+    probs = predict_split(_checkpoint(output, run), Dataset.open(faces), split="train", num_tasks=1)
     doubt = 1 - probs[np.arange(len(labels)), labels]
     ahead = np.sign(doubt[flipped == 1][:, None] - doubt[flipped == 0])
     return float(ahead.mean() / 2 + 0.5)

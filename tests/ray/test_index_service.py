@@ -16,6 +16,7 @@ import ray
 from numpy.typing import NDArray
 
 from ldlva_dist.dataset import manifest
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
 from ldlva_dist.index.client import IndexClient
 from ldlva_dist.index.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
@@ -24,7 +25,7 @@ from ldlva_dist.index.service import IndexService, build_graph_with_actors, star
 OPTIONS = {"num_cpus": 0.25, "max_restarts": 0}
 
 
-def write_dataset(folder: Path, va: NDArray) -> str:
+def write_dataset(folder: Path, va: NDArray) -> Dataset:
     n = len(va)
     columns = {
         "id": np.arange(n),
@@ -52,7 +53,7 @@ def write_dataset(folder: Path, va: NDArray) -> str:
         class_counts={},
     )
     manifest.write_info(str(folder), info)
-    return str(folder)
+    return Dataset(str(folder), info)
 
 
 def plane(n: int, seed: int = 0) -> NDArray[np.float32]:
@@ -84,15 +85,15 @@ def client(service: IndexService) -> IndexClient:
 
 def test_the_graph_of_actors_is_that_of_one_index_in_one_process(client, tmp_path):
     va = plane(3000)
-    uri = write_dataset(tmp_path / "set", va)
-    build_graph(uri, 7, part_rows=800)
-    expected = read_graph(uri, 0, 3000, 7)
+    dataset = write_dataset(tmp_path / "set", va)
+    build_graph(dataset, 7, part_rows=800)
+    expected = read_graph(dataset, 0, 3000, 7)
     (tmp_path / "set" / "graph-K7").rename(tmp_path / "one")
 
-    info = build_graph_with_actors(uri, 7, num_shards=2, actor_options=OPTIONS, part_rows=800)
+    info = build_graph_with_actors(dataset, 7, num_shards=2, actor_options=OPTIONS, part_rows=800)
 
-    assert info == require_graph(uri, 7)
-    for ours, theirs in zip(read_graph(uri, 0, 3000, 7), expected, strict=True):
+    assert info == require_graph(dataset, 7)
+    for ours, theirs in zip(read_graph(dataset, 0, 3000, 7), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "set" / "graph-K7" / path.name).read_bytes()
@@ -201,14 +202,14 @@ def test_an_index_actor_never_imports_torch(client, service, tmp_path):
 
 
 def test_a_killed_actor_is_named_and_nothing_is_taken_for_a_whole_graph(cluster, tmp_path):
-    uri = write_dataset(tmp_path / "set", plane(300))
+    dataset = write_dataset(tmp_path / "set", plane(300))
     service = start_index(3, actor_options=OPTIONS)
     try:
         client = service.client(timeout_s=30)
-        client.build_from_dataset(uri)
+        client.build_from_dataset(dataset)
         ray.kill(service.shards[1])
         with pytest.raises(ClusterError, match=r"index shards \[1\] died or cannot be reached"):
-            client.write_graph(uri, plan_graph(uri, 4))
+            client.write_graph(dataset.uri, plan_graph(dataset, 4))
         with pytest.raises(ClusterError, match=r"index shards \[1\] died or cannot be reached"):
             client.search(plane(200, seed=5), 2)
     finally:
@@ -222,16 +223,16 @@ def hang(dataset: str) -> None:
 
 
 def test_an_actor_that_hangs_is_named_within_the_limit(cluster, tmp_path):
-    uri = write_dataset(tmp_path / "set", plane(300))
+    dataset = write_dataset(tmp_path / "set", plane(300))
     service = start_index(2, actor_options=OPTIONS)
     try:
         client = service.client(timeout_s=10)
         with pytest.raises(NeighborServiceError, match="must be built before it is asked"):
             client.search(plane(3), 1)
-        client.build_from_dataset(uri)
-        service.shards[1].prepare.remote(99, 1, hang, uri)
+        client.build_from_dataset(dataset)
+        service.shards[1].prepare.remote(99, 1, hang, dataset.uri)
         with pytest.raises(NeighborServiceError, match=r"index shards \[1\] did not answer in 10 s when asked for nei"):
-            client.write_graph(uri, plan_graph(uri, 4))
+            client.write_graph(dataset.uri, plan_graph(dataset, 4))
     finally:
         service.stop()
 
@@ -246,9 +247,18 @@ def test_values_that_cannot_be_searched_are_refused(client, tmp_path):
 
 def test_the_job_builds_a_graph_with_actors_on_the_cluster_it_is_given(cluster, tmp_path, root):
     va = plane(400)
-    uri = write_dataset(tmp_path / "set", va)
+    dataset = write_dataset(tmp_path / "set", va)
     done = subprocess.run(
-        [sys.executable, str(root / "jobs" / "build_index.py"), "--dataset", uri, "--k-max", "5", "--num-shards", "2"],
+        [
+            sys.executable,
+            str(root / "jobs" / "build_index.py"),
+            "--dataset",
+            dataset.uri,
+            "--k-max",
+            "5",
+            "--num-shards",
+            "2",
+        ],
         env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
         capture_output=True,
         text=True,
@@ -256,5 +266,5 @@ def test_the_job_builds_a_graph_with_actors_on_the_cluster_it_is_given(cluster, 
     )
     assert done.returncode == 0, done.stderr
     assert "graph-K5: N 400, K 5, auto on 2 actors" in done.stdout
-    for ours, theirs in zip(read_graph(uri, 0, 400, 5), nearest_neighbors(va, 5), strict=True):
+    for ours, theirs in zip(read_graph(dataset, 0, 400, 5), nearest_neighbors(va, 5), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -32,6 +32,7 @@ from ldlva_dist.config import (
     TrainingConfig,
     to_json,
 )
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -103,7 +104,7 @@ def colours(cluster: None, tmp_path: Path) -> str:
     output = str(tmp_path / "colours")
     source = FolderSource(tables=tables, images=dict.fromkeys(tables, str(tmp_path)))
     pack(source, output, PackSettings(name="colours", class_names=tuple(names)))
-    build_graph(output, 4)
+    build_graph(Dataset.open(output), 4)
     return output
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
-from ldlva_dist.dataset.manifest import read_columns, read_va
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -42,7 +42,7 @@ def test_ferplus_comes_with_its_own_holdout_and_lists_what_its_rule_leaves_out(t
     assert packed.info.num_rejected == 0
     listed = pq.read_table(tmp_path / "set" / "rejected.parquet").to_pylist()
     assert [(row["key"], row["row"], row["reason"]) for row in listed] == [("fer0000007", 7, "left out: no majority")]
-    table = read_columns(command.output, ["label", "votes"])
+    table = Dataset.open(command.output).columns(["label", "votes"])
     assert [max(range(8), key=votes.__getitem__) for votes in table["votes"].to_pylist()] == table["label"].to_pylist()
 
 
@@ -54,8 +54,8 @@ def test_a_data_set_of_ours_is_packed_again_from_its_own_tars(faces: str, tmp_pa
     info = pack(WebDatasetSource(tars={"train": tars}, fields=fields), again, settings).info
     assert info.num_rejected == 0
     names = ["key", "label", "checksum"]
-    assert read_columns(again, names).equals(read_columns(faces, names, rows=info.num_train))
-    found_n2, given_n2 = (read_va(uri, 0, info.num_train) for uri in (again, faces))
+    assert Dataset.open(again).columns(names).equals(Dataset.open(faces).columns(names, rows=info.num_train))
+    found_n2, given_n2 = (Dataset.open(uri).va(0, info.num_train) for uri in (again, faces))
     np.testing.assert_allclose(found_n2, given_n2, atol=6e-7)  # shards have six decimals
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
-from ldlva_dist.dataset.manifest import DatasetInfo, float_column, read_columns, read_info
+from ldlva_dist.dataset.manifest import DatasetInfo, float_column
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.packing.sources.drawn_faces.faces import draw_faces
 from testing.job_scripts import Done, Scripts
@@ -41,7 +42,7 @@ class Folder:
         return self.scripts.run("make_shards", "folder", *given, *more)
 
     def info(self) -> DatasetInfo:
-        return read_info(str(self.output))
+        return Dataset.open(str(self.output)).info
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_folder_becomes_a_data_set_that_reads_back(folder: Folder) -> None:
     info = folder.info()
     assert info.class_counts["train"] == (6, 6)
     assert info.num_train == 12
-    table = read_columns(str(folder.output), ["key", "shard", "offset", "size", "checksum", "label", "valence"])
+    table = Dataset.open(str(folder.output)).columns(["key", "shard", "offset", "size", "checksum", "label", "valence"])
     for row in table.to_pylist():
         uri = str(folder.output / info.shards[row["shard"]].name)
         (image,) = read_rows(uri, [row["offset"]], [row["size"]], [row["checksum"]])
@@ -82,15 +83,15 @@ def test_the_same_input_gives_the_same_bytes(folder: Folder) -> None:
 
 def test_images_are_resized_when_asked(folder: Folder) -> None:
     assert folder.pack("--size", "32").code == 0
-    assert max(read_columns(str(folder.output), ["size"])["size"].to_pylist()) < 2200
+    assert max(Dataset.open(str(folder.output)).columns(["size"])["size"].to_pylist()) < 2200
 
 
 def test_shuffling_valence_arousal_permutes_the_training_rows_only(folder: Folder) -> None:
     assert folder.pack("--holdout", "0.4").code == 0
-    plain = read_columns(str(folder.output), ["valence", "arousal", "split", "key"])
+    plain = Dataset.open(str(folder.output)).columns(["valence", "arousal", "split", "key"])
     folder.output = folder.root / "shuffled"
     assert folder.pack("--holdout", "0.4", "--shuffle-va", "1").code == 0
-    shuffled = read_columns(str(folder.output), ["valence", "arousal", "split", "key"])
+    shuffled = Dataset.open(str(folder.output)).columns(["valence", "arousal", "split", "key"])
     assert plain["key"] == shuffled["key"]
     train = folder.info().num_train
     assert 0 < train < 12
@@ -225,9 +226,9 @@ def test_drawn_faces_keep_the_truth_in_the_manifest_and_out_of_the_shards(tmp_pa
     output = tmp_path / "faces"
     done = scripts.run("make_shards", "faces", "--output", str(output), "--train", "300", "--test", "40")
     assert done.code == 0, done.stderr
-    info = read_info(str(output))
+    info = Dataset.open(str(output)).info
     assert info.flip_share == pytest.approx(0.3)
-    table = read_columns(str(output), ["true_distribution", "flipped", "split"])
+    table = Dataset.open(str(output)).columns(["true_distribution", "flipped", "split"])
     assert sum(table["flipped"].to_pylist()) == 90
     assert not any(table["flipped"].to_pylist()[info.splits["test"].first_id :])
     assert {len(row) for row in table["true_distribution"].to_pylist()} == {7}
@@ -242,7 +243,7 @@ def test_noise_is_asked_for_on_the_command_line(folder: Folder) -> None:
     done = folder.pack("--noise", "symmetric:0.25", "--seed", "1")
     assert done.code == 0, done.stderr
     assert "labels known to be wrong: 25.0%" in done.stdout
-    table = read_columns(str(folder.output), ["label", "original_label", "flipped"])
+    table = Dataset.open(str(folder.output)).columns(["label", "original_label", "flipped"])
     assert sum(table["flipped"].to_pylist()) == 3
     assert folder.info().source["noise"] == "symmetric:0.25"
 

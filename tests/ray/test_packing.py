@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
-from ldlva_dist.dataset.manifest import read_columns
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.passes.pack import Packed, pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -142,8 +142,8 @@ def test_a_table_that_changed_since_the_interruption_is_read_again(source: Parqu
 def test_noise_stands_in_the_manifest_beside_the_given_labels(source: ParquetSource, tmp_path: Path) -> None:
     packed = pack(source, str(tmp_path / "noisy"), SETTINGS)
     pack(source, str(tmp_path / "plain"), replace(SETTINGS, noise=None))
-    noisy = read_columns(str(tmp_path / "noisy"), ["key", "label", "original_label", "flipped", "split"])
-    plain = read_columns(str(tmp_path / "plain"), ["key", "label"])
+    noisy = Dataset.open(str(tmp_path / "noisy")).columns(["key", "label", "original_label", "flipped", "split"])
+    plain = Dataset.open(str(tmp_path / "plain")).columns(["key", "label"])
     assert noisy["key"] == plain["key"]
     assert noisy["original_label"].to_pylist() == plain["label"].to_pylist()
     flipped = noisy["flipped"].to_numpy()
@@ -160,7 +160,7 @@ def test_a_noise_list_changes_the_rows_it_names(source: ParquetSource, tmp_path:
     path = tmp_path / "noise.txt"
     path.write_text("\n".join(lines))
     pack(source, str(tmp_path / "set"), replace(SETTINGS, noise=f"list:{path}"))
-    table = read_columns(str(tmp_path / "set"), ["key", "flipped"]).to_pylist()
+    table = Dataset.open(str(tmp_path / "set")).columns(["key", "flipped"]).to_pylist()
     assert {row["key"] for row in table if row["flipped"]} == {"face-0-0", "face-0-1", "face-0-2"}
     path.write_text("\n".join([*lines, "nobody.jpg sad"]))
     with pytest.raises(DataError, match=r"names 'nobody\.jpg', and 0 more, which are no rows"):

@@ -13,8 +13,8 @@ import pytest
 
 from ldlva_dist.analysis.scoring import predict_split
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
-from ldlva_dist.dataset.manifest import read_columns, read_info
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.batch import Actors, Predicted, predict
@@ -40,15 +40,15 @@ def expected(run: str, faces: str) -> np.ndarray:
     """[60, 7] what evaluation says of the test split."""
     checkpoint = Checkpoint.newest(run)
     assert checkpoint is not None
-    return predict_split(checkpoint, faces, split="test", num_tasks=1)
+    return predict_split(checkpoint, Dataset.open(faces), split="test", num_tasks=1)
 
 
 @pytest.fixture(scope="module")
 def files(faces: str) -> dict[str, bytes]:
     """The test split's images by key."""
-    info = read_info(faces)
+    info = Dataset.open(faces).info
     columns = ["key", "shard", "offset", "size", "checksum"]
-    rows = read_columns(faces, columns, first_id=info.splits["test"].first_id).to_pylist()
+    rows = Dataset.open(faces).columns(columns, first_id=info.splits["test"].first_id).to_pylist()
     return {
         row["key"]: bytes(
             read_rows(f"{faces}/{info.shards[row['shard']].name}", [row["offset"]], [row["size"]], [row["checksum"]])[0]
@@ -95,7 +95,7 @@ def test_the_job_gives_what_evaluation_gives(
     assert f"predicted {ROWS} of {ROWS} images; rejected: 0" in done.stdout
     table = pq.read_table(output / "predictions")
     np.testing.assert_allclose(probabilities(output), expected, atol=1e-6)
-    rows = read_columns(faces, ["key", "id"], first_id=read_info(faces).splits["test"].first_id)
+    rows = Dataset.open(faces).columns(["key", "id"], first_id=Dataset.open(faces).info.splits["test"].first_id)
     assert table.select(["key", "id"]).equals(rows)
     classes = np.array(read_classes(output))
     assert table["class"].to_pylist() == classes[expected.argmax(axis=1)].tolist()
@@ -216,16 +216,17 @@ def test_bad_images_are_listed_and_too_many_end_the_job_with_3(
 
 
 def test_a_damaged_row_of_a_shard_is_one_bad_image(run: str, faces: str, tmp_path: Path) -> None:
-    info = read_info(faces)
+    dataset = Dataset.open(faces)
     for path in Path(faces).iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    row = read_columns(faces, ["key", "shard", "offset"], first_id=info.splits["test"].first_id + 7).to_pylist()[0]
-    shard = tmp_path / info.shards[row["shard"]].name
+    first = dataset.info.splits["test"].first_id
+    row = dataset.columns(["key", "shard", "offset"], first_id=first + 7).to_pylist()[0]
+    shard = tmp_path / dataset.info.shards[row["shard"]].name
     data = bytearray(shard.read_bytes())
     data[row["offset"] + 100] ^= 1
     shard.write_bytes(data)
-    inputs = DatasetInputs(dataset_uri=str(tmp_path), info=info, split="test")
+    inputs = DatasetInputs(dataset=Dataset(str(tmp_path), dataset.info), split="test")
     work = work_of(inputs, tmp_path / "out")
     assert predict_part(work, read_model(run).build(), 0) == 1
     listed = pq.read_table(work.rejected_uri(0)).to_pylist()

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import ray
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.endpoint import ServeSettings
@@ -78,7 +79,7 @@ def server(run: str, root: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_faces_over_http_get_what_the_network_says(server: Server, run: str, faces: str) -> None:
-    model, images = read_model(run).build(), [encode(image) for image in real_images(faces, 3)]
+    model, images = read_model(run).build(), [encode(image) for image in real_images(Dataset.open(faces), 3)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda image: server.ask("POST", "/predict", image), images))
     assert [status for status, _ in found] == [200] * len(images)

@@ -22,6 +22,7 @@ from ldlva_dist.bank.service import NeighborService, find_service, shard_loads, 
 from ldlva_dist.bank.traffic import Traffic
 from ldlva_dist.bank.wire import HELD
 from ldlva_dist.dataset import manifest
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError, SettingError
 from ldlva_dist.index.graph import build_graph, nearest_neighbors
 from ldlva_dist.messages import BankUpdate, Neighbors
@@ -63,7 +64,7 @@ def dataset(tmp_path_factory) -> str:
         class_counts={},
     )
     manifest.write_info(str(folder), info)
-    build_graph(str(folder), k_max=K + 2)
+    build_graph(Dataset.open(str(folder)), k_max=K + 2)
     return str(folder)
 
 
@@ -73,7 +74,7 @@ def start(dataset) -> Iterator:
 
     def start_one(num_shards: int, timeout_s: float = 20.0, recall=None) -> NeighborService:
         spec = BankSpec(num_classes=C, feature_width=V, timeout_s=timeout_s)
-        loads = shard_loads(dataset, k=K, num_shards=num_shards)
+        loads = shard_loads(Dataset.open(dataset), k=K, num_shards=num_shards)
         options = {"num_cpus": 0, "max_restarts": -1}
         services.append(start_service(f"service {len(services)}", loads, spec, options, recall))
         return services[-1]
@@ -372,18 +373,18 @@ def test_stop_leaves_no_actor(start):
 
 def test_a_service_that_cannot_be_is_refused_before_any_actor_starts(dataset, tmp_path):
     with pytest.raises(SettingError, match=r"num_shards must be .* \(50\), got 51"):
-        shard_loads(dataset, k=K, num_shards=51)
+        shard_loads(Dataset.open(dataset), k=K, num_shards=51)
     with pytest.raises(SettingError, match=r"num_neighbors must be <= the K of the neighbour graph \(6\), got 7"):
-        shard_loads(dataset, k=7, num_shards=1)
+        shard_loads(Dataset.open(dataset), k=7, num_shards=1)
     for name in ("manifest.parquet", "dataset.json"):
         (tmp_path / name).write_bytes((Path(dataset) / name).read_bytes())
     with pytest.raises(DataError, match=r"no neighbour graph; run: python jobs/build_index\.py"):
-        shard_loads(str(tmp_path), k=K, num_shards=1)
+        shard_loads(Dataset.open(str(tmp_path)), k=K, num_shards=1)
 
 
 def test_what_is_wrong_with_the_data_is_an_error_of_the_data_and_no_lost_shard(dataset, tmp_path):
     copy = shutil.copytree(dataset, tmp_path / "set")
-    loads = shard_loads(str(copy), k=K, num_shards=2)
+    loads = shard_loads(Dataset.open(str(copy)), k=K, num_shards=2)
     ids = np.load(copy / f"graph-K{K + 2}" / "ids-00000.npy")
     ids[30, 1] = N
     np.save(copy / f"graph-K{K + 2}" / "ids-00000.npy", ids)
@@ -402,7 +403,7 @@ def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_n
     for each in (client, other_client):
         each.begin(0)
     with pytest.raises(SettingError, match="a run 'service 0' is being trained"):
-        start_service(mine.name, shard_loads(dataset, k=K, num_shards=1), mine.spec, {})
+        start_service(mine.name, shard_loads(Dataset.open(dataset), k=K, num_shards=1), mine.spec, {})
     found = find_service(mine.name)
     assert (found.bounds, found.spec, found.num_bytes) == (mine.bounds, mine.spec, mine.num_bytes)
     ids = client.find(np.arange(N))
@@ -424,7 +425,7 @@ from ldlva_dist.bank.records import STATIC, BankSpec
 from ldlva_dist.bank.service import shard_loads, start_service
 address, dataset = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)
-loads = shard_loads(dataset, k=2, num_shards=2)
+loads = shard_loads(Dataset.open(dataset), k=2, num_shards=2)
 start_service("crashed", loads, BankSpec(num_classes=2, feature_width=2), {"num_cpus": 0, "max_restarts": -1})
 print("started", flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

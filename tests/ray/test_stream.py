@@ -13,7 +13,7 @@ from ray.data import DataContext
 from ray.data._internal.execution.interfaces import PhysicalOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from ldlva_dist.dataset.manifest import read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError
 from ldlva_dist.messages import Batch
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
@@ -30,7 +30,7 @@ TURNS = 50
 
 @pytest.fixture
 def manifest(faces: str) -> pipeline.Manifest:
-    return pipeline.Manifest(faces, read_info(faces))
+    return pipeline.Manifest(Dataset.open(faces))
 
 
 def _plan(manifest: pipeline.Manifest, balance: float = 0.0) -> Plan:
@@ -76,13 +76,13 @@ def test_1_2_3_and_4_ranks_get_the_same_global_batches_pixel_by_pixel(manifest: 
 def test_an_epoch_streams_every_sample_once_with_its_own_label_and_plane_point(
     manifest: pipeline.Manifest, faces: str
 ) -> None:
-    plan, info = _plan(manifest), read_info(faces)
+    plan, info = _plan(manifest), Dataset.open(faces).info
     rows = [
         (int(i), int(y), *map(float, va))
         for batch in _batches(manifest, 0, 1)
         for i, y, va in zip(batch.ids, batch.labels, batch.va, strict=True)
     ]
-    table = read_columns(faces, ["label", "valence", "arousal"], rows=info.num_train).to_pandas()
+    table = Dataset.open(faces).columns(["label", "valence", "arousal"], rows=info.num_train).to_pandas()
     for sample, label, valence, arousal in rows:
         assert (label, valence, arousal) == pytest.approx(tuple(table.loc[sample]))
     whole = [row[0] for row in rows][: plan.num_rows // 24 * 24]
@@ -102,11 +102,11 @@ def test_a_stream_resumed_in_mid_superstep_equals_the_uninterrupted_one(manifest
 def test_a_balanced_epoch_has_the_quotas_and_the_same_batches_on_1_2_and_3_ranks(
     manifest: pipeline.Manifest, faces: str
 ) -> None:
-    plan, info = _plan(manifest, balance=1.0), read_info(faces)
+    plan, info = _plan(manifest, balance=1.0), Dataset.open(faces).info
     alone = _global(manifest, 1, plan=plan)
     for world_size in (2, 3):
         assert _global(manifest, world_size, plan=plan) == alone
-    labels = read_columns(faces, ["label"], rows=info.num_train)["label"].to_numpy()
+    labels = Dataset.open(faces).columns(["label"], rows=info.num_train)["label"].to_numpy()
     assert plan.balance is not None
     np.testing.assert_array_equal(plan.balance.counts_C, np.bincount(labels, minlength=len(REFERENCE_CLASSES)))
     np.testing.assert_array_equal(plan.balance.quotas_C, class_quotas(info.class_counts["train"], 1.0))
@@ -151,8 +151,8 @@ def _tasks(operator: PhysicalOperator) -> int:
 def spoiled(faces: str, tmp_path: Path) -> tuple[str, list[int]]:
     """A copy of the faces with two damaged rows and all later ones of the last shard cut off; and the bad ids."""
     copy = shutil.copytree(faces, tmp_path / "faces")
-    info = read_info(faces)
-    table = read_columns(faces, ["offset", "shard"], rows=info.num_train).to_pandas()
+    info = Dataset.open(faces).info
+    table = Dataset.open(faces).columns(["offset", "shard"], rows=info.num_train).to_pandas()
     for sample in (3, 100):
         _flip_a_byte(copy / info.shards[table["shard"][sample]].name, int(table["offset"][sample]) + 99)
     last = info.shards_of("train")[-1]
@@ -171,7 +171,7 @@ def test_bad_rows_are_replaced_alike_on_any_ranks_and_listed_with_their_reasons(
     spoiled: tuple[str, list[int]], tmp_path: Path
 ) -> None:
     dataset, bad = spoiled
-    manifest = pipeline.Manifest(dataset, read_info(dataset))
+    manifest = pipeline.Manifest(Dataset.open(dataset))
     steps = {}
     for world_size in (1, 3):
         uri = str(tmp_path / f"{world_size}.parquet")
@@ -189,7 +189,7 @@ def test_bad_rows_are_replaced_alike_on_any_ranks_and_listed_with_their_reasons(
 def test_over_the_budget_the_stream_stops_and_says_where_the_list_is(
     spoiled: tuple[str, list[int]], tmp_path: Path
 ) -> None:
-    manifest, uri = pipeline.Manifest(spoiled[0], read_info(spoiled[0])), str(tmp_path / "quarantine.parquet")
+    manifest, uri = pipeline.Manifest(Dataset.open(spoiled[0])), str(tmp_path / "quarantine.parquet")
     quarantine = pipeline.start_quarantine(num_rows=270, max_share=0.001, uri=uri, actor_options={"num_cpus": 0})
     with pytest.raises(Exception, match=r"bad rows of 270 are more than data\.max_bad_share=0\.001") as caught:
         _batches(manifest, 0, 1, quarantine=quarantine)
@@ -199,7 +199,7 @@ def test_over_the_budget_the_stream_stops_and_says_where_the_list_is(
 
 def test_a_damaged_byte_stops_the_stream_and_names_row_and_shard(spoiled: tuple[str, list[int]]) -> None:
     with pytest.raises(Exception, match=r"row \d+, at byte \d+ of .*train-\d{6}\.tar") as caught:
-        _batches(pipeline.Manifest(spoiled[0], read_info(spoiled[0])), 0, 1)
+        _batches(pipeline.Manifest(Dataset.open(spoiled[0])), 0, 1)
     _assert_data_error(caught.value)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from ldlva_dist.analysis import scoring
 from ldlva_dist.analysis.scoring import score
-from ldlva_dist.dataset.manifest import read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.records.prometheus import PREFIX, WITHOUT
@@ -56,19 +56,20 @@ def test_the_history_of_the_uncertainties_ends_with_the_table(alone: launch.RunR
 def test_a_checkpoint_is_judged_alike_by_one_task_and_by_three(
     alone: launch.RunResult, faces: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_three = score(alone.checkpoint, faces, num_tasks=3)
+    by_three = score(alone.checkpoint, Dataset.open(faces), num_tasks=3)
     monkeypatch.setattr(scoring, "TASK_ROWS", 25)  # three tasks, one after the other
-    by_one = score(alone.checkpoint, faces)
+    by_one = score(alone.checkpoint, Dataset.open(faces))
     assert by_one["samples"] == 60
     assert by_one["given"]["confusion"] == by_three["given"]["confusion"]
     assert by_one["truth"]["kl"] == pytest.approx(by_three["truth"]["kl"], rel=1e-5)
-    flipped = read_columns(faces, ["flipped"], rows=read_info(faces).num_train)["flipped"].to_numpy().astype(bool)
+    dataset = Dataset.open(faces)
+    flipped = dataset.columns(["flipped"], rows=dataset.info.num_train)["flipped"].to_numpy().astype(bool)
     logits = table(alone.checkpoint.uri)
     above = np.sign(logits[flipped][:, None] - logits[~flipped]).mean() / 2 + 0.5
     assert by_one["noise"]["wrong_share"] == pytest.approx(flipped.mean())
     assert by_one["noise"]["uncertainty"]["auroc"] == pytest.approx(above, abs=1e-3)
     assert by_one["noise"]["bayes"]["auroc"] > 0.9
     with pytest.raises(SettingError, match=r"split must have samples \(train, holdout, test\), got 'tset'"):
-        score(alone.checkpoint, faces, split="tset")
+        score(alone.checkpoint, Dataset.open(faces), split="tset")
     with pytest.raises(SettingError, match="num_tasks must be >= 1, got 0"):
-        score(alone.checkpoint, faces, num_tasks=0)
+        score(alone.checkpoint, Dataset.open(faces), num_tasks=0)

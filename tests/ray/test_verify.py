@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ldlva_dist.dataset.manifest import read_info, write_info
-from ldlva_dist.dataset.manifest_blocks import read_blocks, write_blocks
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import write_info
+from ldlva_dist.dataset.manifest_blocks import write_blocks
 from ldlva_dist.dataset.manifest_checks import check_manifest
 from ldlva_dist.errors import DataError
 from ldlva_dist.index.verify_graph import check_part, graphs_of
@@ -32,11 +33,11 @@ def copy(faces: str, tmp_path: Path) -> Path:
 
 
 def _shard(folder: Path) -> Path:
-    return folder / read_info(str(folder)).shards[SHARD].name
+    return folder / Dataset.open(str(folder)).info.shards[SHARD].name
 
 
 def _findings(folder: Path) -> str:
-    return "\n".join(check_shard(str(folder), read_info(str(folder)), SHARD))
+    return "\n".join(check_shard(Dataset.open(str(folder)), SHARD))
 
 
 def _rewrite(folder: Path, change: Callable[[Members], None]) -> None:
@@ -49,7 +50,7 @@ def _rewrite(folder: Path, change: Callable[[Members], None]) -> None:
         for member, data in members:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    info = read_info(str(folder))
+    info = Dataset.open(str(folder)).info
     shards = list(info.shards)
     shards[SHARD] = replace(shards[SHARD], bytes=path.stat().st_size)
     write_info(str(folder), replace(info, shards=tuple(shards)))
@@ -57,8 +58,7 @@ def _rewrite(folder: Path, change: Callable[[Members], None]) -> None:
 
 def test_a_data_set_in_which_nothing_is_wrong_is_said_to_be_so(faces: str) -> None:
     steps: list[tuple[str, int, int]] = []
-    found = verify(faces, lambda *step: steps.append(step))
-    assert found.graphs == 1
+    assert verify(Dataset.open(faces), lambda *step: steps.append(step)) == 1
     assert steps[-1] == ("verifying", 360, 360)
 
 
@@ -66,7 +66,7 @@ def test_damage_in_several_places_is_told_together(copy: Path) -> None:
     _shard(copy).unlink()
     (copy / "graph-K16" / "ids-00000.npy").unlink()
     with pytest.raises(DataError) as error:
-        verify(str(copy))
+        verify(Dataset.open(str(copy)))
     lines = str(error.value).splitlines()
     assert len(lines) == 3
     assert "is damaged" in lines[0]
@@ -160,7 +160,7 @@ def test_members_that_do_not_belong_or_do_not_agree_are_found(
 
 
 def _change_manifest(folder: Path, name: str, value: Callable[[np.ndarray], np.ndarray]) -> None:
-    blocks = list(read_blocks(str(folder)))
+    blocks = list(Dataset.open(str(folder)).blocks())
     changed = [
         block.set_column(block.column_names.index(name), name, pa.array(value(block[name].to_numpy().copy())))
         for block in blocks
@@ -192,19 +192,19 @@ def test_a_manifest_that_was_changed_is_found(
     copy: Path, name: str, value: Callable[[np.ndarray], np.ndarray], finding: str
 ) -> None:
     _change_manifest(copy, name, value)
-    assert re.search(finding, "\n".join(check_manifest(str(copy), read_info(str(copy)), keys=True)))
+    assert re.search(finding, "\n".join(check_manifest(Dataset.open(str(copy)), keys=True)))
 
 
 def test_a_manifest_that_ends_early_is_found(copy: Path) -> None:
-    (block,) = read_blocks(str(copy))
+    (block,) = Dataset.open(str(copy)).blocks()
     write_blocks(str(copy), [block.slice(0, 300)])
-    assert "the manifest has 300 rows, dataset.json says 360" in check_manifest(str(copy), read_info(str(copy)))
+    assert "the manifest has 300 rows, dataset.json says 360" in check_manifest(Dataset.open(str(copy)))
 
 
 def _graph_findings(folder: Path) -> list[str]:
-    info = read_info(str(folder))
-    graphs, findings = graphs_of(str(folder), info)
-    return findings + [line for place, graph in graphs for line in check_part(str(folder), info, place, graph, 0)]
+    dataset = Dataset.open(str(folder))
+    graphs, findings = graphs_of(dataset)
+    return findings + [line for place, graph in graphs for line in check_part(dataset, place, graph, 0)]
 
 
 GRAPHS = [
@@ -230,7 +230,7 @@ def test_a_graph_that_was_changed_is_found(copy: Path, name: str, value: float, 
 
 
 def test_a_graph_of_another_version_is_found(copy: Path) -> None:
-    write_info(str(copy), replace(read_info(str(copy)), content_hash="other"))
+    write_info(str(copy), replace(Dataset.open(str(copy)).info, content_hash="other"))
     assert "belongs to another version" in _graph_findings(copy)[0]
 
 

@@ -17,7 +17,7 @@ from ldlva_dist.config import (
     RunConfig,
     TrainingConfig,
 )
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.method.step import forward_neighbors
 from ldlva_dist.run import launch
 from ldlva_dist.training.build import bank_spec
@@ -48,14 +48,15 @@ def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_ch
     cluster: None, config: RunConfig
 ) -> None:
     result = launch.fit(config)
-    dataset, info = config.data.dataset, read_info(config.data.dataset)
+    dataset = Dataset.open(config.data.dataset)
+    info = dataset.info
     files = result.checkpoint.bank_files
     bank = newest(files, info.num_train, bank_spec(config, info))[0].records
     assert (bank["versions"] == 0).all()  # the only step's, or filled as of it
 
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
     trained = np.concatenate([ids_of(plan, 0, rank, RANKS) for rank in range(RANKS)])
-    reader = SplitReader(dataset_uri=dataset, info=info, split="train", size=48, channels=3)
+    reader = SplitReader(dataset=dataset, split="train", size=48, channels=3)
     images = torch.from_numpy(np.concatenate(list(reader.batches(0, info.num_train))))
     torch.set_num_threads(1)
     model, seen = build_model(config, len(info.class_names)).train(), []

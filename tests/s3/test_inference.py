@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.inference.export import export
 from ldlva_dist.inference.face_model import load_exported
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
@@ -30,7 +30,7 @@ def stored(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """The same images as a data set, a folder and parquet files; the network beside them."""
     root = tmp_path_factory.mktemp("set")
     made = synthetic_run(root, rows=ROWS, pool=ROWS, k=4, pixels=56)
-    for path in Path(made.dataset_uri).iterdir():
+    for path in Path(made.dataset.uri).iterdir():
         storage.upload(str(path), f"{STORE}/set/{path.name}")
     images = [bytes(image) for block in dataset().blocks(0, ROWS) for image in block.images]  # type: ignore[arg-type]
     for place, image in enumerate(images):
@@ -48,7 +48,7 @@ def stored(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def dataset() -> DatasetInputs:
-    return DatasetInputs(dataset_uri=f"{STORE}/set", info=read_info(f"{STORE}/set"), split="train")
+    return DatasetInputs(dataset=Dataset.open(f"{STORE}/set"), split="train")
 
 
 @pytest.mark.parametrize("kind", ["dataset", "folder", "parquet"])

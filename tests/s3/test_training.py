@@ -12,6 +12,7 @@ import ray
 from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -56,7 +57,7 @@ def test_a_job_on_a_broken_network_equals_one_on_a_disk_bit_by_bit(
     proxy.set(*BROKEN)
     source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
     pack(source, DATASET, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
-    build_graph(DATASET, 8)
+    build_graph(Dataset.open(DATASET), 8)
     straight = launch.fit(_config(tmp_path, "straight"))
 
     config = _config(RUNS, "killed")
@@ -78,6 +79,6 @@ def test_a_job_on_a_broken_network_equals_one_on_a_disk_bit_by_bit(
     assert lines[0] == lines[1]
     assert len(lines[0]) == 20
     np.testing.assert_array_equal(table(result.checkpoint.uri), table(straight.checkpoint.uri))
-    there, here = (score(run.checkpoint, DATASET, num_tasks=1) for run in (result, straight))
+    there, here = (score(run.checkpoint, Dataset.open(DATASET), num_tasks=1) for run in (result, straight))
     assert there["samples"] == 60
     assert there | {"checkpoint": None} == here | {"checkpoint": None}

@@ -10,10 +10,10 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import DatasetInfo, read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.versions import Change, check_free, new_version, version_uri
 from ldlva_dist.errors import ClusterError, DataError, SettingError
-from ldlva_dist.packing.annotate.pieces import Done, Work, annotate_piece, num_rows, open_pieces, stored_points
+from ldlva_dist.packing.annotate.pieces import Done, Work, annotate_piece, open_pieces, stored_points
 from ldlva_dist.packing.annotate.regressor import Regressor, fingerprint
 from ldlva_dist.packing.annotate.va_table import PointFile, PointTable
 from ldlva_dist.runtime import placement
@@ -46,38 +46,35 @@ class Pool:
 class Annotator:
     """Annotates pieces with one copy of the model."""
 
-    def __init__(self, work: Work, info: DatasetInfo, model: bytes, pool: Pool) -> None:
+    def __init__(self, work: Work, model: bytes, pool: Pool) -> None:
         threads = max(1, int(pool.cpus))
-        self._work, self._info = work, info
+        self._work = work
         self._regressor = Regressor(model, work.model_name, work.settings, threads=threads, use_gpu=pool.gpus > 0)
 
     def __call__(self, piece: int) -> dict[str, Any]:
         """What was done."""
-        return asdict(annotate_piece(self._work, self._info, piece, self._regressor))
+        return asdict(annotate_piece(self._work, piece, self._regressor))
 
 
-def annotate_by_model(
-    work: Work, name: str, model: bytes, pool: Pool, *, standardize: bool, report: Report
-) -> DatasetInfo:
+def annotate_by_model(work: Work, name: str, model: bytes, pool: Pool, *, standardize: bool, report: Report) -> Dataset:
     """Write version ``name`` with the model's valence-arousal of all rows; goes on where an interrupted job stopped.
 
     Raises:
         SettingError: for a model that does not fit the settings, or a name that is taken; nothing was written.
         DataError: for points outside [-1, 1] or NaN, with their count and the first key; pieces without are kept.
     """
-    info = read_info(work.dataset_uri)
-    check_free(version_uri(work.dataset_uri, info, name))
+    check_free(version_uri(work.dataset, name))
     Regressor(model, work.model_name, work.settings, threads=1, use_gpu=False).check(work.batch_size)
     num_actors, resources = placement.model_actors(pool.num_actors, cpus=pool.cpus, gpus=pool.gpus)
-    pieces = open_pieces(work, info, model)
-    done = num_rows(info) - int(np.minimum(work.piece_rows, num_rows(info) - pieces * work.piece_rows).sum())
-    report(done, num_rows(info))
-    build = partial(Annotator, work, info, model, pool)
+    pieces, total = open_pieces(work, model), work.dataset.num_rows
+    done = total - int(np.minimum(work.piece_rows, total - pieces * work.piece_rows).sum())
+    report(done, total)
+    build = partial(Annotator, work, model, pool)
     for _, answer in run_pieces_on_actors(build, pieces.tolist(), num_actors=num_actors, resources=resources):
         piece = Done(**answer)
         done += piece.rows
         _check(piece, done)
-        report(done, num_rows(info))
+        report(done, total)
     change = Change(
         line=f"valence-arousal by {work.model_name}",
         columns=stored_points(work),
@@ -85,12 +82,12 @@ def annotate_by_model(
         scale="standard" if standardize else "raw",
         needs_va=True,
     )
-    made = _in_a_task(new_version, work.dataset_uri, name, change)
+    made = _in_a_task(new_version, work.dataset, name, change)
     storage.delete_folder(work.parts_uri)
     return made
 
 
-def annotate_by_table(dataset_uri: str, name: str, table: PointFile, *, standardize: bool) -> tuple[DatasetInfo, int]:
+def annotate_by_table(dataset: Dataset, name: str, table: PointFile, *, standardize: bool) -> tuple[Dataset, int]:
     """Write version ``name`` with the valence-arousal of a CSV.
 
     Returns:
@@ -99,11 +96,11 @@ def annotate_by_table(dataset_uri: str, name: str, table: PointFile, *, standard
     Raises:
         SettingError, DataError: as :class:`PointTable`, or for training rows that the table does not have.
     """
-    check_free(version_uri(dataset_uri, read_info(dataset_uri), name))
-    return _in_a_task(_join, dataset_uri, name, table, standardize)
+    check_free(version_uri(dataset, name))
+    return _in_a_task(_join, dataset, name, table, standardize)
 
 
-def _join(dataset_uri: str, name: str, table: PointFile, standardize: bool) -> tuple[DatasetInfo, int]:
+def _join(dataset: Dataset, name: str, table: PointFile, standardize: bool) -> tuple[Dataset, int]:
     points = PointTable(table)
     file = table.uri.rstrip("/").rpartition("/")[2]
     change = Change(
@@ -113,7 +110,7 @@ def _join(dataset_uri: str, name: str, table: PointFile, standardize: bool) -> t
         scale="standard" if standardize else "raw",
         needs_va=True,
     )
-    return new_version(dataset_uri, name, change), points.num_unused
+    return new_version(dataset, name, change), points.num_unused
 
 
 def _check(piece: Done, seen: int) -> None:

@@ -15,10 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import decode, resize
-from ldlva_dist.dataset.manifest import DatasetInfo, read_columns
-from ldlva_dist.dataset.shards import read_rows
-from ldlva_dist.dataset.versions import shard_uri, versions_uri
+from ldlva_dist.dataset.stored_images import StoredImages
+from ldlva_dist.dataset.versions import versions_uri
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings, fingerprint
 from ldlva_dist.runtime import unfinished
@@ -33,7 +33,7 @@ _PART = re.compile(r"piece-(\d+)\.npy")
 class Work:
     """What every worker needs to know; plain values."""
 
-    dataset_uri: str
+    dataset: Dataset
     parts_uri: str
     model_name: str
     settings: RegressorSettings
@@ -42,9 +42,9 @@ class Work:
     piece_rows: int = PIECE_ROWS
 
     @staticmethod
-    def parts_of(dataset_uri: str, info: DatasetInfo, name: str) -> str:
+    def parts_of(dataset: Dataset, name: str) -> str:
         """The folder of an unfinished version's pieces."""
-        return storage.join(versions_uri(dataset_uri, info), f".{name}.parts")
+        return storage.join(versions_uri(dataset), f".{name}.parts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,36 +57,30 @@ class Done:
     first_bad: str = ""
 
 
-def num_rows(info: DatasetInfo) -> int:
-    """Rows of all splits."""
-    return sum(split.rows for split in info.splits.values())
-
-
-def open_pieces(work: Work, info: DatasetInfo, model: bytes) -> NDArray[np.int64]:
+def open_pieces(work: Work, model: bytes) -> NDArray[np.int64]:
     """The pieces that are still to be done.
 
     Pieces that another model, other settings or another data set gave are refused, see :func:`unfinished.begin`.
     """
-    facts = {"images": info.content_hash, "model": fingerprint(model), "settings": asdict(work.settings)}
+    facts = {"images": work.dataset.info.content_hash, "model": fingerprint(model), "settings": asdict(work.settings)}
     facts |= {"piece_rows": work.piece_rows}  # not clip: points are stored as the model gave them
     unfinished.begin(work.parts_uri, facts, "--name")
     done = [int(found[1]) for name in storage.list_folder(work.parts_uri) if (found := _PART.fullmatch(name))]
-    return np.setdiff1d(np.arange(-(-num_rows(info) // work.piece_rows)), np.asarray(done, dtype=np.int64))
+    return np.setdiff1d(np.arange(-(-work.dataset.num_rows // work.piece_rows)), np.asarray(done, dtype=np.int64))
 
 
-def annotate_piece(work: Work, info: DatasetInfo, piece: int, regressor: Regressor) -> Done:
+def annotate_piece(work: Work, piece: int, regressor: Regressor) -> Done:
     """Read, predict and store the points of one piece."""
     first = piece * work.piece_rows
-    rows = min(work.piece_rows, num_rows(info) - first)
-    names = ["key", "shard", "offset", "size", "checksum"]
-    table = read_columns(work.dataset_uri, names, first_id=first, rows=rows)
+    rows = min(work.piece_rows, work.dataset.num_rows - first)
+    stored = work.dataset.images(range(first, first + rows))
     step = max(READ_ROWS // work.batch_size, 1) * work.batch_size
-    windows = [table.slice(begin, step) for begin in range(0, rows, step)]
-    points = [_predict(regressor, images, work.batch_size) for images in _read_ahead(work, info, windows)]
+    windows = [stored.part(begin, begin + step) for begin in range(0, rows, step)]
+    points = [_predict(regressor, images, work.batch_size) for images in _read_ahead(work, windows)]
     va_n2 = np.concatenate(points)
     bad_n = _is_bad(_as_asked(va_n2, work))
     if bad_n.any():
-        return Done(rows=rows, num_bad=int(bad_n.sum()), first_bad=str(table["key"][int(bad_n.argmax())]))
+        return Done(rows=rows, num_bad=int(bad_n.sum()), first_bad=str(stored.rows["key"][int(bad_n.argmax())]))
     buffer = io.BytesIO()
     np.save(buffer, va_n2, allow_pickle=False)
     storage.write_bytes(_part_uri(work.parts_uri, piece), buffer.getvalue())
@@ -118,32 +112,28 @@ def _is_bad(va_n2: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.logical_not((np.abs(va_n2) <= 1).all(axis=1))
 
 
-def _read_ahead(work: Work, info: DatasetInfo, windows: list[pa.Table]) -> Iterator[NDArray[np.uint8]]:
+def _read_ahead(work: Work, windows: list[StoredImages]) -> Iterator[NDArray[np.uint8]]:
     """The images of each window; the next one is read and decoded while the model computes."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting = reader.submit(_read, work, info, windows[0])
+        waiting = reader.submit(_read, work, windows[0])
         for window in windows[1:]:
-            ready, waiting = waiting, reader.submit(_read, work, info, window)
+            ready, waiting = waiting, reader.submit(_read, work, window)
             yield ready.result()
         yield waiting.result()
 
 
-def _read(work: Work, info: DatasetInfo, table: pa.Table) -> NDArray[np.uint8]:
+def _read(work: Work, stored: StoredImages) -> NDArray[np.uint8]:
     """[n, s, s, c] the images of consecutive rows, one ranged read a shard."""
-    return np.stack([resize(image, work.settings.input_size) for image in _images(work, info, table)])
+    return np.stack([resize(image, work.settings.input_size) for image in _decoded(work, stored)])
 
 
-def _images(work: Work, info: DatasetInfo, table: pa.Table) -> Iterator[NDArray[np.uint8]]:
-    shard_n = table["shard"].to_numpy()
-    for shard in np.unique(shard_n).tolist():
-        rows = table.filter(pa.array(shard_n == shard))
-        uri = shard_uri(work.dataset_uri, info, info.shards[shard])
-        places = (rows[name].to_numpy() for name in ("offset", "size", "checksum"))
-        for row, data in enumerate(read_rows(uri, *places)):
-            try:
-                yield decode(data, work.settings.channels)
-            except DataError as error:
-                raise DataError(f"{rows['key'][row]} in {uri}: {error}") from error
+def _decoded(work: Work, stored: StoredImages) -> Iterator[NDArray[np.uint8]]:
+    for row, data in enumerate(stored.read_all()):
+        try:
+            yield decode(data, work.settings.channels)
+        except DataError as error:
+            key, shard = stored.rows["key"][row], stored.rows["shard"][row].as_py()
+            raise DataError(f"{key} in {stored.shard_uri(shard)}: {error}") from error
 
 
 def _predict(regressor: Regressor, images_nssc: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.manifest import SPLITS, read_columns
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import SPLITS
 
 
 def copies_said(
@@ -43,13 +44,13 @@ def copies_said(
     return said
 
 
-def copies_in(dataset_uri: str) -> list[str]:
+def copies_in(dataset: Dataset) -> list[str]:
     """The same of a packed data set, by its manifest; 9 bytes a row are held."""
-    table = read_columns(dataset_uri, ["split", "size", "checksum"])
+    table = dataset.columns(["split", "size", "checksum"])
     split_N = pc.call_function("index_in", [table["split"].cast(pa.string())], pc.SetLookupOptions(pa.array(SPLITS)))
 
     def names_of(rows_n: NDArray[np.int64]) -> list[str]:
-        keys = (read_columns(dataset_uri, ["key"], first_id=row, rows=1)["key"][0] for row in rows_n.tolist())
+        keys = (dataset.columns(["key"], first_id=row, rows=1)["key"][0] for row in rows_n.tolist())
         return [repr(str(key)) for key in keys]
 
     return copies_said(

@@ -11,7 +11,8 @@ from typing import Any
 import ray
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import DatasetInfo, read_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.packing.noise import NoiseList, parse_noise
 from ldlva_dist.packing.passes.finish import finish
@@ -74,7 +75,7 @@ def pack(
         raise ClusterError(f"{error}; {stage.kept()}") from error
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"interrupted; {stage.kept()}") from error
-    return Packed(read_info(output), order.reasons, order.notes)
+    return Packed(Dataset.open(output).info, order.reasons, order.notes)
 
 
 @dataclass(frozen=True)

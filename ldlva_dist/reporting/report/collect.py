@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ldlva_dist.analysis import metrics
@@ -13,9 +12,8 @@ from ldlva_dist.analysis.label_findings import Findings, scores
 from ldlva_dist.analysis.scoring import wrong_labels
 from ldlva_dist.analysis.trained_run import Opinions, lacks_features
 from ldlva_dist.config import RunConfig
-from ldlva_dist.dataset.manifest import DatasetInfo, column_names
-from ldlva_dist.dataset.manifest_blocks import read_blocks
-from ldlva_dist.dataset.stored_images import StoredImages
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.records.uncertainty_history import read_history
@@ -76,9 +74,9 @@ def describe(name: str, config: RunConfig, info: DatasetInfo, evaluation: dict[s
     )
 
 
-def noise(dataset_uri: str, info: DatasetInfo, findings: Findings) -> dict[str, Any]:
+def noise(dataset: Dataset, findings: Findings) -> dict[str, Any]:
     """How well every score finds the wrong labels, as in scoring.score; empty where none are known."""
-    known = wrong_labels(dataset_uri, info)
+    known = wrong_labels(dataset)
     if known is None:
         return {}
     wrong_N, known_N = known
@@ -90,9 +88,7 @@ class HasNeighbors(Protocol):
     """What is needed of ``trained_run.TrainedRun``."""
 
     @property
-    def dataset_uri(self) -> str: ...
-    @property
-    def info(self) -> DatasetInfo: ...
+    def dataset(self) -> Dataset: ...
     @property
     def va_N2(self) -> NDArray[np.float32]: ...
     def opinions(self, ids_n: NDArray[np.int64], /) -> Opinions: ...
@@ -106,7 +102,7 @@ def collect(
     Raises:
         SettingError: where not even a few samples fit.
     """
-    dataset_uri, info, va_N2 = trained.dataset_uri, trained.info, trained.va_N2
+    dataset, info, va_N2 = trained.dataset, trained.dataset.info, trained.va_N2
     most_points = max(1, min(plane.MAX_POINTS, int(POINTS_SHARE * limits.room / plane.CHARACTERS)))
     facts, points = plane.pack(va_N2, findings.labels_N, findings.uncertainty_N, most_points)
     facts = {"plane": facts, "fingerprint": info.content_hash[:16], "name": run_uri.rstrip("/").rpartition("/")[2]}
@@ -120,7 +116,7 @@ def collect(
         limits,
     )
     ids_n, others = shown.ids_n, samples.pictured_neighbors(shown)
-    read = StoredImages(dataset_uri, info, np.concatenate([ids_n, others])).read
+    read = dataset.images(np.concatenate([ids_n, others])).read
     small = pictures.Pictures(read, limits.room - len(points) - samples.size_of(as_json(shown, {})))
     faces = small.add(ids_n[np.argsort(shown.ranks_n)].tolist(), pictures.FACE)
     near = small.add(others.tolist(), pictures.NEIGHBOR)
@@ -157,12 +153,12 @@ def _show(run_uri: str, trained: HasNeighbors, findings: Findings, count: int, l
         findings.suspicion_N, findings.uncertainty_N, findings.proposed_N != findings.labels_N, count
     )
     opinions = trained.opinions(ids_n)
-    truth_name, truth_nC = _truth(trained.dataset_uri, trained.info, ids_n)
+    truth_name, truth_nC = _truth(trained.dataset, ids_n)
     history = read_history(run_uri, ids_n, last_step)
     return samples.Shown(
         ids_n=ids_n,
         kinds_n=kinds_n,
-        keys_n=_take(trained.dataset_uri, "key", ids_n).to_pylist(),
+        keys_n=trained.dataset.take(["key"], ids_n)["key"].to_pylist(),
         labels_n=findings.labels_N[ids_n],
         proposed_n=findings.proposed_N[ids_n],
         ranks_n=findings.rank_N[ids_n],
@@ -179,20 +175,12 @@ def _show(run_uri: str, trained: HasNeighbors, findings: Findings, count: int, l
     )
 
 
-def _truth(dataset_uri: str, info: DatasetInfo, ids_n: NDArray[np.int64]) -> tuple[str, NDArray[np.float32] | None]:
+def _truth(dataset: Dataset, ids_n: NDArray[np.int64]) -> tuple[str, NDArray[np.float32] | None]:
     """Raters' votes or true distributions of some samples, where the data set has them."""
+    names = dataset.column_names()
     for column, name in TRUTHS.items():
-        if column in column_names(dataset_uri):
-            weights_nC = np.stack(_take(dataset_uri, column, ids_n).to_numpy(zero_copy_only=False)).astype(np.float32)
+        if column in names:
+            lists_n = dataset.take([column], ids_n)[column].to_numpy(zero_copy_only=False)
+            weights_nC = np.stack(lists_n).astype(np.float32)
             return name, weights_nC / np.maximum(weights_nC.sum(axis=1, keepdims=True), 1e-9)
     return "", None
-
-
-def _take(dataset_uri: str, column: str, ids_n: NDArray[np.int64]) -> pa.ChunkedArray:
-    """One column of some samples, in ascending order, without holding all of it."""
-    pieces = []
-    for block in read_blocks(dataset_uri, ["id", column]):
-        first = block["id"][0].as_py()
-        mine = ids_n[slice(*np.searchsorted(ids_n, [first, first + len(block)]))]
-        pieces.append(block[column].take(pa.array(mine - first)))
-    return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], type=pieces[0].type)

@@ -30,8 +30,7 @@ from ldlva_dist.checkpoint.saved_files import checkpoint_uri, write_saved_file
 from ldlva_dist.checkpoint.state_file import write_state
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.config.presets import demo
-from ldlva_dist.dataset.manifest import read_columns
-from ldlva_dist.dataset.versions import version_uri
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.relabel import Corrections, relabel
@@ -49,7 +48,7 @@ SILENT = 11
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     run = synthetic_run(tmp_path_factory.mktemp("set"), rows=(N, 1, 1), k=K, pool=40, pixels=48)
-    build_graph(run.dataset_uri, k_max=K)
+    build_graph(run.dataset, k_max=K)
     return run
 
 
@@ -57,7 +56,7 @@ def config_of(run: SyntheticRun) -> RunConfig:
     base = demo()
     return replace(
         base,
-        data=replace(base.data, dataset=run.dataset_uri),
+        data=replace(base.data, dataset=run.dataset.uri),
         model=replace(base.model, width=4, calibration_hidden=(8, 6)),
         neighbors=replace(base.neighbors, num_neighbors=K),
         loss=replace(base.loss, label_smoothing=0.1),
@@ -69,7 +68,7 @@ def write_checkpoint(
 ) -> tuple[Checkpoint, torch.Tensor, np.ndarray]:
     """A finished checkpoint in two parts; its uncertainty logits [N] and the bank's features [N, V]."""
     uri, generator = checkpoint_uri(str(folder), 5), np.random.default_rng(0)
-    model, spec = build_model(config, C), bank_spec(config, run.info)
+    model, spec = build_model(config, C), bank_spec(config, run.dataset.info)
     logits = torch.from_numpy(generator.normal(0, 1, N).astype(np.float32))
     features = generator.normal(0, 1, (N, spec.feature_width)).astype(np.float16)
     records = encode(run.findings.probs_NC, features, spec, 3)
@@ -77,7 +76,7 @@ def write_checkpoint(
     parts = {
         "model.safetensors": save({name: value.contiguous() for name, value in model.state_dict().items()}),
         "config.json": to_json(config).encode(),
-        "classes.json": json.dumps(list(run.info.class_names)).encode(),
+        "classes.json": json.dumps(list(run.dataset.info.class_names)).encode(),
     }
     for start, stop in ((0, 40), (40, N)):
         table = {"first_id": torch.tensor([start]), "logits": logits[start:stop], "velocity": torch.zeros(stop - start)}
@@ -87,8 +86,9 @@ def write_checkpoint(
         own = {key: rows[start:stop] for key, rows in graphs.items()}
         parts[header.name] = checkpoint_parts.part_file(FrozenRows(old), blank(0, 0, spec), header, own).read()
     files = {name: write_saved_file(uri, name, data) for name, data in parts.items()}
-    facts = {"step": 5, "class_names": list(run.info.class_names), "content_hash": run.info.content_hash}
-    write_state(uri, facts | {"rows_hash": run.info.rows_hash}, files)
+    info = run.dataset.info
+    facts = {"step": 5, "class_names": list(info.class_names), "content_hash": info.content_hash}
+    write_state(uri, facts | {"rows_hash": info.rows_hash}, files)
     return Checkpoint.open(uri), logits, features
 
 
@@ -99,7 +99,7 @@ def test_opinions_and_targets_are_the_methods_own(
     monkeypatch.setattr(module, "PAIRS", 10 * K)  # several stretches
     config = config_of(made)
     saved, logits, features = write_checkpoint(tmp_path, made, config)
-    trained = TrainedRun(saved, made.dataset_uri, made.info)
+    trained = TrainedRun(saved, made.dataset)
     everyone, model = trained.findings(), build_model(config, C).eval()
     probs = made.findings.probs_NC.astype(np.float16).astype(float)
     usable = np.ones(N, dtype=bool)
@@ -136,10 +136,10 @@ def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun
     config = config_of(made)
     saved, *_ = write_checkpoint(tmp_path / "va", made, config)
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
-        TrainedRun(saved, made.dataset_uri, replace(made.info, content_hash="f" * 64))
+        TrainedRun(saved, replace(made.dataset, info=replace(made.dataset.info, content_hash="f" * 64)))
     saved, *_ = write_checkpoint(tmp_path / "ce", made, replace(config, loss=replace(config.loss, recipe="ce")))
     with pytest.raises(SettingError, match="recipe must be official or paper"):
-        TrainedRun(saved, made.dataset_uri, made.info)
+        TrainedRun(saved, made.dataset)
 
 
 def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: SyntheticRun, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: Syntheti
     for name, found, expected in (("none", {}, made.graph_NK), ("two", graphs, graphs["graph_10"])):
         saved, *_ = write_checkpoint(tmp_path / name, made, config, found)
         ids = np.array([3, 50])
-        opinions = TrainedRun(saved, made.dataset_uri, made.info).opinions(ids)
+        opinions = TrainedRun(saved, made.dataset).opinions(ids)
         assert opinions.neighbors_nK.tolist() == expected[ids].tolist()
 
 
@@ -162,8 +162,8 @@ def test_exact_neighbours_leave_no_features_and_are_weighed_by_similarity_alone(
     ids, found, facts = np.array([0, SILENT, 41]), {}, {}
     for name, each in (("exact", exact), ("similar", similar)):
         saved, *_ = write_checkpoint(tmp_path / name, made, each)
-        found[name] = TrainedRun(saved, made.dataset_uri, made.info).opinions(ids)
-        facts[name] = dict(describe(name, each, made.info, {}, str(tmp_path / name)).facts)
+        found[name] = TrainedRun(saved, made.dataset).opinions(ids)
+        facts[name] = dict(describe(name, each, made.dataset.info, {}, str(tmp_path / name)).facts)
     np.testing.assert_array_equal(found["exact"].shares_nK, found["similar"].shares_nK)
     np.testing.assert_array_equal(found["exact"].target_nC, found["similar"].target_nC)
     assert "similarity alone" in facts["exact"]["neighbours weighed by"]
@@ -173,7 +173,7 @@ def test_exact_neighbours_leave_no_features_and_are_weighed_by_similarity_alone(
 def judged(run: SyntheticRun) -> dict[str, Any]:
     """An evaluation.json of step 5."""
     given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=C)
-    facts = {"dataset": "toy", "split": "test", "samples": N, "steps": 5, "version": run.info.content_hash}
+    facts = {"dataset": "toy", "split": "test", "samples": N, "steps": 5, "version": run.dataset.info.content_hash}
     return {**facts, "given": given}
 
 
@@ -222,7 +222,7 @@ def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = synthetic_run(tmp_path / "some", rows=(N, 9, 0), k=K, pool=40, pixels=48)
-    assert [split_to_judge(info) for info in (made.info, run.info)] == ["test", "holdout"]
+    assert [split_to_judge(info) for info in (made.dataset.info, run.dataset.info)] == ["test", "holdout"]
     config = config_of(run)
     saved, *_ = write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
     judgement = judged(run) | {"split": "holdout", "weights_crc32": saved.weights_crc32}
@@ -261,7 +261,8 @@ def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
     write_checkpoint(tmp_path / "ours", made, config_of(made))
     monkeypatch.chdir(tmp_path)
     ours = str(tmp_path / "ours")
-    for run, dataset, found_in in (("ours", None, made.dataset_uri), ("./ours/", "data", str(tmp_path / "data"))):
+    copied = Dataset.open(str(shutil.copytree(made.dataset.uri, tmp_path / "data")))
+    for run, dataset, found_in in (("ours", None, made.dataset), ("./ours/", "data", copied)):
         place = find(run, dataset)
         assert (place.run, place.checkpoint.uri, place.dataset) == (ours, checkpoint_uri(ours, 5), found_in)
 
@@ -269,11 +270,11 @@ def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
 def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours_data = str(shutil.copytree(made.dataset_uri, tmp_path / "data"))
+    ours_data = Dataset.open(str(shutil.copytree(made.dataset.uri, tmp_path / "data")))
     labels = made.findings.labels_N
     change = Corrections(
         uri="marked.csv",
-        class_names=made.info.class_names,
+        class_names=made.dataset.info.class_names,
         ids_M=np.array([3]),
         keys_M=pa.array(["face_0000003"]),
         given_M=labels[[3]].astype(np.int16),
@@ -281,8 +282,8 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
     )
     changed = relabel(ours_data, "checked", change)
     runs = {
-        "ours": replace(made, dataset_uri=ours_data),
-        "version": replace(made, dataset_uri=version_uri(ours_data, made.info, "checked"), info=changed),
+        "ours": replace(made, dataset=ours_data),
+        "version": replace(made, dataset=changed),
         "other": synthetic_run(tmp_path / "else", rows=(N, 1, 1), k=K, pool=40, pixels=48, seed=1),
     }
     for name, run in runs.items():
@@ -308,8 +309,8 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
 def test_the_command_makes_a_version_of_the_labels_that_were_marked(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dataset, names, labels = tmp_path / "data", made.info.class_names, made.findings.labels_N
-    shutil.copytree(made.dataset_uri, dataset)
+    dataset, names, labels = tmp_path / "data", made.dataset.info.class_names, made.findings.labels_N
+    shutil.copytree(made.dataset.uri, dataset)
     other, marked = (int(labels[3]) + 1) % C, tmp_path / "marked.csv"
     rows = [
         f"3,face_0000003,{names[labels[3]]},{names[other]},0.9",
@@ -321,7 +322,7 @@ def test_the_command_makes_a_version_of_the_labels_that_were_marked(
     expected = labels.copy()
     expected[3] = other
     version = f"{dataset}/versions/checked"
-    assert read_columns(version, ["label"], rows=N)["label"].to_pylist() == expected.tolist()
+    assert Dataset.open(version).columns(["label"], rows=N)["label"].to_pylist() == expected.tolist()
     said = capsys.readouterr().out
     assert f"labels changed: 1 of 2 in {marked}" in said
     assert f"python jobs/build_index.py --dataset {version}" in said

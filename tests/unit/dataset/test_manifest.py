@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ldlva_dist.dataset import manifest
-from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo, read_columns, read_info, read_va, write_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo, write_info
 from ldlva_dist.dataset.manifest_blocks import ContentHash
 from ldlva_dist.errors import DataError
 
@@ -43,20 +44,20 @@ def _table(rows: int) -> pa.Table:
 
 def test_info_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_info(str(tmp_path), INFO)
-    assert read_info(str(tmp_path)) == INFO
+    assert Dataset.open(str(tmp_path)).info == INFO
     assert INFO.num_train == 7
     assert [shard.name for shard in INFO.shards_of("holdout")] == ["holdout-000000.tar"]
 
 
 def test_a_folder_without_info_is_not_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no dataset\.json"):
-        read_info(str(tmp_path))
+        Dataset.open(str(tmp_path))
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     write_info(str(tmp_path), replace(INFO, format_version=99))
     with pytest.raises(DataError, match="format_version 99"):
-        read_info(str(tmp_path))
+        Dataset.open(str(tmp_path))
 
 
 @pytest.mark.parametrize(("first", "rows"), [(0, 9), (0, 0), (3, 4), (4, 1), (8, 1), (2, 5)])
@@ -65,7 +66,7 @@ def test_a_range_of_ids_is_read_across_row_groups(
 ) -> None:
     monkeypatch.setattr(manifest, "ROW_GROUP_ROWS", 4)
     manifest.write_manifest(str(tmp_path), _table(9))
-    found = read_columns(str(tmp_path), ["id", "split"], first_id=first, rows=rows)
+    found = Dataset(str(tmp_path), INFO).columns(["id", "split"], first_id=first, rows=rows)
     assert found["id"].to_pylist() == list(range(first, first + rows))
     assert found["split"].to_pylist() == ["train" if i < 7 else "holdout" for i in range(first, first + rows)]
 
@@ -73,16 +74,16 @@ def test_a_range_of_ids_is_read_across_row_groups(
 def test_ids_and_columns_that_do_not_exist_are_named(tmp_path: Path) -> None:
     manifest.write_manifest(str(tmp_path), _table(9))
     with pytest.raises(DataError, match=r"holds ids 0\.\.8, asked for 5\.\.9"):
-        read_columns(str(tmp_path), ["id"], first_id=5, rows=5)
+        Dataset(str(tmp_path), INFO).columns(["id"], first_id=5, rows=5)
     with pytest.raises(DataError, match="no column 'votes'"):
-        read_columns(str(tmp_path), ["votes"])
+        Dataset(str(tmp_path), INFO).columns(["votes"])
 
 
 def test_valence_arousal_comes_in_the_scale_of_the_data_set(tmp_path: Path) -> None:
     manifest.write_manifest(str(tmp_path), _table(10))
     write_info(str(tmp_path), INFO)
     expected = [[(0.2 - 0.5) / 0.5, -0.2 / 2], [(0.3 - 0.5) / 0.5, -0.3 / 2]]
-    np.testing.assert_allclose(read_va(str(tmp_path), 2, 2), expected, rtol=1e-6)
+    np.testing.assert_allclose(Dataset.open(str(tmp_path)).va(2, 2), expected, rtol=1e-6)
 
 
 def test_absent_valence_arousal_is_nan(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_absent_valence_arousal_is_nan(tmp_path: Path) -> None:
         table = table.set_column(table.column_names.index(name), name, pa.nulls(4, pa.float32()))
     manifest.write_manifest(str(tmp_path), table)
     write_info(str(tmp_path), replace(INFO, va_transform=None, has_valence_arousal=False))
-    assert np.isnan(read_va(str(tmp_path), 0, 4)).all()
+    assert np.isnan(Dataset.open(str(tmp_path)).va(0, 4)).all()
 
 
 def content_hash(

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldlva_dist.config import DataConfig, LossConfig, NeighborConfig, RunConfig
-from ldlva_dist.dataset.manifest import read_columns, read_info, write_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import write_info
 from ldlva_dist.dataset.manifest_checks import check_manifest
 from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError
@@ -29,7 +30,7 @@ from testing.toy_dataset import ROWS, TRAIN, toy_dataset
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
     uri = toy_dataset(tmp_path)
-    build_graph(uri, 4, part_rows=25)
+    build_graph(Dataset.open(uri), 4, part_rows=25)
     return uri
 
 
@@ -45,14 +46,14 @@ def _rewrite(uri: str, **cells: tuple[int, Any]) -> None:
 
 def _said(uri: str, k: int = 4, **options: Any) -> str:
     with pytest.raises(DataError) as error:
-        require_sound(uri, read_info(uri), k=k, **options)
+        require_sound(Dataset.open(uri), k=k, **options)
     return str(error.value)
 
 
 def test_a_sound_data_set_and_its_versions_are_let_through(dataset: str) -> None:
-    require_sound(dataset, read_info(dataset), k=4)
-    new_version(dataset, "v1", Change(line="nothing", columns=lambda block: {}))
-    require_sound(f"{dataset}/versions/v1", read_info(f"{dataset}/versions/v1"))
+    require_sound(Dataset.open(dataset), k=4)
+    new_version(Dataset.open(dataset), "v1", Change(line="nothing", columns=lambda block: {}))
+    require_sound(Dataset.open(f"{dataset}/versions/v1"))
 
 
 ROWS_WRONG = [
@@ -97,21 +98,21 @@ def test_labels_and_rows_that_were_exchanged_are_seen(dataset: str) -> None:
     pq.write_table(table.take([1, 0, *range(2, ROWS)]), f"{dataset}/manifest.parquet")
     assert "ids 0..94 are not there in order" in _said(dataset)
     pq.write_table(table.slice(0, 90), f"{dataset}/manifest.parquet")
-    assert "the manifest has 90 rows, dataset.json says 95" in "".join(check_manifest(dataset, read_info(dataset)))
+    assert "the manifest has 90 rows, dataset.json says 95" in "".join(check_manifest(Dataset.open(dataset)))
 
 
 def test_many_faults_of_a_kind_are_one_sentence_and_their_number(dataset: str) -> None:
     table = pq.read_table(f"{dataset}/manifest.parquet")
     wrong = table.set_column(table.column_names.index("label"), "label", pa.array(np.full(ROWS, 9, np.int16)))
     pq.write_table(wrong, f"{dataset}/manifest.parquet")
-    first = check_manifest(dataset, read_info(dataset))[0]
+    first = check_manifest(Dataset.open(dataset))[0]
     assert first == f"sample 0 ('k0'): label must be a class index in 0..3, got 9 (and {ROWS - 1} more samples)"
     assert f"more: python jobs/make_shards.py verify {dataset})" in _said(dataset)
 
 
 def test_a_quarantine_is_left_the_places_of_the_training_split_only(dataset: str) -> None:
     _rewrite(dataset, offset=(3, -512))
-    require_sound(dataset, read_info(dataset), quarantine=True)
+    require_sound(Dataset.open(dataset), quarantine=True)
     _rewrite(dataset, offset=(TRAIN, -512))
     assert f"sample {TRAIN} " in _said(dataset, quarantine=True)
 
@@ -121,7 +122,7 @@ def test_a_damaged_manifest_is_named(dataset: str, data: bytes) -> None:
     Path(dataset, "manifest.parquet").write_bytes(data)
     assert f"{dataset}/manifest.parquet is damaged" in _said(dataset)
     with pytest.raises(DataError, match=r"manifest\.parquet is damaged"):
-        read_columns(dataset, ["label"], rows=1)
+        Dataset.open(dataset).columns(["label"], rows=1)
 
 
 INFOS = [
@@ -137,8 +138,8 @@ INFOS = [
 
 @pytest.mark.parametrize(("change", "said"), INFOS, ids=[said for _, said in INFOS])
 def test_what_does_not_add_up_in_dataset_json_is_said(dataset: str, change: Callable[..., Any], said: str) -> None:
-    write_info(dataset, change(read_info(dataset)))
-    assert said in "\n".join(check_manifest(dataset, read_info(dataset)))
+    write_info(dataset, change(Dataset.open(dataset).info))
+    assert said in "\n".join(check_manifest(Dataset.open(dataset)))
 
 
 GRAPHS = [
@@ -158,16 +159,16 @@ def test_a_graph_that_cannot_be_is_named(dataset: str, name: str, value: Any, sa
     _before_there_were_checksums(dataset)
     assert f"graph-K4 is damaged: {said}" in _said(dataset)
     with pytest.raises(DataError, match=said):
-        read_graph(dataset, 28, 5, 2)
-    read_graph(dataset, 0, 25, 4)
-    require_sound(dataset, read_info(dataset), k=1)
+        read_graph(Dataset.open(dataset), 28, 5, 2)
+    read_graph(Dataset.open(dataset), 0, 25, 4)
+    require_sound(Dataset.open(dataset), k=1)
 
 
 def test_another_neighbour_than_was_written_is_seen(dataset: str) -> None:
     _spoil(dataset, "ids", np.int32(29))
     assert "ids-00001.npy is damaged: it does not have the checksum of graph.json" in _said(dataset)
     _before_there_were_checksums(dataset)
-    require_sound(dataset, read_info(dataset), k=4)
+    require_sound(Dataset.open(dataset), k=4)
 
 
 def _spoil(dataset: str, name: str, value: Any) -> None:
@@ -206,10 +207,10 @@ def test_changed_bytes_of_a_graph_are_an_error_of_ours_or_change_nothing(
 ) -> None:
     for name in ("ids-00000.npy", "distances-00002.npy"):
         path = Path(dataset, "graph-K4", name)
-        whole, before = path.read_bytes(), read_graph(dataset, 0, TRAIN, 4)
+        whole, before = path.read_bytes(), read_graph(Dataset.open(dataset), 0, TRAIN, 4)
         path.write_bytes(whole[:at] + put + (b"" if cut else whole[at + len(put) :]))
         try:
-            found = read_graph(dataset, 0, TRAIN, 4)
+            found = read_graph(Dataset.open(dataset), 0, TRAIN, 4)
         except DataError:
             continue
         finally:
@@ -224,9 +225,10 @@ def test_a_run_and_its_plan_stop_at_rows_that_cannot_be(dataset: str) -> None:
         neighbors=NeighborConfig(num_neighbors=4),
         storage_path=f"{dataset}/runs",
     )
-    assert find_problems(checks_of(config, read_info(dataset))[-1:]) == []
+    opened = Dataset.open(dataset)
+    assert find_problems(checks_of(config, opened)[-1:]) == []
     _rewrite(dataset, label=(3, 4))
-    (problem,) = find_problems(checks_of(config, read_info(dataset))[-1:])
+    (problem,) = find_problems(checks_of(config, opened)[-1:])
     assert problem.exit_code == 3
     assert "sample 3 ('k3'): label must be a class" in problem.sentence
-    assert len(checks_of(config, read_info(dataset), sound=True)) == len(checks_of(config, read_info(dataset))) - 1
+    assert len(checks_of(config, opened, sound=True)) == len(checks_of(config, opened)) - 1

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldlva_dist.dataset import stored_rows
-from ldlva_dist.dataset.manifest import SCHEMA, read_columns, read_info
-from ldlva_dist.dataset.manifest_blocks import HASHED, ContentHash, read_blocks
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import SCHEMA
+from ldlva_dist.dataset.manifest_blocks import HASHED, ContentHash
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.verify import require_sound
 from testing.toy_dataset import ROWS, toy_dataset
@@ -21,8 +22,8 @@ WIDE = {name: pa.int64() for name in ("shard", "offset", "size", "checksum", "la
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> str:
-    return toy_dataset(tmp_path)
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset.open(toy_dataset(tmp_path))
 
 
 def _as(table: pa.Table, **kinds: pa.DataType) -> pa.Table:
@@ -45,36 +46,37 @@ KINDS = {
 
 @pytest.mark.parametrize("rows", [1, 7, 40, ROWS])
 @pytest.mark.parametrize("compression", ["snappy", "none", "zstd"])
-def test_row_groups_are_those_of_the_file(dataset: str, rows: int, compression: str) -> None:
-    before = read_columns(dataset, SCHEMA.names)
-    path = f"{dataset}/manifest.parquet"
+def test_row_groups_are_those_of_the_file(dataset: Dataset, rows: int, compression: str) -> None:
+    before = dataset.columns(SCHEMA.names)
+    path = f"{dataset.uri}/manifest.parquet"
     pq.write_table(before.append_column("__index_level_0__", before["id"]), path, rows, compression=compression)
     for first, count in ((0, ROWS), (0, 0), (0, 1), (38, 5), (94, 1), (6, 60)):
-        assert read_columns(dataset, SCHEMA.names, first_id=first, rows=count).equals(before.slice(first, count))
-    (block,) = read_blocks(dataset)
+        assert dataset.columns(SCHEMA.names, first_id=first, rows=count).equals(before.slice(first, count))
+    (block,) = dataset.blocks()
     assert block.equals(before.unify_dictionaries().combine_chunks())
-    require_sound(dataset, read_info(dataset))
+    require_sound(dataset)
 
 
 @pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
-def test_other_kinds_of_the_same_columns_are_read_as_ours(dataset: str, kinds: dict[str, pa.DataType]) -> None:
-    before = read_columns(dataset, SCHEMA.names)
-    path = f"{dataset}/manifest.parquet"
+def test_other_kinds_of_the_same_columns_are_read_as_ours(dataset: Dataset, kinds: dict[str, pa.DataType]) -> None:
+    before = dataset.columns(SCHEMA.names)
+    path = f"{dataset.uri}/manifest.parquet"
     pq.write_table(_as(before, **kinds).select(SCHEMA.names[::-1]), path, 40)
-    found = read_columns(dataset, SCHEMA.names)
+    found = dataset.columns(SCHEMA.names)
     assert found.schema == SCHEMA
     assert found.to_pylist() == before.to_pylist()
-    digest, info = ContentHash(read_info(dataset).class_names, read_info(dataset).va_transform), read_info(dataset)
-    for block in read_blocks(dataset):
+    info = dataset.info
+    digest = ContentHash(info.class_names, info.va_transform)
+    for block in dataset.blocks():
         digest.update(block)
     assert digest.hexdigest() == info.content_hash
-    require_sound(dataset, info)
+    require_sound(dataset)
 
 
-def test_blocks_are_of_one_size_however_the_file_is_cut(dataset: str) -> None:
-    before = read_columns(dataset, SCHEMA.names)
-    pq.write_table(_as(before, **PLAIN), f"{dataset}/manifest.parquet", 7)
-    with stored_rows.open_rows(f"{dataset}/manifest.parquet", SCHEMA, SCHEMA.names) as file:
+def test_blocks_are_of_one_size_however_the_file_is_cut(dataset: Dataset) -> None:
+    before = dataset.columns(SCHEMA.names)
+    pq.write_table(_as(before, **PLAIN), f"{dataset.uri}/manifest.parquet", 7)
+    with stored_rows.open_rows(f"{dataset.uri}/manifest.parquet", SCHEMA, SCHEMA.names) as file:
         blocks = list(file.blocks(SCHEMA.names, 40))
     assert [len(block) for block in blocks] == [40, 40, 15]
     assert pa.concat_tables(blocks).to_pylist() == before.to_pylist()
@@ -90,47 +92,47 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "kind", "said"), REFUSED)
-def test_a_column_of_another_kind_is_named(dataset: str, name: str, kind: pa.DataType, said: str) -> None:
-    pq.write_table(_as(read_columns(dataset, SCHEMA.names), **{name: kind}), f"{dataset}/manifest.parquet")
+def test_a_column_of_another_kind_is_named(dataset: Dataset, name: str, kind: pa.DataType, said: str) -> None:
+    pq.write_table(_as(dataset.columns(SCHEMA.names), **{name: kind}), f"{dataset.uri}/manifest.parquet")
     with pytest.raises(DataError, match=said):
-        read_columns(dataset, [name])
+        dataset.columns([name])
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("label", 70_000), ("size", 1 << 40), ("checksum", -1), ("shard", -1 << 40)]
 )
-def test_a_number_that_does_not_fit_names_its_row(dataset: str, name: str, value: int) -> None:
-    table = _as(read_columns(dataset, SCHEMA.names), **WIDE)
+def test_a_number_that_does_not_fit_names_its_row(dataset: Dataset, name: str, value: int) -> None:
+    table = _as(dataset.columns(SCHEMA.names), **WIDE)
     cells = table[name].to_numpy().copy()
     cells[41] = value
     table = table.set_column(table.column_names.index(name), name, pa.array(cells))
-    pq.write_table(table, f"{dataset}/manifest.parquet", 40)
+    pq.write_table(table, f"{dataset.uri}/manifest.parquet", 40)
     with pytest.raises(DataError, match=rf"row 41 \('k41'\): {name} must fit in u?int"):
-        read_columns(dataset, [name])
+        dataset.columns([name])
 
 
-def test_a_column_that_stands_twice_is_named(dataset: str) -> None:
-    table = read_columns(dataset, SCHEMA.names)
-    pq.write_table(table.append_column("label", table["label"]), f"{dataset}/manifest.parquet")
+def test_a_column_that_stands_twice_is_named(dataset: Dataset) -> None:
+    table = dataset.columns(SCHEMA.names)
+    pq.write_table(table.append_column("label", table["label"]), f"{dataset.uri}/manifest.parquet")
     with pytest.raises(DataError, match="it has the column 'label' twice"):
-        read_columns(dataset, ["label"])
+        dataset.columns(["label"])
 
 
-def test_ids_with_gaps_or_twice_are_refused_where_they_are_read(dataset: str) -> None:
-    table = read_columns(dataset, SCHEMA.names)
+def test_ids_with_gaps_or_twice_are_refused_where_they_are_read(dataset: Dataset) -> None:
+    table = dataset.columns(SCHEMA.names)
     for rows in ([*range(50), *range(51, ROWS)], [0, *range(ROWS)], [*range(40), 41, 40, *range(42, ROWS)]):
-        pq.write_table(table.take(rows), f"{dataset}/manifest.parquet", 30)
+        pq.write_table(table.take(rows), f"{dataset.uri}/manifest.parquet", 30)
         with pytest.raises(DataError, match="are not there in order"):
-            read_columns(dataset, ["label"])
+            dataset.columns(["label"])
         with pytest.raises(DataError, match="are not there in order"):
-            list(read_blocks(dataset, ["label"]))
+            list(dataset.blocks(["label"]))
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A data set whose manifest may be spoiled: whole.parquet is the same, in several row groups."""
     uri = toy_dataset(tmp_path_factory.mktemp("fuzz"))
-    pq.write_table(read_columns(uri, SCHEMA.names), f"{uri}/whole.parquet", 40)
+    pq.write_table(Dataset.open(uri).columns(SCHEMA.names), f"{uri}/whole.parquet", 40)
     return uri
 
 
@@ -148,12 +150,12 @@ def test_changed_bytes_of_a_manifest_are_an_error_of_ours_or_change_nothing(
         data[place % len(data)] = value
     Path(stored, "manifest.parquet").write_bytes(data[: changes[0][0] % len(data)] if cut else data)
     try:
-        require_sound(stored, read_info(stored))
+        require_sound(Dataset.open(stored))
     except DataError:
         return
     before = pq.read_table(f"{stored}/whole.parquet")
     for name in HASHED:
-        assert read_columns(stored, [name])[name].to_pylist() == before[name].to_pylist()
+        assert Dataset.open(stored).columns([name])[name].to_pylist() == before[name].to_pylist()
 
 
 STRANGE = {
@@ -189,8 +191,8 @@ def test_other_columns_are_read_as_they_are_meant_or_refused(
     strange = pa.array([STRANGE[kind]] * rows, kind)
     pq.write_table(table.set_column(table.column_names.index(name), name, strange), f"{stored}/manifest.parquet")
     try:
-        require_sound(stored, read_info(stored))
+        require_sound(Dataset.open(stored))
     except DataError:
         return
     assert name in ("offset", "size")  # of which the content hash knows nothing
-    assert read_columns(stored, [name])[name].to_pylist() == [1] * ROWS
+    assert Dataset.open(stored).columns([name])[name].to_pylist() == [1] * ROWS

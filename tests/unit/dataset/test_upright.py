@@ -13,9 +13,9 @@ from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldlva_dist.analysis.beliefs import read_images
 from ldlva_dist.dataset import manifest
-from ldlva_dist.dataset.stored_images import StoredImages
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.images import decode
 from ldlva_dist.inference.export import real_images
 from ldlva_dist.packing.annotate import pieces
 from ldlva_dist.packing.annotate.regressor import RegressorSettings
@@ -34,38 +34,38 @@ LOOK[:24, 24:] = (220, 20, 20)
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, manifest.DatasetInfo]:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Eight photographs of one look, each held in another way."""
     run = synthetic_run(tmp_path_factory.mktemp("set"), rows=ROWS, pool=ROWS, k=2, pixels=16)
     files = [photograph(orientation, pixels=LOOK) for orientation in STORED]
-    Path(run.dataset_uri, run.info.shards[0].name).write_bytes(b"".join(files))
+    Path(run.dataset.uri, run.dataset.info.shards[0].name).write_bytes(b"".join(files))
     sizes = np.array([len(data) for data in files])
     places = {"offset": np.cumsum(sizes) - sizes, "size": sizes, "checksum": np.array([crc32(data) for data in files])}
     names = ["id", "key", "shard", "label", "valence", "arousal", "split"]
-    table = manifest.read_columns(run.dataset_uri, names, first_id=0, rows=ROWS)
+    table = run.dataset.columns(names, first_id=0, rows=ROWS)
     for name, values in places.items():
         table = table.append_column(name, pa.array(values))
-    manifest.write_manifest(run.dataset_uri, table)
-    return run.dataset_uri, run.info
+    manifest.write_manifest(run.dataset.uri, table)
+    return run.dataset
 
 
-def _stream(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
-    stored = StoredImages(uri, info, np.arange(ROWS))
+def _stream(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
+    stored = dataset.images(range(ROWS))
     columns: dict[str, NDArray[Any]] = {name: np.arange(ROWS) for name in ("id", "label", "visit")}
     columns["va"] = np.zeros((ROWS, 2), np.float32)
-    data = [stored.read(sample) for sample in range(ROWS)]
+    data = stored.read_all()
     window = Window(data=data, columns=columns, shard_uris=[], lane_rows=ROWS)
     images = ImageSettings(size=SIDE, channels=3, flip=False, pad=0, erase_probability=0.0)
     return finish(window, np.arange(ROWS), images, seed=0)["image"]
 
 
-def _neighbors(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
+def _neighbors(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
     class Rows:
-        shard_uris, shard_rows = (f"{uri}/{info.shards[0].name}",), (ROWS,)
+        shard_uris, shard_rows = (dataset.shard_uri(0),), (ROWS,)
 
         def rows(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
             names = ["offset", "size", "checksum"]
-            table = manifest.read_columns(uri, names, first_id=0, rows=ROWS)
+            table = dataset.columns(names, first_id=0, rows=ROWS)
             return {name: table[name].to_numpy()[ids] for name in names}
 
     def bad(row: object) -> None:
@@ -74,38 +74,37 @@ def _neighbors(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint
     return RandomAccess(Rows(), size=SIDE, channels=3, cache_mb=1, on_bad=bad).images(np.arange(ROWS))[0]
 
 
-def _evaluation(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
-    return next(SplitReader(dataset_uri=uri, info=info, split="train", size=SIDE, channels=3).batches(0, ROWS))
+def _evaluation(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
+    return next(SplitReader(dataset=dataset, split="train", size=SIDE, channels=3).batches(0, ROWS))
 
 
-def _annotation(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
+def _annotation(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
     settings = RegressorSettings(input_size=SIDE)
-    work = pieces.Work(dataset_uri=uri, parts_uri="", model_name="", settings=settings, batch_size=ROWS, clip=False)
-    places = ["key", "shard", "offset", "size", "checksum"]
-    return pieces._read(work, info, manifest.read_columns(uri, places, first_id=0, rows=ROWS))
+    work = pieces.Work(dataset=dataset, parts_uri="", model_name="", settings=settings, batch_size=ROWS, clip=False)
+    return pieces._read(work, dataset.images(range(ROWS)))
 
 
-def _report(uri: str, info: manifest.DatasetInfo) -> Iterable[NDArray[np.uint8]]:
-    pictures = Pictures(StoredImages(uri, info, np.arange(ROWS)).read, 10**6)
+def _report(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
+    pictures = Pictures(dataset.images(np.arange(ROWS)).read, 10**6)
     pictures.add(range(ROWS), FACE)
     shown = (Image.open(io.BytesIO(base64.b64decode(line))) for line in pictures.lines)
     return [np.asarray(picture.resize((SIDE, SIDE))) for picture in shown]
 
 
-ROOMS: dict[str, Callable[[str, manifest.DatasetInfo], Iterable[NDArray[np.uint8]]]] = {
+ROOMS: dict[str, Callable[[Dataset], Iterable[NDArray[np.uint8]]]] = {
     "stream": _stream,
     "exact neighbours": _neighbors,
     "evaluation": _evaluation,
     "annotation": _annotation,
     "report": _report,
-    "contact sheet": lambda uri, info: read_images(uri, info, np.arange(ROWS)),
-    "graphs are checked": lambda uri, info: real_images(uri, 3),
+    "contact sheet": lambda dataset: [decode(dataset.images(np.arange(ROWS)).read(row), 3) for row in range(ROWS)],
+    "graphs are checked": lambda dataset: real_images(dataset, 3),
 }
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_room_gives_upright_images(room: str, dataset: tuple[str, manifest.DatasetInfo]) -> None:
-    images = list(ROOMS[room](*dataset))
+def test_every_room_gives_upright_images(room: str, dataset: Dataset) -> None:
+    images = list(ROOMS[room](dataset))
     assert len(images) == ROWS
     for image in images:
         np.testing.assert_allclose(image[6:-6:6, 6:-6:6], LOOK[6:-6:6, 6:-6:6], atol=40)

@@ -12,6 +12,7 @@ from PIL import Image, ImageColor
 
 from ldlva_dist.config import RunConfig
 from ldlva_dist.config.presets import demo
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
@@ -143,7 +144,7 @@ def test_every_arm_takes_the_rate_that_is_best_on_the_holdout_and_is_judged_by_o
 
 def test_arms_with_the_same_settings_share_one_run_and_a_graph_that_is_too_small_is_said(tmp_path: Path) -> None:
     dataset = toy_dataset(tmp_path)
-    build_graph(dataset, 8)
+    build_graph(Dataset.open(dataset), 8)
     protocol = Protocol(dataset=dataset, output=str(tmp_path / "out"), seeds=1)
     base = replace(BASE, neighbors=replace(BASE.neighbors, num_neighbors=8))
     arms = ablation_arms(base, {"K": (8, 8), "gamma": (base.loss.gamma,)}, level=0.3)

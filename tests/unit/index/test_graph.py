@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ldlva_dist.dataset import manifest
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.index.graph import build_graph, nearest_neighbors, read_graph, require_graph
 
@@ -133,11 +134,11 @@ VA = np.random.default_rng(3).uniform(-1, 1, (60, 2)).astype(np.float32)
 
 def test_a_graph_reads_back_any_range_and_prefix_of_the_training_split_only(tmp_path):
     uri = write_dataset(tmp_path / "set", VA, num_train=50)
-    build_graph(uri, k_max=6, part_rows=20)
+    build_graph(Dataset.open(uri), k_max=6, part_rows=20)
     expected = nearest_neighbors(VA[:50], 6)
 
     for first, rows, k in ((0, 50, 6), (15, 30, 4), (19, 1, 1), (40, 10, 6), (50, 0, 6)):
-        ids, squared = read_graph(uri, first, rows, k)
+        ids, squared = read_graph(Dataset.open(uri), first, rows, k)
         np.testing.assert_array_equal(ids, expected[0][first : first + rows, :k])
         np.testing.assert_array_equal(squared, expected[1][first : first + rows, :k])
         assert (ids.dtype, squared.dtype) == (np.int32, np.float32)
@@ -150,49 +151,49 @@ def test_a_graph_reads_back_any_range_and_prefix_of_the_training_split_only(tmp_
 
 def test_a_small_set_keeps_all_its_neighbours_instead_of_k_max(tmp_path):
     uri = write_dataset(tmp_path / "set", VA[:5], num_train=5)
-    assert build_graph(uri).num_neighbors == 4
-    assert require_graph(uri, 3).num_neighbors == 4
+    assert build_graph(Dataset.open(uri)).num_neighbors == 4
+    assert require_graph(Dataset.open(uri), 3).num_neighbors == 4
 
 
 def test_a_missing_or_unfinished_graph_is_an_error_that_names_the_job(tmp_path):
     uri = write_dataset(tmp_path / "set", VA, num_train=50)
     with pytest.raises(DataError, match=r"no neighbour graph; run: python jobs/build_index.py --dataset"):
-        require_graph(uri, 4)
-    build_graph(uri, k_max=6)
+        require_graph(Dataset.open(uri), 4)
+    build_graph(Dataset.open(uri), k_max=6)
     (tmp_path / "set" / "graph-K6" / "graph.json").unlink()
     with pytest.raises(DataError, match="no neighbour graph"):
-        read_graph(uri, 0, 5, 4)
+        read_graph(Dataset.open(uri), 0, 5, 4)
 
 
 def test_a_graph_of_another_version_of_the_data_set_is_refused(tmp_path):
     uri = write_dataset(tmp_path / "set", VA, num_train=50)
-    build_graph(uri, k_max=6)
+    build_graph(Dataset.open(uri), k_max=6)
     write_dataset(tmp_path / "set", VA, num_train=50, content="b")
     with pytest.raises(DataError, match="another version of the data set"):
-        require_graph(uri, 4)
+        require_graph(Dataset.open(uri), 4)
 
 
 def test_more_neighbours_than_the_graph_keeps_are_refused_and_a_second_graph_helps(tmp_path):
     uri = write_dataset(tmp_path / "set", VA, num_train=50)
-    build_graph(uri, k_max=6)
+    build_graph(Dataset.open(uri), k_max=6)
     with pytest.raises(SettingError, match=r"num_neighbors must be <= the K of the neighbour graph \(6\), got 8"):
-        require_graph(uri, 8)
+        require_graph(Dataset.open(uri), 8)
     with pytest.raises(SettingError, match=r"training samples \(50\), got 50"):
-        require_graph(uri, 50)
-    build_graph(uri, k_max=9)
-    assert require_graph(uri, 8).num_neighbors == 9
+        require_graph(Dataset.open(uri), 50)
+    build_graph(Dataset.open(uri), k_max=9)
+    assert require_graph(Dataset.open(uri), 8).num_neighbors == 9
 
 
 def test_a_data_set_without_valence_arousal_gets_no_graph(tmp_path):
     uri = write_dataset(tmp_path / "set", VA, num_train=50, has_va=False)
     with pytest.raises(SettingError, match="must have valence-arousal"):
-        build_graph(uri)
+        build_graph(Dataset.open(uri))
     assert not list((tmp_path / "set").glob("graph*"))
 
 
 def test_graph_json_says_what_it_was_built_from(tmp_path):
     uri = write_dataset(tmp_path / "set", VA, num_train=50)
-    build_graph(uri, k_max=6)
+    build_graph(Dataset.open(uri), k_max=6)
     folder = tmp_path / "set" / "graph-K6"
     files = {name: np.load(folder / name) for name in ("distances-00000.npy", "ids-00000.npy")}
     assert json.loads((folder / "graph.json").read_text()) == {
@@ -211,7 +212,7 @@ def test_the_job_builds_the_graph_and_says_what_it_built(tmp_path):
     done = run_job("--dataset", uri, "--k-max", "6", "--backend", "kdtree")
     assert done.returncode == 0
     assert "graph-K6: N 50, K 6, kdtree" in done.stdout
-    assert require_graph(uri, 6).num_neighbors == 6
+    assert require_graph(Dataset.open(uri), 6).num_neighbors == 6
 
 
 def test_the_job_refuses_numbers_of_shards_that_are_none(tmp_path):

@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError, SettingError
 from ldlva_dist.index.backends import CellIndex
 from ldlva_dist.index.exact_search import PointSet
@@ -128,7 +129,7 @@ def test_a_shard_loads_its_box_of_the_training_samples_from_the_manifest(tmp_pat
     monkeypatch.setattr("ldlva_dist.index.plane_cut.READ_ROWS", 7)
     va = np.random.default_rng(9).uniform(-1, 1, (60, 2)).astype(np.float32)
     uri = write_dataset(tmp_path / "set", va, num_train=50)
-    loaded = [load_box(uri, box) for box in cut_dataset(uri, 3)]
+    loaded = [load_box(Dataset.open(uri), box) for box in cut_dataset(Dataset.open(uri), 3)]
     ids = np.concatenate([ids for ids, _ in loaded])
     np.testing.assert_array_equal(np.sort(ids), np.arange(50))
     for ids, points in loaded:
@@ -141,7 +142,7 @@ def test_a_data_set_with_a_hole_in_its_valence_arousal_is_refused_with_the_count
     va[3, 1] = np.nan
     uri = write_dataset(tmp_path / "set", va, num_train=8)
     with pytest.raises(SettingError, match=r"must have valence-arousal .* got none for 1 of 8"):
-        build_graph(uri, 3)
+        build_graph(Dataset.open(uri), 3)
 
 
 def test_merging_orders_by_distance_and_then_by_the_turn_from_the_own_id():

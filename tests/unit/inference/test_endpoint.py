@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from starlette.requests import Request
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.endpoint import Endpoint, ServeSettings
@@ -26,7 +27,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return synthetic_run(tmp_path_factory.mktemp("set"), rows=20, pool=20, k=4, pixels=56).dataset_uri
+    return synthetic_run(tmp_path_factory.mktemp("set"), rows=20, pool=20, k=4, pixels=56).dataset.uri
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def run(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def faces(dataset: str) -> list[bytes]:
-    return [encode(image) for image in real_images(dataset, 3)]
+    return [encode(image) for image in real_images(Dataset.open(dataset), 3)]
 
 
 @dataclass(frozen=True)

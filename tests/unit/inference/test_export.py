@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import resize
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference import description as descriptions
@@ -31,7 +32,7 @@ PIXELS = 56  # the network takes 48
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return synthetic_run(tmp_path_factory.mktemp("set"), rows=60, pool=60, k=4, pixels=PIXELS).dataset_uri
+    return synthetic_run(tmp_path_factory.mktemp("set"), rows=60, pool=60, k=4, pixels=PIXELS).dataset.uri
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,13 @@ def run(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def exported(run: str, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("away") / "best"
-    files = export(read_model(run), str(folder), ["onnx", "pt2"], real_images(dataset, 3))
+    files = export(read_model(run), str(folder), ["onnx", "pt2"], real_images(Dataset.open(dataset), 3))
     assert sorted(path.name for path in folder.iterdir()) == sorted(files)
     return folder
 
 
 def images_of(dataset: str) -> np.ndarray:
-    return np.stack(real_images(dataset, 3))
+    return np.stack(real_images(Dataset.open(dataset), 3))
 
 
 def test_the_exported_folder_gives_what_the_runs_network_gives(run: str, exported: Path, dataset: str) -> None:
@@ -117,7 +118,7 @@ def test_a_graph_that_does_not_give_what_torch_gives_is_refused_and_nothing_is_w
         graphs.check(model, images, off, "ONNX")
     monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
     with pytest.raises(DataError, match=r"torch\.export must give"):
-        export(read_model(run), str(tmp_path / "away"), ["pt2"], real_images(dataset, 3))
+        export(read_model(run), str(tmp_path / "away"), ["pt2"], real_images(Dataset.open(dataset), 3))
     assert not (tmp_path / "away").exists()
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ldlva_dist.dataset import manifest
-from ldlva_dist.dataset.manifest import read_columns, read_info, read_va
-from ldlva_dist.dataset.manifest_blocks import read_blocks
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import build_graph, copy_graphs, read_graph, require_graph
 from ldlva_dist.packing.noisy_versions import Control, controlled
@@ -16,64 +15,64 @@ from testing.toy_dataset import HOLDOUT, ROWS, TRAIN, toy_dataset
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> str:
-    return toy_dataset(tmp_path)
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset.open(toy_dataset(tmp_path))
 
 
-def column(uri: str, name: str) -> np.ndarray:
-    return read_columns(uri, [name])[name].to_numpy()
+def column(version: Dataset, name: str) -> np.ndarray:
+    return version.columns([name])[name].to_numpy()
 
 
-def test_exactly_the_share_of_train_and_holdout_labels_is_flipped_and_the_test_split_is_not(dataset: str) -> None:
-    uri = controlled(dataset, Control(flip_share=0.3, seed=1))
-    given, label, flipped = column(dataset, "label"), column(uri, "label"), column(uri, "flipped").astype(bool)
+def test_exactly_the_share_of_train_and_holdout_labels_is_flipped_and_the_test_split_is_not(dataset: Dataset) -> None:
+    version = controlled(dataset, Control(flip_share=0.3, seed=1))
+    given, label, flipped = column(dataset, "label"), column(version, "label"), column(version, "flipped").astype(bool)
     np.testing.assert_array_equal(flipped, label != given)
-    np.testing.assert_array_equal(column(uri, "original_label"), given)
+    np.testing.assert_array_equal(column(version, "original_label"), given)
     assert flipped[: TRAIN + HOLDOUT].sum() == 24
     assert not flipped[TRAIN + HOLDOUT :].any()
-    assert read_info(uri).flip_share == pytest.approx(0.3)
-    np.testing.assert_array_equal(read_va(uri, 0, ROWS), read_va(dataset, 0, ROWS))
+    assert version.info.flip_share == pytest.approx(0.3)
+    np.testing.assert_array_equal(version.va(0, ROWS), dataset.va(0, ROWS))
 
 
-def test_seeds_flip_other_labels_and_the_same_seed_is_not_written_again(dataset: str) -> None:
+def test_seeds_flip_other_labels_and_the_same_seed_is_not_written_again(dataset: Dataset) -> None:
     first, second = (controlled(dataset, Control(flip_share=0.3, seed=seed)) for seed in (1, 2))
     assert (column(first, "flipped") != column(second, "flipped")).any()
-    before = (Path(first) / "manifest.parquet").stat()
+    before = (Path(first.uri) / "manifest.parquet").stat()
     assert controlled(dataset, Control(flip_share=0.3, seed=1)) == first
-    assert (Path(first) / "manifest.parquet").stat().st_mtime_ns == before.st_mtime_ns
+    assert (Path(first.uri) / "manifest.parquet").stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_shuffling_deals_the_training_points_out_anew_and_leaves_the_others(dataset: str) -> None:
-    uri = controlled(dataset, Control(shuffle_va=True, seed=3))
-    there, here = read_va(dataset, 0, ROWS), read_va(uri, 0, ROWS)
+def test_shuffling_deals_the_training_points_out_anew_and_leaves_the_others(dataset: Dataset) -> None:
+    version = controlled(dataset, Control(shuffle_va=True, seed=3))
+    there, here = dataset.va(0, ROWS), version.va(0, ROWS)
     assert sorted(map(tuple, here[:TRAIN])) == sorted(map(tuple, there[:TRAIN]))
     assert (here[:TRAIN] != there[:TRAIN]).any(axis=1).mean() > 0.9
     np.testing.assert_array_equal(here[TRAIN:], there[TRAIN:])
-    np.testing.assert_array_equal(column(uri, "label"), column(dataset, "label"))
-    assert "flipped" not in next(read_blocks(uri)).column_names
+    np.testing.assert_array_equal(column(version, "label"), column(dataset, "label"))
+    assert "flipped" not in next(version.blocks()).column_names
 
 
-def test_nothing_to_do_is_the_data_set_itself(dataset: str) -> None:
+def test_nothing_to_do_is_the_data_set_itself(dataset: Dataset) -> None:
     assert controlled(dataset, Control(seed=5)) == dataset
 
 
-def test_a_data_set_that_was_flipped_already_or_changed_since_is_refused(dataset: str) -> None:
-    uri = controlled(dataset, Control(flip_share=0.2, seed=1))
+def test_a_data_set_that_was_flipped_already_or_changed_since_is_refused(dataset: Dataset) -> None:
+    version = controlled(dataset, Control(flip_share=0.2, seed=1))
     with pytest.raises(SettingError, match=r"with labels flipped already \(20.0%\), got 0.1"):
-        controlled(uri, Control(flip_share=0.1))
-    manifest.write_info(dataset, replace(read_info(dataset), content_hash="1" * 64))
+        controlled(version, Control(flip_share=0.1))
+    manifest.write_info(dataset.uri, replace(dataset.info, content_hash="1" * 64))
     with pytest.raises(SettingError, match="got one of other contents"):
-        controlled(dataset, Control(flip_share=0.2, seed=1))
+        controlled(Dataset.open(dataset.uri), Control(flip_share=0.2, seed=1))
     with pytest.raises(SettingError, match=r"must be in \[0, 1\), got 1"):
         Control(flip_share=1.0)
 
 
-def test_a_version_with_other_labels_gets_the_graphs_of_its_data_set(dataset: str) -> None:
+def test_a_version_with_other_labels_gets_the_graphs_of_its_data_set(dataset: Dataset) -> None:
     build_graph(dataset, 8, part_rows=25)
     build_graph(dataset, 4)
-    uri = controlled(dataset, Control(flip_share=0.3, seed=1))
-    copy_graphs(dataset, uri)
-    assert require_graph(uri, 3).num_neighbors == 4
+    version = controlled(dataset, Control(flip_share=0.3, seed=1))
+    copy_graphs(dataset, version)
+    assert require_graph(version, 3).num_neighbors == 4
     for k in (4, 8):
-        for there, here in zip(read_graph(dataset, 7, 50, k), read_graph(uri, 7, 50, k), strict=True):
+        for there, here in zip(read_graph(dataset, 7, 50, k), read_graph(version, 7, 50, k), strict=True):
             np.testing.assert_array_equal(here, there)

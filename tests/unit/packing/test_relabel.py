@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ldlva_dist.dataset import dataset as opened
 from ldlva_dist.dataset import manifest, manifest_blocks
-from ldlva_dist.dataset.manifest import DatasetInfo, SplitInfo, column_names, read_columns, read_info
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo, SplitInfo
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.relabel import read_corrections, relabel
 
@@ -21,7 +23,7 @@ HEADER = "id,key,given_label,proposed_label,uncertainty"
 
 @pytest.fixture(autouse=True)
 def _small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (manifest, manifest_blocks):
+    for module in (manifest, manifest_blocks, opened):
         monkeypatch.setattr(module, "ROW_GROUP_ROWS", 4)
 
 
@@ -34,19 +36,20 @@ def write_dataset(folder: Path, **more: Any) -> str:
     va = dict.fromkeys(("valence", "arousal"), np.zeros(ROWS, np.float32))
     keys = {"key": [f"k{i}" for i in ids]}
     manifest.write_manifest(str(folder), pa.table({**columns, **keys, "label": LABELS, **va, "split": split, **more}))
-    nobody, digest = SplitInfo(first_id=ROWS, rows=0), manifest_blocks.ContentHash(CLASSES, None)
-    for block in manifest_blocks.read_blocks(str(folder)):
-        digest.update(block)
+    nobody = SplitInfo(first_id=ROWS, rows=0)
     info = DatasetInfo(
         name="toy",
         class_names=CLASSES,
         splits={"train": SplitInfo(first_id=0, rows=ROWS), "holdout": nobody, "test": nobody},
         shards=(),
         has_valence_arousal=True,
-        content_hash=digest.hexdigest(),
+        content_hash="",
         class_counts={"train": (4, 4, 3), "holdout": (0, 0, 0), "test": (0, 0, 0)},
     )
-    manifest.write_info(str(folder), info)
+    digest = manifest_blocks.ContentHash(CLASSES, None)
+    for block in Dataset(str(folder), info).blocks():
+        digest.update(block)
+    manifest.write_info(str(folder), replace(info, content_hash=digest.hexdigest()))
     return str(folder)
 
 
@@ -62,11 +65,11 @@ def marked(tmp_path: Path, *lines: str) -> str:
 
 
 def apply(dataset: str, csv: str, name: str = "v1") -> DatasetInfo:
-    return relabel(dataset, name, read_corrections(csv, read_info(dataset)))
+    return relabel(Dataset.open(dataset), name, read_corrections(csv, Dataset.open(dataset).info)).info
 
 
 def column(uri: str, name: str) -> list[Any]:
-    return read_columns(uri, [name])[name].to_pylist()
+    return Dataset.open(uri).columns([name])[name].to_pylist()
 
 
 def test_the_marked_rows_get_the_proposed_labels_and_keep_the_given_ones_beside_them(
@@ -81,9 +84,9 @@ def test_the_marked_rows_get_the_proposed_labels_and_keep_the_given_ones_beside_
     assert column(version, "original_label") == LABELS.tolist()
     assert info.class_counts["train"] == tuple(np.bincount(labels).tolist())
     assert info.source == {"relabelled": 2, "relabelled_by": "marked.csv"}
-    assert (info.parent, info.change) == (read_info(dataset).content_hash, "2 labels corrected by hand")
+    assert (info.parent, info.change) == (Dataset.open(dataset).info.content_hash, "2 labels corrected by hand")
     assert column(dataset, "label") == LABELS.tolist()
-    assert "flipped" not in column_names(version)
+    assert "flipped" not in Dataset.open(version).column_names()
 
 
 def test_a_second_correction_keeps_the_label_before_the_first(dataset: str, tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_a_name_that_is_taken_is_refused(dataset: str, tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_was_changed_by_hand_gets_no_version_that_looks_right(dataset: str, tmp_path: Path) -> None:
-    manifest.write_info(dataset, replace(read_info(dataset), content_hash="another"))
+    manifest.write_info(dataset, replace(Dataset.open(dataset).info, content_hash="another"))
     with pytest.raises(DataError, match=r"manifest does not have the content hash of dataset\.json"):
         apply(dataset, marked(tmp_path, '2,k2,"sad, or so",calm,0.9'))
     assert not list(Path(dataset, "versions").iterdir())
@@ -159,4 +162,4 @@ def test_a_data_set_that_was_changed_by_hand_gets_no_version_that_looks_right(da
 def test_a_column_that_stands_twice_is_one_sentence(dataset: str, tmp_path: Path) -> None:
     (tmp_path / "marked.csv").write_text("id,key,key,given_label,proposed_label\n1,k1,k1,glad,calm\n")
     with pytest.raises(DataError, match=r"marked\.csv has the column 'key' 2 times"):
-        read_corrections(str(tmp_path / "marked.csv"), read_info(dataset))
+        read_corrections(str(tmp_path / "marked.csv"), Dataset.open(dataset).info)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ldlva_dist.dataset.manifest import read_info
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.shards import key_apart, sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.passes.copies import copies_in
@@ -76,7 +76,7 @@ def test_the_bytes_of_a_set_whose_keys_do_not_meet_are_those_of_before(tmp_path:
         digest.update(tar.read_bytes())
     assert digest.hexdigest() == "8126d6a79cd341fdc6d3fa752529121916bc42b35ec32a100692016e0d1af9f2"
     content = "b13556249e74ffa2dc87dbd10159b000abaa0bf8117e75a592c0739a1dd1b448"
-    assert read_info(str(tmp_path / "set")).content_hash == content
+    assert Dataset.open(str(tmp_path / "set")).info.content_hash == content
 
 
 MEETING = ["0.png", "0.jpg", "a b.png", "a_b.png", "a(b.png", "a[b.png", "a.b.png", "कि.png", "की.png", "क.png"]
@@ -274,7 +274,7 @@ def test_copies_of_images_are_said_and_kept(tmp_path: Path) -> None:
     order = pack_here(ClassFoldersSource(folders={"train": train, "test": test}), tmp_path / "set", SETTINGS)
     assert order.splits == [8, 0, 4]
     between, within = order.notes
-    assert [line.partition(", such as ")[0] for line in copies_in(str(tmp_path / "set"))] == [
+    assert [line.partition(", such as ")[0] for line in copies_in(Dataset.open(str(tmp_path / "set")))] == [
         line.partition(", such as ")[0] for line in order.notes
     ]
     assert between.startswith("copies: 2 of 4 test images are in train too, byte for byte, such as '")

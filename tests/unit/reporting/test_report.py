@@ -18,7 +18,7 @@ from PIL import Image
 
 from ldlva_dist.analysis import metrics, suspicion
 from ldlva_dist.analysis.label_findings import Findings, write_uncertainty
-from ldlva_dist.dataset.manifest import read_columns, write_info
+from ldlva_dist.dataset.manifest import write_info
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.records.uncertainty_history import write_history
 from ldlva_dist.reporting.report import charts, pictures, plane, samples
@@ -38,14 +38,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
 
 def glance(run: SyntheticRun, name: str = "first") -> Run:
     probs_nC, labels_n = run.findings.probs_NC[:100], run.findings.labels_N[:100]
-    given = metrics.classification(labels_n, probs_nC, num_classes=len(run.info.class_names))
+    given = metrics.classification(labels_n, probs_nC, num_classes=len(run.dataset.info.class_names))
     return Run(
         name=name,
-        facts=[("data set", run.info.name)],
+        facts=[("data set", run.dataset.info.name)],
         metrics=[{"epoch": e, "loss": 2 - e / 5, "holdout_accuracy": None} for e in range(5)],
         evaluation={"given": given, "split": "test", "samples": 100, "steps": 70},
-        class_names=run.info.class_names,
-        class_counts=run.info.class_counts["train"],
+        class_names=run.dataset.info.class_names,
+        class_counts=run.dataset.info.class_counts["train"],
     )
 
 
@@ -162,8 +162,8 @@ def with_classes(run: SyntheticRun, names: Sequence[str]) -> SyntheticRun:
         proposed_N=pooled_NC.argmax(axis=1),
     )
     counts = {"train": tuple(np.bincount(labels_N, minlength=count).tolist())}
-    info = replace(run.info, class_names=tuple(names), class_counts={**run.info.class_counts, **counts})
-    return replace(run, info=info, findings=findings)
+    info = replace(run.dataset.info, class_names=tuple(names), class_counts={**run.dataset.info.class_counts, **counts})
+    return replace(run, dataset=replace(run.dataset, info=info), findings=findings)
 
 
 @pytest.mark.parametrize(("count", "megabytes"), [(2, 0.2), (500, 1.0), (1000, 0.8)])
@@ -225,7 +225,7 @@ def test_a_page_that_cannot_be_made_so_small_is_refused_with_the_size_that_can(
 
 def test_a_damaged_image_is_named_and_stays_blank(run: SyntheticRun, tmp_path: Path) -> None:
     """A run with data.on_bad_data=quarantine was trained around it, and its report must not fail at it."""
-    shard, places = Path(run.dataset_uri) / "train-000000.tar", read_columns(run.dataset_uri, ["offset", "checksum"])
+    shard, places = Path(run.dataset.uri) / "train-000000.tar", run.dataset.columns(["offset", "checksum"])
     whole, [victim, *_] = shard.read_bytes(), Scripts(page(run, tmp_path)).data()["samples"]["id"]
     broken = set(np.flatnonzero(places["offset"].to_numpy() == places["offset"][victim].as_py()).tolist())
     at = places["offset"][victim].as_py() + 100
@@ -267,9 +267,9 @@ def test_the_plane_unpacks_to_its_points(run: SyntheticRun) -> None:
 
 
 def test_hostile_keys_and_names_stay_text(run: SyntheticRun, tmp_path: Path) -> None:
-    names = (HOSTILE, *run.info.class_names[1:])
-    info = replace(run.info, class_names=names)
-    hostile = replace(run, info=info)
+    names = (HOSTILE, *run.dataset.info.class_names[1:])
+    info = replace(run.dataset.info, class_names=names)
+    hostile = replace(run, dataset=replace(run.dataset, info=info))
     first = replace(glance(hostile), name=HOSTILE, facts=[(HOSTILE, HOSTILE)], class_names=names)
     shown = collect(str(tmp_path), hostile, run.findings, Limits(samples=30))
     shown.data["samples"]["key"][0] = HOSTILE  # pyright: ignore[reportIndexIssue]
@@ -380,10 +380,10 @@ def test_uncertainty_parquet_has_a_row_for_every_training_sample(run: SyntheticR
     silent = run.findings.aggregated_NC.copy()
     silent[3] = 0
     findings = replace(run.findings, aggregated_NC=silent)
-    write_info(run.dataset_uri, run.info)
-    rows = pq.read_table(write_uncertainty(str(tmp_path), run.dataset_uri, run.info, findings)).to_pylist()
+    write_info(run.dataset.uri, run.dataset.info)
+    rows = pq.read_table(write_uncertainty(str(tmp_path), run.dataset, findings)).to_pylist()
     assert [row["id"] for row in rows] == list(range(ROWS))
-    names = run.info.class_names
+    names = run.dataset.info.class_names
     for i, row in enumerate(rows):
         label = findings.labels_N[i]
         assert (row["key"], row["label"], row["rank"]) == (f"face_{i:07d}", names[label], findings.rank_N[i])

@@ -15,7 +15,8 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Page, expect
 
 from ldlva_dist.analysis import metrics
-from ldlva_dist.dataset.manifest import column_names, read_columns, read_info, write_manifest
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import write_manifest
 from ldlva_dist.packing.relabel import read_corrections, relabel
 from ldlva_dist.reporting.report.collect import Limits, collect
 from ldlva_dist.reporting.report.overview import Run, overview
@@ -30,7 +31,7 @@ NAMES = ("Neutral", 'Hap"py, very', "</script><b>Sad", "Surprise", "Fear", "Disg
 
 def written(run: SyntheticRun, path: Path) -> str:
     """The address of the run's page."""
-    names = run.info.class_names
+    names = run.dataset.info.class_names
     given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=len(names))
     first = Run(
         name="first",
@@ -38,7 +39,7 @@ def written(run: SyntheticRun, path: Path) -> str:
         metrics=[],
         evaluation={"given": given, "split": "test", "samples": 500, "steps": 1},
         class_names=names,
-        class_counts=run.info.class_counts["train"],
+        class_counts=run.dataset.info.class_counts["train"],
     )
     path.write_bytes(render(overview(first, None), collect("first", run, run.findings, Limits(samples=240))))
     return path.as_uri()
@@ -47,7 +48,7 @@ def written(run: SyntheticRun, path: Path) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     made = synthetic_run(tmp_path_factory.mktemp("run"), rows=500, k=5, pool=40, pixels=48)
-    return replace(made, info=replace(made.info, class_names=NAMES))
+    return replace(made, info=replace(made.dataset.info, class_names=NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +167,11 @@ def test_marked_samples_are_exported_and_become_a_version(page: Page, run: Synth
         }
         for i in sorted(proposed)
     ]
-    relabel(run.dataset_uri, "v1", read_corrections(str(path), run.info))
-    labels = read_columns(f"{run.dataset_uri}/versions/v1", ["label"])["label"].to_numpy()
+    relabel(run.dataset, "v1", read_corrections(str(path), run.dataset.info))
+    labels = Dataset.open(f"{run.dataset.uri}/versions/v1").columns(["label"])["label"].to_numpy()
     changed = {i: label for i, label in proposed.items() if label != found.labels_N[i]}
     assert {int(i): int(labels[i]) for i in np.flatnonzero(labels != found.labels_N)} == changed
-    assert read_info(f"{run.dataset_uri}/versions/v1").source["relabelled"] == len(changed)
+    assert Dataset.open(f"{run.dataset.uri}/versions/v1").info.source["relabelled"] == len(changed)
 
 
 def kept(page: Page) -> list[list[int]]:
@@ -244,13 +245,13 @@ def test_what_begins_as_a_formula_is_text_in_the_export_and_itself_in_the_versio
 ) -> None:
     """In a data set of its own, whose keys and class names are what spreadsheets run."""
     names = tuple(FORMULAS[:7])
-    info = replace(run.info, class_names=names)
+    info = replace(run.dataset.info, class_names=names)
     ids = order(run)[: len(FORMULAS)]
-    keys = read_columns(run.dataset_uri, ["key"])["key"].to_pylist()
+    keys = run.dataset.columns(["key"])["key"].to_pylist()
     for sample, key in zip(ids, FORMULAS, strict=True):
         keys[sample] = key
-    dataset = shutil.copytree(run.dataset_uri, tmp_path / "faces")
-    table = read_columns(run.dataset_uri, column_names(run.dataset_uri))
+    dataset = shutil.copytree(run.dataset.uri, tmp_path / "faces")
+    table = run.dataset.columns(run.dataset.column_names())
     place = table.column_names.index("key")
     write_manifest(str(dataset), table.set_column(place, "key", [keys]))
     hostile = replace(run, dataset_uri=str(dataset), info=info)
@@ -336,8 +337,8 @@ def test_three_hundred_classes_are_shown_by_their_likeliest(
     labels_N = found.labels_N + 290
     sure = replace(found, probs_NC=probs_NC, aggregated_NC=probs_NC, labels_N=labels_N, proposed_N=labels_N)
     names = tuple(f"{'x' * 290}{i}" for i in range(count))
-    counts = {**run.info.class_counts, "train": tuple(np.bincount(labels_N, minlength=count).tolist())}
-    info = replace(run.info, class_names=names, class_counts=counts)
+    counts = {**run.dataset.info.class_counts, "train": tuple(np.bincount(labels_N, minlength=count).tolist())}
+    info = replace(run.dataset.info, class_names=names, class_counts=counts)
     page = browser.new_page(viewport={"width": 360, "height": 740})
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))

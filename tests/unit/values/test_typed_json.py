@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import read_info
 from ldlva_dist.errors import DataError
 from ldlva_dist.index.graph import build_graph, read_graph_info
@@ -17,7 +18,7 @@ from testing.toy_dataset import toy_dataset
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = toy_dataset(tmp_path_factory.mktemp("set"))
-    build_graph(uri, 4)
+    build_graph(Dataset.open(uri), 4)
     return uri
 
 
@@ -38,7 +39,7 @@ def _changed(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def _read(folder: Path, value: Any) -> Any:
     folder.joinpath("dataset.json").write_text(value if isinstance(value, str) else json.dumps(value))
-    return read_info(str(folder))
+    return Dataset.open(str(folder)).info
 
 
 FIELDS = [
