@@ -48,7 +48,7 @@ def written(run: SyntheticRun, path: Path) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     made = synthetic_run(tmp_path_factory.mktemp("run"), rows=500, k=5, pool=40, pixels=48)
-    return replace(made, info=replace(made.dataset.info, class_names=NAMES))
+    return replace(made, dataset=replace(made.dataset, info=replace(made.dataset.info, class_names=NAMES)))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_marked_samples_are_exported_and_become_a_version(page: Page, run: Synth
         }
         for i in sorted(proposed)
     ]
-    relabel(run.dataset, "v1", read_corrections(str(path), run.dataset.info))
+    relabel(Dataset.open(run.dataset.uri), "v1", read_corrections(str(path), run.dataset.info))
     labels = Dataset.open(f"{run.dataset.uri}/versions/v1").columns(["label"])["label"].to_numpy()
     changed = {i: label for i, label in proposed.items() if label != found.labels_N[i]}
     assert {int(i): int(labels[i]) for i in np.flatnonzero(labels != found.labels_N)} == changed
@@ -254,7 +254,7 @@ def test_what_begins_as_a_formula_is_text_in_the_export_and_itself_in_the_versio
     table = run.dataset.columns(run.dataset.column_names())
     place = table.column_names.index("key")
     write_manifest(str(dataset), table.set_column(place, "key", [keys]))
-    hostile = replace(run, dataset_uri=str(dataset), info=info)
+    hostile = replace(run, dataset=Dataset(str(dataset), info))
     page = browser.new_page()
     page.goto(written(hostile, tmp_path / "report.html"))
     page.check("input[name=kind][value=all]", force=True)
@@ -342,7 +342,7 @@ def test_three_hundred_classes_are_shown_by_their_likeliest(
     page = browser.new_page(viewport={"width": 360, "height": 740})
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(written(replace(run, findings=sure, info=info), tmp_path / "report.html"))
+    page.goto(written(replace(run, findings=sure, dataset=replace(run.dataset, info=info)), tmp_path / "report.html"))
     page.wait_for_selector("html[data-ready]", state="attached")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.locator("input[name=kind]:checked").get_attribute("value") == "uncertain"
