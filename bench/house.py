@@ -57,14 +57,18 @@ def main() -> None:
     modules = {module.name: module for module in _modules()}
     figures = measure(modules)
     for name, value in figures.items():
-        found, told = (len(value), value) if isinstance(value, list) else (value, [])
         limit = f"  (limit {LIMITS[name]})" if name in LIMITS else ""
-        print(f"{name:58} {found:>7}{limit}")
-        for line in told if name in LIMITS and found > LIMITS[name] else []:
-            print(f"    {line}")
+        print(f"{name:58} {len(value) if isinstance(value, list) else value:>7}{limit}")
     counts = {name: len(value) if isinstance(value, list) else value for name, value in figures.items()}
     broken = [name for name, limit in LIMITS.items() if float(counts[name]) > limit]
+    for name in broken:
+        print(*(f"{name}: {line}" for line in listed(figures[name])), sep="\n")
     sys.exit(f"error: over its limit: {', '.join(broken)}" if broken else 0)
+
+
+def listed(value: float | str | list[str]) -> list[str]:
+    """What a figure counts, where it counts something that can be named."""
+    return value if isinstance(value, list) else []
 
 
 def measure(modules: Mapping[str, Module]) -> dict[str, float | str | list[str]]:

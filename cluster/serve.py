@@ -34,7 +34,7 @@ try:
 
     from ldlva_dist.inference.endpoint import HEALTH, ROUTE, Endpoint, ServeSettings
     from ldlva_dist.inference.server import Server, listener
-    from ldlva_dist.inference.service import app, asking, check_fits
+    from ldlva_dist.inference.service import app, asking, check_service_fits
 except ImportError as error:
     print_error(f"cluster/serve.py needs {error.name}: pip install '.[serve]'")
     sys.exit(SettingError.exit_code)
@@ -67,7 +67,7 @@ def main() -> None:
     model = read_model(settings.model).build()  # what is wrong with it is said before a cluster starts
     with closing(listener(arguments.host, arguments.port)) as socket:
         placement.connect()
-        check_fits(settings)
+        check_service_fits(settings)
         serve_until_interrupted(arguments, settings, model, socket)
 
 

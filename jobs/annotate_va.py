@@ -15,8 +15,8 @@ from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.versions import check_free, version_uri
 from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
-from ldlva_dist.packing.annotate.model_files import read_model
-from ldlva_dist.packing.annotate.pieces import Work
+from ldlva_dist.packing.annotate.model_files import read_regressor_model
+from ldlva_dist.packing.annotate.pieces import AnnotationWork
 from ldlva_dist.packing.annotate.regressor import RegressorSettings
 from ldlva_dist.packing.annotate.va_table import PointFile
 from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
@@ -91,16 +91,16 @@ def main() -> None:
     dataset = Dataset.open(storage.absolute(command.dataset))
     check_free(version_uri(dataset, command.name))
     if isinstance(command, Model):
-        work = Work(
+        work = AnnotationWork(
             dataset=dataset,
-            parts_uri=Work.parts_of(dataset, command.name),
+            parts_uri=AnnotationWork.parts_of(dataset, command.name),
             model_name=command.model.rpartition("/")[2],
             settings=command.regressor,
             batch_size=command.batch_size,
             clip=command.clip,
         )
         pool = Pool(num_actors=command.num_actors, cpus=command.cpus_per_actor, gpus=command.gpus_per_actor)
-        model = read_model(command.model)
+        model = read_regressor_model(command.model)
         placement.connect()
         made = annotate_by_model(
             work, command.name, model, pool, standardize=command.standardize_va, report=Progress().say

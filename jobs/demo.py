@@ -178,7 +178,7 @@ def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, A
     return figures | {
         "noise_auroc": noise["uncertainty"]["auroc"],
         "noise_auroc_bayes": noise["bayes"]["auroc"],
-        "best_config": asdict(launch.absolute(best)),
+        "best_config": asdict(launch.with_absolute_paths(best)),
     }
 
 

@@ -22,7 +22,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
 from ldlva_dist.experiments.plots import draw_ablation, draw_noise
-from ldlva_dist.experiments.protocol import Protocol, Row, compare
+from ldlva_dist.experiments.protocol import Protocol, Row, compare_arms
 from ldlva_dist.experiments.tables import Mean, ablation_markdown, means, noise_markdown, write_tables
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.terminal import run_job
@@ -131,11 +131,11 @@ def main() -> None:
         learning_rates=command.learning_rates,
         max_concurrent=command.max_concurrent,
     )
-    cells.begin(protocol.output, name, cells.learnt_from(settings, dataset.info.content_hash) | command.common())
+    cells.begin_run(protocol.output, name, cells.learnt_from(settings, dataset.info.content_hash) | command.common())
     placement.connect()
     say(f"{name}: {len(arms)} arms x {command.seeds} seeds, {settings.training.epochs:g} epochs, in {protocol.output}")
     rows: list[Row] = []
-    for rows in compare(arms, protocol, say):
+    for rows in compare_arms(arms, protocol, say):
         write_tables(protocol.output, name, rows, to_markdown(means(rows)))
     draw(means(rows), protocol.output, name)
     say(to_markdown(means(rows)))
@@ -157,7 +157,7 @@ def parse(args: Sequence[str]) -> tuple[Noise | Ablation, RunConfig]:
     first = ["--config", command.config] if command.config else [command.preset]
     settings = parse_run([*first, *others], description="Settings of all arms.")
     settings = replace(settings, storage_path=command.output, data=replace(settings.data, dataset=command.dataset))
-    return command, launch.absolute(settings)
+    return command, launch.with_absolute_paths(settings)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tyro
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError, DataError, SettingError
-from ldlva_dist.forecast.outlook import look_ahead
+from ldlva_dist.forecast.outlook import estimate_run
 from ldlva_dist.reporting.forecast_table import print_outlook
 from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.run import launch
@@ -44,11 +44,11 @@ class Options:
 def main() -> None:
     """Parse, connect, look ahead, print."""
     options, rest = tyro.cli(Options, args=sys.argv[1:], return_unknown_args=True, add_help=False)
-    config = launch.absolute(parse_run(rest, description=DESCRIPTION))
+    config = launch.with_absolute_paths(parse_run(rest, description=DESCRIPTION))
     dataset = Dataset.open(config.data.dataset)
     placement.connect()
     seconds = options.probe_seconds if options.probe else None
-    outlook = look_ahead(config, dataset, probe_seconds=seconds, price=options.price_per_node_hour)
+    outlook = estimate_run(config, dataset, probe_seconds=seconds, price=options.price_per_node_hour)
     plain = outlook.plain()
     print_outlook(plain)
     if options.json:

@@ -12,9 +12,9 @@ from tyro.conf import OmitArgPrefixes, subcommand
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.inference.batch import Actors, predict
+from ldlva_dist.inference.batch import Actors, predict_images
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
-from ldlva_dist.inference.parts import Work
+from ldlva_dist.inference.parts import PredictionWork
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.packing.sources.listing import list_images
 from ldlva_dist.packing.sources.readers.row_groups import parquet_files
@@ -85,11 +85,13 @@ def main() -> None:
     command = tyro.cli(Command, description=__doc__)
     output = storage.absolute(command.output)
     model = read_model(command.model)
-    work = Work(output=output, inputs=inputs_of(command), batch_size=command.batch_size, features=command.features)
+    work = PredictionWork(
+        output=output, inputs=inputs_of(command), batch_size=command.batch_size, features=command.features
+    )
     storage.check_writable(output)
     placement.connect()
     with ProgressBar() as progress:
-        found = predict(
+        found = predict_images(
             model,
             work,
             command.actors,

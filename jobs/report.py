@@ -19,8 +19,8 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.verify import require_sound
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.report.collect import Limits, collect, describe, noise
-from ldlva_dist.reporting.report.overview import Run, is_evaluation, overview
+from ldlva_dist.reporting.report.collect import Limits, collect, describe_run, noise
+from ldlva_dist.reporting.report.overview import ReportedRun, is_evaluation, overview
 from ldlva_dist.reporting.report.page import NOTHING, Samples, render
 from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.runtime import placement
@@ -85,11 +85,11 @@ def check_comparable(ours: DatasetInfo, theirs: DatasetInfo, split: str) -> None
         )
 
 
-def look_at(place: Place, split: str, num_tasks: int) -> Run:
+def look_at(place: Place, split: str, num_tasks: int) -> ReportedRun:
     """A run in one glance."""
     evaluation = evaluate(place, split, num_tasks)
     name = place.run.rstrip("/").rpartition("/")[2]
-    return describe(name, place.checkpoint.config, place.dataset.info, evaluation, place.run)
+    return describe_run(name, place.checkpoint.config, place.dataset.info, evaluation, place.run)
 
 
 def evaluate(place: Place, split: str, num_tasks: int) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _json(uri: str) -> Any:
         return None  # damaged, as by a full disk: the run is judged again
 
 
-def samples_of(arguments: Arguments, run: Run, baseline: Run | None, place: Place) -> Samples:
+def samples_of(arguments: Arguments, run: ReportedRun, baseline: ReportedRun | None, place: Place) -> Samples:
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
     trained = TrainedRun(place.checkpoint, place.dataset)
     findings = trained.findings()

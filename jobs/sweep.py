@@ -17,7 +17,7 @@ from ldlva_dist.runtime import placement
 
 def main() -> None:
     """Parse, connect, search, print."""
-    config = launch.absolute(parse_run(description="Search around a preset."))
+    config = launch.with_absolute_paths(parse_run(description="Search around a preset."))
     config.check_search()  # said before a cluster starts
     placement.connect()
     say(f"sweep {config.name}: {config.sweep.num_samples} trials around {config.loss.recipe}")

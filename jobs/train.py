@@ -15,7 +15,7 @@ from ldlva_dist.runtime import placement
 
 def main() -> None:
     """Parse, connect, fit, print."""
-    config: RunConfig = launch.absolute(parse_run(description="Train one run."))
+    config: RunConfig = launch.with_absolute_paths(parse_run(description="Train one run."))
     placement.connect()
     say(f"training {config.name}: {config.uri}")
     result = launch.fit(config, on_metrics=lambda metrics: say(format_line(metrics)))

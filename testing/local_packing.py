@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ldlva_dist.packing.passes.finish import finish
+from ldlva_dist.packing.passes.finish import finish_dataset
 from ldlva_dist.packing.passes.pass1_survey import survey_name, survey_partition
 from ldlva_dist.packing.passes.pass2_order import Order, order_rows
 from ldlva_dist.packing.passes.pass3_write import write_task
@@ -25,7 +25,7 @@ def pack_here(source: Source, output: Path, settings: PackSettings, *, backwards
     for number in range(len(order.tasks))[::step]:
         first, stop = order.tasks[number]
         write_task(stage, source, {place: partitions[place] for place in range(first, stop)}, settings, number)
-    finish(stage, partitions, settings, order, source.describe())
+    finish_dataset(stage, partitions, settings, order, source.describe())
     stage.publish()
     return order
 

@@ -17,7 +17,7 @@ from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.analysis.trained_run import Opinions
 from ldlva_dist.dataset import manifest
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.dataset.manifest_blocks import ContentHash
 from ldlva_dist.index.graph import nearest_neighbors
@@ -63,7 +63,7 @@ def synthetic_run(
     generator, total = np.random.default_rng(seed), rows + sum(others)
     people = draw_people(total, generator, 0.2)
     images = draw_faces(people.distribution[:pool], generator, pixels)
-    files = [encode(image) for image in images]
+    files = [encode_image(image) for image in images]
     truth_N = people.distribution.argmax(axis=1)
     face_N = _faces_of(truth_N, truth_N[:pool], generator)
     dataset = folder / "faces"

@@ -43,7 +43,7 @@ from ldlva_dist.models.ldlva import LDLVA, normalize
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.reporting.metrics_line import format_line
 from ldlva_dist.run import launch
-from ldlva_dist.training.evaluate import SplitReader, predict
+from ldlva_dist.training.evaluate import SplitReader, predict_share
 from ldlva_dist.training.network import build_model
 
 BETTER = {"accuracy": 1, "kl": -1, "auroc": 1, "fresh_accuracy": 1, "fresh_kl": -1}
@@ -145,7 +145,7 @@ def score_fresh(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
     model, images = restored(checkpoint, config), np.array_split(training_images(config, 0), 20)
     update_bn((normalize(torch.from_numpy(part)) for part in images), model.backbone)
     model.eval()
-    _, probs_NC = predict(lambda x: model(x).logits_BC, reader(config, "test"), device=torch.device("cpu"))
+    _, probs_NC = predict_share(lambda x: model(x).logits_BC, reader(config, "test"), device=torch.device("cpu"))
     return against_columns(Dataset.open(config.data.dataset), "test", probs_NC)
 
 

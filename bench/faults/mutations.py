@@ -35,7 +35,7 @@ from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import from_json, to_json
 from ldlva_dist.config.presets import PRESETS
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.dataset.manifest_checks import check_manifest
 from ldlva_dist.errors import DataError, LdlvaError
 from ldlva_dist.index.graph import read_graph
@@ -348,7 +348,7 @@ def _draw_images(folder: Path) -> None:
     folder.mkdir()
     generator = np.random.default_rng(0)
     for number, image in enumerate(draw_faces(draw_people(6, generator, 0.0).distribution, generator, 48)):
-        (folder / f"{number}.jpg").write_bytes(encode(image))
+        (folder / f"{number}.jpg").write_bytes(encode_image(image))
 
 
 def _read_all(arguments: Arguments, kinds: Sequence[str], base: Path, home: Path) -> Iterator[Record]:

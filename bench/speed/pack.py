@@ -25,7 +25,7 @@ from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
 from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Source
-from ldlva_dist.packing.sources.user_columns import Columns
+from ldlva_dist.packing.sources.user_columns import UserColumns
 
 VOTES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 LIMIT_S = 60.0
@@ -84,7 +84,7 @@ def _source(arguments: Arguments, folder: str) -> Source:
         _draw(uri, arguments.rows)
     return ParquetSource(
         files={"train": (uri,)},
-        columns=Columns(label="fer2013_label"),
+        columns=UserColumns(label="fer2013_label"),
         image="image_bytes",
         key="name",
         votes=VOTES if arguments.source else (),

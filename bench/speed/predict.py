@@ -19,11 +19,11 @@ import tyro
 from safetensors.torch import save
 
 from bench.common import cluster, report
-from ldlva_dist.inference.batch import Actors, predict
+from ldlva_dist.inference.batch import Actors, predict_images
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Portable
 from ldlva_dist.inference.inputs import DatasetInputs
-from ldlva_dist.inference.parts import Work
+from ldlva_dist.inference.parts import PredictionWork
 from ldlva_dist.models.backbone import build_backbone
 from ldlva_dist.models.classifier import Classifier
 from testing.synthetic_run import synthetic_run
@@ -56,7 +56,7 @@ def main(arguments: Arguments) -> None:
         with cluster(1):
             bare.append(bare_speed(model, inputs, arguments.bare_rows))
             for repeat in range(arguments.repeats):
-                work = Work(
+                work = PredictionWork(
                     output=f"{folder}/out-{repeat}",
                     inputs=inputs,
                     batch_size=BATCH,
@@ -116,10 +116,10 @@ def bare_speed(model: Portable, inputs: DatasetInputs, rows: int) -> float:
     return (len(files) - BATCH) / (time.process_time() - began)
 
 
-def our_speed(model: Portable, work: Work) -> tuple[float, float]:
+def our_speed(model: Portable, work: PredictionWork) -> tuple[float, float]:
     """Images per CPU second after the first part, and the CPU seconds that came before the first image."""
     seen: list[tuple[int, float]] = []
-    predict(
+    predict_images(
         model,
         work,
         Actors(num_actors=1),

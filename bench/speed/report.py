@@ -22,7 +22,7 @@ from ldlva_dist.analysis import metrics
 from ldlva_dist.analysis.label_findings import write_uncertainty
 from ldlva_dist.records.uncertainty_history import write_history
 from ldlva_dist.reporting.report.collect import Limits, collect
-from ldlva_dist.reporting.report.overview import Run, overview
+from ldlva_dist.reporting.report.overview import ReportedRun, overview
 from ldlva_dist.reporting.report.page import render
 from testing.browser import chromium, find_chromium
 from testing.synthetic_run import SyntheticRun, synthetic_run
@@ -72,7 +72,7 @@ def make_page(run: SyntheticRun, folder: str, samples: int) -> bytes:
         values = np.float32(0.38) + (findings.uncertainty_N - np.float32(0.38)) * (step + 1) / EPOCHS
         write_history(f"{folder}/run", values, step=step, epoch=step + 1.0, rank=0, first_id=0)
     given = metrics.classification(findings.labels_N, findings.probs_NC, num_classes=len(run.dataset.info.class_names))
-    glance = Run(
+    glance = ReportedRun(
         name="run",
         facts=[("data set", run.dataset.info.name)],
         metrics=[{"epoch": i / 100, "loss": 2 - i / 1000} for i in range(1, 1200)],

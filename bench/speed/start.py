@@ -115,13 +115,13 @@ def _dataset(folder: str, rows: int, rows_per_shard: int) -> str:
 
 def write_dataset(folder: str, rows: int, rows_per_shard: int) -> None:
     """A data set whose shards are all the same file of 50 images, about 1 MB."""
-    from ldlva_dist.dataset.images import encode
+    from ldlva_dist.dataset.images import encode_image
     from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo, write_info, write_manifest
 
     Path(folder).mkdir()
     generator = np.random.default_rng(0)
     smooth = generator.integers(0, 256, (IMAGES_A_SHARD, 56, 56, 3), dtype=np.uint8).repeat(2, axis=1).repeat(2, axis=2)
-    images = [encode(image) for image in smooth]
+    images = [encode_image(image) for image in smooth]
     num_shards = -(-rows // rows_per_shard)
     names = [f"train-{n:06d}.tar" for n in range(num_shards)]
     offsets = np.array(_write_tar(f"{folder}/{names[0]}", images))

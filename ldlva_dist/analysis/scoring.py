@@ -20,7 +20,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.runtime.waiting import own_errors
-from ldlva_dist.training.evaluate import SplitReader, predict
+from ldlva_dist.training.evaluate import SplitReader, predict_share
 from ldlva_dist.training.network import restored_model
 
 TASK_ROWS, TASK_LIMIT_S = 65_536, 1800.0
@@ -136,7 +136,7 @@ def _predict_share(
         channels=config.data.channels,
     )
     device = torch.device("cpu")
-    return predict(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]
+    return predict_share(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]
 
 
 def wrong_labels(dataset: Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:

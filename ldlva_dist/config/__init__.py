@@ -8,7 +8,7 @@ from ldlva_dist.config.data import DataConfig
 from ldlva_dist.config.execution import PlacementConfig, SweepConfig, TrainingConfig
 from ldlva_dist.config.neighbors import BankConfig, IndexConfig, NeighborConfig, UncertaintyConfig
 from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig
-from ldlva_dist.config.saved import build, parse_json
+from ldlva_dist.config.saved import build_settings, parse_json
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.values.settings import check_name, check_settings, require
 
@@ -114,7 +114,7 @@ def from_json(text: bytes | str) -> RunConfig:
 
     A name that is not known, or a value that breaks a rule, is a SettingError.
     """
-    return build(RunConfig, parse_json(text))
+    return build_settings(RunConfig, parse_json(text))
 
 
 def read_back(text: bytes, uri: str) -> RunConfig:

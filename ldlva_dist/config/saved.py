@@ -20,7 +20,7 @@ def parse_json(text: bytes | str) -> Any:
         raise SettingError(f"settings must be JSON, got what is none: {error}") from None
 
 
-def build(cls: Any, values: Any, section: str = "") -> Any:
+def build_settings(cls: Any, values: Any, section: str = "") -> Any:
     """A dataclass of settings from plain values, with the sections inside it; what is left out has its default."""
     if not isinstance(values, dict):
         raise SettingError(f"{section or 'settings'} must be an object of names and values, got {shown(values)}")
@@ -29,7 +29,7 @@ def build(cls: Any, values: Any, section: str = "") -> Any:
     require(not unknown, f"settings must be known to this version, got {shown(', '.join(unknown))}")
     return cls(
         **{
-            name: build(kinds[name], value, prefix + name) if dataclasses.is_dataclass(kinds[name]) else value
+            name: build_settings(kinds[name], value, prefix + name) if dataclasses.is_dataclass(kinds[name]) else value
             for name, value in values.items()
         }
     )

@@ -52,10 +52,10 @@ def encode_square(image_HWc: NDArray[np.uint8], size: int) -> bytes:
     channels = image_HWc.shape[2]
     picture = Image.fromarray(image_HWc[:, :, 0] if channels == 1 else image_HWc)
     pixels = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
-    return encode(pixels.reshape(size, size, channels))
+    return encode_image(pixels.reshape(size, size, channels))
 
 
-def encode(image_HWc: NDArray[np.uint8]) -> bytes:
+def encode_image(image_HWc: NDArray[np.uint8]) -> bytes:
     """A JPEG of quality 95."""
     color = "GRAY" if image_HWc.shape[2] == 1 else "RGB"
     subsampling = "Gray" if color == "GRAY" else "444"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ldlva_dist import storage
 from ldlva_dist.dataset.stored_rows import StoredRows, open_rows
 from ldlva_dist.errors import DataError
-from ldlva_dist.values.typed_json import Count, Rule, Text, build, parse_object, require_format
+from ldlva_dist.values.typed_json import Count, Rule, Text, build_dataclass, parse_object, require_format
 
 FORMAT_VERSION = 1
 ROW_GROUP_ROWS = 65_536
@@ -143,7 +143,7 @@ def read_info(dataset_uri: str) -> DatasetInfo:
         raise DataError(f"{dataset_uri} is not a data set: it has no {DATASET} (jobs/make_shards.py writes one)")
     raw = parse_object(storage.read_bytes(uri), uri)
     require_format(raw, FORMAT_VERSION, uri)
-    return build(DatasetInfo, raw, uri)
+    return build_dataclass(DatasetInfo, raw, uri)
 
 
 def write_info(dataset_uri: str, info: DatasetInfo) -> None:

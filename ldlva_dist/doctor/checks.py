@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ldlva_dist.doctor.compare import compare
+from ldlva_dist.doctor.compare import compare_facts
 from ldlva_dist.doctor.finding import Finding, Look
 from ldlva_dist.records.console import say
 
@@ -37,8 +37,10 @@ class Kind:
 
 
 KINDS = {
-    "software": Kind(function="software.look", area="software", limit_s=30, cure="make setup"),
-    "machine": Kind(function="machine.look", area="machine", limit_s=30, cure="is a disk or mount not answering?"),
+    "software": Kind(function="software.look_at_software", area="software", limit_s=30, cure="make setup"),
+    "machine": Kind(
+        function="machine.look_at_machine", area="machine", limit_s=30, cure="is a disk or mount not answering?"
+    ),
     "driver": Kind(function="devices.look_at_driver", area="devices", limit_s=40, cure="restart the NVIDIA driver"),
     "torch": Kind(
         function="devices.look_at_torch", area="devices", limit_s=120, cure="pip install -c constraints.txt torch"
@@ -62,7 +64,7 @@ KINDS = {
         cure="is the head that RAY_ADDRESS names up, and reachable from here? Without one: Ray's logs in /tmp/ray",
     ),
     "storage": Kind(
-        function="store.look",
+        function="store.look_at_store",
         area="storage",
         limit_s=150,
         cure="is the mount or the store answering? Try another --storage",
@@ -78,7 +80,7 @@ def examine(names: Sequence[str], arguments: dict[str, str | None]) -> Iterator[
         for look in looks:
             yield from look.result().findings
             facts |= look.result().facts
-    yield from compare(facts)
+    yield from compare_facts(facts)
 
 
 def take(kind: Kind, name: str, argument: str | None = None) -> Look:

@@ -6,7 +6,7 @@ from typing import Any
 from ldlva_dist.doctor.finding import Finding
 
 
-def compare(facts: Mapping[str, Any]) -> list[Finding]:
+def compare_facts(facts: Mapping[str, Any]) -> list[Finding]:
     """Findings of facts (devices.py, cluster.py, store.py); what a look did not give is not compared."""
     return [*_gpus(facts), *_cuda(facts), *_storage(facts)]
 

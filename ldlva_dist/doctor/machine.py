@@ -20,7 +20,7 @@ FULL_SHARE, FREE_NEEDED = 0.95, 5 * GB
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def look() -> Look:
+def look_at_machine() -> Look:
     """All of them."""
     shm = os.statvfs("/dev/shm")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

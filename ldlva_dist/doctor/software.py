@@ -32,7 +32,7 @@ EITHER = ("cpu", "gpu")
 """Extras of which one is enough, and two are too many: both install the module faiss."""
 
 
-def look(constraints: str | None = None) -> Look:
+def look_at_software(constraints: str | None = None) -> Look:
     """Python, packages and extras; ``constraints`` is a file of NAME==VERSION lines, the checkout's by default."""
     path = Path(constraints) if constraints else ROOT / "constraints.txt"
     pins = read_pins(path.read_text()) if constraints or path.exists() else {}  # an installed package has none

@@ -15,7 +15,7 @@ PROBE_BYTES = 4 << 20
 LOW_BYTES = 5e9
 
 
-def look(uri: str) -> Look:
+def look_at_store(uri: str) -> Look:
     """What is well with it, or the first thing that is not."""
     findings: list[Finding] = []
     try:

@@ -23,7 +23,7 @@ REFERENCES = ("truth", "votes", "given")
 NOT_LEARNT_FROM = ("name", "storage_path", *preflight.CHANGEABLE)
 
 
-def named(config: RunConfig, content_hash: str) -> RunConfig:
+def name_run(config: RunConfig, content_hash: str) -> RunConfig:
     """The run under a name of its recipe, its seed, and a hash of its data and all settings that it learns from.
 
     Of the data counts what is in it (``content_hash``), not where it lies.
@@ -39,7 +39,7 @@ def learnt_from(config: RunConfig, content_hash: str) -> dict[str, Any]:
     return {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
 
 
-def begin(folder: str, name: str, facts: Mapping[str, Any]) -> None:
+def begin_run(folder: str, name: str, facts: Mapping[str, Any]) -> None:
     """Remember what all arms of the experiment ``name`` in a folder have in common, or see that they have the same.
 
     Raises:
@@ -58,7 +58,7 @@ def begin(folder: str, name: str, facts: Mapping[str, Any]) -> None:
     storage.write_bytes(uri, (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def finished(config: RunConfig) -> dict[str, float] | None:
+def finished_run(config: RunConfig) -> dict[str, float] | None:
     """The figures of a cell that was run to its end, or None."""
     uri = storage.join(config.uri, FILE)
     if not storage.exists(uri):
@@ -69,7 +69,7 @@ def finished(config: RunConfig) -> dict[str, float] | None:
     return found
 
 
-def finish(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
+def finish_run(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
     """Train a cell to its end, from where it was interrupted, and judge its last epoch on the test split.
 
     ``holder`` is the process that it ends with, if it is not this one.

@@ -61,7 +61,7 @@ class Row:
     figures: Figures
 
 
-def compare(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], None]) -> Iterator[list[Row]]:
+def compare_arms(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], None]) -> Iterator[list[Row]]:
     """Run whatever is missing, seed by seed; all rows so far, after each cell that is done.
 
     Raises:
@@ -110,7 +110,7 @@ def _cell(arm: Arm, seed: int, lr: float, protocol: Protocol) -> RunConfig:
         optim=replace(arm.config.optim, lr=lr),
         training=replace(arm.config.training, seed=seed, num_to_keep=1),
     )
-    return cells.named(config, dataset.info.content_hash)
+    return cells.name_run(config, dataset.info.content_hash)
 
 
 def _provide_graph(dataset: Dataset, version: Dataset, arm: Arm) -> None:
@@ -132,7 +132,7 @@ def _run_all(
 ) -> Iterator[tuple[str, Figures]]:
     """(name, figures) of every cell, those first that were finished before; one that stands twice is run once."""
     unique = {config.name: config for config in configs}
-    there = {name: figures for name, config in unique.items() if (figures := cells.finished(config))}
+    there = {name: figures for name, config in unique.items() if (figures := cells.finished_run(config))}
     yield from there.items()
     missing = {name: config for name, config in unique.items() if name not in there}
     if there:
@@ -146,7 +146,7 @@ def _run_all(
 
 def _one_by_one(configs: Mapping[str, RunConfig], limit: int) -> Iterator[tuple[str, Figures]]:
     for name, config in configs.items():
-        yield name, cells.finish(config)
+        yield name, cells.finish_run(config)
 
 
 def _side_by_side(configs: Mapping[str, RunConfig], limit: int) -> Iterator[tuple[str, Figures]]:
@@ -154,7 +154,7 @@ def _side_by_side(configs: Mapping[str, RunConfig], limit: int) -> Iterator[tupl
 
     A task only launches a run, whose workers ask for their own resources.
     """
-    task: Any = ray.remote(cells.finish).options(num_cpus=placement.trial()["CPU"], max_retries=0)
+    task: Any = ray.remote(cells.finish_run).options(num_cpus=placement.trial()["CPU"], max_retries=0)
     waiting, running = list(configs.items()), dict[Any, str]()
     while waiting or running:
         while waiting and len(running) < limit:

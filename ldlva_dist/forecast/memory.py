@@ -14,11 +14,11 @@ from ldlva_dist.bank.records import bytes_per_row
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.forecast.sizes import (
-    bank_spec,
     graph_columns,
     meta_model,
     moment_names,
     parameter_bytes,
+    planned_bank_spec,
 )
 from ldlva_dist.forecast.watch import DRIVER, OTHERS, STORE, Peaks
 from ldlva_dist.models.ldlva import LDLVA
@@ -139,7 +139,7 @@ def _checkpoint_copies(config: RunConfig, model: LDLVA) -> int:
 
 def _shard_bytes(config: RunConfig, info: DatasetInfo) -> int:
     """A shard's rows, graphs found anew, and a piece of the file that they are written to; few old rows change then."""
-    spec, rows = bank_spec(config, info), -(-info.num_train // config.bank.num_shards)
+    spec, rows = planned_bank_spec(config, info), -(-info.num_train // config.bank.num_shards)
     row = bytes_per_row(spec, config.neighbors.num_neighbors) + 4 * graph_columns(config)
     return IMPORTED["bank shard"] + rows * row + min(PIECE_BYTES, rows * row)
 

@@ -14,8 +14,8 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import LdlvaError, RunStopped, SettingError
 from ldlva_dist.forecast.memory import STORE, Role, computed_memory, measured_memory
 from ldlva_dist.forecast.probe import Probe, probe
-from ldlva_dist.forecast.sizes import bank_spec, checkpoint_bytes, epoch_bytes
-from ldlva_dist.forecast.work import Work, work_of
+from ldlva_dist.forecast.sizes import checkpoint_bytes, epoch_bytes, planned_bank_spec
+from ldlva_dist.forecast.work import RunWork, work_of
 from ldlva_dist.run.preflight import Check, Problem, checks, find_problems
 from ldlva_dist.runtime import placement
 from ldlva_dist.stream import pipeline
@@ -32,7 +32,7 @@ class Outlook:
     num_train: int
     num_classes: int
     epochs: float
-    work: Work
+    work: RunWork
     steps_done: int
     """By an earlier start of the run: time and cost are those of the rest."""
     read_bytes_per_epoch: int
@@ -66,7 +66,7 @@ class Outlook:
         }
 
 
-def look_ahead(
+def estimate_run(
     config: RunConfig,
     dataset: Dataset,
     *,
@@ -132,7 +132,7 @@ def _probe(config: RunConfig, seconds: float) -> tuple[Probe | None, list[Proble
         return None, [Problem(sentence=f"the probe failed: {error}", cure=cure, exit_code=error.exit_code)]
 
 
-def _seconds(work: Work, done: int, seen: Probe | None) -> float | None:
+def _seconds(work: RunWork, done: int, seen: Probe | None) -> float | None:
     if seen is None:
         return None
     return seen.start_seconds + work.seconds(seen.samples_per_second) * (work.steps - done) / work.steps
@@ -152,12 +152,12 @@ def _plan(config: RunConfig, dataset: Dataset) -> Plan:
     return balanced_plan(config, only_data)
 
 
-def _room(config: RunConfig, info: DatasetInfo, memory: Sequence[Role], work: Work, checkpoint: int) -> list[Check]:
+def _room(config: RunConfig, info: DatasetInfo, memory: Sequence[Role], work: RunWork, checkpoint: int) -> list[Check]:
     """Whether memory and storage hold the run; a run itself finds out on the way."""
     found = [_memory_check(memory)]
     if config.uses_neighbors:
         k, shards = config.neighbors.num_neighbors, config.bank.num_shards
-        bank = info.num_train * bytes_per_row(bank_spec(config, info), k)
+        bank = info.num_train * bytes_per_row(planned_bank_spec(config, info), k)
         found.insert(
             0,
             Check(

@@ -31,7 +31,7 @@ def meta_model(config: RunConfig, info: DatasetInfo) -> LDLVA:
         return build.build_model(config, len(info.class_names), pretrained=False)
 
 
-def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
+def planned_bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     """What the run's bank stores; its network, whose width is asked for, takes no memory."""
     with torch.device("meta"):
         return build.bank_spec(config, info)
@@ -63,7 +63,7 @@ def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
         workers, shards = config.placement.max_workers, config.bank.num_shards
         table = [_table_file_bytes(rows) for rows in _table_files(info.num_train, workers)]
         bounds = [info.num_train * i // shards for i in range(shards + 1)]
-        spec = bank_spec(config, info)
+        spec = planned_bank_spec(config, info)
         parts["table"] = sum(table)
         parts["bank"] = sum(
             bank_part_bytes(spec, stop - start, config.data.batch_size // shards, graph_columns(config))

@@ -15,7 +15,7 @@ FORWARD_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class RunWork:
     """What the loop will do."""
 
     steps: int
@@ -36,7 +36,7 @@ class Work:
         return (self.samples + FORWARD_SHARE * forwarded) / samples_per_second
 
 
-def work_of(config: RunConfig, info: DatasetInfo) -> Work:
+def work_of(config: RunConfig, info: DatasetInfo) -> RunWork:
     """The work of a whole run, from its first step."""
     plan, training = make_plan(config, tuple(shard.rows for shard in info.shards_of("train"))), config.training
     steps, holdout = plan.steps_for(training.epochs), info.splits["holdout"].rows
@@ -44,7 +44,7 @@ def work_of(config: RunConfig, info: DatasetInfo) -> Work:
     every = training.checkpoint_every_steps
     checkpoints = -(-steps // every) if every else evaluations
     fills = config.uses_neighbors and config.bank.warm_start == "forward"
-    return Work(
+    return RunWork(
         steps=steps,
         samples=steps * plan.batch_size,
         evaluations=evaluations if holdout else 0,

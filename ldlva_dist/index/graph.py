@@ -26,7 +26,7 @@ from ldlva_dist.index.exact_search import PointSet, check_k, check_va
 from ldlva_dist.index.plane_cut import cut_dataset, load_box
 from ldlva_dist.index.shard import IndexShard, together
 from ldlva_dist.index.shard_answers import join
-from ldlva_dist.values.typed_json import Count, Rule, Text, build, parse_object, require_format
+from ldlva_dist.values.typed_json import Count, Rule, Text, build_dataclass, parse_object, require_format
 
 FORMAT_VERSION = 1
 K_MAX = 32
@@ -248,7 +248,7 @@ def read_graph_info(folder: str) -> GraphInfo | None:
         return None
     raw = parse_object(storage.read_bytes(uri), uri)
     require_format(raw, FORMAT_VERSION, uri)
-    info = build(GraphInfo, raw, uri)
+    info = build_dataclass(GraphInfo, raw, uri)
     if info.num_neighbors >= info.num_samples or not folder.endswith(f"graph-K{info.num_neighbors}"):
         raise DataError(f"{uri} is damaged: num_neighbors={info.num_neighbors} is not that of this folder")
     return info

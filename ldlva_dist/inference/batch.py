@@ -14,10 +14,10 @@ from ldlva_dist.inference.face_model import Portable
 from ldlva_dist.inference.parts import (
     PARTS,
     REJECTED,
-    Work,
+    PredictionWork,
     count_rejected,
-    finish,
-    finished,
+    finish_predictions,
+    finished_parts,
     missing,
     open_parts,
     predict_part,
@@ -57,8 +57,13 @@ class Predicted:
     parts: int
 
 
-def predict(
-    model: Portable, work: Work, actors: Actors, *, max_rejected: float, progress: Progress = lambda done, total: None
+def predict_images(
+    model: Portable,
+    work: PredictionWork,
+    actors: Actors,
+    *,
+    max_rejected: float,
+    progress: Progress = lambda done, total: None,
 ) -> Predicted:
     """Predict all images; goes on where an interrupted job with the same images and network stopped.
 
@@ -69,7 +74,7 @@ def predict(
     """
     total = work.inputs.num_rows
     facts = {**model.facts(), "features": work.features, "part_rows": work.part_rows, "input": work.inputs.facts()}
-    before = finished(work.output)
+    before = finished_parts(work.output)
     if before is not None:
         return _as_before(work, facts, before, max_rejected)
     if total == 0:
@@ -94,14 +99,16 @@ def predict(
             "(remove it to begin anew)"
         )
     result = {"rows": total, "rejected": rejected, "parts": work.num_parts}
-    finish(work, {**facts, **result, "name": model.description.name, "trained_on": dict(model.description.data)})
+    finish_predictions(
+        work, {**facts, **result, "name": model.description.name, "trained_on": dict(model.description.data)}
+    )
     return Predicted(**result)
 
 
 class _Predictor:
     """One actor's copy of the network."""
 
-    def __init__(self, job: "ray.ObjectRef[tuple[Portable, Work]]", threads: int, use_gpu: bool) -> None:
+    def __init__(self, job: "ray.ObjectRef[tuple[Portable, PredictionWork]]", threads: int, use_gpu: bool) -> None:
         torch.set_num_threads(threads)
         portable, self._work = ray.get(job, timeout=GET_TIMEOUT_S)
         self._model = portable.build("cuda" if use_gpu else "cpu")
@@ -111,7 +118,7 @@ class _Predictor:
         return predict_part(self._work, self._model, part)
 
 
-def _check(work: Work, rejected: int, max_rejected: float) -> None:
+def _check(work: PredictionWork, rejected: int, max_rejected: float) -> None:
     total = work.inputs.num_rows
     if rejected > max_rejected * total:
         raise DataError(
@@ -126,7 +133,7 @@ def _too_many(rejected: int, total: int, max_rejected: float, listed: str) -> st
     )
 
 
-def _as_before(work: Work, facts: dict[str, Any], before: dict[str, Any], max_rejected: float) -> Predicted:
+def _as_before(work: PredictionWork, facts: dict[str, Any], before: dict[str, Any], max_rejected: float) -> Predicted:
     """What a finished job of the same facts left."""
     if others := differing(before, facts):
         raise SettingError(

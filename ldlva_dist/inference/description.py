@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ldlva_dist.errors import DataError
-from ldlva_dist.values.typed_json import Rule, Text, build, parse_object, require_format
+from ldlva_dist.values.typed_json import Rule, Text, build_dataclass, parse_object, require_format
 
 FORMAT_VERSION = 1
 FILE = "model.json"
@@ -58,12 +58,12 @@ class Description:
         return json.dumps({**dataclasses.asdict(self), "preprocessing": self.preprocessing}, indent=1) + "\n"
 
 
-def parse(text: bytes | str, uri: str) -> Description:
+def parse_description(text: bytes | str, uri: str) -> Description:
     """Read the file that lies at ``uri``; a damaged one, or one of another format, is a DataError."""
     raw = parse_object(text, uri)
     require_format(raw, FORMAT_VERSION, uri)
     asked = raw.pop("preprocessing", None)
-    description = build(Description, raw, uri)
+    description = build_dataclass(Description, raw, uri)
     if not isinstance(asked, dict):
         raise DataError(f"{uri} is damaged: it does not say how images are prepared")
     for name, value in asked.items():

@@ -126,7 +126,7 @@ def read_exported(uri: str) -> Portable:
         DataError: if it is damaged.
     """
     about = storage.join(uri, descriptions.FILE)
-    description = descriptions.parse(storage.read_bytes(about), about)
+    description = descriptions.parse_description(storage.read_bytes(about), about)
     portable = Portable(description=description, weights=storage.read_bytes(storage.join(uri, WEIGHTS)))
     if portable.fingerprint != description.files.get(WEIGHTS):
         raise DataError(

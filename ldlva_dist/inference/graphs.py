@@ -54,7 +54,7 @@ def to_onnx(model: FaceModel, images: Sequence[Images]) -> bytes:
     def run(batch: Images) -> list[NDArray[np.float32]]:
         return [np.asarray(output) for output in session.run(list(OUTPUTS), {INPUT: batch})]
 
-    check(model, images, run, "ONNX")
+    check_graph(model, images, run, "ONNX")
     return file
 
 
@@ -70,11 +70,11 @@ def to_pt2(model: FaceModel, images: Sequence[Images]) -> bytes:
         with torch.inference_mode():
             return [output.numpy() for output in module(torch.from_numpy(batch))]
 
-    check(model, images, run, "torch.export")
+    check_graph(model, images, run, "torch.export")
     return buffer.getvalue()
 
 
-def check(model: FaceModel, images: Sequence[Images], run: Run, what: str) -> None:
+def check_graph(model: FaceModel, images: Sequence[Images], run: Run, what: str) -> None:
     """Compare a graph with torch: on all images at the network's size, in a batch and alone, and on each as it is.
 
     Raises:

@@ -35,7 +35,7 @@ _PART = re.compile(r"part-(\d+)\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class PredictionWork:
     """What every worker needs to know; plain values."""
 
     output: str
@@ -63,7 +63,7 @@ class Work:
         return storage.join(self.output, WORK, f"rejected-{part:05d}.parquet")
 
 
-def open_parts(work: Work, facts: Mapping[str, Any]) -> list[int]:
+def open_parts(work: PredictionWork, facts: Mapping[str, Any]) -> list[int]:
     """The parts that are still to be done; ``facts`` are remembered.
 
     Raises:
@@ -73,11 +73,11 @@ def open_parts(work: Work, facts: Mapping[str, Any]) -> list[int]:
     about = storage.join(work.output, WORK)
     if storage.list_folder(work.output) and not storage.exists(about):
         raise SettingError(f"--output must not exist, got {work.output!r}")
-    unfinished.begin(about, facts, "--output")
+    unfinished.begin_pieces(about, facts, "--output")
     return missing(work)
 
 
-def predict_part(work: Work, model: FaceModel, part: int) -> int:
+def predict_part(work: PredictionWork, model: FaceModel, part: int) -> int:
     """Read, predict and write one part.
 
     Returns:
@@ -107,13 +107,13 @@ def predict_part(work: Work, model: FaceModel, part: int) -> int:
     return len(rejected)
 
 
-def count_rejected(work: Work, todo: Sequence[int]) -> int:
+def count_rejected(work: PredictionWork, todo: Sequence[int]) -> int:
     """Images that the parts have rejected that are not to be done."""
     still_open = {work.rejected_uri(part) for part in todo}  # one that was interrupted may have left its list
     return sum(len(table) for uri, table in _rejected(work) if uri not in still_open)
 
 
-def write_rejected(work: Work) -> str:
+def write_rejected(work: PredictionWork) -> str:
     """Write the list of all rejected images so far; returns its place."""
     uri = storage.join(work.output, REJECTED)
     tables = [table for _, table in _rejected(work)]
@@ -121,27 +121,27 @@ def write_rejected(work: Work) -> str:
     return uri
 
 
-def finish(work: Work, facts: Mapping[str, Any]) -> None:
+def finish_predictions(work: PredictionWork, facts: Mapping[str, Any]) -> None:
     """Make the output whole: its last file says what it is, and what only the job needed goes."""
     write_rejected(work)
     storage.write_bytes(storage.join(work.output, DONE), (json.dumps(facts, indent=1) + "\n").encode())
     storage.delete_folder(storage.join(work.output, WORK))
 
 
-def finished(output: str) -> dict[str, Any] | None:
+def finished_parts(output: str) -> dict[str, Any] | None:
     """What the last file of a finished output says; None where there is none."""
     uri = storage.join(output, DONE)
     return unfinished.read_facts(uri) if storage.exists(uri) else None
 
 
-def missing(work: Work) -> list[int]:
+def missing(work: PredictionWork) -> list[int]:
     """The parts that are not there."""
     names = storage.list_folder(storage.join(work.output, PARTS))
     there = {int(found[1]) for name in names if (found := _PART.fullmatch(name))}
     return sorted(set(range(work.num_parts)) - there)
 
 
-def _rejected(work: Work) -> Iterator[tuple[str, pa.Table]]:
+def _rejected(work: PredictionWork) -> Iterator[tuple[str, pa.Table]]:
     """The lists of single parts, and where they lie."""
     folder = storage.join(work.output, WORK)
     for name in storage.list_folder(folder):
@@ -151,7 +151,7 @@ def _rejected(work: Work) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _prepared(
-    work: Work, model: FaceModel, begin: int, end: int
+    work: PredictionWork, model: FaceModel, begin: int, end: int
 ) -> Iterator[tuple[Block, list[NDArray[np.uint8] | DataError]]]:
     for block in work.inputs.blocks(begin, end):
         yield block, [_prepare(model, image) for image in block.images]

@@ -65,7 +65,7 @@ def asking(handle: DeploymentHandle) -> Forward:
     return forward
 
 
-def check_fits(settings: ServeSettings) -> None:
+def check_service_fits(settings: ServeSettings) -> None:
     """SettingError if the nodes of the cluster, all of their CPUs and GPUs free, do not hold the replicas.
 
     Serve itself would wait for more nodes without a limit.

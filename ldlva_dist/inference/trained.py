@@ -15,7 +15,7 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Portable, is_exported, read_exported
 from ldlva_dist.models.classifier import PARTS
-from ldlva_dist.values.typed_json import Count, Text, build, parse_object
+from ldlva_dist.values.typed_json import Count, Text, build_dataclass, parse_object
 
 SHAPING = ("model", "loss", "optim")
 """Sections of the settings that say how a network was trained."""
@@ -54,7 +54,7 @@ def read_model(uri: str) -> Portable:
 def _read_checkpoint(uri: str, checkpoint: Checkpoint) -> Portable:
     config, weights, known = checkpoint.config, checkpoint.read_weights(), checkpoint.facts
     wanted = {field.name for field in dataclasses.fields(NetworkFacts)}
-    facts = build(
+    facts = build_dataclass(
         NetworkFacts, {name: known[name] for name in wanted & known.keys()}, storage.join(checkpoint.uri, STATE)
     )
     kept = {name: values for name, values in weights.items() if name.startswith(PARTS)}
@@ -77,7 +77,7 @@ def _read_checkpoint(uri: str, checkpoint: Checkpoint) -> Portable:
         "training": _training(config, facts.step),
         "figures": _figures(uri, checkpoint, facts),
     }
-    return Portable(description=build(Description, description, checkpoint.uri), weights=save(kept))
+    return Portable(description=build_dataclass(Description, description, checkpoint.uri), weights=save(kept))
 
 
 def _training(config: RunConfig, steps: int) -> dict[str, Any]:

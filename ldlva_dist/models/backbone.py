@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.models.resnet import BLOCKS, ResNet
-from ldlva_dist.models.weights_file import fits, form, not_finite, read_weights, shown
+from ldlva_dist.models.weights_file import fits, form, not_finite, read_weights, shown_name
 
 NAMES = tuple(f"resnet{depth}" for depth in BLOCKS)
 PREFIXES = ("", "module.", "backbone.", "model.", "module.backbone.", "module.model.", "model.backbone.")
@@ -72,7 +72,7 @@ class LoadReport:
         ):
             if names:
                 rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-                parts.append(f"{what}: {', '.join(map(shown, names[:NAMES_SHOWN]))}{rest}")
+                parts.append(f"{what}: {', '.join(map(shown_name, names[:NAMES_SHOWN]))}{rest}")
         return "; ".join(parts) + "."
 
 

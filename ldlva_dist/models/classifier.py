@@ -36,10 +36,10 @@ class AnySizeClassifier(nn.Module):
 
     def forward(self, images_nHWc: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 images of any one size to probabilities and features."""
-        return self.classifier(resize(images_nHWc, self.size))
+        return self.classifier(resize_batch(images_nHWc, self.size))
 
 
-def resize(images_nHWc: Tensor, size: int) -> Tensor:
+def resize_batch(images_nHWc: Tensor, size: int) -> Tensor:
     """[n, size, size, c] floats that are whole numbers: ``dataset.images.resize`` in torch, up to ties of rounding.
 
     Two products with matrices, as there. ``F.interpolate`` is less exact: it computes the places in float32.

@@ -71,12 +71,14 @@ def require_weights_of(network: nn.Module, tensors: Mapping[str, Tensor], what: 
     """
     own = network.state_dict()
     faults = [f"it has no {name}" for name in own if name not in tensors]
-    faults += [f"{shown(name)} is none of the network's" for name in tensors if name not in own]
+    faults += [f"{shown_name(name)} is none of the network's" for name in tensors if name not in own]
     there = {name: tensors[name] for name in own if name in tensors}
     faults += [
         f"{name} {form(value)} for {form(own[name])}" for name, value in there.items() if not fits(value, own[name])
     ]
-    faults += [f"{shown(name)} holds numbers that are not finite" for name in not_finite(tensors)] if not faults else []
+    faults += (
+        [f"{shown_name(name)} holds numbers that are not finite" for name in not_finite(tensors)] if not faults else []
+    )
     if faults:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise DataError(f"{what} does not hold the weights of its network: {faults[0]}{more}")
@@ -88,7 +90,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A tensor's name as it may be printed."""
     plain = "".join(c if c.isprintable() else "?" for c in name)
     return plain if len(plain) <= NAME_SHOWN else f"{plain[:NAME_SHOWN]}..."

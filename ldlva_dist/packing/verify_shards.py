@@ -22,7 +22,7 @@ _ROWS = ("key", "shard", "offset", "size", "checksum", "label", "valence", "arou
 
 
 @dataclass(frozen=True)
-class Member:
+class ShardMember:
     """A plain file in a tar: where its bytes are."""
 
     offset: int
@@ -40,8 +40,8 @@ def check_shard(dataset: Dataset, number: int) -> list[str]:
     findings = []
     if len(data) != shard.bytes:
         findings.append(f"has {len(data)} bytes, dataset.json says {shard.bytes}")
-    images: dict[str, Member] = {}
-    texts: dict[str, Member] = {}
+    images: dict[str, ShardMember] = {}
+    texts: dict[str, ShardMember] = {}
     findings += _read_members(data, images, texts)
     for row in rows:
         image, text = images.pop(row["key"], None), texts.pop(row["key"], None)
@@ -55,7 +55,7 @@ def check_shard(dataset: Dataset, number: int) -> list[str]:
     return [f"{shard.name}: {finding}" for finding in shown]
 
 
-def _read_members(data: bytes, images: dict[str, Member], texts: dict[str, Member]) -> Iterator[str]:
+def _read_members(data: bytes, images: dict[str, ShardMember], texts: dict[str, ShardMember]) -> Iterator[str]:
     """Sort the members into images and texts by key; yields what is wrong with the tar itself."""
     try:
         tar = tarfile.TarFile(fileobj=io.BytesIO(data))
@@ -70,7 +70,7 @@ def _read_members(data: bytes, images: dict[str, Member], texts: dict[str, Membe
         yield "is cut off: it ends without its closing blocks"
 
 
-def _sort(member: tarfile.TarInfo, images: dict[str, Member], texts: dict[str, Member]) -> Iterator[str]:
+def _sort(member: tarfile.TarInfo, images: dict[str, ShardMember], texts: dict[str, ShardMember]) -> Iterator[str]:
     key, _, extension = member.name.partition(".")
     if not member.isreg():
         yield f"member {member.name!r} is no plain file"
@@ -82,10 +82,10 @@ def _sort(member: tarfile.TarInfo, images: dict[str, Member], texts: dict[str, M
         place = texts if extension == "json" else images
         if key in place:
             yield f"member {member.name!r} stands twice"
-        place.setdefault(key, Member(member.offset_data, member.size))
+        place.setdefault(key, ShardMember(member.offset_data, member.size))
 
 
-def _check_image(data: bytes, image: Member | None, row: Mapping[str, Any]) -> Iterator[str]:
+def _check_image(data: bytes, image: ShardMember | None, row: Mapping[str, Any]) -> Iterator[str]:
     key = row["key"]
     if image is None:
         yield f"the image of {key!r} is missing"
@@ -98,7 +98,7 @@ def _check_image(data: bytes, image: Member | None, row: Mapping[str, Any]) -> I
         yield f"the image of {key!r} does not have the checksum of the manifest"
 
 
-def _check_text(data: bytes, text: Member | None, row: Mapping[str, Any], info: DatasetInfo) -> Iterator[str]:
+def _check_text(data: bytes, text: ShardMember | None, row: Mapping[str, Any], info: DatasetInfo) -> Iterator[str]:
     """A version may have other labels and valence-arousal than the shards it shares."""
     key = row["key"]
     if text is None:

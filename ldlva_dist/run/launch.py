@@ -80,7 +80,7 @@ def fit(
         RunLost: if the run's folder was deleted or taken over meanwhile.
         RunStopped: if it was asked to stop, and has saved; called in the main thread, it takes Ctrl-C and SIGTERM so.
     """
-    config = absolute(config)
+    config = with_absolute_paths(config)
     dataset = prepare(config, sound=sound)
     with leased(config.uri, holder) as lease:
         write_settings(config)
@@ -158,7 +158,7 @@ def train_storage(uri: str) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": filesystem}
 
 
-def absolute(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same settings with paths that mean the same on every node."""
     if not config.data.dataset:
         raise SettingError("data.dataset must name a data set that jobs/make_shards.py wrote, got nothing")

@@ -72,7 +72,7 @@ def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple
     fits = partial(placement.check_fits, config.placement, config.bank.num_shards, config.index_shards)
     return (
         Check(
-            require=partial(build.check, config, info),
+            require=partial(build.check_against_dataset, config, info),
             cure="choose settings that fit the data set; jobs/annotate_va.py adds valence-arousal",
         ),
         Check(

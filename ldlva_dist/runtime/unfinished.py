@@ -11,7 +11,7 @@ from ldlva_dist.values.typed_json import parse_object
 ABOUT = "about.json"
 
 
-def begin(folder: str, facts: Mapping[str, Any], setting: str) -> None:
+def begin_pieces(folder: str, facts: Mapping[str, Any], setting: str) -> None:
     """Remember in a folder what its pieces will be made of, or see that an interrupted job had the same.
 
     Raises:

@@ -57,13 +57,13 @@ def absolute(uri: str) -> str:
 
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
-    return s3.exists(uri) if is_remote(uri) else _local(uri, os.path.exists)
+    return s3.object_exists(uri) if is_remote(uri) else _local(uri, os.path.exists)
 
 
 def list_folder(uri: str) -> list[str]:
     """Names of the files and folders in a folder, sorted; empty where there is no folder."""
     if is_remote(uri):
-        return s3.list_folder(uri)
+        return s3.list_keys(uri)
     return _local(uri, lambda path: sorted(os.listdir(path)) if os.path.exists(path) else [])
 
 
@@ -71,7 +71,7 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """A whole file, or no more than its first ``limit`` bytes, whatever it says of its size."""
     if not is_remote(uri):
         return _local(uri, lambda path: plain_files.read_start(path, limit))
-    is_longer = limit is not None and s3.size_of(uri) > limit
+    is_longer = limit is not None and s3.object_size(uri) > limit
     return s3.read(uri, 0, limit) if is_longer else s3.read(uri)
 
 
@@ -81,7 +81,7 @@ def read_range(uri: str, offset: int, size: int) -> bytes:
         raise DataError(f"{uri} cannot have {size} bytes at byte {offset}")
     if is_remote(uri):
         return s3.read(uri, offset, size)
-    data = _local(uri, lambda path: plain_files.read_range(path, offset, size))
+    data = _local(uri, lambda path: plain_files.read_plain_range(path, offset, size))
     if len(data) != size:
         raise DataError(f"{uri} ends early: wanted {size} bytes at {offset}, got {len(data)}")
     return data
@@ -96,13 +96,13 @@ def open_input(uri: str) -> pa.NativeFile:
 
 def stamp(uri: str) -> str:
     """What changes when a file is written again: its size and times, in a store its size and ETag; "" for no file."""
-    return s3.stamp(uri) if is_remote(uri) else _stamp(resolve(uri)[1])
+    return s3.object_stamp(uri) if is_remote(uri) else _stamp(resolve(uri)[1])
 
 
 def stamps(uri: str, names: Sequence[str]) -> list[str]:
     """The :func:`stamp` of each of some files below a folder."""
     if is_remote(uri):
-        found = dict(s3.stamps(uri))
+        found = dict(s3.object_stamps(uri))
         return [found.get(name, "") for name in names]
     folder = resolve(uri)[1]
     return [_stamp(f"{folder}/{name}") for name in names]
@@ -122,7 +122,7 @@ def write_stream(uri: str, source: IO[bytes], size: int) -> int:
         The CRC-32 of what was written.
     """
     if is_remote(uri):
-        return s3.write(uri, source, size)
+        return s3.write_object(uri, source, size)
     return _local(uri, lambda path: _replace(Path(path), source))
 
 
@@ -132,7 +132,7 @@ def create(uri: str, data: bytes) -> None:
     A store that knows no such condition writes all the same: who must know whose bytes they are reads them again.
     """
     if is_remote(uri):
-        s3.create(uri, data)
+        s3.create_object(uri, data)
     else:
         _local(uri, lambda path: _create(path, data))
 
@@ -140,14 +140,14 @@ def create(uri: str, data: bytes) -> None:
 def touch(uri: str) -> None:
     """Let a file count as written now; DataError where there is none."""
     if is_remote(uri):
-        s3.touch(uri)
+        s3.touch_object(uri)
     else:
         _local(uri, os.utime)
 
 
 def times(uri: str) -> tuple[float, float]:
     """When a file was written last, and what time it is now, in seconds by the clock of the disk or store."""
-    return s3.times(uri) if is_remote(uri) else _local(uri, _times)
+    return s3.object_times(uri) if is_remote(uri) else _local(uri, _times)
 
 
 def upload(local: str, uri: str) -> None:
@@ -169,7 +169,7 @@ def make_folder(uri: str) -> None:
 def delete_folder(uri: str) -> None:
     """Delete a folder and everything in it; nothing happens where there is none."""
     if is_remote(uri):
-        s3.delete_folder(uri)
+        s3.delete_objects(uri)
         return
     with suppress(DataError):
         _local(uri, shutil.rmtree)
@@ -178,7 +178,7 @@ def delete_folder(uri: str) -> None:
 def delete_file(uri: str) -> None:
     """Delete one file; nothing happens where there is none."""
     if is_remote(uri):
-        s3.delete(uri)
+        s3.delete_object(uri)
         return
     with suppress(DataError):
         _local(uri, os.unlink)
@@ -203,8 +203,8 @@ def check_writable(uri: str) -> None:
     """
     if is_remote(uri):
         probe = join(uri, f".write-test-{os.getpid()}")
-        s3.write(probe, io.BytesIO(), 0)
-        s3.delete(probe)
+        s3.write_object(probe, io.BytesIO(), 0)
+        s3.delete_object(probe)
         return
     try:
         tempfile.TemporaryFile(dir=nearest_folder(uri)).close()

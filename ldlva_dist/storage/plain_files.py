@@ -34,7 +34,7 @@ def read_start(path: str, limit: int | None) -> bytes:
         return b"".join(pieces)
 
 
-def read_range(path: str, offset: int, size: int) -> bytes:
+def read_plain_range(path: str, offset: int, size: int) -> bytes:
     """Those of ``size`` bytes from ``offset`` that are there; memory is taken for no others."""
     with _opened(path) as (file, there):
         return os.pread(file, max(0, min(size, there - offset)), offset)

@@ -28,7 +28,7 @@ from ldlva_dist.messages import Batch
 from ldlva_dist.stream.manifest_columns import Manifest
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.stream.quarantine import BadRow, Quarantine
-from ldlva_dist.stream.superstep import Columns, ImageSettings, Window, fetch, finish
+from ldlva_dist.stream.superstep import Columns, ImageSettings, Window, fetch, finish_superstep
 
 TASKS_PER_PIPELINE = 512
 # A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
@@ -105,7 +105,7 @@ class Supersteps:
 
     def _finish(self, window: Window, rows: NDArray[np.int64]) -> Columns:
         try:
-            return finish(window, window.good(rows), self.images, self.plan.seed)
+            return finish_superstep(window, window.good(rows), self.images, self.plan.seed)
         except DataError:
             bad = window.find_undecodable(window.good(rows), self.images.channels)
             if not bad:

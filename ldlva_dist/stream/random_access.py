@@ -20,7 +20,7 @@ READ_THREADS = 8
 ENTRY_BYTES = 512  # of a kept image, besides its pixels: its key, and the headers of Python and numpy (measured)
 
 
-class Rows(Protocol):
+class CachedRows(Protocol):
     """What is needed of the manifest; see :class:`ldlva_dist.stream.manifest_columns.Manifest`."""
 
     @property
@@ -42,7 +42,7 @@ class RandomAccess:
     """Reads images one by one, on :data:`READ_THREADS` threads; may be used by one thread at a time."""
 
     def __init__(
-        self, manifest: Rows, *, size: int, channels: int, cache_mb: int, on_bad: Callable[[BadRow], None]
+        self, manifest: CachedRows, *, size: int, channels: int, cache_mb: int, on_bad: Callable[[BadRow], None]
     ) -> None:
         """Nothing is read yet.
 

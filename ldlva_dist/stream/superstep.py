@@ -158,7 +158,7 @@ def read_together(shards: Sequence[str], begins: Sequence[int], ends: Sequence[i
     return sorted(groups, key=min)
 
 
-def finish(window: Window, rows: NDArray[np.int64], images: ImageSettings, seed: int) -> Columns:
+def finish_superstep(window: Window, rows: NDArray[np.int64], images: ImageSettings, seed: int) -> Columns:
     """id, label, va and image of some rows; one that cannot be decoded is a DataError."""
     columns = {name: window.columns[name][rows] for name in ("id", "label", "va")}
     columns["image"] = augment(

@@ -167,7 +167,7 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
     )
 
 
-def check(config: RunConfig, info: DatasetInfo) -> None:
+def check_against_dataset(config: RunConfig, info: DatasetInfo) -> None:
     """SettingError for settings that do not fit the data set, or name a model that does not exist."""
     with torch.device("meta"):
         backbone_of(config)

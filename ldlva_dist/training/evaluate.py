@@ -47,7 +47,7 @@ class SplitReader:
         return np.stack([resize(decode(data, self.channels), self.size) for data in stored.read_all()])
 
 
-def predict(
+def predict_share(
     forward: Callable[[Tensor], Tensor],
     reader: SplitReader,
     *,
@@ -83,7 +83,7 @@ def holdout_accuracy(state: TrainState) -> dict[str, float]:
     reader = SplitReader(dataset=dataset, split="holdout", size=data.image_size, channels=data.channels)
     state.engine.average_buffers()
     state.engine.train(False)
-    rows, probs = predict(
+    rows, probs = predict_share(
         lambda images: state.engine(images).logits_BC,
         reader,
         device=state.engine.device,

@@ -16,7 +16,7 @@ from ldlva_dist.training.state import TrainState
 
 
 @dataclass(frozen=True)
-class Outputs:
+class StepOutputs:
     """What a step leaves for bank and log; b = this rank's rows."""
 
     probs: NDArray[np.float32]
@@ -35,7 +35,7 @@ def optimize(
     settings: StepSettings,
     lr: float,
     use_neighbors: bool,
-) -> Outputs:
+) -> StepOutputs:
     """Train on one global batch, of which ``batch`` is this rank's part. Collective.
 
     Args:
@@ -72,7 +72,7 @@ def optimize(
     if state.table and use_neighbors:
         gradients = torch.cat([result.logit_grad_B for result in results])
         state.table.apply(batch.ids, gradients.cpu().numpy())
-    return Outputs(
+    return StepOutputs(
         probs=torch.cat([result.probs_BC for result in results]).cpu().numpy(),
         features=torch.cat([result.features_BV for result in results]).cpu().numpy(),
         terms={key: torch.stack([result.terms[key] for result in results]).sum() for key in results[0].terms},

@@ -16,7 +16,7 @@ from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
 from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs
 from ldlva_dist.training.neighbors.prefetch import look_ahead
-from ldlva_dist.training.optimizer_step import Outputs, optimize
+from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.rank_votes import Agreement, Verdict, give_up
 from ldlva_dist.training.recorder import Recorder
 from ldlva_dist.training.schedule import Due, Schedule, due_at
@@ -53,7 +53,7 @@ class Worker:
             yield pair
             self.graphs.go_on(self.state.step)
 
-    def step(self, batch: Batch, neighbors: Neighbors | None) -> Outputs:
+    def step(self, batch: Batch, neighbors: Neighbors | None) -> StepOutputs:
         """Learn from a batch."""
         step, loss = self.state.step, self.state.config.loss
         outputs = optimize(
@@ -68,14 +68,14 @@ class Worker:
         self.meters.add(outputs.terms, batch, neighbors)
         return outputs
 
-    def write(self, batch: Batch, outputs: Outputs) -> None:
+    def write(self, batch: Batch, outputs: StepOutputs) -> None:
         """Give the bank what the network said of the batch."""
         if self.client:
             features_read = self.state.config.neighbors.source == "bank"
             self.client.write(bank_update(batch, outputs, features_read=features_read))
         self.recorder.add_batch(batch)
 
-    def vote(self, batch: Batch, outputs: Outputs) -> Verdict:
+    def vote(self, batch: Batch, outputs: StepOutputs) -> Verdict:
         """What the ranks decide together after a step; a checkpoint that is uploaded is finished.
 
         Raises:
@@ -133,7 +133,7 @@ class Worker:
             ray.train.report(metrics)
 
 
-def bank_update(batch: Batch, outputs: Outputs, *, features_read: bool = True) -> BankUpdate:
+def bank_update(batch: Batch, outputs: StepOutputs, *, features_read: bool = True) -> BankUpdate:
     """What the bank keeps of a batch; without features where nobody reads them back."""
     features = outputs.features if features_read else outputs.features[:, :0]
     return BankUpdate(step=batch.step, positions=batch.positions, ids=batch.ids, probs=outputs.probs, features=features)

@@ -49,7 +49,7 @@ def require_format(raw: Mapping[str, Any], version: int, uri: str) -> None:
         raise DataError(f"{uri} has format_version {_shown(found)}, this program reads {version}")
 
 
-def build(cls: type[T], raw: Mapping[str, Any], uri: str) -> T:
+def build_dataclass(cls: type[T], raw: Mapping[str, Any], uri: str) -> T:
     """A dataclass from the object of a file; a field that is missing, unknown or not what it must be is a DataError."""
     return _dataclass(cls, raw, uri, "")
 

@@ -19,7 +19,7 @@ from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
-from ldlva_dist.packing.annotate.pieces import Work, annotate_piece, open_pieces
+from ldlva_dist.packing.annotate.pieces import AnnotationWork, annotate_piece, open_pieces
 from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
 from ldlva_dist.packing.annotate.va_table import PointFile
 from ldlva_dist.run import launch
@@ -48,10 +48,10 @@ def _model(factor: float = 1.0) -> bytes:
     return buffer.getvalue()
 
 
-def _work(dataset: str, name: str, *, clip: bool = False) -> Work:
-    return Work(
+def _work(dataset: str, name: str, *, clip: bool = False) -> AnnotationWork:
+    return AnnotationWork(
         dataset=Dataset.open(dataset),
-        parts_uri=Work.parts_of(Dataset.open(dataset), name),
+        parts_uri=AnnotationWork.parts_of(Dataset.open(dataset), name),
         model_name="brightness.pt",
         settings=RegressorSettings(input_size=48),
         batch_size=20,
@@ -60,7 +60,9 @@ def _work(dataset: str, name: str, *, clip: bool = False) -> Work:
     )
 
 
-def _annotate(work: Work, name: str, model: bytes, seen: list[int] | None = None, pool: Pool = POOL) -> Dataset:
+def _annotate(
+    work: AnnotationWork, name: str, model: bytes, seen: list[int] | None = None, pool: Pool = POOL
+) -> Dataset:
     said = [] if seen is None else seen
     return annotate_by_model(work, name, model, pool, standardize=False, report=lambda done, total: said.append(done))
 
@@ -105,7 +107,7 @@ def test_a_model_gives_every_row_of_every_split_its_points(annotated: str, plain
     assert info.rows_hash == Dataset.open(faces).info.content_hash
     assert info.source["va_source"]["model"] == "brightness.pt"
     assert info.change == "valence-arousal by brightness.pt"
-    assert not os.path.exists(Work.parts_of(Dataset.open(annotated), "bright"))
+    assert not os.path.exists(AnnotationWork.parts_of(Dataset.open(annotated), "bright"))
     same = ["id", "key", "shard", "offset", "size", "checksum", "label", "split", "flipped"]
     assert Dataset.open(annotated).columns(same).equals(Dataset.open(faces).columns(same))
 

@@ -144,7 +144,7 @@ def test_a_run_that_stopped_while_a_graph_was_built_goes_on_as_if_it_had_not(
 ) -> None:
     shutil.copytree(run.run_uri, tmp_path / "run", ignore=shutil.ignore_patterns("step-0000001*", "step-0000002*"))
     assert [name for name in os.listdir(tmp_path / "run") if name.startswith("step-")] == ["step-00000009"]
-    config = launch.absolute(_in_feature_space(faces, tmp_path, "run"))
+    config = launch.with_absolute_paths(_in_feature_space(faces, tmp_path, "run"))
     Path(tmp_path, "run", "config.json").write_text(to_json(config))  # a run knows where it lies
     again = launch.fit(config)
     assert losses(again.run_uri) == losses(run.run_uri)

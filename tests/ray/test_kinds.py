@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -32,7 +32,7 @@ def test_ferplus_comes_with_its_own_holdout_and_lists_what_its_rule_leaves_out(t
             votes[:] = [5, 5, 0, 0, 0, 0, 0, 0, 0, 0]
         image = tmp_path / FOLDERS[usage] / f"fer{number:07d}.png"
         image.parent.mkdir(exist_ok=True)
-        image.write_bytes(encode(generator.integers(0, 256, (48, 48, 1), dtype=np.uint8)))
+        image.write_bytes(encode_image(generator.integers(0, 256, (48, 48, 1), dtype=np.uint8)))
         lines.append(",".join([usage, image.name, *map(str, votes)]) + "\n")
     (tmp_path / "fer2013new.csv").write_text("".join(lines))
     command = FerPlus(output=str(tmp_path / "set"), table=str(tmp_path / "fer2013new.csv"), images=str(tmp_path))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.dataset.manifest import DatasetInfo, float_column
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.packing.sources.drawn_faces.faces import draw_faces
@@ -31,7 +31,7 @@ class Folder:
         faces = draw_faces(np.eye(7, dtype=np.float32)[[0, 1] * 6], np.random.default_rng(0), 48)
         self.rows: list[Row] = []
         for i, face in enumerate(faces):
-            (root / "images" / f"{i}.jpg").write_bytes(encode(face))
+            (root / "images" / f"{i}.jpg").write_bytes(encode_image(face))
             self.rows.append((f"{i}.jpg", ("calm", "glad")[i % 2], f"{i / 12:.3f}", f"{-i / 12:.3f}"))
 
     def pack(self, *more: str, names: tuple[str, ...] = NAMES) -> Done:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.passes.pack import Packed, pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -37,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ParquetSource:
         images = generator.integers(0, 256, (ROWS, 16, 16, 3), dtype=np.uint8)
         columns = {
             "name": [f"face-{file}-{row}" for row in range(ROWS)],
-            "image": [encode(image) for image in images],
+            "image": [encode_image(image) for image in images],
             "expression": generator.choice(SETTINGS.class_names, ROWS),
             "valence": generator.uniform(-1, 1, ROWS),
             "arousal": generator.uniform(-1, 1, ROWS),
@@ -230,12 +230,12 @@ def test_an_image_that_changed_since_it_was_verified_ends_the_packing(tmp_path: 
     rows = [f"{i}.jpg,{('calm', 'glad', 'sad')[i % 3]}" for i in range(12)]
     (tmp_path / "table.csv").write_text("\n".join(["subDirectory_filePath,expression", *rows]) + "\n")
     for i in range(12):
-        (tmp_path / f"{i}.jpg").write_bytes(encode(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
+        (tmp_path / f"{i}.jpg").write_bytes(encode_image(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
     folder = FolderSource(tables={"train": str(tmp_path / "table.csv")}, images={"train": str(tmp_path)})
     settings, output = replace(SETTINGS, holdout=0.0), str(tmp_path / "set")
     with pytest.raises(KeyboardInterrupt):
         pack(folder, output, settings, progress=_stop_at("writing", 0))
-    (tmp_path / "7.jpg").write_bytes(encode(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
+    (tmp_path / "7.jpg").write_bytes(encode_image(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
     with pytest.raises(DataError, match="the image of '7' changed while the data set was packed"):
         pack(folder, output, settings)
     assert not (tmp_path / ".set.packing").exists()

@@ -14,12 +14,12 @@ import pytest
 from ldlva_dist.analysis.scoring import predict_split
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.inference.batch import Actors, Predicted, predict
+from ldlva_dist.inference.batch import Actors, Predicted, predict_images
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
-from ldlva_dist.inference.parts import Work, count_rejected, predict_part
+from ldlva_dist.inference.parts import PredictionWork, count_rejected, predict_part
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.packing.sources.listing import list_images
 from testing.job_scripts import Scripts
@@ -71,8 +71,8 @@ def images_in(folder: Path) -> FolderInputs:
     return FolderInputs(folder=str(folder), paths=list_images.__wrapped__(str(folder)).paths)
 
 
-def work_of(inputs: Inputs, output: Path, *, features: bool = False) -> Work:
-    return Work(output=str(output), inputs=inputs, batch_size=8, features=features, part_rows=16)
+def work_of(inputs: Inputs, output: Path, *, features: bool = False) -> PredictionWork:
+    return PredictionWork(output=str(output), inputs=inputs, batch_size=8, features=features, part_rows=16)
 
 
 def probabilities(output: Path) -> np.ndarray:
@@ -118,7 +118,7 @@ def test_folder_and_parquet_give_the_same(
     run: str, files: dict[str, bytes], folder: Path, expected: np.ndarray, tmp_path: Path
 ) -> None:
     model, images = read_model(run), list(files.values())
-    assert predict(model, work_of(images_in(folder), tmp_path / "f"), TWO, max_rejected=0) == Predicted(
+    assert predict_images(model, work_of(images_in(folder), tmp_path / "f"), TWO, max_rejected=0) == Predicted(
         rows=ROWS, rejected=0, parts=4
     )
     np.testing.assert_allclose(probabilities(tmp_path / "f"), expected, atol=1e-6)
@@ -132,7 +132,7 @@ def test_folder_and_parquet_give_the_same(
     sources = tuple(str(tmp_path / f"{name}.parquet") for name in "12")
     inputs = ParquetInputs(files=sources, image_column=None, key_column="name")
     as_many_as_fit = Actors(cpus_per_actor=2.0)  # two on four CPUs
-    predict(model, work_of(inputs, tmp_path / "p"), as_many_as_fit, max_rejected=0)
+    predict_images(model, work_of(inputs, tmp_path / "p"), as_many_as_fit, max_rejected=0)
     np.testing.assert_allclose(probabilities(tmp_path / "p"), expected, atol=1e-6)
     assert pq.read_table(tmp_path / "p" / "predictions")["key"].to_pylist() == list(files)
     unnamed = replace(inputs, key_column=None)
@@ -158,7 +158,7 @@ def test_an_interrupted_job_computes_no_part_twice_and_ends_as_an_uninterrupted_
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        predict(model, work, Actors(num_actors=1, cpus_per_actor=0.5), max_rejected=0, progress=stop)
+        predict_images(model, work, Actors(num_actors=1, cpus_per_actor=0.5), max_rejected=0, progress=stop)
     parts = output / "predictions"
     before = {path.name: path.stat().st_ino for path in parts.iterdir()}
     assert before
@@ -169,12 +169,12 @@ def test_an_interrupted_job_computes_no_part_twice_and_ends_as_an_uninterrupted_
         del before["part-00002.parquet"]
 
     with pytest.raises(SettingError, match="must be new for another model, other images or other settings"):
-        predict(model, replace(work, features=True), TWO, max_rejected=0)
+        predict_images(model, replace(work, features=True), TWO, max_rejected=0)
     smaller = replace(model, description=replace(model.description, image_size=32))
     with pytest.raises(SettingError, match=r"interrupted job with others \(image_size, preprocessing\) has done"):
-        predict(smaller, work, TWO, max_rejected=0)
+        predict_images(smaller, work, TWO, max_rejected=0)
     seen: list[int] = []
-    predict(model, work, TWO, max_rejected=0, progress=lambda done, total: seen.append(done))
+    predict_images(model, work, TWO, max_rejected=0, progress=lambda done, total: seen.append(done))
     # A part that was under way at the interrupt may have been finished since.
     assert seen[0] >= sum(work.rows(int(name[5:10])) for name in before)
     assert seen[-1] == ROWS
@@ -196,7 +196,7 @@ def test_bad_images_are_listed_and_too_many_end_the_job_with_3(
     (bad / names[40].name).unlink()
     (bad / names[40].name).write_bytes(b"")
     (bad / names[50].name).unlink()
-    (bad / names[50].name).write_bytes(encode(np.zeros((1, 20_000, 3), np.uint8)))
+    (bad / names[50].name).write_bytes(encode_image(np.zeros((1, 20_000, 3), np.uint8)))
     (bad / "notes.txt").write_text("no image, no row")
     command = ["predict", "folder", "--model", run, "--images", str(bad), "--output", str(tmp_path / "out")]
     command += ["--num-actors", "1", "--cpus-per-actor", "0.5"]
@@ -249,9 +249,9 @@ def test_images_that_change_while_they_are_predicted_or_later_get_no_old_answers
             image.write_bytes(image.read_bytes() + b" ")
 
     with pytest.raises(DataError, match=r"were changed while they were predicted: .*out has answers for old ones"):
-        predict(read_model(run), work, Actors(num_actors=1, cpus_per_actor=0.5), max_rejected=0, progress=change)
+        predict_images(read_model(run), work, Actors(num_actors=1, cpus_per_actor=0.5), max_rejected=0, progress=change)
     with pytest.raises(SettingError, match=r"must be new .* interrupted job with others \(input\) has done"):
-        predict(read_model(run), work, TWO, max_rejected=0)
+        predict_images(read_model(run), work, TWO, max_rejected=0)
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 
@@ -267,13 +267,13 @@ def test_a_file_that_is_no_parquet_ends_the_job_with_3(run: str, name: str, scri
 def test_what_cannot_be_predicted_is_a_sentence(run: str, folder: Path, tmp_path: Path) -> None:
     empty = FolderInputs(folder=str(tmp_path), paths=pa.array([], pa.string()))
     with pytest.raises(DataError, match="there are no images to predict"):
-        predict(read_model(run), work_of(empty, tmp_path / "out"), TWO, max_rejected=0)
+        predict_images(read_model(run), work_of(empty, tmp_path / "out"), TWO, max_rejected=0)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     with pytest.raises(SettingError, match="--output must not exist"):
-        predict(read_model(run), work_of(images_in(folder), tmp_path / "taken"), TWO, max_rejected=0)
+        predict_images(read_model(run), work_of(images_in(folder), tmp_path / "taken"), TWO, max_rejected=0)
     with pytest.raises(SettingError, match="need 2 GPUs, got a cluster with 0"):
-        predict(
+        predict_images(
             read_model(run),
             work_of(images_in(folder), tmp_path / "out"),
             Actors(num_actors=2, gpus_per_actor=1.0),

@@ -20,11 +20,11 @@ import pytest
 import ray
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.endpoint import ServeSettings
 from ldlva_dist.inference.export import real_images
-from ldlva_dist.inference.service import SHUTDOWN_GRACE_S, check_fits
+from ldlva_dist.inference.service import SHUTDOWN_GRACE_S, check_service_fits
 from ldlva_dist.inference.trained import read_model
 from testing.tiny_runs import untrained_run
 
@@ -79,7 +79,7 @@ def server(run: str, root: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_faces_over_http_get_what_the_network_says(server: Server, run: str, faces: str) -> None:
-    model, images = read_model(run).build(), [encode(image) for image in real_images(Dataset.open(faces), 3)]
+    model, images = read_model(run).build(), [encode_image(image) for image in real_images(Dataset.open(faces), 3)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda image: server.ask("POST", "/predict", image), images))
     assert [status for status, _ in found] == [200] * len(images)
@@ -158,9 +158,9 @@ def busy_cluster() -> Iterator[None]:
     ],
 )
 def test_replicas_that_the_cluster_does_not_hold_are_refused(settings: dict[str, Any], sentence: str) -> None:
-    check_fits(ServeSettings(model="any", replicas=4))
+    check_service_fits(ServeSettings(model="any", replicas=4))
     with pytest.raises(SettingError, match=f"--replicas must fit the cluster, which {sentence}"):
-        check_fits(ServeSettings(**{"model": "any"} | settings))
+        check_service_fits(ServeSettings(**{"model": "any"} | settings))
 
 
 @pytest.mark.usefixtures("busy_cluster")

@@ -13,7 +13,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.inference.export import export
 from ldlva_dist.inference.face_model import load_exported
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
-from ldlva_dist.inference.parts import Work, finish, finished, open_parts, predict_part
+from ldlva_dist.inference.parts import PredictionWork, finish_predictions, finished_parts, open_parts, predict_part
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.packing.sources.listing import list_images
 from ldlva_dist.packing.sources.readers.row_groups import parquet_files
@@ -54,15 +54,15 @@ def dataset() -> DatasetInputs:
 @pytest.mark.parametrize("kind", ["dataset", "folder", "parquet"])
 def test_predictions_on_a_store_are_those_of_the_network(stored: dict[str, Inputs], kind: str) -> None:
     model, inputs = load_exported(f"{STORE}/away"), stored[kind]
-    work = Work(output=f"{STORE}/out-{kind}", inputs=inputs, batch_size=8, features=False, part_rows=16)
+    work = PredictionWork(output=f"{STORE}/out-{kind}", inputs=inputs, batch_size=8, features=False, part_rows=16)
     facts = inputs.facts()
     assert open_parts(work, facts) == [0, 1, 2]
     assert predict_part(work, model, 1) == 0
     assert open_parts(work, facts) == [0, 2]  # as after an interruption
     for part in (0, 2):
         predict_part(work, model, part)
-    finish(work, facts)
-    assert finished(work.output) is not None
+    finish_predictions(work, facts)
+    assert finished_parts(work.output) is not None
     assert storage.list_folder(work.output) == ["predictions", "predictions.json", "rejected.parquet"]
     images = [model.prepare(image) for block in inputs.blocks(0, ROWS) for image in block.images]  # type: ignore[arg-type]
     expected = model(np.stack(images)).probs_nC

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from testing.s3_store import Swift
 
 FILES = ("a.parquet", "b.parquet", "c.parquet")
@@ -72,7 +72,7 @@ def said(swift: Swift, local: Path) -> dict[str, Any]:
     for name in FILES:
         columns = {
             "name": [f"{name[0]}{row}" for row in range(30)],
-            "image": [encode(image) for image in generator.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)],
+            "image": [encode_image(image) for image in generator.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)],
             "expression": generator.choice(["calm", "glad"], 30),
         }
         pq.write_table(pa.table(columns), local / name)

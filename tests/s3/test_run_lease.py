@@ -26,16 +26,16 @@ def fast(swift: Swift, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_object_that_is_there_is_left_as_it_is_and_renewed_by_the_stores_clock() -> None:
     uri = "s3://faces/single"
-    s3.create(uri, b"first")
-    s3.create(uri, b"second")
+    s3.create_object(uri, b"first")
+    s3.create_object(uri, b"second")
     assert s3.read(uri) == b"first"
-    written, now = s3.times(uri)
+    written, now = s3.object_times(uri)
     assert abs(now - written) <= 2
     time.sleep(1.1)  # its clock has no fractions
-    s3.touch(uri)
-    assert s3.times(uri)[0] > written
+    s3.touch_object(uri)
+    assert s3.object_times(uri)[0] > written
     assert s3.read(uri) == b"first"
-    for ask in (s3.touch, s3.times):
+    for ask in (s3.touch_object, s3.object_times):
         with pytest.raises(DataError, match="there is no file"):
             ask("s3://faces/none")
 

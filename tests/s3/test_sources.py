@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.packing.sources.known_sets.affectnet_folders import AffectNetFoldersSource
 from ldlva_dist.packing.sources.known_sets.raf_db import RafDbSource
 from ldlva_dist.packing.sources.readers.class_folders import ClassFoldersSource
@@ -18,7 +18,7 @@ from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tar
 from ldlva_dist.packing.sources.rows import Source, all_rows
 
 pytestmark = pytest.mark.usefixtures("swift")
-IMAGE = encode(np.zeros((8, 8, 3), dtype=np.uint8))
+IMAGE = encode_image(np.zeros((8, 8, 3), dtype=np.uint8))
 BUCKET = "s3://faces/sources"
 
 

@@ -88,7 +88,7 @@ def test_an_upload_that_fails_midway_leaves_nothing() -> None:
 
     uri = storage.join(FOLDER, "never")
     with pytest.raises(OSError, match="the disk broke"):
-        s3.write(uri, Breaks(DATA * 120), len(DATA) * 120)
+        s3.write_object(uri, Breaks(DATA * 120), len(DATA) * 120)
     assert not storage.exists(uri)
     assert not s3.client.client().list_multipart_uploads(Bucket="faces").get("Uploads")
 
@@ -216,13 +216,13 @@ def test_a_store_that_nobody_answers_for_is_a_cluster_error(ask, monkeypatch: py
 
 
 def test_the_doctor_writes_and_reads_a_bucket_and_leaves_it_as_it_was() -> None:
-    found = {finding.check: finding.level for finding in store.look("s3://faces/runs").findings}
+    found = {finding.check: finding.level for finding in store.look_at_store("s3://faces/runs").findings}
     assert found == {"endpoint": "ok", "credentials": "ok", "write and read": "ok"}
     assert storage.list_folder("s3://faces/runs") == []
 
 
 def test_the_doctor_names_a_bucket_that_is_not_there_and_its_cure() -> None:
-    found = store.look("s3://no-such-bucket/runs").findings[-1]
+    found = store.look_at_store("s3://no-such-bucket/runs").findings[-1]
     assert found.level == "problem"
     assert "must name a bucket that exists" in found.found
     assert "aws s3 mb s3://no-such-bucket)" in found.cure
@@ -231,7 +231,7 @@ def test_the_doctor_names_a_bucket_that_is_not_there_and_its_cure() -> None:
 def test_the_doctor_says_who_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in STRANGER.items():
         monkeypatch.setenv(name, value)
-    found = store.look("s3://faces/runs").findings[-1]
+    found = store.look_at_store("s3://faces/runs").findings[-1]
     assert found.level == "problem"
     assert "refused" in found.found
     assert "must be allowed to" in found.cure

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.dataset.manifest import (
     SPLITS,
     DatasetInfo,
@@ -24,7 +24,7 @@ from ldlva_dist.dataset.manifest_blocks import ContentHash
 from ldlva_dist.dataset.shards import ShardBuilder, crc32
 from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.packing.annotate.pieces import Work, annotate_piece, open_pieces, stored_points
+from ldlva_dist.packing.annotate.pieces import AnnotationWork, annotate_piece, open_pieces, stored_points
 from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
 from ldlva_dist.training.evaluate import SplitReader
 from testing.s3_store import Swift
@@ -47,7 +47,7 @@ def dataset(swift: Swift) -> Dataset:
         splits[split] = SplitInfo(first_id=first, rows=rows)
         builder = ShardBuilder(first)
         for sample in range(first, first + rows):
-            image = encode(np.full((16, 16, 3), LEVELS[sample], dtype=np.uint8))
+            image = encode_image(np.full((16, 16, 3), LEVELS[sample], dtype=np.uint8))
             offset = builder.add(image, {"key": f"k{sample}"})
             for name, value in zip(columns, (len(shards), offset, len(image), crc32(image)), strict=True):
                 columns[name].append(value)
@@ -81,9 +81,9 @@ def test_a_version_on_a_store_is_annotated_and_read_from_its_data_sets_shards(da
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(ChannelMeans()), buffer)
     model, settings = buffer.getvalue(), RegressorSettings(input_size=16)
-    work = Work(
+    work = AnnotationWork(
         dataset=dataset,
-        parts_uri=Work.parts_of(dataset, "bright"),
+        parts_uri=AnnotationWork.parts_of(dataset, "bright"),
         model_name="means.pt",
         settings=settings,
         batch_size=2,

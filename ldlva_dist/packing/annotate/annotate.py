@@ -13,8 +13,8 @@ from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.versions import Change, check_free, new_version, version_uri
 from ldlva_dist.errors import ClusterError, DataError, SettingError
-from ldlva_dist.packing.annotate.pieces import Done, Work, annotate_piece, open_pieces, stored_points
-from ldlva_dist.packing.annotate.regressor import Regressor, fingerprint
+from ldlva_dist.packing.annotate.pieces import AnnotationWork, Done, annotate_piece, open_pieces, stored_points
+from ldlva_dist.packing.annotate.regressor import Regressor, model_fingerprint
 from ldlva_dist.packing.annotate.va_table import PointFile, PointTable
 from ldlva_dist.runtime import placement
 from ldlva_dist.runtime.pieces import run_pieces_on_actors
@@ -46,7 +46,7 @@ class Pool:
 class Annotator:
     """Annotates pieces with one copy of the model."""
 
-    def __init__(self, work: Work, model: bytes, pool: Pool) -> None:
+    def __init__(self, work: AnnotationWork, model: bytes, pool: Pool) -> None:
         threads = max(1, int(pool.cpus))
         self._work = work
         self._regressor = Regressor(model, work.model_name, work.settings, threads=threads, use_gpu=pool.gpus > 0)
@@ -56,7 +56,9 @@ class Annotator:
         return asdict(annotate_piece(self._work, piece, self._regressor))
 
 
-def annotate_by_model(work: Work, name: str, model: bytes, pool: Pool, *, standardize: bool, report: Report) -> Dataset:
+def annotate_by_model(
+    work: AnnotationWork, name: str, model: bytes, pool: Pool, *, standardize: bool, report: Report
+) -> Dataset:
     """Write version ``name`` with the model's valence-arousal of all rows; goes on where an interrupted job stopped.
 
     Raises:
@@ -78,7 +80,7 @@ def annotate_by_model(work: Work, name: str, model: bytes, pool: Pool, *, standa
     change = Change(
         line=f"valence-arousal by {work.model_name}",
         columns=stored_points(work),
-        source={"va_source": {"model": work.model_name, "sha256": fingerprint(model), "clip": work.clip}},
+        source={"va_source": {"model": work.model_name, "sha256": model_fingerprint(model), "clip": work.clip}},
         scale="standard" if standardize else "raw",
         needs_va=True,
     )

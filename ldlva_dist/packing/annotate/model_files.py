@@ -17,7 +17,7 @@ Outputs = dict[str, NDArray[Any]]
 Run = Callable[[NDArray[np.float32]], Outputs]
 
 
-def read_model(uri: str) -> bytes:
+def read_regressor_model(uri: str) -> bytes:
     """The file of a model; an ONNX file comes with the weights that lie beside it."""
     model = storage.read_bytes(uri)
     return with_weights(model, uri) if uri.endswith(".onnx") else model

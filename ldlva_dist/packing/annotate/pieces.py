@@ -20,7 +20,7 @@ from ldlva_dist.dataset.images import decode, resize
 from ldlva_dist.dataset.stored_images import StoredImages
 from ldlva_dist.dataset.versions import versions_uri
 from ldlva_dist.errors import DataError
-from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings, fingerprint
+from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings, model_fingerprint
 from ldlva_dist.runtime import unfinished
 
 PIECE_ROWS = 4096
@@ -30,7 +30,7 @@ _PART = re.compile(r"piece-(\d+)\.npy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class AnnotationWork:
     """What every worker needs to know; plain values."""
 
     dataset: Dataset
@@ -57,19 +57,23 @@ class Done:
     first_bad: str = ""
 
 
-def open_pieces(work: Work, model: bytes) -> NDArray[np.int64]:
+def open_pieces(work: AnnotationWork, model: bytes) -> NDArray[np.int64]:
     """The pieces that are still to be done.
 
-    Pieces that another model, other settings or another data set gave are refused, see :func:`unfinished.begin`.
+    Pieces that another model, other settings or another data set gave are refused, see :func:`unfinished.begin_pieces`.
     """
-    facts = {"images": work.dataset.info.content_hash, "model": fingerprint(model), "settings": asdict(work.settings)}
+    facts = {
+        "images": work.dataset.info.content_hash,
+        "model": model_fingerprint(model),
+        "settings": asdict(work.settings),
+    }
     facts |= {"piece_rows": work.piece_rows}  # not clip: points are stored as the model gave them
-    unfinished.begin(work.parts_uri, facts, "--name")
+    unfinished.begin_pieces(work.parts_uri, facts, "--name")
     done = [int(found[1]) for name in storage.list_folder(work.parts_uri) if (found := _PART.fullmatch(name))]
     return np.setdiff1d(np.arange(-(-work.dataset.num_rows // work.piece_rows)), np.asarray(done, dtype=np.int64))
 
 
-def annotate_piece(work: Work, piece: int, regressor: Regressor) -> Done:
+def annotate_piece(work: AnnotationWork, piece: int, regressor: Regressor) -> Done:
     """Read, predict and store the points of one piece."""
     first = piece * work.piece_rows
     rows = min(work.piece_rows, work.dataset.num_rows - first)
@@ -87,7 +91,7 @@ def annotate_piece(work: Work, piece: int, regressor: Regressor) -> Done:
     return Done(rows=rows)
 
 
-def stored_points(work: Work) -> Callable[[pa.Table], Mapping[str, pa.Array]]:
+def stored_points(work: AnnotationWork) -> Callable[[pa.Table], Mapping[str, pa.Array]]:
     """For ``versions.Change``: valence and arousal of a row group, from the pieces of a job that is done."""
 
     def columns(block: pa.Table) -> Mapping[str, pa.Array]:
@@ -103,7 +107,7 @@ def stored_points(work: Work) -> Callable[[pa.Table], Mapping[str, pa.Array]]:
     return columns
 
 
-def _as_asked(va_n2: NDArray[np.float32], work: Work) -> NDArray[np.float32]:
+def _as_asked(va_n2: NDArray[np.float32], work: AnnotationWork) -> NDArray[np.float32]:
     return np.clip(va_n2, -1, 1) if work.clip else va_n2
 
 
@@ -112,7 +116,7 @@ def _is_bad(va_n2: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.logical_not((np.abs(va_n2) <= 1).all(axis=1))
 
 
-def _read_ahead(work: Work, windows: list[StoredImages]) -> Iterator[NDArray[np.uint8]]:
+def _read_ahead(work: AnnotationWork, windows: list[StoredImages]) -> Iterator[NDArray[np.uint8]]:
     """The images of each window; the next one is read and decoded while the model computes."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting = reader.submit(_read, work, windows[0])
@@ -122,12 +126,12 @@ def _read_ahead(work: Work, windows: list[StoredImages]) -> Iterator[NDArray[np.
         yield waiting.result()
 
 
-def _read(work: Work, stored: StoredImages) -> NDArray[np.uint8]:
+def _read(work: AnnotationWork, stored: StoredImages) -> NDArray[np.uint8]:
     """[n, s, s, c] the images of consecutive rows, one ranged read a shard."""
     return np.stack([resize(image, work.settings.input_size) for image in _decoded(work, stored)])
 
 
-def _decoded(work: Work, stored: StoredImages) -> Iterator[NDArray[np.uint8]]:
+def _decoded(work: AnnotationWork, stored: StoredImages) -> Iterator[NDArray[np.uint8]]:
     for row, data in enumerate(stored.read_all()):
         try:
             yield decode(data, work.settings.channels)

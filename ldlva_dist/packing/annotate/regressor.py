@@ -95,7 +95,7 @@ class Regressor:
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if settings.layout == "nchw" else scaled)
 
 
-def fingerprint(model: bytes) -> str:
+def model_fingerprint(model: bytes) -> str:
     """SHA-256 of a model's file."""
     return hashlib.sha256(model).hexdigest()
 

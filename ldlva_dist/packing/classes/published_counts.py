@@ -8,7 +8,7 @@ from ldlva_dist.packing.classes.known_sets import PUBLISHED, PublishedPart
 Counts = Mapping[str, int]
 
 
-def compare(class_names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Iterator[str]:
+def compare_counts(class_names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Iterator[str]:
     """Sentences about the parts whose counts are those of a known set's part, or contradict them.
 
     Args:

@@ -67,7 +67,7 @@ class Chosen:
         }
 
 
-def choose(found: Columns, partitions: Sequence[Partition], settings: PackSettings) -> Chosen:
+def choose_rows(found: Columns, partitions: Sequence[Partition], settings: PackSettings) -> Chosen:
     """Settle everything about the accepted rows.
 
     Raises:

@@ -35,7 +35,7 @@ from ldlva_dist.packing.sources.rows import Partition
 REJECTED_SCHEMA = pa.schema([("part", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
 
 
-def finish(
+def finish_dataset(
     stage: Stage, partitions: Sequence[Partition], settings: PackSettings, order: Order, source: Mapping[str, Any]
 ) -> None:
     """Write the last three files; ``source`` is what ``dataset.json`` says of where the rows come from."""

@@ -15,7 +15,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.packing.noise import NoiseList, parse_noise
-from ldlva_dist.packing.passes.finish import finish
+from ldlva_dist.packing.passes.finish import finish_dataset
 from ldlva_dist.packing.passes.pass1_survey import survey_name, survey_partition
 from ldlva_dist.packing.passes.pass2_order import ORDER, Order, order_rows, read_order
 from ldlva_dist.packing.passes.pass3_write import placed_name, write_task
@@ -62,7 +62,7 @@ def pack(
     if not partitions:
         raise DataError("the data set is empty: its tables hold no rows")
     stage = stage_of(output)
-    done = stage.begin(fingerprint(source, partitions, settings))
+    done = stage.begin(source_fingerprint(source, partitions, settings))
     blocks = [ray.put(partitions[first : first + BLOCK]) for first in range(0, len(partitions), BLOCK)]
     work = _Work(stage, source, settings, blocks)
     try:
@@ -104,7 +104,7 @@ class _Work:
 
     def finish(self, _: int) -> None:
         """The last three files."""
-        finish(self.stage, self._all(), self.settings, read_order(self.stage), self.source.describe())
+        finish_dataset(self.stage, self._all(), self.settings, read_order(self.stage), self.source.describe())
 
     def _partitions(self, first: int, stop: int) -> dict[int, Partition]:
         numbers = range(first // BLOCK, (stop - 1) // BLOCK + 1)
@@ -143,7 +143,7 @@ def _each(
         progress(ready, total)
 
 
-def fingerprint(source: Source, partitions: Sequence[Partition], settings: PackSettings) -> str:
+def source_fingerprint(source: Source, partitions: Sequence[Partition], settings: PackSettings) -> str:
     """What must be the same for an interrupted packing to be gone on with."""
     facts: list[Any] = [FORMAT, repr(source), dataclasses.asdict(settings)]
     facts += [_stamp(place) for place in dict.fromkeys(partition.place for partition in partitions)]

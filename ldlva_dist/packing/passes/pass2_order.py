@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ldlva_dist.dataset.manifest import OPTIONAL, SPLITS
-from ldlva_dist.packing.passes.choose import Chosen, choose
+from ldlva_dist.packing.passes.choose import Chosen, choose_rows
 from ldlva_dist.packing.passes.copies import copies_said
 from ldlva_dist.packing.passes.deal import Dealt, deal
 from ldlva_dist.packing.passes.pass1_survey import is_outside_budget
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.stage import SHARDS, Stage
-from ldlva_dist.packing.passes.survey_columns import READ_THREADS, Columns, Repeated, read_columns
+from ldlva_dist.packing.passes.survey_columns import READ_THREADS, Columns, Repeated, read_survey_columns
 from ldlva_dist.packing.rules.budget import check_budget
 from ldlva_dist.packing.rules.keys import tell_apart
 from ldlva_dist.packing.rules.labels import check_labels, label_notes
@@ -74,7 +74,7 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
         DataError: for a data set that is empty, with too many bad rows, or that a noise list does not belong to.
         SettingError: for classes that do not fit the data.
     """
-    found = read_columns(stage, len(partitions))
+    found = read_survey_columns(stage, len(partitions))
     surveyed_N = found.code_N.copy()
     repeated = found.reject_duplicates()
     found.reject_missing_va()
@@ -83,7 +83,7 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
     check_budget(places, repeated, 0.0 if settings.on_bad_data == "fail" else settings.max_rejected)
     stage.write_piece(LATE, _late(places, surveyed_N, repeated))
     key_A = tell_apart(places)
-    chosen = choose(found, partitions, settings)
+    chosen = choose_rows(found, partitions, settings)
     dealt = deal(found.size_N[chosen.row_A], chosen.partition_A, chosen.split_A, partitions)
     columns = chosen.columns()
     order = Order(

@@ -101,7 +101,7 @@ def repeats(values_n: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np
     return order_n[again][by_place], order_n[first][by_place]
 
 
-def read_columns(stage: Stage, partitions: int) -> Columns:
+def read_survey_columns(stage: Stage, partitions: int) -> Columns:
     """What the pieces of the survey say."""
     with ThreadPoolExecutor(READ_THREADS) as pool:
         found = list(pool.map(lambda number: _read(stage, number), range(partitions)))

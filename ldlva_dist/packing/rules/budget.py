@@ -8,7 +8,7 @@ from ldlva_dist.dataset.manifest import SPLITS
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.passes.pass1_survey import UNKNOWN_LABEL, is_outside_budget
 from ldlva_dist.packing.passes.survey_columns import Repeated
-from ldlva_dist.packing.rules.labels import named
+from ldlva_dist.packing.rules.labels import quote_labels
 from ldlva_dist.packing.rules.places import Places
 
 EXAMPLES, REASONS = 3, 3
@@ -43,7 +43,7 @@ def _common(counts: Mapping[str, int]) -> str:
 
 def _labels(counts: Mapping[str, int], unknown: Mapping[str, int]) -> str:
     """The labels that are no class, where that is a reason."""
-    return f"; no class of --classes is {named(unknown)}" if UNKNOWN_LABEL in counts else ""
+    return f"; no class of --classes is {quote_labels(unknown)}" if UNKNOWN_LABEL in counts else ""
 
 
 def _examples(places: Places, repeated: Repeated, wrong_N: np.ndarray) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.classes.known_sets import AFFECTNET
 from ldlva_dist.packing.classes.numbers import ask_what_numbers_mean, count_from_one, how_read, numbers_among
-from ldlva_dist.packing.classes.published_counts import compare
+from ldlva_dist.packing.classes.published_counts import compare_counts
 from ldlva_dist.packing.passes.choose import Chosen
 from ldlva_dist.packing.passes.pass1_survey import NO_LABEL, UNKNOWN_LABEL, is_outside_budget
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -46,12 +46,12 @@ def label_notes(found: Columns, chosen: Chosen, settings: PackSettings) -> Itera
             "if that is wrong, say --classes"
         )
     if found.unknown:
-        yield f"labels that are no class: {named(found.unknown)}"
+        yield f"labels that are no class: {quote_labels(found.unknown)}"
     if not chosen.flip_share():
-        yield from compare(settings.class_names, chosen.class_counts(len(settings.class_names)))
+        yield from compare_counts(settings.class_names, chosen.class_counts(len(settings.class_names)))
 
 
-def named(labels: Mapping[str, int]) -> str:
+def quote_labels(labels: Mapping[str, int]) -> str:
     """The most frequent labels, each with its rows."""
     listed = [f"{label!r} ({count})" for label, count in Counter(labels).most_common(EXAMPLES)]
     return ", ".join(listed) + (f" and {len(labels) - EXAMPLES} more" if len(labels) > EXAMPLES else "")

@@ -16,7 +16,7 @@ from ldlva_dist.packing.sources.readers.row_groups import parquet_files
 from ldlva_dist.packing.sources.readers.samples import Fields
 from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tar_notes, tars_of
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Part, Source
-from ldlva_dist.packing.sources.user_columns import Columns, is_affectnet_layout
+from ldlva_dist.packing.sources.user_columns import UserColumns, is_affectnet_layout
 from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
 from ldlva_dist.values.settings import Share
 
@@ -59,7 +59,7 @@ class Folder(Common):
             tables["test"], images["test"] = self.test_table, self.test_images or self.images
         for uri in (*tables.values(), *images.values()):
             check_there("--table and --images", uri)
-        columns = Columns(
+        columns = UserColumns(
             path=self.path_column, label=self.label_column, valence=self.valence_column, arousal=self.arousal_column
         )
         return FolderSource(
@@ -113,7 +113,7 @@ class Parquet(Common):
         files: dict[Part, tuple[str, ...]] = {
             part: tuple(file for uri in uris for file in _files_of_a_part(uri, part)) for part, uris in given.items()
         }
-        columns = Columns(label=self.label_column, valence=self.valence_column, arousal=self.arousal_column)
+        columns = UserColumns(label=self.label_column, valence=self.valence_column, arousal=self.arousal_column)
         return ParquetSource(
             files=files,
             columns=columns,

@@ -18,7 +18,7 @@ USUAL_NAMES = {"path": "subDirectory_filePath", "label": "expression", "valence"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
+class UserColumns:
     """Names of the user's columns; None takes the usual name where the table has it."""
 
     path: str | None = None
@@ -41,7 +41,7 @@ def parquet_schema(uri: str) -> pa.Schema:
         raise DataError(f"{uri} is not a parquet file: {error}") from error
 
 
-def find_columns(names: Sequence[str], wanted: Columns, uri: str, need_path: bool = True) -> Columns:
+def find_columns(names: Sequence[str], wanted: UserColumns, uri: str, need_path: bool = True) -> UserColumns:
     """Settle which column is which.
 
     Raises:
@@ -59,7 +59,7 @@ def find_columns(names: Sequence[str], wanted: Columns, uri: str, need_path: boo
             raise SettingError(f"--{role}-column must name the {role} column of {uri}; {columns_present(names)}")
     if (found["valence"] is None) != (found["arousal"] is None):
         raise SettingError(f"{uri} must have valence and arousal, or neither; {columns_present(names)}")
-    settled = Columns(**found)
+    settled = UserColumns(**found)
     check_once(names, settled.present(), uri)
     return settled
 
@@ -121,7 +121,7 @@ def named_labels(labels: Sequence[str | None], names: Sequence[str]) -> list[str
     return [meaning.get(label, f"ClassLabel {label}") for label in labels]
 
 
-def valence_arousal(table: pa.Table, columns: Columns, uri: str) -> NDArray[np.float32]:
+def valence_arousal(table: pa.Table, columns: UserColumns, uri: str) -> NDArray[np.float32]:
     """[n, 2] of the rows of a table; NaN where there is none, infinity where a cell is no number."""
     if columns.valence is None or columns.arousal is None:
         return np.full((len(table), 2), np.nan, dtype=np.float32)

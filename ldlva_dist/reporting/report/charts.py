@@ -64,7 +64,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str,
     return charts
 
 
-def reliability(bins: Sequence[Mapping[str, float]], *, num_bins: int) -> list[Bar]:
+def reliability_chart(bins: Sequence[Mapping[str, float]], *, num_bins: int) -> list[Bar]:
     """The bars of a reliability diagram, from ``metrics.reliability``."""
     bars = []
     for found in bins:

@@ -18,7 +18,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.records.uncertainty_history import read_history
 from ldlva_dist.reporting.report import pictures, plane, samples
-from ldlva_dist.reporting.report.overview import Run
+from ldlva_dist.reporting.report.overview import ReportedRun
 from ldlva_dist.reporting.report.page import Samples
 
 FEWEST = len(samples.KINDS)
@@ -44,7 +44,9 @@ class Limits:
         return int(self.megabytes * 1e6) - self.taken
 
 
-def describe(name: str, config: RunConfig, info: DatasetInfo, evaluation: dict[str, Any], run_uri: str) -> Run:
+def describe_run(
+    name: str, config: RunConfig, info: DatasetInfo, evaluation: dict[str, Any], run_uri: str
+) -> ReportedRun:
     """A run in one glance."""
     model, optim = config.model, config.optim
     facts = [
@@ -64,7 +66,7 @@ def describe(name: str, config: RunConfig, info: DatasetInfo, evaluation: dict[s
     ]
     if info.change:
         facts.insert(2, ("this version", info.change))
-    return Run(
+    return ReportedRun(
         name=name,
         facts=facts,
         metrics=read_metrics(run_uri),
@@ -104,7 +106,7 @@ def collect(
     """
     dataset, info, va_N2 = trained.dataset, trained.dataset.info, trained.va_N2
     most_points = max(1, min(plane.MAX_POINTS, int(POINTS_SHARE * limits.room / plane.CHARACTERS)))
-    facts, points = plane.pack(va_N2, findings.labels_N, findings.uncertainty_N, most_points)
+    facts, points = plane.pack_points(va_N2, findings.labels_N, findings.uncertainty_N, most_points)
     facts = {"plane": facts, "fingerprint": info.content_hash[:16], "name": run_uri.rstrip("/").rpartition("/")[2]}
 
     def as_json(shown: samples.Shown, near: dict[int, int]) -> dict[str, Any]:
@@ -112,12 +114,12 @@ def collect(
 
     count, shown = _fitting(
         lambda count: _show(run_uri, trained, findings, count, last_step),
-        lambda shown: samples.size_of(as_json(shown, {})),
+        lambda shown: samples.picture_bytes(as_json(shown, {})),
         limits,
     )
     ids_n, others = shown.ids_n, samples.pictured_neighbors(shown)
     read = dataset.images(np.concatenate([ids_n, others])).read
-    small = pictures.Pictures(read, limits.room - len(points) - samples.size_of(as_json(shown, {})))
+    small = pictures.Pictures(read, limits.room - len(points) - samples.picture_bytes(as_json(shown, {})))
     faces = small.add(ids_n[np.argsort(shown.ranks_n)].tolist(), pictures.FACE)
     near = small.add(others.tolist(), pictures.NEIGHBOR)
     data = as_json(shown, near)
@@ -149,7 +151,7 @@ def _fitting(
 
 def _show(run_uri: str, trained: HasNeighbors, findings: Findings, count: int, last_step: int | None) -> samples.Shown:
     """Everything but images of ``count`` samples."""
-    ids_n, kinds_n = samples.choose(
+    ids_n, kinds_n = samples.choose_samples(
         findings.suspicion_N, findings.uncertainty_N, findings.proposed_N != findings.labels_N, count
     )
     opinions = trained.opinions(ids_n)

@@ -24,7 +24,7 @@ SCORES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ReportedRun:
     """A run as plain values."""
 
     name: str
@@ -72,7 +72,7 @@ class ClassSize:
 class Overview:
     """What the template shows."""
 
-    run: Run
+    run: ReportedRun
     baseline: str | None
     against: str
     """What predictions are compared with: the reference that says most about quality."""
@@ -87,7 +87,7 @@ class Overview:
     wrong_share: float | None = None
 
 
-def overview(run: Run, baseline: Run | None) -> Overview:
+def overview(run: ReportedRun, baseline: ReportedRun | None) -> Overview:
     """Choose and lay out; a baseline that was judged on something else is compared in what both have."""
     reference = [name for name in REFERENCES if name in run.evaluation][-1]
     ours = run.evaluation[reference]
@@ -100,7 +100,7 @@ def overview(run: Run, baseline: Run | None) -> Overview:
         figures=[_figure(key, ours[key], theirs.get(key)) for key in SHOWN if ours.get(key) is not None],
         curves=charts.curves(run.metrics, baseline.metrics if baseline else ()),
         confusion=_confusion(np.array(ours["confusion"])),
-        reliability=charts.reliability(ours["reliability"], num_bins=15),
+        reliability=charts.reliability_chart(ours["reliability"], num_bins=15),
         sizes=_sizes(run.class_counts),
         noise=[
             Figure(name=name, value=f"{noise[key]['auroc']:.3f}", baseline=f"{noise[key]['average_precision']:.3f}")

@@ -14,7 +14,7 @@ CHARACTERS = RECORD.itemsize * 4 / 3
 """Of one point in base64."""
 
 
-def pack(
+def pack_points(
     va_N2: NDArray[np.float32],
     labels_N: NDArray[np.int64],
     uncertainty_N: NDArray[np.float32],

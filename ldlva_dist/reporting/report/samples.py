@@ -48,7 +48,7 @@ class Shown:
     """Uncertainty over the epochs, where the run kept it."""
 
 
-def choose(
+def choose_samples(
     suspicion_N: NDArray[np.float64],
     uncertainty_N: NDArray[np.float32],
     is_proposed_N: NDArray[np.bool_],
@@ -131,7 +131,7 @@ def _distributions(shown: Shown) -> dict[str, Any]:
     return {"classes": classes_nT.tolist(), **short}
 
 
-def size_of(data: dict[str, Any]) -> int:
+def picture_bytes(data: dict[str, Any]) -> int:
     """Characters of the data in the page, at most; at the end every picture is a number of five digits."""
     return len(htmlsafe_json_dumps(data)) + 7 * (len(data["others"]["id"]) + len(data["samples"]["id"]))
 

@@ -10,7 +10,7 @@ from isal.isal_zlib import crc32
 from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.storage.s3.client import attempt, limit_s, split
 from ldlva_dist.storage.s3.errors import BEYOND, CHANGED, code_of
-from ldlva_dist.storage.s3.get import Answer, get
+from ldlva_dist.storage.s3.get import S3Answer, get
 
 PIECE_BYTES = 256 << 10
 
@@ -36,7 +36,7 @@ class Body:
         """Bytes of the whole read; None until the store has told."""
         self._uri, self._offset, self._whole = uri, offset, size is None
         self._data = io.BytesIO()
-        self._answer: Answer | None = None
+        self._answer: S3Answer | None = None
         self._began = time.monotonic()
 
     def fetch(self) -> None:

@@ -37,7 +37,7 @@ class S3Files(fs.FileSystemHandler):
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
         base = selector.base_dir.strip("/")
         if not selector.recursive:
-            return [_info(f"{base}/{name}") for name in s3.list_folder(s3.S3 + base)]
+            return [_info(f"{base}/{name}") for name in s3.list_keys(s3.S3 + base)]
         files = dict(s3.walk(s3.S3 + base))
         folders = {name[:end] for name in files for end, c in enumerate(name) if c == "/"}
         return [fs.FileInfo(f"{base}/{name}", fs.FileType.Directory) for name in sorted(folders)] + [
@@ -48,23 +48,23 @@ class S3Files(fs.FileSystemHandler):
         """An object store needs no folders."""
 
     def delete_dir(self, path: str) -> None:
-        s3.delete_folder(s3.S3 + path)
+        s3.delete_objects(s3.S3 + path)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        s3.delete_folder(s3.S3 + path)
+        s3.delete_objects(s3.S3 + path)
 
     def delete_root_dir_contents(self) -> None:
         raise NotImplementedError("nobody deletes all buckets")
 
     def delete_file(self, path: str) -> None:
-        s3.delete(s3.S3 + path)
+        s3.delete_object(s3.S3 + path)
 
     def move(self, src: str, dest: str) -> None:
         raise NotImplementedError("an object store does not rename")
 
     def copy_file(self, src: str, dest: str) -> None:
         data = s3.read(s3.S3 + src)
-        s3.write(s3.S3 + dest, io.BytesIO(data), len(data))
+        s3.write_object(s3.S3 + dest, io.BytesIO(data), len(data))
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
@@ -87,7 +87,7 @@ def open_object(uri: str) -> io.BufferedReader:
 class _Ranges(io.RawIOBase):
     def __init__(self, uri: str) -> None:
         super().__init__()
-        self._uri, self._size, self._place = uri, s3.size_of(uri), 0
+        self._uri, self._size, self._place = uri, s3.object_size(uri), 0
 
     def readable(self) -> bool:
         return True
@@ -130,12 +130,12 @@ class _Written:
         with self._file as file:
             size = file.tell()
             file.seek(0)
-            s3.write(self._uri, file, size)
+            s3.write_object(self._uri, file, size)
 
 
 def _info(path: str) -> fs.FileInfo:
     size = s3.find_size(s3.S3 + path)
     if size is not None:
         return fs.FileInfo(path, fs.FileType.File, size=size)
-    folder = s3.exists(s3.S3 + path)
+    folder = s3.object_exists(s3.S3 + path)
     return fs.FileInfo(path, fs.FileType.Directory if folder else fs.FileType.NotFound)

@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes (?P<first>\d{1,18})-(?P<last>\d{1,18})/.*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class S3Answer:
     """What a store answers before the bytes come."""
 
     size: int
@@ -36,7 +36,7 @@ class Answer:
     """The bytes: a urllib3 response, to be closed."""
 
 
-def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> Answer:
+def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> S3Answer:
     """Ask for an object or a range ("bytes=0-9") of it, if it still has the etag."""
     store = client()
     pool, target = _signed(store, bucket, key, int(time.time() / VALID_S * 2))
@@ -53,7 +53,7 @@ def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> A
     )
     told = answer.headers
     if answer.status in (200, 206):
-        return Answer(
+        return S3Answer(
             size=_size(bucket, key, told.get("Content-Length"), told.get("Content-Range", "")),
             content_range=told.get("Content-Range", ""),
             etag=_strong(told.get("ETag")),
@@ -64,7 +64,7 @@ def get(bucket: str, key: str, *, byte_range: str | None, etag: str | None) -> A
     _signed.cache_clear()
     ask = {name: value for name, value in (("Range", byte_range), ("IfMatch", etag)) if value}
     called = store.get_object(Bucket=bucket, Key=key, **ask)
-    return Answer(
+    return S3Answer(
         size=_size(bucket, key, called.get("ContentLength"), called.get("ContentRange", "")),
         content_range=called.get("ContentRange", ""),
         etag=_strong(called.get("ETag")),

@@ -15,7 +15,7 @@ from ldlva_dist.storage.s3.get import CRC
 PART_BYTES = 16 << 20
 
 
-def size_of(uri: str) -> int:
+def object_size(uri: str) -> int:
     """Bytes of an object."""
     return attempt(uri, lambda: _size(*split(uri)))
 
@@ -23,18 +23,18 @@ def size_of(uri: str) -> int:
 def find_size(uri: str) -> int | None:
     """Bytes of an object; None where there is none."""
     try:
-        return size_of(uri) if split(uri)[1] else None
+        return object_size(uri) if split(uri)[1] else None
     except DataError:
         return None
 
 
-def exists(uri: str) -> bool:
+def object_exists(uri: str) -> bool:
     """Whether there is an object, or a folder with objects in it."""
     ask = {"Bucket": split(uri)[0], "Prefix": _prefix(uri), "MaxKeys": 1}
     return find_size(uri) is not None or "Contents" in attempt(uri, lambda: client().list_objects_v2(**ask))
 
 
-def list_folder(uri: str) -> list[str]:
+def list_keys(uri: str) -> list[str]:
     """Names of the objects and folders in a folder, sorted."""
     names, begin = set(), len(_prefix(uri))
     for page in _pages(uri, Delimiter="/"):
@@ -50,21 +50,21 @@ def walk(uri: str) -> Iterator[tuple[str, int]]:
         yield from ((item["Key"][begin:], item["Size"]) for item in page.get("Contents", []) if item["Key"][begin:])
 
 
-def stamps(uri: str) -> Iterator[tuple[str, str]]:
+def object_stamps(uri: str) -> Iterator[tuple[str, str]]:
     """Names, from the folder ``uri`` on, of all objects in it and below, each with its :func:`stamp`."""
     begin = len(_prefix(uri))
     for page in _pages(uri):
         yield from ((item["Key"][begin:], _stamp(item["Size"], item)) for item in page.get("Contents", []))
 
 
-def stamp(uri: str) -> str:
+def object_stamp(uri: str) -> str:
     """What changes when an object is written again: its size, and its ETag or time; "" where there is none."""
     bucket, key = split(uri)
     page = attempt(uri, lambda: client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1))
     return next((_stamp(item["Size"], item) for item in page.get("Contents", []) if item["Key"] == key), "")
 
 
-def write(uri: str, source: IO[bytes], size: int) -> int:
+def write_object(uri: str, source: IO[bytes], size: int) -> int:
     """Make an object of the next ``size`` bytes of ``source``: it appears whole or not at all. Returns their CRC-32."""
     bucket, key = split(uri)
     begin, crc = source.tell(), 0
@@ -90,13 +90,13 @@ def write(uri: str, source: IO[bytes], size: int) -> int:
     return crc
 
 
-def delete(uri: str) -> None:
+def delete_object(uri: str) -> None:
     """Delete an object; nothing happens where there is none."""
     bucket, key = split(uri)
     attempt(uri, lambda: client().delete_object(Bucket=bucket, Key=key))
 
 
-def delete_folder(uri: str) -> None:
+def delete_objects(uri: str) -> None:
     """Delete all objects of a folder."""
     for page in _pages(uri):
         keys = [{"Key": item["Key"]} for item in page.get("Contents", [])]

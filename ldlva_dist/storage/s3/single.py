@@ -12,7 +12,7 @@ TAKEN = (*CHANGED, "ConditionalRequestConflict", "409")
 UNKNOWN = ("NotImplemented", "501")
 
 
-def create(uri: str, data: bytes) -> None:
+def create_object(uri: str, data: bytes) -> None:
     """Make an object where there is none; a store that knows no such condition makes it all the same."""
     bucket, key = split(uri)
 
@@ -28,14 +28,14 @@ def create(uri: str, data: bytes) -> None:
     attempt(uri, put)
 
 
-def touch(uri: str) -> None:
+def touch_object(uri: str) -> None:
     """Let an object count as written now: it is copied onto itself by the store."""
     bucket, key = split(uri)
     place = {"Bucket": bucket, "Key": key}
     attempt(uri, lambda: client().copy_object(**place, CopySource=place, MetadataDirective="REPLACE"))
 
 
-def times(uri: str) -> tuple[float, float]:
+def object_times(uri: str) -> tuple[float, float]:
     """When an object was written last, and what time it is now, by the store's clock, which counts whole seconds."""
     bucket, key = split(uri)
     answer = attempt(uri, lambda: client().head_object(Bucket=bucket, Key=key))

@@ -34,7 +34,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.relabel import Corrections, relabel
-from ldlva_dist.reporting.report.collect import describe
+from ldlva_dist.reporting.report.collect import describe_run
 from ldlva_dist.reporting.report.overview import is_evaluation
 from ldlva_dist.training.build import bank_spec
 from ldlva_dist.training.network import build_model
@@ -163,7 +163,7 @@ def test_exact_neighbours_leave_no_features_and_are_weighed_by_similarity_alone(
     for name, each in (("exact", exact), ("similar", similar)):
         saved, *_ = write_checkpoint(tmp_path / name, made, each)
         found[name] = TrainedRun(saved, made.dataset).opinions(ids)
-        facts[name] = dict(describe(name, each, made.dataset.info, {}, str(tmp_path / name)).facts)
+        facts[name] = dict(describe_run(name, each, made.dataset.info, {}, str(tmp_path / name)).facts)
     np.testing.assert_array_equal(found["exact"].shares_nK, found["similar"].shares_nK)
     np.testing.assert_array_equal(found["exact"].target_nC, found["similar"].target_nC)
     assert "similarity alone" in facts["exact"]["neighbours weighed by"]

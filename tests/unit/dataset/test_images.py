@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldlva_dist.dataset.images import augment, decode, encode, encode_square, resize
+from ldlva_dist.dataset.images import augment, decode, encode_image, encode_square, resize
 from ldlva_dist.errors import DataError
 
 VECTORS = np.load(Path(__file__).parents[1] / "vectors" / "pp.npz")
@@ -51,7 +51,7 @@ def test_png_of_any_mode_is_decoded_to_grey_or_colour() -> None:
 
 
 def test_jpeg_is_decoded_to_grey_or_colour() -> None:
-    data = encode(np.full((20, 30, 3), 90, dtype=np.uint8))
+    data = encode_image(np.full((20, 30, 3), 90, dtype=np.uint8))
     assert decode(data, 3).shape == (20, 30, 3)
     assert decode(memoryview(data), 1).shape == (20, 30, 1)
     cmyk = io.BytesIO()
@@ -60,14 +60,16 @@ def test_jpeg_is_decoded_to_grey_or_colour() -> None:
     assert decode(encode_square(decode(data, 1), 24), 3).shape == (24, 24, 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", encode(_images(1, 64)[0])[:300], _png(_images(1, 64)[0])[:300]])
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", encode_image(_images(1, 64)[0])[:300], _png(_images(1, 64)[0])[:300]]
+)
 def test_what_is_no_whole_image_is_a_data_error(data: bytes) -> None:
     with pytest.raises(DataError, match="cannot be decoded"):
         decode(data, 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 10_001, 3), (10_001, 1, 3)])
-@pytest.mark.parametrize("encoded", [_png, encode])
+@pytest.mark.parametrize("encoded", [_png, encode_image])
 def test_a_side_that_is_too_long_is_a_data_error(
     encoded: Callable[[NDArray[np.uint8]], bytes], shape: tuple[int, ...]
 ) -> None:
@@ -76,7 +78,7 @@ def test_a_side_that_is_too_long_is_a_data_error(
         decode(encoded(np.zeros(shape, np.uint8)), 3)
 
 
-@pytest.mark.parametrize("encoded", [_png, encode])
+@pytest.mark.parametrize("encoded", [_png, encode_image])
 def test_the_longest_side_is_decoded(encoded: Callable[[NDArray[np.uint8]], bytes]) -> None:
     assert decode(encoded(np.zeros((1, 10_000, 3), np.uint8)), 3).shape == (1, 10_000, 3)
 

@@ -21,7 +21,7 @@ from ldlva_dist.packing.annotate import pieces
 from ldlva_dist.packing.annotate.regressor import RegressorSettings
 from ldlva_dist.reporting.report.pictures import FACE, Pictures
 from ldlva_dist.stream.random_access import RandomAccess
-from ldlva_dist.stream.superstep import ImageSettings, Window, finish
+from ldlva_dist.stream.superstep import ImageSettings, Window, finish_superstep
 from ldlva_dist.training.evaluate import SplitReader
 from testing.synthetic_run import synthetic_run
 from tests.unit.dataset.test_image_files import STORED, photograph
@@ -56,7 +56,7 @@ def _stream(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
     data = stored.read_all()
     window = Window(data=data, columns=columns, shard_uris=[], lane_rows=ROWS)
     images = ImageSettings(size=SIDE, channels=3, flip=False, pad=0, erase_probability=0.0)
-    return finish(window, np.arange(ROWS), images, seed=0)["image"]
+    return finish_superstep(window, np.arange(ROWS), images, seed=0)["image"]
 
 
 def _neighbors(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
@@ -80,7 +80,9 @@ def _evaluation(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
 
 def _annotation(dataset: Dataset) -> Iterable[NDArray[np.uint8]]:
     settings = RegressorSettings(input_size=SIDE)
-    work = pieces.Work(dataset=dataset, parts_uri="", model_name="", settings=settings, batch_size=ROWS, clip=False)
+    work = pieces.AnnotationWork(
+        dataset=dataset, parts_uri="", model_name="", settings=settings, batch_size=ROWS, clip=False
+    )
     return pieces._read(work, dataset.images(range(ROWS)))
 
 

@@ -28,7 +28,9 @@ def _levels(findings: list[Finding] | tuple[Finding, ...]) -> dict[str, str]:
 def test_a_version_that_was_not_tried_is_named_with_the_one_that_was(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("# tried\nnumpy==1.0.0\nRich==0.1  # old\n")
     (found,) = [
-        finding for finding in software.look(str(tmp_path / "mine.txt")).findings if finding.check == "versions"
+        finding
+        for finding in software.look_at_software(str(tmp_path / "mine.txt")).findings
+        if finding.check == "versions"
     ]
     assert found.level == "warning"
     assert f"numpy {software.installed('numpy')} (tried: 1.0.0)" in found.found
@@ -67,7 +69,7 @@ def test_both_faiss_packages_are_one_too_many() -> None:
 
 
 def test_this_project_is_as_it_asks_for() -> None:
-    assert "problem" not in _levels(software.look().findings).values()
+    assert "problem" not in _levels(software.look_at_software().findings).values()
 
 
 def test_an_old_python_is_a_problem() -> None:
@@ -138,7 +140,7 @@ def test_what_is_said_of_tokens(environment: dict[str, str], level: str, sentenc
 
 
 def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
-    found = store.look(str(tmp_path / "not" / "yet"))
+    found = store.look_at_store(str(tmp_path / "not" / "yet"))
     assert _levels(found.findings) == {"free space": "ok", "write and read": "ok"}
     assert not list(tmp_path.iterdir())
 
@@ -147,7 +149,7 @@ def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_a_problem(folder: str, tmp_path: Path) -> None:
     (tmp_path / "FILE").touch()
     uri = folder if folder.startswith("/") else str(tmp_path / folder)
-    (found,) = store.look(uri).findings
+    (found,) = store.look_at_store(uri).findings
     assert found.level == "problem"
     assert "storage path must be writable" in found.found
     assert uri in found.found
@@ -180,7 +182,7 @@ def test_a_store_that_nobody_runs_is_named_with_its_address(monkeypatch: pytest.
         taken.bind(("127.0.0.1", 0))  # not listening
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        found = {finding.check: finding for finding in store.look("s3://bucket/runs").findings}
+        found = {finding.check: finding for finding in store.look_at_store("s3://bucket/runs").findings}
     assert found["endpoint"].level == "problem"
     assert endpoint in found["endpoint"].found
     assert "AWS_ENDPOINT_URL" in found["endpoint"].cure
@@ -189,7 +191,7 @@ def test_a_store_that_nobody_runs_is_named_with_its_address(monkeypatch: pytest.
 
 @pytest.mark.usefixtures("no_credentials", "deaf")
 def test_missing_credentials_are_told_apart_from_a_missing_store() -> None:
-    found = {finding.check: finding for finding in store.look("s3://bucket/runs").findings}
+    found = {finding.check: finding for finding in store.look_at_store("s3://bucket/runs").findings}
     assert {name: finding.level for name, finding in found.items()} == {"endpoint": "ok", "credentials": "problem"}
     assert "AWS_ACCESS_KEY_ID" in found["credentials"].cure
 
@@ -199,7 +201,7 @@ def test_a_look_that_hangs_is_ended_at_its_limit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("LDLVA_S3_LIMIT_S", "600")
-    kind = Kind(function="store.look", area="storage", limit_s=4, cure="another store")
+    kind = Kind(function="store.look_at_store", area="storage", limit_s=4, cure="another store")
     (found,) = take(kind, "storage", "s3://bucket/runs").findings
     assert (found.level, found.found, found.cure) == ("problem", "did not answer in 4 s", "another store")
 
@@ -239,25 +241,25 @@ GPUS = {"driver_gpus": 2, "driver_cuda": "13.0", "torch_gpus": 2, "torch_cuda": 
 def test_those_who_see_other_gpus_than_there_are(
     facts: dict[str, object], check: str, level: str, sentence: str
 ) -> None:
-    found = {finding.check: finding for finding in compare.compare(GPUS | facts)}
+    found = {finding.check: finding for finding in compare.compare_facts(GPUS | facts)}
     assert found[check].level == level
     assert sentence in found[check].found
 
 
 def test_a_machine_without_gpus_and_one_where_all_agree_have_no_finding() -> None:
-    assert compare.compare({"driver_gpus": 0, "driver_cuda": None, "torch_gpus": 0, "torch_cuda": None}) == []
-    assert compare.compare(GPUS) == []
+    assert compare.compare_facts({"driver_gpus": 0, "driver_cuda": None, "torch_gpus": 0, "torch_cuda": None}) == []
+    assert compare.compare_facts(GPUS) == []
 
 
 def test_a_local_folder_on_many_nodes_is_a_warning() -> None:
-    (found,) = compare.compare({"local": True, "uri": "runs", "ray_nodes": 3})
+    (found,) = compare.compare_facts({"local": True, "uri": "runs", "ray_nodes": 3})
     assert (found.level, "3 nodes" in found.found) == ("warning", True)
-    assert compare.compare({"local": False, "uri": "s3://b", "ray_nodes": 3}) == []
+    assert compare.compare_facts({"local": False, "uri": "s3://b", "ray_nodes": 3}) == []
 
 
 def test_a_look_in_a_process_of_its_own_gives_the_same(tmp_path: Path) -> None:
     elsewhere = take(KINDS["storage"], "storage", str(tmp_path))
-    here = store.look(str(tmp_path))
+    here = store.look_at_store(str(tmp_path))
     assert _levels(elsewhere.findings) == _levels(here.findings) == {"free space": "ok", "write and read": "ok"}
     assert elsewhere.facts == here.facts
 

@@ -17,7 +17,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
 from ldlva_dist.experiments.plots import COLORS, draw_ablation, draw_noise
-from ldlva_dist.experiments.protocol import Protocol, Row, _cell, compare
+from ldlva_dist.experiments.protocol import Protocol, Row, _cell, compare_arms
 from ldlva_dist.experiments.tables import ablation_markdown, means, noise_markdown, write_tables
 from ldlva_dist.index.graph import build_graph
 from testing.toy_dataset import toy_dataset
@@ -85,18 +85,18 @@ def test_what_cannot_be_compared_is_refused(build: object, sentence: str) -> Non
 
 
 def test_a_runs_name_is_of_what_it_learns_from_not_of_where_it_runs() -> None:
-    name = cells.named(BASE, "hash").name
+    name = cells.name_run(BASE, "hash").name
     assert name.startswith("official-")
     assert name.endswith("-seed-0")
     elsewhere = replace(BASE, name="x", storage_path="y", placement=replace(BASE.placement, num_workers=1))
     elsewhere = replace(elsewhere, data=replace(BASE.data, dataset="another place of the same data"))
-    assert cells.named(elsewhere, "hash").name == name
-    assert cells.named(BASE, "hash of other data").name != name
+    assert cells.name_run(elsewhere, "hash").name == name
+    assert cells.name_run(BASE, "hash of other data").name != name
     for other in (
         replace(BASE, training=replace(BASE.training, seed=1)),
         replace(BASE, loss=replace(BASE.loss, gamma=0.5)),
     ):
-        assert cells.named(other, "hash").name != name
+        assert cells.name_run(other, "hash").name != name
 
 
 def test_the_truth_is_preferred_to_votes_and_votes_to_given_labels() -> None:
@@ -130,7 +130,7 @@ def test_every_arm_takes_the_rate_that_is_best_on_the_holdout_and_is_judged_by_o
             finish(arm, 0, lr, protocol, {"holdout_accuracy": 0.9 if lr == best else 0.4, "accuracy": 1 - lr})
         for seed in (1, 2):
             finish(arm, seed, best, protocol, {"accuracy": 0.5 + best + seed / 10})
-    [*_, found] = compare(arms, protocol, lambda line: None)
+    [*_, found] = compare_arms(arms, protocol, lambda line: None)
     assert [(row.arm.x, row.seed, row.config.optim.lr) for row in found] == [
         (0.0, 1, 0.2),
         (0.3, 1, 0.1),
@@ -149,11 +149,11 @@ def test_arms_with_the_same_settings_share_one_run_and_a_graph_that_is_too_small
     base = replace(BASE, neighbors=replace(BASE.neighbors, num_neighbors=8))
     arms = ablation_arms(base, {"K": (8, 8), "gamma": (base.loss.gamma,)}, level=0.3)
     finish(arms[0], 1, base.optim.lr, protocol, {"accuracy": 0.5})
-    [*_, found] = compare(arms, protocol, lambda line: None)
+    [*_, found] = compare_arms(arms, protocol, lambda line: None)
     assert [row.arm.group for row in found] == ["K", "gamma"]
     assert len({row.config.name for row in found}) == 1
     with pytest.raises(SettingError, match=r"must be <= the K of the neighbour graph \(8\), got 9"):
-        list(compare(ablation_arms(base, {"K": (8, 9)}, level=0.3), protocol, lambda line: None))
+        list(compare_arms(ablation_arms(base, {"K": (8, 9)}, level=0.3), protocol, lambda line: None))
 
 
 def rows(groups: Sequence[str], levels: Sequence[float], seeds: int) -> list[Row]:

@@ -58,9 +58,9 @@ RAW = json.loads(MODEL.description.to_json())
 
 
 def test_a_description_is_read_back_as_it_was_written() -> None:
-    assert descriptions.parse(MODEL.description.to_json(), "model.json") == MODEL.description
+    assert descriptions.parse_description(MODEL.description.to_json(), "model.json") == MODEL.description
     older = {**RAW, "preprocessing": {"resize": RAW["preprocessing"]["resize"]}}
-    assert descriptions.parse(json.dumps(older), "model.json") == MODEL.description
+    assert descriptions.parse_description(json.dumps(older), "model.json") == MODEL.description
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_description_is_read_back_as_it_was_written() -> None:
 )
 def test_what_a_description_cannot_be_is_a_sentence_with_the_field(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=rf"^model\.json .*{sentence}"):
-        descriptions.parse(json.dumps({**RAW, **change}), "model.json")
+        descriptions.parse_description(json.dumps({**RAW, **change}), "model.json")
 
 
 VALUES = st.recursive(
@@ -110,7 +110,7 @@ def test_any_description_is_one_that_builds_or_a_sentence(data: st.DataObject) -
         else:
             raw.pop(outer, None)
     with suppress(DataError, SettingError):
-        found = descriptions.parse(json.dumps(raw), "model.json")
+        found = descriptions.parse_description(json.dumps(raw), "model.json")
         assert replace(MODEL, description=found).build().description.class_names == found.class_names
         assert card(found)
 
@@ -119,7 +119,7 @@ def test_any_description_is_one_that_builds_or_a_sentence(data: st.DataObject) -
 @settings(max_examples=60, derandomize=True, deadline=None)
 def test_any_bytes_for_a_description_are_a_sentence(content: bytes) -> None:
     with pytest.raises(DataError, match=r"model\.json"):
-        descriptions.parse(content, "model.json")
+        descriptions.parse_description(content, "model.json")
 
 
 def _described(**change: Any) -> Portable:

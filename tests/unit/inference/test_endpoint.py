@@ -13,7 +13,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.errors import SettingError
 from ldlva_dist.inference.endpoint import Endpoint, ServeSettings
 from ldlva_dist.inference.export import real_images
@@ -37,7 +37,7 @@ def run(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def faces(dataset: str) -> list[bytes]:
-    return [encode(image) for image in real_images(Dataset.open(dataset), 3)]
+    return [encode_image(image) for image in real_images(Dataset.open(dataset), 3)]
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_onnx_and_pt2_take_any_number_of_images_of_any_size(exported: Path, data
 @pytest.mark.parametrize("shape", [(96, 96, 3), (37, 91, 3), (1, 1, 3), (200, 150, 1), (48, 48, 3)])
 def test_resizing_inside_a_graph_is_that_of_evaluation(shape: tuple[int, int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    inside = classifier.resize(torch.from_numpy(image[None]), 48)[0].numpy()
+    inside = classifier.resize_batch(torch.from_numpy(image[None]), 48)[0].numpy()
     different = inside != resize(image, 48)
     assert different.mean() <= 1e-4  # ties of rounding
     assert np.abs(inside - resize(image, 48)).max() <= 1
@@ -115,7 +115,7 @@ def test_a_graph_that_does_not_give_what_torch_gives_is_refused_and_nothing_is_w
         return [answers.probs_nC + np.float32(2e-4), answers.features_nV]
 
     with pytest.raises(DataError, match=r"must give what torch gives within 0\.0001, it differs by 0\.0002"):
-        graphs.check(model, images, off, "ONNX")
+        graphs.check_graph(model, images, off, "ONNX")
     monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
     with pytest.raises(DataError, match=r"torch\.export must give"):
         export(read_model(run), str(tmp_path / "away"), ["pt2"], real_images(Dataset.open(dataset), 3))
@@ -124,7 +124,7 @@ def test_a_graph_that_does_not_give_what_torch_gives_is_refused_and_nothing_is_w
 
 def test_the_card_says_classes_data_training_figures_and_limits(run: str, exported: Path, dataset: str) -> None:
     written = (exported / "MODEL.md").read_text()
-    info = descriptions.parse((exported / "model.json").read_bytes(), "model.json").data
+    info = descriptions.parse_description((exported / "model.json").read_bytes(), "model.json").data
     for text in ("0. Neutral", "6. Anger", "48 x 48, bilinear", "(x - 127.5) / 127.5", info["content_hash"]):
         assert text in written
     for text in ("| loss.recipe | official |", "| neighbors.num_neighbors | 4 |", "0.625", "was not evaluated", "onnx"):

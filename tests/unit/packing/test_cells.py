@@ -20,7 +20,7 @@ from ldlva_dist.packing.sources.generic import Parquet
 from ldlva_dist.packing.sources.readers.parquet import BAD_VOTES, ParquetSource
 from ldlva_dist.packing.sources.readers.row_groups import read_stretch
 from ldlva_dist.packing.sources.rows import Rows, all_rows
-from ldlva_dist.packing.sources.user_columns import Columns
+from ldlva_dist.packing.sources.user_columns import UserColumns
 from ldlva_dist.packing.tables.cells import (
     CellError,
     flag_cells,
@@ -176,7 +176,7 @@ def test_images_are_read_from_views_and_dictionaries(tmp_path: Path) -> None:
     assert list(_rows(source).images) == [b"a", None, b"c"]
 
 
-_LABEL = Columns(label="label")
+_LABEL = UserColumns(label="label")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from ldlva_dist.dataset.shards import key_hash
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.packing.passes.choose import choose
+from ldlva_dist.packing.passes.choose import choose_rows
 from ldlva_dist.packing.passes.pass1_survey import DUPLICATE
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.survey_columns import Columns, repeats
@@ -45,7 +45,7 @@ def _partitions(*parts: Part) -> list[Partition]:
 
 def test_ids_are_dense_and_train_comes_first() -> None:
     columns, _ = _columns(40, 20)
-    chosen = choose(columns, _partitions("train", "test"), SETTINGS)
+    chosen = choose_rows(columns, _partitions("train", "test"), SETTINGS)
     assert sorted(chosen.id_A.tolist()) == list(range(60))
     assert (np.diff(chosen.split_A[np.argsort(chosen.id_A)]) >= 0).all()
     assert (chosen.split_A[40:] == 2).all()
@@ -54,15 +54,15 @@ def test_ids_are_dense_and_train_comes_first() -> None:
 
 def test_a_source_with_a_holdout_of_its_own_loses_no_training_row() -> None:
     columns, _ = _columns(40, 10, 20)
-    chosen = choose(columns, _partitions("train", "holdout", "test"), SETTINGS)
+    chosen = choose_rows(columns, _partitions("train", "holdout", "test"), SETTINGS)
     assert np.bincount(chosen.split_A).tolist() == [40, 10, 20]
 
 
 def test_the_holdout_does_not_depend_on_the_order_of_the_rows() -> None:
     columns, _ = _columns(40)
-    split = choose(columns, _partitions("train"), SETTINGS).split_A
+    split = choose_rows(columns, _partitions("train"), SETTINGS).split_A
     columns.hash_N = columns.hash_N[::-1].copy()
-    assert choose(columns, _partitions("train"), SETTINGS).split_A.tolist() == split[::-1].tolist()
+    assert choose_rows(columns, _partitions("train"), SETTINGS).split_A.tolist() == split[::-1].tolist()
 
 
 def test_only_the_first_of_two_rows_that_are_one_is_accepted() -> None:
@@ -98,17 +98,17 @@ def test_a_noise_list_may_name_test_rows_but_not_change_them(tmp_path: Path) -> 
     path = tmp_path / "noise.txt"
     settings = replace(SETTINGS, holdout=0.0, noise=f"list:{path}")
     path.write_text("\n".join(["k0.jpg glad", *lines[1:]]))
-    chosen = choose(columns, _partitions("train", "test"), settings)
+    chosen = choose_rows(columns, _partitions("train", "test"), settings)
     assert chosen.flipped_A is not None
     assert np.flatnonzero(chosen.flipped_A).tolist() == [0]
     path.write_text("\n".join([*lines[:-1], "k13.jpg calm"]))
     with pytest.raises(DataError, match="test labels stay as they are"):
-        choose(columns, _partitions("train", "test"), settings)
+        choose_rows(columns, _partitions("train", "test"), settings)
 
 
 def test_valence_arousal_that_does_not_vary_cannot_be_standardised() -> None:
     columns, _ = _columns(10)
     columns.va_N2[:, 1] = 0.5
-    chosen = choose(columns, _partitions("train"), replace(SETTINGS, holdout=0.0))
+    chosen = choose_rows(columns, _partitions("train"), replace(SETTINGS, holdout=0.0))
     with pytest.raises(SettingError, match="--standardize-va needs"):
         chosen.va_transform()

@@ -8,7 +8,7 @@ import pytest
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.classes.class_index import ClassIndex, as_option, stated_classes
 from ldlva_dist.packing.classes.known_sets import FER2013, ORDERS, PUBLISHED, RAF_DB
-from ldlva_dist.packing.classes.published_counts import compare
+from ldlva_dist.packing.classes.published_counts import compare_counts
 from ldlva_dist.packing.passes.pass1_survey import UNKNOWN_LABEL
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.survey_columns import Columns
@@ -146,7 +146,7 @@ def _counts(names: Sequence[str], counts: Mapping[str, int], held: int = 0) -> d
 @pytest.mark.parametrize("part", PUBLISHED, ids=lambda part: part.of)
 def test_a_known_set_is_named_by_its_counts_in_any_order_and_spelling(part) -> None:
     names = sorted(part.counts, key=lambda name: part.counts[name])
-    said = list(compare(names, _counts(names, part.counts, held=10)))
+    said = list(compare_counts(names, _counts(names, part.counts, held=10)))
     assert [line for line in said if not line.startswith("warning")] == [
         f"train and holdout: the counts are those of {part.of}"
     ]
@@ -162,9 +162,9 @@ def test_published_totals() -> None:
 
 def test_names_that_contradict_the_published_counts_are_warned_of_with_both() -> None:
     counts = dict(zip(REFERENCE_CLASSES, next(p for p in PUBLISHED if p.total == 12271).counts.values(), strict=True))
-    said = list(compare(REFERENCE_CLASSES, _counts(REFERENCE_CLASSES, counts)))
+    said = list(compare_counts(REFERENCE_CLASSES, _counts(REFERENCE_CLASSES, counts)))
     assert len(said) == 1
     assert said[0].startswith("warning: train has as many rows as RAF-DB's training part (12,271) but other counts")
     assert "1290 Surprise, here 4772" in said[0]
-    assert list(compare(FER2013, _counts(FER2013, dict.fromkeys(FER2013, 500)))) != []
-    assert list(compare(("a", "b"), _counts(("a", "b"), {"a": 1750, "b": 1750}))) == []
+    assert list(compare_counts(FER2013, _counts(FER2013, dict.fromkeys(FER2013, 500)))) != []
+    assert list(compare_counts(("a", "b"), _counts(("a", "b"), {"a": 1750, "b": 1750}))) == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tyro
 
-from ldlva_dist.dataset.images import decode, encode
+from ldlva_dist.dataset.images import decode, encode_image
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.classes.class_index import stated_classes
 from ldlva_dist.packing.sources.commands import Command
@@ -39,7 +39,7 @@ def _write(path: Path, text: str) -> str:
 
 def _draw(path: Path, value: int = 0, size: int = 8) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(np.full((size, size, 3), value, dtype=np.uint8)))
+    path.write_bytes(encode_image(np.full((size, size, 3), value, dtype=np.uint8)))
 
 
 def _by_key(source: Source) -> dict[str, tuple[str, str | None, str | None]]:
@@ -91,7 +91,7 @@ def test_the_box_of_affectnet_is_cut_out_when_asked(tmp_path: Path) -> None:
     pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     pixels[4:12, 2:10] = 255
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "x.jpg").write_bytes(encode(pixels))
+    (tmp_path / "images" / "x.jpg").write_bytes(encode_image(pixels))
     text = HEADER + "x.jpg,2,4,8,8,,1,0,0\ny.jpg,0,0,4,4,,1,0,0\nx.jpg,20,20,4,4,,1,0,0\n"
     source = AffectNetSource(
         tables={"train": _write(tmp_path / "t.csv", text)}, images=str(tmp_path / "images"), crop=True

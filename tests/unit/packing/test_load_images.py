@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.packing.passes.load_images import HUGE_FILE, MAX_IMAGE_BYTES, NO_IMAGE, load_images
 
 
@@ -17,7 +17,7 @@ def test_an_odd_path_is_one_rejected_row(tmp_path: Path, monkeypatch: pytest.Mon
     Path("folder").mkdir()
     os.mkfifo("pipe")
     Path("circle").symlink_to("circle")
-    good = encode(np.full((16, 16, 3), 90, dtype=np.uint8))
+    good = encode_image(np.full((16, 16, 3), 90, dtype=np.uint8))
     Path("good.jpg").write_bytes(good)
     Path("empty.jpg").write_bytes(b"")
     with open("huge.jpg", "wb") as file:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.packing.annotate.model_files import read_model
+from ldlva_dist.packing.annotate.model_files import read_regressor_model
 from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
@@ -221,10 +221,10 @@ def test_an_onnx_model_has_the_weights_beside_it_wherever_the_job_is_started(
         linear(tmp_path / folder / "m.onnx", weight, "m.onnx.data", **place)
     monkeypatch.chdir(tmp_path / "other")
     for uri in (str(tmp_path / "asked" / "m.onnx"), "../asked/m.onnx"):
-        found = _load(read_model(uri), SETTINGS, "m.onnx")(IMAGES)
+        found = _load(read_regressor_model(uri), SETTINGS, "m.onnx")(IMAGES)
         np.testing.assert_allclose(found, np.repeat(-0.5 * _means().mean(axis=1)[:, None], 2, axis=1), atol=1e-6)
     monkeypatch.chdir(tmp_path / "asked")
-    assert read_model("m.onnx") == read_model(str(tmp_path / "asked" / "m.onnx"))
+    assert read_regressor_model("m.onnx") == read_regressor_model(str(tmp_path / "asked" / "m.onnx"))
     with pytest.raises(SettingError, match=r"got m\.onnx whose weights lie in another file, 'm\.onnx\.data'"):
         _load((tmp_path / "asked" / "m.onnx").read_bytes(), SETTINGS, "m.onnx")
 
@@ -236,7 +236,7 @@ def test_weights_elsewhere_than_beside_the_model_are_refused(location: str, tmp_
     model.graph.initializer[0].external_data[0].value = location
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(SettingError, match="must have its weights inside or in a file beside it"):
-        read_model(str(tmp_path / "m.onnx"))
+        read_regressor_model(str(tmp_path / "m.onnx"))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_weights_beside_the_model_that_are_damaged_are_a_sentence(
     linear(tmp_path / "m.onnx", 1.0, "m.onnx.data")
     damage(tmp_path / "m.onnx.data")
     with pytest.raises(DataError, match=sentence):
-        read_model(str(tmp_path / "m.onnx"))
+        read_regressor_model(str(tmp_path / "m.onnx"))
 
 
 @pytest.mark.parametrize("place", [{"offset": "-1"}, {"length": "99999999"}, {"offset": "x"}, {"length": "9" * 30}])
@@ -264,7 +264,7 @@ def test_places_of_weights_that_cannot_be_are_a_sentence(place: dict[str, str], 
     model.graph.initializer[0].external_data[0].value = "m.onnx.data"
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match="is damaged"):
-        read_model(str(tmp_path / "m.onnx"))
+        read_regressor_model(str(tmp_path / "m.onnx"))
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

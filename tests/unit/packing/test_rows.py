@@ -25,7 +25,7 @@ from ldlva_dist.packing.sources.readers.folder import FolderSource
 from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource
 from ldlva_dist.packing.sources.rows import Part
-from ldlva_dist.packing.sources.user_columns import Columns
+from ldlva_dist.packing.sources.user_columns import UserColumns
 from testing.local_packing import manifest, pack_here, rejected
 
 CLASSES = ("calm", "glad")
@@ -134,7 +134,7 @@ def _folder(tmp_path: Path, train: Sequence[str], test: Sequence[str] = ()) -> F
             path.write_text("\n".join(["path,label", *(f"{name},{CLASSES[i % 2]}" for i, name in enumerate(names))]))
             tables[part] = str(path)
     images = dict.fromkeys(tables, str(tmp_path / "faces"))
-    return FolderSource(tables=tables, images=images, columns=Columns(path="path", label="label"))
+    return FolderSource(tables=tables, images=images, columns=UserColumns(path="path", label="label"))
 
 
 def test_a_file_listed_twice_is_one_row_and_both_places_are_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ldlva_dist.packing.sources.readers.folder import FolderSource
 from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 from ldlva_dist.packing.sources.readers.tables import image_uri
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Rows, Source, all_rows
-from ldlva_dist.packing.sources.user_columns import Columns
+from ldlva_dist.packing.sources.user_columns import UserColumns
 
 
 def _rows(source: Source) -> list[tuple[str, str, str | None]]:
@@ -35,7 +35,7 @@ def _folder(tmp_path: Path, csv: str, **columns: str) -> FolderSource:
     (tmp_path / "table.csv").write_text(csv)
     images = str(tmp_path / "faces")
     return FolderSource(
-        tables={"train": str(tmp_path / "table.csv")}, images={"train": images}, columns=Columns(**columns)
+        tables={"train": str(tmp_path / "table.csv")}, images={"train": images}, columns=UserColumns(**columns)
     )
 
 
@@ -91,7 +91,7 @@ def test_a_broken_csv_is_a_data_error(tmp_path: Path) -> None:
 
 def test_parquet_rows_keep_their_order_and_votes(tmp_path: Path) -> None:
     file = _parquet(tmp_path, name=["b.png", "a.png"], emotion=["happy", None], x=[3, None], y=[1, 2])
-    columns = Columns(label="emotion")
+    columns = UserColumns(label="emotion")
     rows = _only(ParquetSource(files={"train": (file,)}, columns=columns, key="name", votes=("y", "x")))
     assert list(rows.keys) == ["b", "a"]
     assert list(rows.labels) == ["happy", None]
@@ -103,24 +103,24 @@ def test_filters_apply_where_the_column_exists_and_numbers_count_all_rows(tmp_pa
     train = _parquet(tmp_path, "train.parquet", label=[0, 1, 2], copy=[True, False, None])
     test = _parquet(tmp_path, "test.parquet", label=[3, 4, 5], good=[True, False, None])
     source = ParquetSource(
-        files={"train": (train,), "test": (test,)}, columns=Columns(label="label"), keep=("good",), drop=("copy",)
+        files={"train": (train,), "test": (test,)}, columns=UserColumns(label="label"), keep=("good",), drop=("copy",)
     )
     assert [label for _, _, label in _rows(source)] == ["1", "2", "3"]
     assert [rows.numbers.tolist() for rows in all_rows(source)] == [[1, 2], [0]]
     with pytest.raises(SettingError, match="--keep and --drop must name a column of the files, got 'no'"):
-        _rows(ParquetSource(files={"train": (train,)}, columns=Columns(label="label"), keep=("no",)))
+        _rows(ParquetSource(files={"train": (train,)}, columns=UserColumns(label="label"), keep=("no",)))
 
 
 def test_images_in_a_struct_as_hugging_face_writes_them_are_found(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "p"}], "label": [2]}), tmp_path / "hf.parquet")
-    source = ParquetSource(files={"train": (str(tmp_path / "hf.parquet"),)}, columns=Columns(label="label"))
+    source = ParquetSource(files={"train": (str(tmp_path / "hf.parquet"),)}, columns=UserColumns(label="label"))
     assert list(_only(source).images) == [b"x"]
 
 
 def _hugging_face(path: Path, labels: list[int], metadata: str) -> ParquetSource:
     table = pa.table({"image": [{"bytes": b"x", "path": None}] * len(labels), "label": labels})
     pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
-    return ParquetSource(files={"train": (str(path),)}, columns=Columns(label="label"))
+    return ParquetSource(files={"train": (str(path),)}, columns=UserColumns(label="label"))
 
 
 def test_class_labels_of_hugging_face_are_named_by_the_files_own_metadata(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_stretch_of_parquet_is_read_from_its_row_groups_only(tmp_path: Path) -
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=1000)
     pq.write_table(table, tmp_path / "b.parquet", row_group_size=5000)
     files = (str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"))
-    source = ParquetSource(files={"train": files}, columns=Columns(label="label"), key="name")
+    source = ParquetSource(files={"train": files}, columns=UserColumns(label="label"), key="name")
     pieces = source.partitions()
     assert [(piece.first, piece.rows, piece.begin) for piece in pieces] == [
         (0, 2000, 0), (2000, 2000, 2000), (4000, 1000, 4000),
@@ -162,7 +162,7 @@ def test_a_stretch_of_parquet_is_read_from_its_row_groups_only(tmp_path: Path) -
 
 def test_an_image_column_must_hold_bytes(tmp_path: Path) -> None:
     file = _parquet(tmp_path, label=[1])
-    source = ParquetSource(files={"train": (file,)}, columns=Columns(label="label"), image="label")
+    source = ParquetSource(files={"train": (file,)}, columns=UserColumns(label="label"), image="label")
     with pytest.raises(SettingError, match=r"--image-column .* one of \['picture'\]"):
         _rows(source)
 

@@ -19,7 +19,7 @@ from ldlva_dist.inference.batch import _as_before
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Portable
 from ldlva_dist.inference.inputs import FolderInputs, ParquetInputs
-from ldlva_dist.inference.parts import Work, finish, finished, open_parts
+from ldlva_dist.inference.parts import PredictionWork, finish_predictions, finished_parts, open_parts
 from ldlva_dist.runtime import unfinished
 
 MODEL = Portable(
@@ -99,18 +99,18 @@ def test_a_network_that_is_fed_or_read_otherwise_is_another(change: dict[str, ob
 
 def test_an_interrupted_job_goes_on_with_the_same_only(tmp_path: Path) -> None:
     folder = str(tmp_path / "work")
-    unfinished.begin(folder, FACTS, "--output")
-    unfinished.begin(folder, FACTS, "--output")
+    unfinished.begin_pieces(folder, FACTS, "--output")
+    unfinished.begin_pieces(folder, FACTS, "--output")
     with pytest.raises(SettingError, match=r"--output must be new .* job with others \(weights\) has done"):
-        unfinished.begin(folder, FACTS | {"weights": "3"}, "--output")
+        unfinished.begin_pieces(folder, FACTS | {"weights": "3"}, "--output")
     with pytest.raises(SettingError, match=r"with others \(more\) has done"):
-        unfinished.begin(folder, FACTS | {"more": 1}, "--output")
+        unfinished.begin_pieces(folder, FACTS | {"more": 1}, "--output")
 
 
 def test_pieces_of_which_nobody_knows_what_they_are_made_of_are_not_taken(tmp_path: Path) -> None:
     (tmp_path / "piece-00000000.npy").touch()
     with pytest.raises(DataError, match=r"has no about\.json, which says what its pieces are made of"):
-        unfinished.begin(str(tmp_path), FACTS, "--name")
+        unfinished.begin_pieces(str(tmp_path), FACTS, "--name")
 
 
 JSON = st.recursive(
@@ -129,25 +129,25 @@ def test_any_file_about_the_pieces_is_another_job_or_a_sentence(
     folder.mkdir(exist_ok=True)
     (folder / "about.json").write_bytes(content)
     with pytest.raises((SettingError, DataError)) as caught:
-        unfinished.begin(str(folder), FACTS, "--output")
+        unfinished.begin_pieces(str(folder), FACTS, "--output")
     assert "\n" not in str(caught.value)
     assert (folder / "about.json").read_bytes() == content
 
 
-def _work(images: FolderInputs, tmp_path: Path) -> Work:
-    return Work(output=str(tmp_path / "out"), inputs=images, batch_size=2, features=False, part_rows=2)
+def _work(images: FolderInputs, tmp_path: Path) -> PredictionWork:
+    return PredictionWork(output=str(tmp_path / "out"), inputs=images, batch_size=2, features=False, part_rows=2)
 
 
-def _finish(work: Work, facts: dict[str, object], rejected: int = 0) -> None:
+def _finish(work: PredictionWork, facts: dict[str, object], rejected: int = 0) -> None:
     for part in open_parts(work, facts):
         storage.write_bytes(work.part_uri(part), b"answers")
-    finish(work, {**facts, "rows": 3, "rejected": rejected, "parts": 2})
+    finish_predictions(work, {**facts, "rows": 3, "rejected": rejected, "parts": 2})
 
 
 def test_finished_answers_are_given_for_what_they_were_made_of_only(images: FolderInputs, tmp_path: Path) -> None:
     work, facts = _work(images, tmp_path), {"input": images.facts()}
     _finish(work, facts)
-    before = finished(work.output)
+    before = finished_parts(work.output)
     assert before is not None
     assert _as_before(work, facts, before, 0.0).rows == 3
     _other_bytes(Path(images.folder) / "2.jpg")
@@ -160,7 +160,7 @@ def test_finished_answers_that_are_gone_or_lack_too_many_images_are_no_answers(
 ) -> None:
     work, facts = _work(images, tmp_path), {"input": images.facts()}
     _finish(work, facts, rejected=2)
-    before = finished(work.output)
+    before = finished_parts(work.output)
     assert before is not None
     with pytest.raises(DataError, match=r"2 of 3 images cannot be read, more than --max-rejected 0\.5 allows"):
         _as_before(work, facts, before, 0.5)
@@ -179,4 +179,4 @@ def test_any_last_file_of_an_output_is_a_sentence_or_what_it_says(
     folder.mkdir(exist_ok=True)
     (folder / "predictions.json").write_bytes(content)
     with suppress(DataError):
-        assert isinstance(finished(str(folder)), dict)
+        assert isinstance(finished_parts(str(folder)), dict)

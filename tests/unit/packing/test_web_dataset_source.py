@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.sources.generic import WebDataset
 from ldlva_dist.packing.sources.readers.samples import Fields
@@ -18,7 +18,7 @@ from ldlva_dist.packing.sources.readers.tar_members import Damage, members
 from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource
 from ldlva_dist.packing.sources.rows import all_rows
 
-IMAGE = encode(np.zeros((8, 8, 3), dtype=np.uint8))
+IMAGE = encode_image(np.zeros((8, 8, 3), dtype=np.uint8))
 FIELDS = Fields(label="emotion", valence="v", arousal="a")
 Members = list[tuple[str, bytes]]
 

@@ -23,7 +23,7 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.records.uncertainty_history import write_history
 from ldlva_dist.reporting.report import charts, pictures, plane, samples
 from ldlva_dist.reporting.report.collect import Limits, collect
-from ldlva_dist.reporting.report.overview import Run, overview
+from ldlva_dist.reporting.report.overview import ReportedRun, overview
 from ldlva_dist.reporting.report.page import NOTHING, class_colors, render
 from testing.synthetic_run import SyntheticRun, synthetic_run
 
@@ -36,10 +36,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     return synthetic_run(tmp_path_factory.mktemp("run"), rows=ROWS, k=5, pool=40, pixels=48)
 
 
-def glance(run: SyntheticRun, name: str = "first") -> Run:
+def glance(run: SyntheticRun, name: str = "first") -> ReportedRun:
     probs_nC, labels_n = run.findings.probs_NC[:100], run.findings.labels_N[:100]
     given = metrics.classification(labels_n, probs_nC, num_classes=len(run.dataset.info.class_names))
-    return Run(
+    return ReportedRun(
         name=name,
         facts=[("data set", run.dataset.info.name)],
         metrics=[{"epoch": e, "loss": 2 - e / 5, "holdout_accuracy": None} for e in range(5)],
@@ -102,7 +102,7 @@ def test_the_page_holds_what_the_run_found(run: SyntheticRun, tmp_path: Path) ->
 def test_every_sample_is_shown_for_what_it_is(run: SyntheticRun) -> None:
     findings = run.findings
     proposed = findings.proposed_N != findings.labels_N
-    ids, kinds = samples.choose(findings.suspicion_N, findings.uncertainty_N, proposed, 40)
+    ids, kinds = samples.choose_samples(findings.suspicion_N, findings.uncertainty_N, proposed, 40)
     by_suspicion = sorted(range(ROWS), key=lambda i: (-findings.suspicion_N[i], i))
     expected = {
         1: [i for i in by_suspicion if proposed[i]][:20],
@@ -112,7 +112,7 @@ def test_every_sample_is_shown_for_what_it_is(run: SyntheticRun) -> None:
     for bit, wanted in expected.items():
         assert ids[(kinds & bit) > 0].tolist() == sorted(wanted)
     with pytest.raises(SettingError, match="--samples must be >= 3, got 2"):
-        samples.choose(findings.suspicion_N, findings.uncertainty_N, proposed, 2)
+        samples.choose_samples(findings.suspicion_N, findings.uncertainty_N, proposed, 2)
 
 
 def test_the_rank_counts_from_the_most_suspicious(run: SyntheticRun) -> None:
@@ -256,7 +256,7 @@ def test_an_image_that_cannot_be_decoded_takes_no_line() -> None:
 
 def test_the_plane_unpacks_to_its_points(run: SyntheticRun) -> None:
     labels_N = run.findings.labels_N * 1000  # as of a data set of thousands of classes
-    facts, text = plane.pack(run.va_N2, labels_N, run.findings.uncertainty_N, 150)
+    facts, text = plane.pack_points(run.va_N2, labels_N, run.findings.uncertainty_N, 150)
     points, take = np.frombuffer(base64.b64decode(text), dtype=plane.RECORD), slice(0, None, 3)
     assert (facts["points"], facts["of"]) == (len(points), ROWS)
     for axis, name in enumerate("xy"):
@@ -368,7 +368,7 @@ def test_reliability_bins_are_those_of_the_calibration_error(run: SyntheticRun) 
     assert sum(found["share"] for found in bins) == pytest.approx(1)
     gap = sum(found["share"] * abs(found["accuracy"] - found["confidence"]) for found in bins)
     assert gap == pytest.approx(metrics.classification(labels, probs, num_classes=7)["ece"], abs=1e-6)
-    bars = charts.reliability(bins, num_bins=15)
+    bars = charts.reliability_chart(bins, num_bins=15)
     assert all(bar.x <= 1 - bar.confidence + 1e-9 <= bar.x + bar.width + 2e-9 for bar in bars)
 
 

@@ -19,7 +19,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import write_manifest
 from ldlva_dist.packing.relabel import read_corrections, relabel
 from ldlva_dist.reporting.report.collect import Limits, collect
-from ldlva_dist.reporting.report.overview import Run, overview
+from ldlva_dist.reporting.report.overview import ReportedRun, overview
 from ldlva_dist.reporting.report.page import render
 from testing.browser import chromium, find_chromium
 from testing.synthetic_run import SyntheticRun, synthetic_run
@@ -33,7 +33,7 @@ def written(run: SyntheticRun, path: Path) -> str:
     """The address of the run's page."""
     names = run.dataset.info.class_names
     given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=len(names))
-    first = Run(
+    first = ReportedRun(
         name="first",
         facts=[("data set", "toy")],
         metrics=[],

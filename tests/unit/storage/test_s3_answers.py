@@ -118,7 +118,7 @@ def test_an_answer_that_is_not_the_range_is_refused(store: Store, odd: str, sent
     with pytest.raises(ClusterError, match=f"s3://b/k: .*{sentence}"):
         storage.read_range("s3://b/k", 1000, 5000)
     store.odd = {"no ranges"}
-    assert s3.size_of("s3://b/k") == len(DATA)
+    assert s3.object_size("s3://b/k") == len(DATA)
 
 
 def test_an_answer_without_its_length_is_read_by_its_range_or_refused(store: Store) -> None:
@@ -136,7 +136,7 @@ def test_an_object_that_ends_early_is_said_to(store: Store) -> None:
 def test_writing_needs_an_etag_only_for_parts(store: Store) -> None:
     storage.write_bytes("s3://b/k", b"small")
     with pytest.raises(ClusterError, match="no ETag for a part"):
-        s3.write("s3://b/k", io.BytesIO(bytes(17 << 20)), 17 << 20)
+        s3.write_object("s3://b/k", io.BytesIO(bytes(17 << 20)), 17 << 20)
 
 
 def test_a_public_bucket_is_read_without_credentials(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_a_public_bucket_is_read_without_credentials(store: Store, monkeypatch: 
         storage.read_bytes("s3://b/k")
     monkeypatch.setenv("LDLVA_S3_ANONYMOUS", "1")
     assert storage.read_bytes("s3://b/k") == DATA
-    assert s3.size_of("s3://b/k") == len(DATA)
+    assert s3.object_size("s3://b/k") == len(DATA)
     for path, headers in store.seen:
         assert "Signature" not in path
         assert "Authorization" not in headers

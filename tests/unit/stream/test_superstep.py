@@ -10,7 +10,7 @@ import pytest
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.images import decode, encode
+from ldlva_dist.dataset.images import decode, encode_image
 from ldlva_dist.errors import DataError
 from ldlva_dist.stream.plan import Plan, Run
 from ldlva_dist.stream.quarantine import BadRow, Quarantine, read_quarantine
@@ -22,7 +22,10 @@ ROWS, LANE_ROWS = 24, 6
 @pytest.fixture
 def shard(tmp_path: Path) -> tuple[Path, Columns]:
     """One shard of 24 images, and its columns of the manifest."""
-    path, images = tmp_path / "train-000000.tar", [encode(np.full((16, 16, 3), 10 * i, np.uint8)) for i in range(ROWS)]
+    path, images = (
+        tmp_path / "train-000000.tar",
+        [encode_image(np.full((16, 16, 3), 10 * i, np.uint8)) for i in range(ROWS)],
+    )
     images[7] = b"\xff\xd8 no image"  # as it was packed: the checksum is right
     with tarfile.open(path, "w") as tar:
         for i, image in enumerate(images):

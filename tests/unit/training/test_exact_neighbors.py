@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ldlva_dist.dataset.images import augment, decode, encode, resize
+from ldlva_dist.dataset.images import augment, decode, encode_image, resize
 from ldlva_dist.dataset.shards import ShardBuilder, crc32
 from ldlva_dist.errors import DataError, NeighborServiceError
 from ldlva_dist.messages import Neighbors
@@ -63,7 +63,7 @@ def shards(tmp_path: Path) -> Shards:
     for number in range(SHARDS):
         builder = ShardBuilder(number * ROWS)
         for sample in range(number * ROWS, (number + 1) * ROWS):
-            image = encode(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+            image = encode_image(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
             places.append((builder.add(image, {"key": f"face-{sample}"}), len(image), crc32(image)))
         uris.append(str(tmp_path / f"train-{number:06d}.tar"))
         Path(uris[-1]).write_bytes(builder.close())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.images import encode
+from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.sources.drawn_faces.looks import random_looks
 from ldlva_dist.packing.sources.drawn_faces.painter import EXPRESSION, MIN_PIXELS, paint
@@ -131,7 +131,7 @@ class FacesSource:
             part=part,
             numbers=numbers,
             keys=[f"{part}-{i:07d}" for i in numbers],
-            images=[encode(image) for image in images],
+            images=[encode_image(image) for image in images],
             labels=[REFERENCE_CLASSES[label] for label in people.labels[take]],
             va=people.va[take],
             truth=people.distribution[take],

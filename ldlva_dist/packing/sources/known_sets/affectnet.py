@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.image_files import MAX_SIDE
-from ldlva_dist.dataset.images import decode, encode
+from ldlva_dist.dataset.images import decode, encode_image
 from ldlva_dist.dataset.shards import sanitise_key
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import whole_number
@@ -130,4 +130,4 @@ def _face(image: bytes | str | None, box: tuple[str, ...], reason: str | None) -
         return image, None
     x, y, width, height = numbers.round().astype(int).tolist()
     face = pixels[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-    return (encode(face), None) if face.size else (image, BAD_BOX)
+    return (encode_image(face), None) if face.size else (image, BAD_BOX)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ldlva_dist.dataset.shards import sanitise_key
 from ldlva_dist.packing.sources.readers.tables import csv_table, cut, image_uri, order_of, refuse_empty, spans
 from ldlva_dist.packing.sources.rows import Part, Partition, Rows
-from ldlva_dist.packing.sources.user_columns import Columns, find_columns, is_affectnet_layout, valence_arousal
+from ldlva_dist.packing.sources.user_columns import UserColumns, find_columns, is_affectnet_layout, valence_arousal
 from ldlva_dist.packing.tables.cells import label_cells
 from ldlva_dist.packing.tables.csv_file import csv_columns
 
@@ -27,7 +27,7 @@ class FolderSource:
     tables: dict[Part, str]
     images: dict[Part, str]
     """Folder that the paths in each part's table start from."""
-    columns: Columns = field(default_factory=Columns)
+    columns: UserColumns = field(default_factory=UserColumns)
     delimiter: str | None = None
     """Between the cells of the tables; None takes it from each header."""
     seed: int = 0
@@ -57,7 +57,7 @@ class FolderSource:
         found = (self._columns_of(uri) for uri in self.tables.values())
         return all(is_affectnet_layout(columns.label, columns.valence, columns.arousal) for columns in found)
 
-    def _columns_of(self, uri: str) -> Columns:
+    def _columns_of(self, uri: str) -> UserColumns:
         return find_columns(csv_columns(uri, self.delimiter), self.columns, uri)
 
     def _table(self, uri: str) -> pa.Table:

@@ -16,7 +16,7 @@ from ldlva_dist.packing.sources.readers.row_groups import group_rows, read_stret
 from ldlva_dist.packing.sources.readers.tables import names_in, refuse_empty, refuse_repeated
 from ldlva_dist.packing.sources.rows import Part, Partition, Rows
 from ldlva_dist.packing.sources.user_columns import (
-    Columns,
+    UserColumns,
     class_label_names,
     columns_present,
     find_columns,
@@ -40,7 +40,7 @@ class ParquetSource:
     """
 
     files: dict[Part, tuple[str, ...]]
-    columns: Columns = field(default_factory=Columns)
+    columns: UserColumns = field(default_factory=UserColumns)
     image: str | None = None
     """None: the only column that can hold images."""
     key: str | None = None

@@ -47,7 +47,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundMembers:
     """Members of one key that stand together, or a reason why they are no sample."""
 
     key: str
@@ -112,7 +112,7 @@ def _read_key(key: str, together: Sequence[Member], tar: memoryview, fields: Fie
         yield _flawed(f"{key}.{stem}", flaw, "a dot in the name")
     rest = [member for member in together if _extension(member).rpartition(".")[:2] not in {(s, ".") for s in dotted}]
     if rest:
-        yield parse(_found(key, rest), tar, fields)
+        yield parse_sample(_found(key, rest), tar, fields)
 
 
 def _dotted(together: Sequence[Member], fields: Fields) -> dict[str, Member]:
@@ -132,7 +132,7 @@ def _dotted(together: Sequence[Member], fields: Fields) -> dict[str, Member]:
     return found
 
 
-def _found(key: str, together: Sequence[Member]) -> Found:
+def _found(key: str, together: Sequence[Member]) -> FoundMembers:
     by_extension: dict[str, Member] = {}
     reason = None
     for member in together:
@@ -142,7 +142,7 @@ def _found(key: str, together: Sequence[Member]) -> Found:
         if not member.is_file:
             reason = f"its .{extension} member is no plain file"
         by_extension[extension] = member
-    return Found(key=key, members=by_extension, reason=reason)
+    return FoundMembers(key=key, members=by_extension, reason=reason)
 
 
 def _extension(member: Member) -> str:
@@ -150,7 +150,7 @@ def _extension(member: Member) -> str:
     return member.name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def parse(found: Found, tar: memoryview, fields: Fields) -> Sample:
+def parse_sample(found: FoundMembers, tar: memoryview, fields: Fields) -> Sample:
     """Open a sample's image, JSON and class; a sample that is not as it should be comes with the reason."""
     unsafe = [name for name in found.members if name.rpartition(".")[2] in UNSAFE and name not in fields.ignore]
     images = [name for name in found.members if name in fields.image]
@@ -191,7 +191,7 @@ def _trouble(entry: Member | Damage) -> str | None:
     return None if "." in entry.name.rpartition("/")[2] else f"the member {entry.name!r} has no extension"
 
 
-def _text(found: Found, extension: str, tar: memoryview, limit: int) -> str:
+def _text(found: FoundMembers, extension: str, tar: memoryview, limit: int) -> str:
     member = found.members.get(extension)
     if member is None:
         raise _BadSampleError(f"it has no .{extension} member")
@@ -203,7 +203,7 @@ def _text(found: Found, extension: str, tar: memoryview, limit: int) -> str:
         raise _BadSampleError(f"its .{extension} member is no text") from error
 
 
-def _json(found: Found, tar: memoryview) -> dict[str, Any]:
+def _json(found: FoundMembers, tar: memoryview) -> dict[str, Any]:
     text = _text(found, "json", tar, MAX_JSON)
     try:
         facts = json.loads(text)
@@ -214,7 +214,7 @@ def _json(found: Found, tar: memoryview) -> dict[str, Any]:
     return facts
 
 
-def _cls(found: Found, tar: memoryview) -> str | None:
+def _cls(found: FoundMembers, tar: memoryview) -> str | None:
     return _label(_text(found, "cls", tar, MAX_CLS).strip())
 
 
