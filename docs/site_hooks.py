@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from ldlva_dist.config import RunConfig  # noqa: E402
 from testing.help_texts import help_texts  # noqa: E402
 
+HELP_COLUMNS = 78
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "results/*")
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)")
 
@@ -118,9 +119,14 @@ def shown_default(value: Any) -> str:
 def job_helps() -> str:
     """The help of every job; of those that take a run's settings what stands before them."""
     parts = []
-    for command, text in help_texts():
-        before, _, _ = text.partition("╭─ data options")
-        more = "" if before == text else "\nThe other options are the [settings](settings.md) of a run.\n"
+    for command, text in help_texts(HELP_COLUMNS):
+        before = re.split(r"\n[^\n]*data options", "\n".join(map(narrow, text.splitlines())))[0]
+        more = "" if "--data.dataset" not in text else "\nThe other options are the [settings](settings.md) of a run.\n"
         level = "###" if " " in command else "##"
         parts.append(f"{level} {command}\n\n```text\n{before.rstrip()}\n```\n{more}")
     return "\n".join(parts)
+
+
+def narrow(line: str) -> str:
+    """A line of help, wrapped where tyro leaves that to the terminal."""
+    return "\n".join(textwrap.wrap(line, HELP_COLUMNS)) if len(line) > HELP_COLUMNS else line

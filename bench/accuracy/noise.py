@@ -2,10 +2,10 @@
 
 AUROC and average precision of: the uncertainty, 1 - p(label) (cleanlab's self-confidence), the neighbours'
 disagreement, cleanlab's normalised margin, both of cleanlab's with adjusted probabilities, and the combined suspicion
-(maths/suspicion.py). All on the same stored predictions, made in training: nothing is out of sample. By default a
-network of the demo is trained on drawn faces (30 % of the labels flipped); --run takes finished runs instead, on any
-data set whose wrong labels are known (drawn faces, --noise, FER+ votes). Equal best: the difference from the best
-single score, over paired bootstrap samples, is not below 0 in 97.5 % of them.
+(ldlva_dist/analysis/suspicion.py). All on the same stored predictions, made in training: nothing is out of sample. By
+default a network of the demo is trained on drawn faces (30 % of the labels flipped); --run takes finished runs instead,
+on any data set whose wrong labels are known (drawn faces, --noise, FER+ votes). Equal best: the difference from the
+best single score, over paired bootstrap samples, is not below 0 in 97.5 % of them.
 """
 
 import tempfile

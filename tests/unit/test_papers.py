@@ -22,7 +22,8 @@ WRITTEN = {"MODEL.md", "NAME.md"}
 """Files that jobs write."""
 STALE = {"agreement.py", "balance.py", "bench/RESULTS.md"}
 """Old names in docstrings of checkpoint/saver, stream/plan and stream/pipeline: to be mended there, deleted here."""
-MODULES = sorted((ROOT / "ldlva_dist").rglob("*.py"))
+FOLDERS = ("ldlva_dist", "jobs", "cluster", "bench", "testing")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
 @cache
