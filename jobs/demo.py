@@ -18,6 +18,7 @@ from ldlva_dist import storage
 from ldlva_dist.analysis.beliefs import neighbors_opinion, read_beliefs
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.evaluation_file import write_evaluation
 from ldlva_dist.config import RunConfig
 from ldlva_dist.config.presets import demo
 from ldlva_dist.dataset.dataset import Dataset
@@ -131,7 +132,7 @@ def judge(found: SweepResult) -> dict[str, Any]:
     checkpoint = Checkpoint.newest(found.best_run_uri)
     assert checkpoint is not None, "a finished trial has a checkpoint"
     result = score(checkpoint, Dataset.open(checkpoint.config.data.dataset))
-    storage.write_bytes(storage.join(found.best_run_uri, "evaluation.json"), json.dumps(result, indent=2).encode())
+    write_evaluation(found.best_run_uri, result)
     return result
 
 

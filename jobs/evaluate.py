@@ -3,15 +3,14 @@
 Writes evaluation.json into the run's folder (its keys: ldlva_dist/analysis/scoring.py) and prints a summary.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
 import tyro
 
-from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.analysis.trained_run import find
+from ldlva_dist.checkpoint.evaluation_file import write_evaluation
 from ldlva_dist.packing.verify import require_sound
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.tables import print_evaluation
@@ -57,8 +56,7 @@ def main() -> None:
         num_tasks=arguments.num_tasks,
         allow_other_version=arguments.allow_other_version,
     )
-    uri = storage.join(place.run, "evaluation.json")
-    storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
+    uri = write_evaluation(place.run, result)
     print_evaluation(result)
     say(f"written: {uri}")
 

@@ -15,6 +15,7 @@ from ldlva_dist import storage
 from ldlva_dist.analysis.label_findings import write_uncertainty
 from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
 from ldlva_dist.analysis.trained_run import Place, TrainedRun, find
+from ldlva_dist.checkpoint.evaluation_file import EVALUATION, write_evaluation
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.verify import require_sound
@@ -97,7 +98,7 @@ def evaluate(place: Place, split: str, num_tasks: int) -> dict[str, Any]:
 
     Only one of the split that runs are judged on is written: jobs/export.py takes the model's figures from that file.
     """
-    info, uri = place.dataset.info, storage.join(place.run, "evaluation.json")
+    info, uri = place.dataset.info, storage.join(place.run, EVALUATION)
     checkpoint = place.checkpoint
     checkpoint.require_data_set(info)
     wanted = {"steps": checkpoint.facts["step"], "weights_crc32": checkpoint.weights_crc32}
@@ -109,7 +110,7 @@ def evaluate(place: Place, split: str, num_tasks: int) -> dict[str, Any]:
     placement.connect()
     result = score(checkpoint, place.dataset, split=split, num_tasks=num_tasks)
     if split == split_to_judge(info):
-        storage.write_bytes(uri, (json.dumps(result, indent=2) + "\n").encode())
+        write_evaluation(place.run, result)
     return result
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import score
+from ldlva_dist.checkpoint.evaluation_file import write_evaluation
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, SettingError
@@ -81,8 +82,8 @@ def finish_run(config: RunConfig, holder: Holder | None = None) -> dict[str, flo
     if "holdout_accuracy" in done.metrics:
         found["holdout_accuracy"] = done.metrics["holdout_accuracy"]
     found["seconds"] = time.monotonic() - began
-    for name, content in (("evaluation.json", evaluation), (FILE, found)):
-        storage.write_bytes(storage.join(config.uri, name), (json.dumps(content, indent=2) + "\n").encode())
+    write_evaluation(config.uri, evaluation)
+    storage.write_bytes(storage.join(config.uri, FILE), (json.dumps(found, indent=2) + "\n").encode())
     return found
 
 

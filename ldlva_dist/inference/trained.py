@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 from ldlva_dist import storage
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.checkpoint.evaluation_file import EVALUATION
 from ldlva_dist.checkpoint.state_file import STATE
 from ldlva_dist.config import RunConfig
 from ldlva_dist.errors import DataError, SettingError
@@ -98,7 +99,7 @@ def _figures(uri: str, checkpoint: Checkpoint, facts: NetworkFacts) -> dict[str,
     figures = {"holdout_accuracy": facts.metrics.get("holdout_accuracy")}
     run, _, name = checkpoint.uri.rpartition("/")
     for folder in (uri, run):
-        place = storage.join(folder, "evaluation.json")
+        place = storage.join(folder, EVALUATION)
         if storage.exists(place):
             found = parse_object(storage.read_bytes(place), place)
             if {"steps": facts.step, "weights_crc32": checkpoint.weights_crc32}.items() <= found.items():

@@ -1,7 +1,7 @@
 """One run: check, start the services, fit, take the services away."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from ldlva_dist.checkpoint.saved_files import newest_bank_files
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
-from ldlva_dist.errors import ClusterError, DataError, LdlvaError, RunLost, RunStopped, SettingError
+from ldlva_dist.errors import ClusterError, DataError, RunLost, RunStopped, SettingError
 from ldlva_dist.index.service import IndexService, start_index
 from ldlva_dist.records.console import say
 from ldlva_dist.records.follow import Follower
@@ -33,7 +33,7 @@ from ldlva_dist.run.elastic import FollowCluster, LimitedTrainer, SaveBeforeResi
 from ldlva_dist.run.lease import Holder, Lease, leased
 from ldlva_dist.run.supervise import attend
 from ldlva_dist.runtime import placement
-from ldlva_dist.runtime.waiting import own_error
+from ldlva_dist.runtime.waiting import last_line, own_error
 from ldlva_dist.stream import pipeline, quarantine
 from ldlva_dist.training import build
 from ldlva_dist.training.inputs import Resources
@@ -247,20 +247,17 @@ def _fit(trainer: TorchTrainer) -> ray.train.Result:
     try:
         return trainer.fit()
     except ray.train.WorkerGroupError as error:
-        ours = _ours(error.worker_failures.values())
-        if ours:
+        if ours := own_error(*error.worker_failures.values()):
             raise ours from error
         rank, cause = next(iter(error.worker_failures.items()))
-        raise ClusterError(f"worker {rank} failed: {str(cause).strip().splitlines()[-1]}") from error
+        raise ClusterError(f"worker {rank} failed: {last_line(cause)}") from error
     except ray.train.ControllerError as error:
-        ours = _ours([error.controller_failure])
-        if ours:
+        if ours := own_error(error.controller_failure):
             raise ours from error
         raise ClusterError(f"the run's controller failed: {error.controller_failure}") from error
     except RayActorError as error:
         raise ClusterError(
-            "the run's controller died; the same command goes on from the last checkpoint "
-            f"({str(error).strip().splitlines()[-1].strip()})"
+            f"the run's controller died; the same command goes on from the last checkpoint ({last_line(error)})"
         ) from error
 
 
@@ -269,12 +266,6 @@ class _NoSecondTry(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """An exception of a callback is final."""
-        ours = _ours(worker_exceptions.values())
+        ours = own_error(*worker_exceptions.values())
         if isinstance(ours, DataError | SettingError | RunLost):
             raise ours
-
-
-def _ours(errors: Iterable[BaseException]) -> LdlvaError | None:
-    """An error of ours, free of what Ray wraps around it; of several, one that a restart would meet again."""
-    found = [ours for error in errors if (ours := own_error(error))]
-    return min(found, key=lambda ours: ours.exit_code, default=None)

@@ -30,6 +30,7 @@ from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
 from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.waiting import last_line
 
 TUNE = "tune"
 """Tune's own records of the sweep, a folder for each start. Nothing is deleted: who knows what else lies there."""
@@ -236,7 +237,7 @@ def _trial(result: tune.Result, config: RunConfig) -> Trial:
         epochs=done,
         status=status,
         run_uri=_run_of(config, params).uri,
-        error=str(result.error).strip().splitlines()[-1] if result.error else None,
+        error=last_line(result.error) if result.error else None,
     )
 
 

@@ -78,8 +78,18 @@ def own_errors() -> Iterator[None]:
         raise
 
 
-def own_error(error: BaseException) -> LdlvaError | None:
-    """An error of ours, free of what Ray wraps around it; None for any other."""
+def own_error(*errors: BaseException) -> LdlvaError | None:
+    """An error of ours, free of what Ray wraps around it; of several, one that a restart would meet again."""
+    found = [ours for error in errors if (ours := _unwrapped(error))]
+    return min(found, key=lambda ours: ours.exit_code, default=None)
+
+
+def last_line(error: BaseException) -> str:
+    """The cause of an error that Ray or a library raised, which stands below its tracebacks."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _unwrapped(error: BaseException) -> LdlvaError | None:
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, LdlvaError) and not isinstance(inner, RayError):
