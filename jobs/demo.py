@@ -15,8 +15,8 @@ import pyarrow as pa
 import tyro
 
 from ldlva_dist import storage
-from ldlva_dist.analysis.beliefs import neighbors_opinion, read_beliefs
 from ldlva_dist.analysis.scoring import score
+from ldlva_dist.analysis.trained_run import TrainedRun
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.evaluation_file import write_evaluation
 from ldlva_dist.config import RunConfig
@@ -152,21 +152,23 @@ def show(arguments: Arguments, dataset: Dataset, ldlva: SweepResult, ce: SweepRe
 
 def most_uncertain(checkpoint: Checkpoint, dataset: Dataset, count: int) -> Sequence[DoubtfulFace]:
     """The training samples of the highest uncertainty, with what is known of them."""
-    config, beliefs = checkpoint.config, read_beliefs(checkpoint, dataset.info)
-    ids_n = np.argsort(-beliefs.uncertainty, kind="stable")[:count]
-    opinions = neighbors_opinion(beliefs, config, dataset, ids_n)
-    stored = dataset.images(ids_n)
+    trained = TrainedRun(checkpoint, dataset)
+    uncertainty_N = trained.uncertainty_N
+    ids_n = np.argsort(-uncertainty_N, kind="stable")[:count]
+    by_id_n = np.sort(ids_n)
+    opinions = dict(zip(by_id_n.tolist(), trained.opinions(by_id_n).aggregated_nC, strict=True))
+    images = dataset.images(ids_n)
     rows: pa.Table = dataset.columns(["label", "true_distribution"], rows=dataset.info.num_train)
     return [
         DoubtfulFace(
-            sample=int(sample),
-            image=decode(stored.read(int(sample)), 3),
-            given=rows["label"][int(sample)].as_py(),
-            opinion=opinion,
-            uncertainty=float(beliefs.uncertainty[sample]),
-            truth=np.asarray(rows["true_distribution"][int(sample)].as_py()),
+            sample=sample,
+            image=decode(images.read(sample), 3),
+            given=rows["label"][sample].as_py(),
+            opinion=opinions[sample],
+            uncertainty=float(uncertainty_N[sample]),
+            truth=np.asarray(rows["true_distribution"][sample].as_py()),
         )
-        for sample, opinion in zip(ids_n, opinions, strict=True)
+        for sample in ids_n.tolist()
     ]
 
 

@@ -29,8 +29,8 @@ from torch.optim.swa_utils import update_bn
 
 from bench.common import cluster, drawn_faces, mean_and_error, report
 from ldlva_dist import storage
-from ldlva_dist.analysis.beliefs import read_beliefs
 from ldlva_dist.analysis.scoring import against_columns, score
+from ldlva_dist.analysis.trained_run import read_sample_outputs
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import checkpoint_uris
 from ldlva_dist.config import PlacementConfig, RunConfig
@@ -161,7 +161,7 @@ def outputs_kl(config: RunConfig) -> dict[int, list[float]]:
         order = np.random.default_rng(0).permutation(len(images))
         for rows in np.array_split(order, len(images) // batch_size):
             fresh_NC[rows] = forward_neighbors(model, torch.from_numpy(images[rows]))[0].numpy()
-        both = read_beliefs(checkpoint, info).probs, fresh_NC
+        both = read_sample_outputs(checkpoint, info)[1], fresh_NC
         against = [against_columns(dataset, "train", probs_NC) for probs_NC in both]
         found[step] = [(columns.get("truth") or columns["votes"])["kl"] for columns in against]
     return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from ldlva_dist.analysis import metrics
-from ldlva_dist.analysis.beliefs import read_beliefs
+from ldlva_dist.analysis.trained_run import read_sample_outputs
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
@@ -72,8 +72,8 @@ def score(
     if not checkpoint.has_rows_of(info) or (wrong := wrong_labels(dataset)) is None:
         return result
     if config.uses_neighbors:
-        beliefs = read_beliefs(checkpoint, info)
-        result["noise"] = _noise(dataset, *wrong, beliefs.probs, beliefs.uncertainty)
+        uncertainty_N, probs_NC = read_sample_outputs(checkpoint, info)
+        result["noise"] = _noise(dataset, *wrong, probs_NC, uncertainty_N)
     elif predict_training:
         probs_NC = predict_split(checkpoint, dataset, split="train", num_tasks=num_tasks)
         result["noise"] = _noise(dataset, *wrong, probs_NC)

@@ -1,11 +1,11 @@
-"""A run's finished checkpoint: where it lies and, for a run with neighbours, what the report reads of it.
+"""A run's finished checkpoint: where it lies and, for a run with neighbours, what it found out of each training sample.
 
 What its neighbours say is recomputed from the table, the bank, the calibration network and the neighbour graph as the
 last step left them; exact neighbours leave no features for the calibration network, so that similarity alone weighs
 them. N = training samples, n, m = some of them, K = neighbours, C = classes, V = feature width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ from ldlva_dist import storage
 from ldlva_dist.analysis import suspicion
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.bank.checkpoint_parts import GRAPH, newest
-from ldlva_dist.bank.records import decode_features
+from ldlva_dist.bank.records import Outputs, decode_features
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method import losses, targets
@@ -72,6 +73,17 @@ def find(run: str, dataset: str | None) -> Place:
     return Place(run=run_uri, checkpoint=checkpoint, dataset=opened)
 
 
+def read_sample_outputs(checkpoint: Checkpoint, info: DatasetInfo) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a run with neighbours put out last for every training sample.
+
+    Returns:
+        [N] uncertainties, the weight of the neighbours in the sample's target, in (0, 1).
+        [N, C] class probabilities as they are stored; zeros where the sample was never reached.
+    """
+    logit_N, (outputs, _) = checkpoint.read_logits(info.num_train), _read_bank(checkpoint, info)
+    return logit_N.sigmoid().numpy(), outputs.records["probs"].astype(np.float32)
+
+
 def lacks_features(config: RunConfig) -> bool:
     """Whether the run has a calibration network, but a bank without the features to ask it about once more."""
     return config.uses_neighbors and config.loss.calibration and config.neighbors.source == "exact"
@@ -93,7 +105,7 @@ class TrainedRun:
         self.facts = checkpoint.facts
         self._config, self.dataset = config, dataset
         self._logit_N = checkpoint.read_logits(info.num_train)
-        outputs, graphs = newest(checkpoint.bank_files, info.num_train, bank_spec(config, info))
+        outputs, graphs = _read_bank(checkpoint, info)
         self._records = outputs.records
         found_anew = graphs if config.index.space == "feature" else {}
         last = max(found_anew, key=lambda name: int(name.removeprefix(GRAPH)), default=None)
@@ -102,6 +114,11 @@ class TrainedRun:
         self._model.eval()
         self.labels_N = dataset.labels("train")
         self.va_N2 = dataset.va(0, info.num_train)
+
+    @property
+    def uncertainty_N(self) -> NDArray[np.float32]:
+        """Uncertainty of every training sample."""
+        return self._logit_N.sigmoid().numpy()
 
     @property
     def num_neighbors(self) -> int:
@@ -121,11 +138,11 @@ class TrainedRun:
         aggregated_NC = np.concatenate(
             [self._opinions(ids_m, graph_mK).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
         )
-        probs_NC, uncertainty_N = self._records["probs"].astype(np.float32), self._logit_N.sigmoid().numpy()
+        probs_NC = self._records["probs"].astype(np.float32)
         pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N)
         return Findings(
             labels_N=self.labels_N,
-            uncertainty_N=uncertainty_N,
+            uncertainty_N=self.uncertainty_N,
             probs_NC=probs_NC,
             aggregated_NC=aggregated_NC,
             suspicion_N=suspicion.self_confidence(pooled_NC, self.labels_N),
@@ -185,3 +202,8 @@ class TrainedRun:
 
     def _is_reached(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         return self._records["versions"][rows] >= 0
+
+
+def _read_bank(checkpoint: Checkpoint, info: DatasetInfo) -> tuple[Outputs, Mapping[str, NDArray[np.int32]]]:
+    """Records of all training samples, and the neighbour graphs that were found anew, by name."""
+    return newest(checkpoint.bank_files, info.num_train, bank_spec(checkpoint.config, info))

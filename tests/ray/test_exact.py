@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ldlva_dist.analysis.beliefs import read_beliefs
+from ldlva_dist.analysis.trained_run import read_sample_outputs
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import augment, decode, resize
@@ -89,7 +89,7 @@ def test_a_run_begins_with_the_naive_loss_and_can_be_judged(cluster: None, confi
     lines = read_metrics(first.run_uri)
     assert lines[0]["loss"] == pytest.approx(_naive_loss(config), rel=1e-5)
     assert all(line["never_written"] == 0 and line["staleness_max"] == 0 for line in lines)
-    probs = read_beliefs(first.checkpoint, Dataset.open(config.data.dataset).info).probs
+    _, probs = read_sample_outputs(first.checkpoint, Dataset.open(config.data.dataset).info)
     assert np.count_nonzero(np.isclose(probs.sum(axis=1), 1, atol=1e-2)) == len(lines) * BATCH  # kept for the reports
 
 
