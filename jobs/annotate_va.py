@@ -79,7 +79,7 @@ class Table(Common):
     valence_column: str = "valence"
     arousal_column: str = "arousal"
     delimiter: str | None = None
-    """What stands between the cells of the CSV; taken from its header if not given."""
+    """Character between the cells of the CSV; taken from its header if not given."""
 
 
 Command = Annotated[Model, subcommand("model")] | Annotated[Table, subcommand("table")]

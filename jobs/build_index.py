@@ -46,9 +46,9 @@ class Arguments:
     path_column: str = USUAL_NAMES["path"]
     """Column of --import-table with the paths of the images, as they were packed."""
     delimiter: str | None = None
-    """What stands between the cells of --import-table; taken from its header if not given."""
+    """Character between the cells of --import-table; taken from its header if not given."""
     key_prefix: str = ""
-    """What keys have before the path in the CSV: the folder's name and /, where test images had another folder."""
+    """Text of the keys before the path in the CSV: the folder's name and /, where test images had another folder."""
     k_min: Count = 8
     """Imported neighbours that every sample must have left after those that are no training samples are dropped."""
 

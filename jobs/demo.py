@@ -56,7 +56,7 @@ class Arguments:
     flip_share: Share = 0.3
     """Share of the training labels that are replaced by another class."""
     trials: Count = 3
-    """Of each of the two sweeps."""
+    """Trials of each of the two sweeps."""
     sheet: Count = 32
     """Faces on the sheet of the most uncertain."""
 

@@ -31,7 +31,7 @@ class Arguments:
     """Judge on another data set, or another version of one, than was trained on; its classes must be the same. Without
     the rows that were trained on (another data set) the uncertainties are not judged."""
     split: Literal["train", "holdout", "test"] | None = None
-    """What the run is judged on; the test part where the data set has one, else the holdout, if not given."""
+    """Part that the run is judged on; the test part where the data set has one, else the holdout, if not given."""
     num_tasks: Count = 2
     """Ray tasks that predict side by side."""
 

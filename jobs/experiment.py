@@ -79,7 +79,7 @@ class Noise(Common):
     """Shares of the labels of train and holdout that are flipped."""
     sides: Names = tuple(SIDES)
     label_smoothing: Share = 0.1
-    """Of the side "label smoothing"."""
+    """Smoothing of the method "label smoothing"."""
 
     def common(self) -> dict[str, Any]:
         """What tables do not show."""

@@ -41,7 +41,7 @@ class Arguments:
     dataset: str | None = None
     """Another place of the data set the run was trained on."""
     split: Literal["train", "holdout", "test"] | None = None
-    """What the runs are judged on; the test part where the data set has one, else the holdout, if not given."""
+    """Part that the runs are judged on; the test part where the data set has one, else the holdout, if not given."""
     samples: int = 3000
     """Samples on the page: half probably mislabelled, the others most uncertain and most confident."""
     megabytes: float = 28.0

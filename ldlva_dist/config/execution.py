@@ -43,7 +43,7 @@ class TrainingConfig:
     """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded."""
     log_every_steps: Count = 20
     tracker: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
-    """Where numbers are shown besides RUN/metrics.jsonl; mlflow and wandb are extras, and find their server and
+    """Tracker of the numbers besides RUN/metrics.jsonl; mlflow and wandb are extras, and find their server and
     credentials by their own variables (MLFLOW_TRACKING_URI, WANDB_API_KEY), which the workers must have."""
     log_ids: bool = False
     """Keep the ids of every step in RUN/ids: 16 bytes a sample and epoch, before compression."""

@@ -58,13 +58,13 @@ class BankConfig:
     num_shards: Shards = 1
     """Actors the bank is cut over, by id range."""
     probs_dtype: Literal["float16", "float32"] = "float16"
-    """What probabilities are stored in."""
+    """Type that the bank stores probabilities in."""
     features_dtype: Literal["int8", "float16", "float32"] = "float16"
-    """What features are stored in; int8 with one scale for each row."""
+    """Type that the bank stores features in; int8 with one scale for each row."""
     momentum: Momentum = 0.0
     """Weight of the old value when a stored probability is overwritten."""
     warm_start: Literal["empty", "labels", "forward"] = "empty"
-    """What a new run's bank holds: nothing; each sample's smoothed label; or the outputs of one pass of the network."""
+    """Content of a new run's bank: nothing; each sample's smoothed label; or the outputs of one pass of the network."""
     on_loss: Literal["rollback", "continue"] = "rollback"
     """A lost shard takes the run back to its last checkpoint; continue: it starts again with the last snapshot, and
     rows that it does not know count as never written."""
@@ -78,7 +78,7 @@ class UncertaintyConfig:
     """The per-sample uncertainty table."""
 
     initial_logit: Annotated[float, Range(ge=-100, le=100)] = -0.5
-    """Where every sample starts; sigmoid(-0.5) = 0.38 of the target comes from the neighbours."""
+    """Logit that every sample starts with; sigmoid(-0.5) = 0.38 of the target comes from the neighbours."""
     lr: NotNegative = 0.3125
     """Step on each sample's own loss; the reference's 10 on a mean over 32."""
     momentum: Momentum = 0.0

@@ -68,7 +68,7 @@ class OptimConfig:
     """Peak learning rate."""
     weight_decay: NotNegative = 0.0
     momentum: Momentum = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     """step: multiplied by decay_factor at decay_epochs; cosine: to zero at the last step."""
     decay_epochs: tuple[Epoch, ...] = ()

@@ -23,13 +23,14 @@ from ldlva_dist.errors import DataError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 10_000
-"""Of width and height each; photographs within the pixels above stay below. A resize takes memory by the side, and a
+"""Largest width and height; photographs within the pixels above stay below. A resize takes memory by the side, and a
 file of 2 kB can claim any."""
 DARKEST = 16
-"""Of 255: a picture of 16 bits a channel that gives no more would be black, for 8 or 12 bits were written as 16."""
+"""Least brightest value, of 255: a picture of 16 bits a channel with less would be black, for its 8 or 12 bits were
+written as 16."""
 EXIF, EXIF_SHORT = b"Exif\0\0", 3
 WHITE_IS_ZERO, UNSIGNED = 0, frozenset({1, 4})
-"""Of TIFF's tags; 4 is numbers of no stated kind."""
+"""Values of TIFF's tags; 4 is numbers of no stated kind."""
 BAD_IMAGE = "the image cannot be decoded"
 HUGE_IMAGE = f"the image has more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} a side"
 DARK_IMAGE = "the image has 16 bits a channel, of which 12 or fewer are used; it would be black: save it with 8 bits"
@@ -41,7 +42,7 @@ _RAISED = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, SyntaxError),
     *(EOFError, MemoryError, struct.error, zlib.error),
 )
-"""What Pillow's readers raise for damaged files: they run over bytes that nobody has checked before."""
+"""Errors that Pillow's readers raise for damaged files: they run over bytes that nobody has checked before."""
 _DEEP = re.compile(r"(?!BGR;).*;16[BLNR]?")
 """Pillow's names of stored pixels of 16 bits a channel; BGR;16 has five or six."""
 

@@ -103,7 +103,7 @@ class DatasetInfo:
     va_transform: Transform | None = None
     """{"mean", "std"} of the training samples; where set, distances are measured on (va - mean) / std."""
     content_hash: Text
-    """Of keys, image checksums, labels, valence-arousal and splits in id order, class names and va_transform."""
+    """Hash of keys, image checksums, labels, valence-arousal and splits in id order, class names and va_transform."""
     class_counts: Mapping[str, tuple[Count, ...]]
     """Per split: samples of each class."""
     num_rejected: Count = 0
@@ -111,7 +111,7 @@ class DatasetInfo:
     flip_share: Annotated[float, Rule("in [0, 1]", lambda share: 0 <= share <= 1)] | None = None
     """Share of the train and holdout labels that are known to be wrong: drawn faces, or --noise."""
     source: Mapping[str, Any] = field(default_factory=dict)
-    """What it was made from, for people."""
+    """Origin of the rows, for people."""
     base: str | None = None
     """A version's way (``../..``) to the data set whose shards it uses; None where they lie in the same folder."""
     root: str | None = None

@@ -15,7 +15,7 @@ from ldlva_dist import storage
 from ldlva_dist.errors import ClusterError, DataError
 
 BUFFER_BYTES = 4 << 20
-"""Of each column: a row group may be as large as the file."""
+"""Bytes of each column that are read at once: a row group may be as large as the file."""
 BATCH_ROWS = 65_536
 
 

@@ -21,7 +21,7 @@ from ldlva_dist.records.console import say
 PACKAGE = "ldlva_dist.doctor"
 SIDE_BY_SIDE = 2
 STORE_LIMIT_S = 20
-"""Of one call to a store, unless LDLVA_S3_LIMIT_S says otherwise: a diagnosis need not be patient."""
+"""Limit of one call to a store, unless LDLVA_S3_LIMIT_S says otherwise: a diagnosis need not be patient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Kind:
     area: str
     limit_s: float
     cure: str
-    """Where it does not answer, or falls over."""
+    """Cure where the check does not answer, or falls over."""
 
 
 KINDS = {

@@ -19,7 +19,7 @@ class Finding:
     """A warning costs speed or comfort; with a problem something does not work, or is not safe."""
     found: str
     cure: str = ""
-    """What to do about it; nothing where all is well."""
+    """Thing to do about it; empty where all is well."""
 
     def __post_init__(self) -> None:
         """No finding shows a password."""

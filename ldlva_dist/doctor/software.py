@@ -27,7 +27,7 @@ EXTRAS = {
     "wandb": "--training.tracker wandb",
     "dev": "tests and style checks",
 }
-"""What each extra is for; others that the project has are shown by name."""
+"""Purpose of each extra; others that the project has are shown by name."""
 EITHER = ("cpu", "gpu")
 """Extras of which one is enough, and two are too many: both install the module faiss."""
 

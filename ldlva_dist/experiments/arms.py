@@ -15,9 +15,9 @@ class Arm:
     """One thing that is compared, with settings that lack a name, a seed and the version of the data set."""
 
     group: str
-    """What is joined by a line in a plot: a side, or a setting."""
+    """Line of a plot that it belongs to: a method, or a setting."""
     x: float
-    """Where on the line: the noise level, or the setting's value."""
+    """Place on the line: the noise level, or the setting's value."""
     config: RunConfig
     flip_share: float = 0.0
     shuffle_va: bool = False

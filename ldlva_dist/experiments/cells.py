@@ -20,7 +20,7 @@ from ldlva_dist.runtime import unfinished
 
 FILE = "cell.json"
 REFERENCES = ("truth", "votes", "given")
-"""What the test split is judged against: the first that it has. For clean labels given is the truth."""
+"""Labels that the test split is judged against: the first that it has. For clean labels given is the truth."""
 NOT_LEARNT_FROM = ("name", "storage_path", *preflight.CHANGEABLE)
 
 

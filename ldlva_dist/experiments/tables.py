@@ -25,7 +25,7 @@ FIGURES = {
     "auroc_uncertainty": "AUROC of wrong labels by uncertainty",
     "auroc_one_minus_p_label": "AUROC of wrong labels by 1 - p(label)",
 }
-"""What tables show, in their order; distributions are compared with true ones, or with the raters' votes."""
+"""Figures of the tables, in their order; distributions are compared with true ones, or with the raters' votes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Mean:
     figure: str
     mean: float
     standard_error: float | None
-    """Of the mean; None for a single seed, which has none."""
+    """Standard error of the mean; None for a single seed, which has none."""
     seeds: int
 
 

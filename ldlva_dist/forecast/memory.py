@@ -30,7 +30,7 @@ MB = 1 << 20
 IMPORTED = {"trainer": 440 * MB, "bank shard": 116 * MB, "index shard": 140 * MB, "stream task": 115 * MB}
 """Private memory of a worker that has imported what its role needs, and holds nothing yet; see bench/speed/plan.py."""
 CUDA_HOST = 1024 * MB
-"""What a process that uses a GPU takes of the host besides."""
+"""Memory of the host that a process with a GPU takes besides."""
 FIXED = {DRIVER: 370 * MB, "controller": 270 * MB}
 MANIFEST_ROW = 26
 """Bytes of a training sample in the object store of every node that streams."""

@@ -37,7 +37,7 @@ class Outlook:
     """By an earlier start of the run: time and cost are those of the rest."""
     read_bytes_per_epoch: int
     checkpoint_bytes: dict[str, int]
-    """Of one checkpoint, by part."""
+    """Bytes of one checkpoint, by part."""
     memory: tuple[Role, ...]
     nodes: int
     samples_per_second: float | None

@@ -32,7 +32,7 @@ class Probe:
 
     steps: int
     samples_per_second: float
-    """Of training, after its first steps."""
+    """Speed of training, after its first steps."""
     start_seconds: float
     """Until the first logged steps were done."""
     peaks: Peaks

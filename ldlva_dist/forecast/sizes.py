@@ -19,7 +19,7 @@ from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training import build
 
 LIST_ENTRY_BYTES, FACTS_BYTES = 120, 3000
-"""Of state.json: a file's size and checksum, and everything else."""
+"""Parts of state.json: a file's size and checksum, and everything else."""
 SAMPLED_WINDOWS = 256
 ADAM = ("exp_avg", "exp_avg_sq")
 F32, I64 = np.dtype("f4"), np.dtype("i8")

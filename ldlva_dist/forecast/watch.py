@@ -23,7 +23,7 @@ ROLES = {
     "ray::MapBatches": "stream task",
     "ray::TrainController": "controller",
 }
-"""What a process is, by the name that Ray gives it."""
+"""Role of a process, by the name that Ray gives it."""
 DRIVER, OTHERS, STORE = "driver", "Ray's own", "object store"
 EVERY_S, LIMIT_S = 0.1, 30.0
 

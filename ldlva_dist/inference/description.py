@@ -20,7 +20,7 @@ class Description:
 
     format_version: int = FORMAT_VERSION
     name: str
-    """Of the run."""
+    """Name of the run."""
     backbone: str
     """resnet10, resnet18, resnet34, resnet50, or timm:NAME."""
     width: Width
@@ -33,7 +33,7 @@ class Description:
     class_names: Annotated[tuple[Text, ...], Rule("different names, one at least", lambda a: 0 < len(a) == len(set(a)))]
     """In the order of the outputs."""
     data: Mapping[str, Any]
-    """What it was trained on: dataset, content_hash, num_train."""
+    """Data that it was trained on: dataset, content_hash, num_train."""
     training: Mapping[str, Any]
     """Steps, and the settings of the run that shape a network."""
     figures: Mapping[str, Any] = field(default_factory=dict)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 PART_ROWS = 4096
 PARTS, REJECTED, DONE = "predictions", "rejected.parquet", "predictions.json"
 WORK = ".work"
-"""What only a job that is not done needs."""
+"""Folder of what only an unfinished job needs."""
 REJECTED_SCHEMA = pa.schema([("key", pa.string()), ("reason", pa.string())])
 _PART = re.compile(r"part-(\d+)\.parquet")
 

@@ -17,7 +17,7 @@ PREFIXES = ("", "module.", "backbone.", "model.", "module.backbone.", "module.mo
 STEMS = ("imagenet", "small")
 NAMES_SHOWN = 4
 MIN_SHARE = 0.5
-"""Of a network's tensors, and of its numbers, so much must be in a file of weights for it. ResNet-18's weights for a
+"""Least share of a network's tensors, and of its numbers, that a file of weights must hold. ResNet-18's weights for a
 ResNet-34 are just enough."""
 
 
@@ -60,7 +60,7 @@ class LoadReport:
     misshapen: tuple[str, ...]
     """Both have them, in other shapes or as another kind of numbers; each with the two."""
     share: float
-    """Of the network's numbers, those that were loaded."""
+    """Share of the network's numbers that were loaded."""
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.missing) + len(self.misshapen)

@@ -38,7 +38,7 @@ class NeighborTable:
     delimiter: str | None = None
     """Between its cells; None takes it from the header."""
     key_prefix: str = ""
-    """What the keys have before the path, where training and test images stood in different folders."""
+    """Text of the keys before the path, where training and test images stood in different folders."""
 
 
 def import_graph(

@@ -12,7 +12,7 @@ from ldlva_dist.records.console import DataConsole
 ABSENT = "-"
 WIDTH = 80
 REFERENCES = {"given": "given labels", "votes": "raters' votes", "truth": "true distributions"}
-"""What predictions are compared with, and its name; a later one says more about quality."""
+"""Labels that predictions are compared with, and their names; a later one says more about quality."""
 MEASURES = {
     "accuracy": "accuracy",
     "mean_class_accuracy": "mean class accuracy",

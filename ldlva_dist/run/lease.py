@@ -38,7 +38,7 @@ class Holder:
 
     host: str
     machine: str
-    """Where its number means something: the start of a machine, and the processes that see each other there."""
+    """Machine on which the number means something: its start, and the processes that see each other there."""
     pid: int
     started: str
     """When the process began, in the machine's own count; a number may be given again."""

@@ -46,7 +46,7 @@ class Check:
     require: Callable[[], Any]
     """Raises an error of ours where it does not."""
     cure: str
-    """What the user can do about it."""
+    """Thing that the user can do about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Problem:
     sentence: str
     cure: str
     exit_code: int
-    """What a job ends with that stops here."""
+    """Exit code of a job that stops here."""
 
 
 def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple[Check, ...]:

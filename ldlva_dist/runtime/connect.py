@@ -15,7 +15,7 @@ from ldlva_dist.storage.reachable import is_loopback, split_address, why_unreach
 HEAD_S = 20.0
 """How long a head on a busy machine may take to say that it is one."""
 LOCAL = "local"
-"""What Ray calls a cluster of this process's own."""
+"""Ray's word for a cluster of this process's own."""
 
 
 def connect() -> None:

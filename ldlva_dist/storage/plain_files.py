@@ -12,7 +12,7 @@ import pyarrow as pa
 from ldlva_dist.errors import DataError
 
 NO_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EAGAIN}
-"""What a disk says where no file can be read: ELOOP of a link to itself, ENXIO of a socket, EAGAIN of /proc/kmsg."""
+"""Errors of a disk where no file can be read: ELOOP of a link to itself, ENXIO of a socket, EAGAIN of /proc/kmsg."""
 PIECE_BYTES = 8 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",

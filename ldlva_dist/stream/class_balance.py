@@ -40,7 +40,7 @@ class Balance:
     """See :func:`class_quotas`."""
     seed: int
     digest: bytes = field(init=False)
-    """Of the counts, in whose place it is compared and hashed."""
+    """Digest of the counts, in whose place it is compared and hashed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", hashlib.blake2b(self.counts_kC.tobytes(), digest_size=16).digest())

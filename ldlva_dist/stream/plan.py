@@ -25,7 +25,7 @@ from ldlva_dist.stream.class_balance import Balance
 
 MAX_LANES = 64
 PLAN_VERSION = 2
-"""Of the rules below; one more where the same step comes to hold other samples. A checkpoint remembers it."""
+"""Version of the rules below; one more where the same step comes to hold other samples. A checkpoint remembers it."""
 
 
 @dataclass(frozen=True, kw_only=True)

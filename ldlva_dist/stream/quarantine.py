@@ -22,7 +22,7 @@ class BadRow:
     shard: str
     """uri of the tar file."""
     offset: int
-    """Of the image in the shard, in bytes."""
+    """Byte offset of the image in the shard."""
     reason: str
 
     def __str__(self) -> str:

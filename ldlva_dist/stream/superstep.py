@@ -27,7 +27,7 @@ READ_THREADS = 8
 READ_BYTES = 4 << 20
 """Runs that are read together are no more in all; one run may be larger."""
 SPAN_BYTES = 1 << 30
-"""Of a run at most; where the manifest has its rows farther apart, or nowhere, each row is read by itself."""
+"""Longest run in bytes; where the manifest has its rows farther apart, or nowhere, each row is read by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Window:
     lane_rows: int
     """Rows of each lane; lanes follow each other."""
     bad: dict[int, str] = field(default_factory=dict)
-    """What is wrong with a row."""
+    """Fault of each bad row."""
 
     def good(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same rows, every bad one replaced; a lane without any good row is a DataError."""
@@ -184,7 +184,7 @@ def _span_of(offsets_n: NDArray[np.int64], sizes_n: NDArray[np.int64]) -> tuple[
 @dataclass(frozen=True)
 class _Span:
     begin: int
-    """Of ``data`` in the shard."""
+    """Byte offset of ``data`` in the shard."""
     data: memoryview
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ldlva_dist.errors import ClusterError
 
 LOST = ("Timed out", "Connection closed", "Connection reset", "Connection refused", "Broken pipe")
-"""What gloo and NCCL say of a rank that does not answer; their errors have no kind of their own."""
+"""Words of gloo and NCCL about a rank that does not answer; their errors have no kind of their own."""
 OURS = str(Path(__file__).parents[1])
 
 

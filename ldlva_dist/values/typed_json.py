@@ -15,7 +15,7 @@ from ldlva_dist.errors import DataError
 
 T = TypeVar("T")
 MAX_DEPTH = 50
-"""Of values of any kind; what is deeper could not be written again."""
+"""Depth of values of any kind; what is deeper could not be written again."""
 
 
 @dataclass(frozen=True)

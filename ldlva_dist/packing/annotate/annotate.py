@@ -33,7 +33,7 @@ class Pool:
     num_actors: int
     cpus: float
     gpus: float
-    """Of each actor; a share lets several use one GPU."""
+    """GPUs of each actor; a share lets several use one GPU."""
 
     def __post_init__(self) -> None:
         if self.num_actors < 1 or self.cpus <= 0 or self.gpus < 0:

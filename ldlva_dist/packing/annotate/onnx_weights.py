@@ -12,7 +12,7 @@ from ldlva_dist.errors import DataError, SettingError
 
 INSTALL = "pip install 'ldlva-dist[onnx]'"
 MAX_BYTES = 2**31 - 2**20
-"""What one message of protobuf holds, less some room for the graph."""
+"""Largest message of protobuf, less some room for the graph."""
 
 
 def with_weights(model: bytes, uri: str) -> bytes:

@@ -30,11 +30,11 @@ class RegressorSettings:
     """Subtracted from the pixels 0..255: one number, or one for each channel in the model's order. The default is the
     reference's (x - 127.5) / 127.5; ImageNet's is 123.675 116.28 103.53."""
     std: tuple[float, ...] = (127.5,)
-    """What is then divided by; ImageNet's is 58.395 57.12 57.375; 255 with a mean of 0 gives [0, 1]."""
+    """Divisor after the mean is taken away; ImageNet's is 58.395 57.12 57.375; 255 with a mean of 0 gives [0, 1]."""
     valence: str = "0:0"
-    """Which output is valence: its name or place, and the column where it has several (logits:8, 0:1)."""
+    """Output that is valence: its name or place, and the column where it has several (logits:8, 0:1)."""
     arousal: str = "0:1"
-    """Which output is arousal."""
+    """Output that is arousal."""
     output_range: tuple[float, float] = (-1.0, 1.0)
     """The scale of the outputs: LOW and HIGH become -1 and 1."""
 

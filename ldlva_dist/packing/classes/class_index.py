@@ -65,7 +65,7 @@ class StatedClasses:
     names: tuple[str, ...]
     """In index order."""
     numbers: dict[int, str] | None
-    """What numbers mean; None counts the names from 0."""
+    """Meaning of numbers; None counts the names from 0."""
 
 
 def stated_classes(words: Sequence[str]) -> StatedClasses:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 
 AFFECTNET = (*REFERENCE_CLASSES, "Contempt", "None", "Uncertain", "No-Face")
-"""What 0, 1, ... stand for in AffectNet's lists; the reference implementation has the first seven."""
+"""Meaning of 0, 1, ... in AffectNet's lists; the reference implementation has the first seven."""
 RAF_DB = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")
-"""What 1, 2, ... stand for in RAF-DB's list."""
+"""Meaning of 1, 2, ... in RAF-DB's list."""
 FER2013 = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 
 

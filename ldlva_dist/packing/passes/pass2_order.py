@@ -54,7 +54,7 @@ class Order:
     reasons: Mapping[str, int]
     """How many rows are not packed, and why."""
     notes: Sequence[str] = ()
-    """What else the user should know of the rows."""
+    """Notes for the user about the rows."""
 
     @property
     def num_rejected(self) -> int:

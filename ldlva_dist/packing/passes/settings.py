@@ -17,7 +17,7 @@ class PackSettings:
     name: str
     class_names: tuple[str, ...]
     numbers: dict[int, str] | None = None
-    """What labels that are numbers mean; None counts the class names from 0, an empty one says nothing."""
+    """Meaning of labels that are numbers; None counts the class names from 0, an empty one says nothing."""
     size: int | None = None
     """Side in pixels that images are resized to; None packs them as they are."""
     holdout: float = 0.1

@@ -32,7 +32,7 @@ class Stage:
 
     output: str
     root: str
-    """What is removed at the end."""
+    """Folder that is removed at the end."""
     final: str
 
     @property

@@ -33,7 +33,7 @@ class Columns:
 
     rows_P: NDArray[np.int64]
     hash_N: NDArray[np.uint64]
-    """Of the key."""
+    """Hash of the key."""
     identity_N: NDArray[np.uint64]
     """Equal where two rows are one."""
     label_N: NDArray[np.int16]
@@ -49,7 +49,7 @@ class Columns:
     unknown: Mapping[str, int]
     """Those of them that are no class."""
     optional: tuple[str, ...]
-    """Which of the manifest's optional columns the source has."""
+    """Optional columns of the manifest that the source has."""
 
     @property
     def first_P(self) -> NDArray[np.int64]:

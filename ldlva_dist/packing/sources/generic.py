@@ -40,7 +40,7 @@ class Folder(Common):
     valence_column: str | None = None
     arousal_column: str | None = None
     delimiter: str | None = None
-    """What stands between the cells of the CSVs; taken from their headers if not given."""
+    """Character between the cells of the CSVs; taken from their headers if not given."""
 
     def notes(self) -> list[str]:
         """What was taken from the headers."""

@@ -17,7 +17,7 @@ EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "webp", "gif",
 EXTENSIONS += ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm")
 """Of image files, of every kind that can be decoded."""
 FOLDERS_OF_OTHERS = ("@eadir", "@recycle", "#recycle", "__macosx", "$recycle.bin", "lost+found")
-"""What file servers and systems put among a user's folders."""
+"""Folders that file servers and systems put among a user's folders."""
 BROKEN, TO_LISTED = "broken links", "links to what is listed anyway, or to a folder above"
 MOST_COMMON = 8
 

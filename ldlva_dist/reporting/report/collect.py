@@ -23,7 +23,7 @@ from ldlva_dist.reporting.report.page import Samples
 
 FEWEST = len(samples.KINDS)
 POINTS_SHARE, DATA_SHARE = 0.1, 0.25
-"""Of the page's room, for the plane and for what is said of the samples; the rest is for pictures."""
+"""Shares of the page's room for the plane and for the samples' facts; the rest is for pictures."""
 TRUTHS = {"true_distribution": "truth", "votes": "raters"}
 UNCALIBRATED = "similarity alone: neighbors.source=exact keeps no features for the calibration network"
 
@@ -34,7 +34,7 @@ class Limits:
 
     samples: int = 3000
     megabytes: float = 28.0
-    """Of the whole page; samples and pictures of neighbours that do not fit are left out, the least important first."""
+    """Size of the whole page; samples and neighbours that do not fit are left out, the least important first."""
     taken: int = 0
     """Bytes of the page that its other parts take."""
 

@@ -29,11 +29,11 @@ class ReportedRun:
 
     name: str
     facts: Sequence[tuple[str, str]]
-    """What it is made of, for people: name and value."""
+    """Facts of the run for people: name and value."""
     metrics: Sequence[Mapping[str, Any]]
     """The lines of its metrics.jsonl."""
     evaluation: dict[str, Any]
-    """What scoring.score found."""
+    """Result of scoring.score."""
     class_names: Sequence[str]
     class_counts: Sequence[int]
     """[C] training samples."""
@@ -75,13 +75,13 @@ class Overview:
     run: ReportedRun
     baseline: str | None
     against: str
-    """What predictions are compared with: the reference that says most about quality."""
+    """Reference that predictions are compared with: the one that says most about quality."""
     figures: Sequence[Figure]
     curves: Sequence[charts.Chart]
     confusion: Confusion
     reliability: Sequence[charts.Bar]
     sizes: Sequence[ClassSize]
-    """Of all classes, or of the LISTED largest."""
+    """Sizes of all classes, or of the LISTED largest."""
     noise: Sequence[Figure] = field(default_factory=list)
     """How well each score finds the wrong labels that are known: AUROC (baseline: average precision)."""
     wrong_share: float | None = None

@@ -16,7 +16,7 @@ PACKAGE = "ldlva_dist.reporting.report"
 SCRIPTS = ("start.js", "marks.js", "samples.js", "detail.js", "plane.js", "pointer.js", "keys.js")
 """In the order they run in; one function around all of them."""
 PALETTE = ("#3d7cc9", "#e0912f", "#2f9e75", "#cf5062", "#9a6fc0", "#45b0c9", "#a3922c", "#8b8f98")
-"""Of the first classes; hues in golden angles after them."""
+"""Colours of the first classes; hues in golden angles after them."""
 GOLDEN_ANGLE = 137.508
 
 
@@ -33,7 +33,7 @@ class Samples:
     damaged: Mapping[int, str]
     """Samples whose images cannot be read, and why."""
     left_out: Sequence[str] = ()
-    """What is not there, so that the page keeps within its size."""
+    """Parts that are not there, so that the page keeps within its size."""
 
 
 NOTHING = Samples(data={}, pictures=(), plane="", damaged={})

@@ -11,7 +11,7 @@ LEVELS = 65_535
 RECORD = np.dtype([("x", "<u2"), ("y", "<u2"), ("label", "<u2"), ("uncertainty", "u1")])
 """Places in the bounds, and uncertainty, as shares of the largest integer."""
 CHARACTERS = RECORD.itemsize * 4 / 3
-"""Of one point in base64."""
+"""Length of one point in base64."""
 
 
 def pack_points(

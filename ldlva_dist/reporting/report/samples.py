@@ -16,11 +16,11 @@ from ldlva_dist.errors import SettingError
 KINDS = ("mislabelled", "uncertain", "confident")
 """A sample can be of several; kind i is bit i."""
 SHARES = (0.5, 0.35, 0.15)
-"""Of the samples that are shown."""
+"""Shares of the samples that are shown."""
 LIKELIEST = 24
 """Classes of one sample that the page tells of, where there are more."""
 DECIMALS, PLACES = 3, 5
-"""Of shares, and of places in the plane, which is zoomed into."""
+"""Decimals of shares, and of places in the plane, which is zoomed into."""
 
 
 @dataclass(frozen=True, kw_only=True)

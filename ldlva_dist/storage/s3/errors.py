@@ -22,7 +22,7 @@ FAILURES = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 """Everything that boto3 and its connections raise."""
 
 BEYOND = ("InvalidRange", "416")
-"""What a store calls a range that begins behind the end."""
+"""Codes of a store for a range that begins behind the end."""
 CHANGED = ("PreconditionFailed", "412")
 """... and an object that is another one than was asked for."""
 _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError)

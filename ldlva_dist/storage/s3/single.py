@@ -8,7 +8,7 @@ from ldlva_dist.storage.s3.client import attempt, client, split
 from ldlva_dist.storage.s3.errors import CHANGED, code_of
 
 TAKEN = (*CHANGED, "ConditionalRequestConflict", "409")
-"""What stores call it that there is one already, or that somebody else is making it."""
+"""Codes of stores for an object that is there already, or that somebody else is making."""
 UNKNOWN = ("NotImplemented", "501")
 
 

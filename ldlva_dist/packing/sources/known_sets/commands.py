@@ -88,7 +88,7 @@ class RafDb(Common):
     images: str | None = None
     """Folder of the images, where it is another one."""
     suffix: str = "_aligned"
-    """What stands before the extension in the names of the files, and not in the list; '' for the original images."""
+    """Text before the extension in the names of the files that the list does not have; '' for the original images."""
 
     def source(self) -> Source:
         """The rows to pack."""

@@ -13,7 +13,7 @@ from ldlva_dist.packing.sources.rows import LEFT_OUT
 from ldlva_dist.packing.tables.cells import ABSENT, CellError, label_of, number_of
 
 UNSAFE = ("pkl", "pickle", "pyd", "pt", "pth", "ten", "tb", "npy", "npz", "joblib", "dill")
-"""What other readers unpickle, or hand to code that may."""
+"""Extensions that other readers unpickle, or hand to code that may."""
 LABELS = ("cls", "json")
 BAD_LABEL = "its label is neither a name nor an index"
 MAX_JSON, MAX_CLS = 1 << 20, 1 << 10
@@ -43,7 +43,7 @@ class Sample:
     va: tuple[float, float] = (nan, nan)
     reason: str | None = None
     flaw: str | None = None
-    """What is wrong with the tar rather than with this sample, where that is so."""
+    """Fault of the tar rather than of this sample, where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

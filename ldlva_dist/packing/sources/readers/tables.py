@@ -16,7 +16,7 @@ from ldlva_dist.packing.sources.user_columns import columns_present
 from ldlva_dist.packing.tables.csv_file import read_csv
 
 MAX_KEY_BYTES = 1024
-"""Of a store."""
+"""Longest key of a store."""
 
 
 def cut(part: Part, rows: int, place: str = "", *, first: int = 0) -> Iterator[Partition]:
