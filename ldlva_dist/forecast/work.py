@@ -11,7 +11,7 @@ from ldlva_dist.training.neighbors.warm_start import steps_of_one_pass
 from ldlva_dist.training.schedule import due_at
 
 FORWARD_SHARE = 1 / 3
-"""Share of a training step's work that is the forward: backward gives a gradient for the weights and one for the input."""
+"""Share of the forward in a training step: backward gives a gradient for the weights and one for the input."""
 
 
 @dataclass(frozen=True, kw_only=True)

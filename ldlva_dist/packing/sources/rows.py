@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Part = Literal["train", "holdout", "test"]
-"""Split that the user's files say; a source that brings its own validation part calls it holdout, and none is cut then."""
+"""Split of the user's files; a source that brings its own validation part calls it holdout, and none is cut then."""
 REFERENCE_CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 BLOCK_ROWS = 512
 PARTITION_ROWS = 2048

@@ -30,7 +30,7 @@ class S3Answer:
     content_range: str
     """"bytes FIRST-LAST/TOTAL"; empty where the whole object was asked for."""
     etag: str | None
-    """Tag that tells this object from another under its name; None where the store says nothing that can be compared."""
+    """Tag that tells this object from another of its name; None where the store says nothing that can be compared."""
     crc: str | None
     stream: Any
     """The bytes: a urllib3 response, to be closed."""
