@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.bank.copy_on_write import FrozenRows
-from ldlva_dist.bank.records import BankSpec, Outputs, blank
-from ldlva_dist.bank.tensor_file import Column, Stored, TensorFile, read_header
+from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
+from ldlva_dist.bank.records import BankRows, BankSpec, blank, from_labels
 from ldlva_dist.checkpoint.saved_files import BANK_FOLDER
+from ldlva_dist.checkpoint.tensor_file import Column, Stored, TensorFile, read_header
 from ldlva_dist.errors import DataError
 from ldlva_dist.storage import checksums
 from ldlva_dist.storage.checksums import Files, Reader
 
-FORMAT_VERSION = 2
+_FORMAT_VERSION = 2
 GRAPH = "graph_"
-YOUNG = "young_"
-MOST_ROWS = 1 << 40
-READABLE = (1, 2)
+PENDING = "young_"
+"""Prefix of the columns of pending writes; all of them are of the step before the checkpoint's."""
+_MOST_ROWS = 1 << 40
+_READABLE = (1, 2)
 """Version 1 knew no int8, and is otherwise the same."""
 _GRAPH = re.compile(r"graph_[1-9]\d{0,8}", re.ASCII)
 _IDS = re.compile(r"/ids-(\d+)-(\d+)\.safetensors$")
@@ -49,35 +50,39 @@ class PartHeader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class RestoredRows:
     """What the parts of a checkpoint hold of a range of ids."""
 
-    old: Outputs
-    """The rows that a read of the checkpoint's step sees."""
-    young: Outputs
-    """The rows that become visible after it."""
+    visible: BankRows
+    """Rows that a read of the checkpoint's step sees."""
+    pending: BankRows
+    """Writes of the step before it, which reads see from the step after it on."""
     graphs: Mapping[str, NDArray[np.int32]]
     """Rows [n, K] of the graphs found anew, by name."""
 
-    def newest(self, momentum: float) -> Outputs:
-        """All rows, the young ones written."""
-        self.old.put(self.young, momentum)
-        return self.old
+    def newest(self, momentum: float) -> BankRows:
+        """All rows, with the pending writes made visible."""
+        self.visible.overwrite(self.pending, momentum)
+        return self.visible
 
 
 def part_file(
-    old: FrozenRows, young: Outputs, header: PartHeader, graphs: Mapping[str, NDArray[np.int32]] | None = None
+    rows: CopyOnWriteRows, pending: BankRows, header: PartHeader, graphs: Mapping[str, NDArray[np.int32]] | None = None
 ) -> TensorFile:
-    """One part: the rows that a read of ``step`` sees, and the young rows that become visible after it.
+    """One part of a checkpoint of a step.
 
-    ``graphs`` are the rows [n, K] of graphs found anew, named ``graph_1`` and so on.
+    Args:
+        rows: As a read of the step sees them.
+        pending: Writes of the step before, which reads see from the step after on.
+        header: Range of ids, and the step.
+        graphs: Rows [n, K] of the graphs found anew, named ``graph_1`` and so on.
     """
-    values = {"start": header.start, "stop": header.stop, "step": header.step, "format_version": FORMAT_VERSION}
-    names = young.records.dtype.names or ()
-    columns = {name: old.column(name) for name in names}
-    columns |= {YOUNG + name: Column.of(young.records[name]) for name in names if name != "versions"}  # all of step - 1
-    columns |= {"young_ids": Column.of(young.ids)}
-    columns |= {name: Column.of(rows) for name, rows in (graphs or {}).items()}
+    values = {"start": header.start, "stop": header.stop, "step": header.step, "format_version": _FORMAT_VERSION}
+    names = pending.records.dtype.names or ()
+    columns = {name: rows.column(name) for name in names}
+    columns |= {PENDING + name: Column.of(pending.records[name]) for name in names if name != "versions"}
+    columns |= {f"{PENDING}ids": Column.of(pending.ids)}
+    columns |= {name: Column.of(graph) for name, graph in (graphs or {}).items()}
     return TensorFile(columns, {"bank": json.dumps(values)})
 
 
@@ -87,27 +92,27 @@ def read_part_header(file: Reader) -> tuple[PartHeader, list[Stored]]:
     try:
         values = json.loads(metadata["bank"])
         version = values.pop("format_version")
-        if version not in READABLE:
+        if version not in _READABLE:
             raise DataError(
-                f"a bank checkpoint has format_version {version}, this program reads up to {FORMAT_VERSION}"
+                f"a bank checkpoint has format_version {version}, this program reads up to {_FORMAT_VERSION}"
             )
         header = PartHeader(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"its header says nothing of a bank ({str(error)[:100]})") from error
     numbers = header.start, header.stop, header.step
-    if any(type(number) is not int for number in numbers) or not 0 <= header.start <= header.stop <= MOST_ROWS:
+    if any(type(number) is not int for number in numbers) or not 0 <= header.start <= header.stop <= _MOST_ROWS:
         raise DataError(f"its header says ids {header.start!r:.20}..{header.stop!r:.20} of step {header.step!r:.20}")
     return header, columns
 
 
-def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None = None) -> Restored:
+def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None = None) -> RestoredRows:
     """Rows start..stop-1 out of parts that may be cut elsewhere; parts without any of them are not read.
 
     Raises:
         DataError: for a part that is damaged, missing, of another form or (where one is given) of another ``step``, and
             where an id is in none of them.
     """
-    old, graphs, youngs = blank(start, stop, spec), dict[str, NDArray[np.int32]](), [blank(0, 0, spec)]
+    visible, graphs, pending = blank(start, stop, spec), dict[str, NDArray[np.int32]](), [blank(0, 0, spec)]
     is_held = np.zeros(stop - start, dtype=bool)
     for uri, entry in sorted(files.items()):
         named = _IDS.search(uri)
@@ -126,17 +131,35 @@ def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None
                 raise DataError(f"the bank of the checkpoint must be of step {step}, got {uri} of step {header.step}")
             _check_columns(uri, header, columns)
             _check_form({column.name: column for column in columns}, spec)
-            youngs.append(_take(file, header, columns, old, graphs, spec))
+            pending.append(_take(file, header, columns, visible, graphs, spec))
             is_held[max(start, header.start) - start : min(stop, header.stop) - start] = True
     if not is_held.all():
         raise DataError(f"the bank of the checkpoint lacks {np.count_nonzero(~is_held)} of the ids {start}..{stop - 1}")
-    ids, records = (np.concatenate([getattr(young, name) for young in youngs]) for name in ("ids", "records"))
+    ids, records = (np.concatenate([getattr(some, name) for some in pending]) for name in ("ids", "records"))
     order = np.argsort(ids)
-    return Restored(old=old, young=Outputs(ids=ids[order], records=records.take(order)), graphs=graphs)
+    return RestoredRows(visible=visible, pending=BankRows(ids=ids[order], records=records.take(order)), graphs=graphs)
 
 
-def newest(files: Files, num_rows: int, spec: BankSpec) -> tuple[Outputs, Mapping[str, NDArray[np.int32]]]:
-    """All rows of a checkpoint with the young ones written, and its graphs, for evaluation."""
+def restore_or_start(
+    files: Files, start: int, labels: NDArray[np.integer], spec: BankSpec, step: int | None = None
+) -> RestoredRows:
+    """Rows of ids start, start + 1, ... out of a checkpoint, as :func:`unpack` has them; without files, a new bank's.
+
+    Args:
+        files: Parts of the bank in the checkpoint; none for a new bank.
+        start: Lowest id.
+        labels: [n] label of each id, which a new bank may hold (``BankSpec.label_smoothing``).
+        spec: What the bank stores.
+        step: Step that the checkpoint must be of; None takes any.
+    """
+    if files:
+        return unpack(files, start, start + len(labels), spec, step)
+    rows = blank(start, start + len(labels), spec) if spec.label_smoothing is None else from_labels(start, labels, spec)
+    return RestoredRows(visible=rows, pending=blank(0, 0, spec), graphs={})
+
+
+def newest(files: Files, num_rows: int, spec: BankSpec) -> tuple[BankRows, Mapping[str, NDArray[np.int32]]]:
+    """All rows of a checkpoint with its pending writes made visible, and its graphs, for evaluation."""
     restored = unpack(files, 0, num_rows, spec)
     return restored.newest(spec.momentum), restored.graphs
 
@@ -145,42 +168,42 @@ def _take(
     file: Reader,
     header: PartHeader,
     columns: Iterable[Stored],
-    old: Outputs,
+    visible: BankRows,
     graphs: dict[str, NDArray[np.int32]],
     spec: BankSpec,
-) -> Outputs:
-    """Copy a part's rows of the ids of ``old`` there and into ``graphs``; its young rows among them."""
-    start, stop, young = int(old.ids[0]), int(old.ids[-1]) + 1, dict[str, NDArray[Any]]()
+) -> BankRows:
+    """Copy a part's rows of the ids of ``visible`` there and into ``graphs``; returns its pending writes of them."""
+    start, stop, pending = int(visible.ids[0]), int(visible.ids[-1]) + 1, dict[str, NDArray[Any]]()
     for column in columns:
-        if column.name.startswith(YOUNG):
-            young[column.name.removeprefix(YOUNG)] = column.whole(file)
+        if column.name.startswith(PENDING):
+            pending[column.name.removeprefix(PENDING)] = column.whole(file)
             continue
         if column.name.startswith(GRAPH):
             target = graphs.setdefault(column.name, np.empty((stop - start, *column.shape[1:]), dtype=np.int32))
         else:
-            target = old.records[column.name]
+            target = visible.records[column.name]
         for first, rows in column.pieces(file):
             begin = header.start + first
             low, high = max(start, begin), min(stop, begin + len(rows))
             if low < high:
                 target[low - start : high - start] = rows[low - begin : high - begin]
-    is_mine = (young["ids"] >= start) & (young["ids"] < stop)
+    is_mine = (pending["ids"] >= start) & (pending["ids"] < stop)
     records = blank(0, int(is_mine.sum()), spec).records
     records["versions"] = header.step - 1
-    for name in set(young) - {"ids"}:
-        records[name] = young[name][is_mine]
-    return Outputs(ids=young["ids"][is_mine], records=records)
+    for name in set(pending) - {"ids"}:
+        records[name] = pending[name][is_mine]
+    return BankRows(ids=pending["ids"][is_mine], records=records)
 
 
 def _check_columns(uri: str, header: PartHeader, columns: Sequence[Stored]) -> None:
-    """DataError unless a part has all columns, each with a row for each id or each young id."""
+    """DataError unless a part has all columns, each with a row for each id or each pending write."""
     graphs = [column for column in columns if column.name.startswith(GRAPH)]
     lengths = {column.name: column.shape[0] for column in columns if column not in graphs}
     stores_int8 = any(column.name == "features" and column.dtype == np.int8 for column in columns)
     names = ["probs", "features", *(["scales"] if stores_int8 else [])]
-    rows, young = header.stop - header.start, lengths.get("young_ids", 0)
+    rows, pending = header.stop - header.start, lengths.get(f"{PENDING}ids", 0)
     wanted = dict.fromkeys(["versions", *names], rows) | dict.fromkeys(
-        [YOUNG + name for name in ["ids", *names]], young
+        [PENDING + name for name in ["ids", *names]], pending
     )
     are_graphs = all(
         _GRAPH.fullmatch(graph.name) and (graph.dtype, len(graph.shape), graph.shape[0]) == (np.int32, 2, rows)

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from ray import ObjectRef
 
 from ldlva_dist.bank.pending import PendingIds, PendingRows, Round
-from ldlva_dist.bank.records import STATIC, Write, as_bytes, as_records, decode_features, encode
+from ldlva_dist.bank.records import STATIC, Write, as_bytes, as_records, decode_features, encode_records
 from ldlva_dist.bank.service import NeighborService
-from ldlva_dist.bank.traffic import Traffic
-from ldlva_dist.bank.wire import Answer, Call, no_ids
+from ldlva_dist.bank.wire import BankAnswer, BankCall, Traffic, no_ids
 from ldlva_dist.messages import BankUpdate, Neighbors
 from ldlva_dist.runtime.waiting import ShardsLost, get_all
 from ldlva_dist.storage.checksums import Entry, Files
@@ -71,7 +70,7 @@ class NeighborClient:
 
         All ranks' calls must have returned before any rank asks.
         """
-        rows = as_bytes(encode(probs, features, self._spec, version=0))
+        rows = as_bytes(encode_records(probs, features, self._spec, version=0))
         owner = self._owner(ids)
         shards = np.unique(owner).tolist()
         refs = [self._shards[i].fill.remote(self._token, ids[owner == i], rows[owner == i]) for i in shards]
@@ -125,7 +124,7 @@ class NeighborClient:
                 self._send("to take a write")
             self._update = update
 
-    def hold(self, step: int, shard_indices: Sequence[int]) -> None:
+    def take_snapshot(self, step: int, shard_indices: Sequence[int]) -> None:
         """Let some shards keep their rows as of ``step``, the next one, which no rank has written, for a checkpoint.
 
         Every rank calls it between its write of step - 1 and its question for step + 1, also with no shards to save.
@@ -133,12 +132,12 @@ class NeighborClient:
         if self._update:
             self._send("to take a write")
 
-        def hold(i: int) -> ObjectRef[Any]:
-            return self._shards[i].hold.remote(self._token, step)
+        def take(i: int) -> ObjectRef[Any]:
+            return self._shards[i].take_snapshot.remote(self._token, step)
 
-        self._get({i: hold(i) for i in shard_indices}, f"to hold the rows of step {step}", hold, step)
+        self._get({i: take(i) for i in shard_indices}, f"to keep the rows of step {step}", take, step)
 
-    def write_held(
+    def write_snapshot(
         self, step: int, shard_indices: Sequence[int], uri: str, limit_s: float
     ) -> Callable[[], dict[str, Entry]]:
         """Let some shards write the rows that they hold into the folder of a checkpoint; may be called in any thread.
@@ -149,7 +148,7 @@ class NeighborClient:
         """
 
         def write(i: int) -> ObjectRef[Any]:
-            return self._shards[i].write_held.remote(self._token, step, uri)
+            return self._shards[i].write_snapshot.remote(self._token, step, uri)
 
         limit_s /= PATIENCE
         refs, deadline = {i: write(i) for i in shard_indices}, time.monotonic() + limit_s
@@ -214,7 +213,7 @@ class NeighborClient:
         for i in range(self.num_shards):
             samples = found.samples[found.owner == i] if found else no_ids()
             if update or read_step is not None or len(samples):
-                calls[i] = Call(
+                calls[i] = BankCall(
                     token=self._token,
                     rank=self._rank,
                     write=writes[i],
@@ -240,11 +239,11 @@ class NeighborClient:
             ids[found.owner == i] = answers[i].neighbors[:, : self._k]
         return ids
 
-    def _wait(self, sent: Round) -> dict[int, Answer]:
+    def _wait(self, sent: Round) -> dict[int, BankAnswer]:
         """The answers, by shard."""
         if sent.answers is None:
             buffers = self._get(sent.refs, sent.what, lambda i: self._exchange(i, sent.calls[i]), sent.step)
-            sent.answers = {i: Answer.of(buffer, sent.calls[i], self._spec) for i, buffer in buffers.items()}
+            sent.answers = {i: BankAnswer.of(buffer, sent.calls[i], self._spec) for i, buffer in buffers.items()}
             self.traffic.bytes_read += sum(buffer.nbytes for buffer in buffers.values())
             if sent.is_read:
                 self.traffic.shard_s += max(answer.held_s for answer in sent.answers.values())
@@ -288,11 +287,11 @@ class NeighborClient:
                     raise
                 lost = sorted({*lost, *e.shards})
 
-    def _exchange(self, shard: int, call: Call) -> ObjectRef[Any]:
+    def _exchange(self, shard: int, call: BankCall) -> ObjectRef[Any]:
         return self._shards[shard].exchange.remote(call.pack())
 
     def _split_update(self, update: BankUpdate) -> list[Write]:
-        rows = as_bytes(encode(update.probs, update.features, self._spec, update.step))
+        rows = as_bytes(encode_records(update.probs, update.features, self._spec, update.step))
         owner = self._owner(update.ids)
         self.traffic.bytes_written += rows.nbytes
         return [

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.bank.graph_versions import Graphs
-from ldlva_dist.bank.records import Outputs, as_bytes
-from ldlva_dist.bank.tensor_file import Column
+from ldlva_dist.bank.graph_versions import GraphVersions
+from ldlva_dist.bank.records import BankRows, as_bytes
+from ldlva_dist.checkpoint.tensor_file import Column
 from ldlva_dist.errors import NeighborServiceError
 
 
-class FrozenRows:
+class CopyOnWriteRows:
     """A view, not a copy: rows that are overwritten later are kept here first.
 
     The bank's own thread calls ``keep`` before it overwrites; any other thread may read meanwhile.
     """
 
-    def __init__(self, live: Outputs, changed: Outputs | None = None) -> None:
+    def __init__(self, live: BankRows, changed: BankRows | None = None) -> None:
         """``live`` are a whole range of ids; ``changed`` some of them with the values that they had at the step."""
         self._live, self._lock = live, threading.Lock()
         self._kept = np.empty(0, dtype=live.records.dtype)
@@ -70,13 +70,13 @@ class FrozenRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What a part of a checkpoint is written from while the bank goes on."""
+class BankSnapshot:
+    """One shard's rows as of a step, kept for a part of a checkpoint while the bank goes on."""
 
     step: int
-    old: FrozenRows
-    """The rows that a read of the step sees."""
-    young: Outputs
-    """The rows that become visible after it."""
-    graphs: Graphs
-    """As they were; one that was being built is still to come."""
+    rows: CopyOnWriteRows
+    """Rows as a read of the step sees them."""
+    pending: BankRows
+    """Writes of the step before, which reads see from the step after on."""
+    graphs: GraphVersions
+    """Graphs as they were; one that was being built is still to come."""

@@ -10,27 +10,27 @@ from numpy.typing import NDArray
 
 from ldlva_dist.errors import NeighborServiceError
 
-KEPT = 2
+GRAPHS_KEPT = 2
 """Graphs held at once: ranks may be two steps apart, graphs are further apart."""
 
 
-class Graphs:
+class GraphVersions:
     """Graph 0 is the data set's; a later one is expected from the step at which its features were taken."""
 
     def __init__(self, rows_nK: NDArray[np.int32]) -> None:
-        self._held = {0: rows_nK}
+        self._rows = {0: rows_nK}
         self.expected: int | None = None
         """The graph that is being built."""
 
     @property
     def versions(self) -> list[int]:
         """The graphs held, ascending."""
-        return sorted(self._held)
+        return sorted(self._rows)
 
     @property
     def num_bytes(self) -> int:
         """Memory of the rows held."""
-        return sum(rows.nbytes for rows in self._held.values())
+        return sum(rows.nbytes for rows in self._rows.values())
 
     def expect(self, version: int) -> None:
         """From now on a snapshot waits for this graph."""
@@ -40,12 +40,12 @@ class Graphs:
 
     def put(self, version: int, rows_nK: NDArray[np.int32]) -> None:
         """Take the rows of the graph that is expected, and let the oldest go."""
-        newest = self._held[self.versions[-1]]
+        newest = self._rows[self.versions[-1]]
         if version != self.expected or rows_nK.shape != newest.shape:
             raise NeighborServiceError(
                 f"graph {version} came with rows {rows_nK.shape}, expected was {self.expected} with {newest.shape}"
             )
-        self._held = {kept: self._held[kept] for kept in self.versions[1 - KEPT :]} | {version: rows_nK}
+        self._rows = {kept: self._rows[kept] for kept in self.versions[1 - GRAPHS_KEPT :]} | {version: rows_nK}
         self.expected = None
 
     def has(self, version: int) -> bool:
@@ -54,19 +54,19 @@ class Graphs:
 
     def rows(self, version: int) -> NDArray[np.int32]:
         """[n, K] of a graph that is here."""
-        if version not in self._held:
+        if version not in self._rows:
             raise NeighborServiceError(f"graph {version} was asked for after it was over; held are {self.versions}")
-        return self._held[version]
+        return self._rows[version]
 
     def columns(self) -> dict[str, NDArray[np.int32]]:
         """What a checkpoint must keep, by name: every graph but the data set's."""
-        return {f"graph_{version}": rows for version, rows in self._held.items() if version}
+        return {f"graph_{version}": rows for version, rows in self._rows.items() if version}
 
     @classmethod
-    def restored(cls, dataset_nK: NDArray[np.int32], columns: Mapping[str, NDArray[np.int32]]) -> "Graphs":
+    def restored(cls, dataset_nK: NDArray[np.int32], columns: Mapping[str, NDArray[np.int32]]) -> "GraphVersions":
         """The graphs of a checkpoint, as :meth:`columns` gave them, beside the data set's."""
         graphs = cls(dataset_nK)
         found = {int(name.removeprefix("graph_")): rows for name, rows in columns.items()}
         if found:
-            graphs._held = ({0: dataset_nK} if min(found) == 1 and len(found) < KEPT else {}) | found
+            graphs._rows = ({0: dataset_nK} if min(found) == 1 and len(found) < GRAPHS_KEPT else {}) | found
         return graphs

@@ -7,21 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import ObjectRef
 
-from ldlva_dist.bank.wire import Answer, Call
+from ldlva_dist.bank.wire import BankAnswer, BankCall
 
 
 @dataclass(kw_only=True)
 class Round:
     """Calls to some shards, one each, and what comes of them."""
 
-    calls: dict[int, Call]
+    calls: dict[int, BankCall]
     """By shard."""
     refs: dict[int, ObjectRef[Any]]
     step: int | None
     """The first step whose read is not answered yet; None where the calls have nothing to do with steps."""
     is_read: bool
     what: str
-    answers: dict[int, Answer] | None = None
+    answers: dict[int, BankAnswer] | None = None
     """By shard; None until they were waited for."""
 
 

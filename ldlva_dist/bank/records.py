@@ -66,7 +66,7 @@ def as_records(rows: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[np.void
     return rows.reshape(-1).view(dtype)
 
 
-def encode(
+def encode_records(
     probs: NDArray[np.floating], features: NDArray[np.floating], spec: BankSpec, version: int
 ) -> NDArray[np.void]:
     """[n] records of probabilities [n, C] and features [n, V], written at step ``version``.
@@ -93,7 +93,7 @@ def decode_features(records: NDArray[np.void]) -> NDArray[np.floating]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outputs:
+class BankRows:
     """Rows of a bank: whole ranges of ids, or some of them."""
 
     ids: NDArray[np.int64]
@@ -101,34 +101,34 @@ class Outputs:
     records: NDArray[np.void]
     """[n]"""
 
-    def take(self, rows: NDArray[np.int64]) -> "Outputs":
+    def take(self, rows: NDArray[np.int64]) -> "BankRows":
         """A copy of some rows."""
-        return Outputs(ids=self.ids[rows], records=self.records.take(rows))
+        return BankRows(ids=self.ids[rows], records=self.records.take(rows))
 
-    def assign(self, some: "Outputs") -> None:
+    def assign(self, some: "BankRows") -> None:
         """Overwrite some rows."""
         as_bytes(self.records)[np.searchsorted(self.ids, some.ids)] = as_bytes(some.records)
 
-    def put(self, young: "Outputs", momentum: float) -> "Outputs":
+    def overwrite(self, outputs: "BankRows", momentum: float) -> "BankRows":
         """Write outputs, mixing probabilities with ``momentum`` parts of the old; returns the rows as they were."""
-        rows = np.searchsorted(self.ids, young.ids)
-        old = self.take(rows)
-        self.assign(young)
+        rows = np.searchsorted(self.ids, outputs.ids)
+        previous = self.take(rows)
+        self.assign(outputs)
         if momentum:
-            before, new = old.records["probs"], young.records["probs"]
+            before, new = previous.records["probs"], outputs.records["probs"]
             mixed = momentum * before.astype(np.float32) + (1 - momentum) * new.astype(np.float32)
-            self.records["probs"][rows] = np.where(old.records["versions"][:, None] != NEVER, mixed, new)
-        return old
+            self.records["probs"][rows] = np.where(previous.records["versions"][:, None] != NEVER, mixed, new)
+        return previous
 
 
-def blank(start: int, stop: int, spec: BankSpec) -> Outputs:
+def blank(start: int, stop: int, spec: BankSpec) -> BankRows:
     """Rows start..stop-1, never written."""
     records = np.zeros(stop - start, dtype=spec.record)
     records["versions"] = NEVER
-    return Outputs(ids=np.arange(start, stop), records=records)
+    return BankRows(ids=np.arange(start, stop), records=records)
 
 
-def from_labels(start: int, labels: NDArray[np.integer], spec: BankSpec) -> Outputs:
+def from_labels(start: int, labels: NDArray[np.integer], spec: BankSpec) -> BankRows:
     """Rows start, start + 1, ... that hold their own label, smoothed, and no features."""
     assert spec.label_smoothing is not None
     outputs = blank(start, start + len(labels), spec)
@@ -151,7 +151,7 @@ class Write:
     """[n, r] records."""
 
 
-def merge(writes: Sequence[Write], spec: BankSpec) -> Outputs:
+def merge_writes(writes: Sequence[Write], spec: BankSpec) -> BankRows:
     """All ranks' outputs of one step; an id that stands twice keeps its highest position."""
     writes = [write for write in writes if len(write.ids)]
     if not writes:
@@ -161,4 +161,4 @@ def merge(writes: Sequence[Write], spec: BankSpec) -> Outputs:
     is_last = np.append(np.diff(ids[order]) != 0, True)
     kept = order[is_last]
     rows = np.concatenate([write.rows for write in writes]).take(kept, axis=0)
-    return Outputs(ids=ids[kept], records=as_records(rows, spec.record))
+    return BankRows(ids=ids[kept], records=as_records(rows, spec.record))

@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import ActorAlreadyExistsError
 
 from ldlva_dist.bank.records import BankSpec
-from ldlva_dist.bank.shard import BankShard, Recall, ShardFacts
-from ldlva_dist.bank.static_rows import ShardRows, load_rows
+from ldlva_dist.bank.shard import BankShard, ReloadBank, ShardFacts
+from ldlva_dist.bank.static_rows import ShardRows, load_shard_rows
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import LdlvaError, NeighborServiceError, SettingError
 from ldlva_dist.index.graph import require_graph
@@ -64,7 +64,7 @@ def shard_loads(dataset: Dataset, *, k: int, num_shards: int) -> list[Callable[[
         )
     require_graph(dataset, k)
     bounds = [num_samples * i // num_shards for i in range(num_shards + 1)]
-    return [partial(load_rows, dataset, start, stop, k) for start, stop in pairwise(bounds)]
+    return [partial(load_shard_rows, dataset, start, stop, k) for start, stop in pairwise(bounds)]
 
 
 def start_service(
@@ -72,7 +72,7 @@ def start_service(
     loads: Sequence[Callable[[], ShardRows]],
     spec: BankSpec,
     actor_options: dict[str, Any],
-    recall: Recall | None = None,
+    reload: ReloadBank | None = None,
 ) -> NeighborService:
     """Start the shards of one run's bank and wait until they have loaded.
 
@@ -81,18 +81,18 @@ def start_service(
         loads: Of each shard, in id order.
         spec: What they store.
         actor_options: Ray's options for each of them (resources, scheduling, restarts).
-        recall: With it, clients go on after a loss (``bank.on_loss=continue``).
+        reload: With it, clients go on after a loss (``bank.on_loss=continue``).
     """
     shards: list[Any] = []
     try:
         for load in loads:
             options = actor_options | {"name": _actor_name(name, len(shards)), "namespace": NAMESPACE}
-            shards.append(_start(name, options, load, spec, recall))
+            shards.append(_start(name, options, load, spec, reload))
         service = _service_of(name, shards)
     except LdlvaError:
         _kill(shards)
         raise
-    return replace(service, on_loss="continue" if recall else "rollback")
+    return replace(service, on_loss="continue" if reload else "rollback")
 
 
 def find_service(name: str) -> NeighborService:

@@ -21,7 +21,7 @@ class ShardRows:
     """[n, K] the ids of the nearest neighbours, nearest first."""
 
 
-def load_rows(dataset: Dataset, start: int, stop: int, k: int) -> ShardRows:
+def load_shard_rows(dataset: Dataset, start: int, stop: int, k: int) -> ShardRows:
     """The rows of one shard from the data set and its graph."""
     static = np.zeros(stop - start, dtype=STATIC)
     static["va"] = dataset.va(start, stop - start)

@@ -29,7 +29,7 @@ NO_WRITE = Write(step=NO_STEP, positions=np.zeros(0, np.int32), ids=no_ids(), ro
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class BankCall:
     """What one rank tells and asks one shard at once."""
 
     token: str
@@ -58,7 +58,7 @@ class Call:
         return b"".join([header, *(array.data for array in arrays)])
 
     @classmethod
-    def unpack(cls, data: bytes, spec: BankSpec) -> "Call":
+    def unpack(cls, data: bytes, spec: BankSpec) -> "BankCall":
         """The same call; its arrays are views of ``data``."""
         token, rank, graph, read_step, write_step, m, n, w = HEADER.unpack_from(data)
         numbers, r = np.frombuffer(data, np.int64, m + n + w, HEADER.size), spec.record.itemsize
@@ -77,7 +77,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class BankAnswer:
     """The answer to a call, row by row as asked; views into the one buffer that travels."""
 
     rows: NDArray[np.uint8]
@@ -90,7 +90,7 @@ class Answer:
     """Seconds that the call was held, waiting for other ranks included."""
 
     @classmethod
-    def of(cls, buffer: NDArray[np.uint8], call: Call, spec: BankSpec) -> "Answer":
+    def of(cls, buffer: NDArray[np.uint8], call: BankCall, spec: BankSpec) -> "BankAnswer":
         """The parts of a buffer, which travels whole because one array costs less than three."""
         n, m = len(call.ids), len(call.samples)
         cuts = np.cumsum([HELD.itemsize, n * spec.record.itemsize, n * STATIC.itemsize])
@@ -119,3 +119,22 @@ class Answer:
             source.view(np.uint8).reshape(-1, size).take(at, axis=0, out=target, mode="clip")
         buffer[: HELD.itemsize].view(HELD)[0] = time.monotonic() - came
         return buffer
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts of one client; whoever logs them sets them back."""
+
+    busy_s: float = 0.0
+    """Seconds that the training thread spent in the client: sending, waiting, putting answers together."""
+    shard_s: float = 0.0
+    """Seconds from a question's arrival at the slowest shard to its answer, waiting for other ranks included."""
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    def drain(self) -> "Traffic":
+        """The counts so far; counting begins anew."""
+        counted = Traffic(self.busy_s, self.shard_s, self.bytes_read, self.bytes_written)
+        self.busy_s = self.shard_s = 0.0
+        self.bytes_read = self.bytes_written = 0
+        return counted

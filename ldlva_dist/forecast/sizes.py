@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldlva_dist.bank.graph_versions import KEPT
+from ldlva_dist.bank.graph_versions import GRAPHS_KEPT
 from ldlva_dist.bank.records import BankSpec
-from ldlva_dist.bank.tensor_file import Column, TensorFile
 from ldlva_dist.checkpoint.table_files import FILE_ROWS
+from ldlva_dist.checkpoint.tensor_file import Column, TensorFile
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.models.ldlva import LDLVA
@@ -85,7 +85,7 @@ def bank_part_bytes(spec: BankSpec, rows: int, young: int, graph_columns: int) -
 
 def graph_columns(config: RunConfig) -> int:
     """Columns of the graphs that a checkpoint keeps beside the data set's: at most, once they were found anew."""
-    return KEPT * config.neighbors.num_neighbors if config.index_shards else 0
+    return GRAPHS_KEPT * config.neighbors.num_neighbors if config.index_shards else 0
 
 
 def epoch_bytes(info: DatasetInfo, plan: Plan) -> int:

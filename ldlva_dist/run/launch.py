@@ -207,7 +207,7 @@ def _start_service(config: RunConfig, dataset: Dataset) -> NeighborService:
         shard_loads(dataset, k=k, num_shards=bank.num_shards),
         spec,
         placement.bank_actor(config.placement, num_bytes // bank.num_shards),
-        recall=partial(newest_bank_files, config.uri) if bank.on_loss == "continue" else None,
+        reload=partial(newest_bank_files, config.uri) if bank.on_loss == "continue" else None,
     )
 
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldlva_dist.bank.traffic import Traffic
+from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch, Neighbors
 
 STEP = 1.05

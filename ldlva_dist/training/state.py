@@ -36,11 +36,11 @@ class BankSnapshots(Protocol):
         """Start every shard at ``step`` with its rows of the saved files; none means an empty bank."""
         ...
 
-    def hold(self, step: int, shard_indices: list[int]) -> None:
+    def take_snapshot(self, step: int, shard_indices: list[int]) -> None:
         """Let some shards keep their rows as of ``step``."""
         ...
 
-    def write_held(
+    def write_snapshot(
         self, step: int, shard_indices: list[int], uri: str, limit_s: float
     ) -> Callable[[], Mapping[str, Entry]]:
         """Let some shards write the rows that they keep; what is returned waits for the files' entries."""
@@ -79,8 +79,8 @@ class TrainState:
         if not self.bank:
             return files, None
         shards = list(range(rank, self.bank.num_shards, world_size))
-        self.bank.hold(self.step, shards)
-        return files, partial(self.bank.write_held, self.step, shards)
+        self.bank.take_snapshot(self.step, shards)
+        return files, partial(self.bank.write_snapshot, self.step, shards)
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
         """Take step, optimiser, table and bank from a checkpoint; without one, start the bank empty.

@@ -20,7 +20,7 @@ ray.init(address=cluster.address, log_to_driver=False)
 options = {"num_cpus": 0, "max_restarts": -1, "resources": {"bank": 0.1}}
 spec = BankSpec(num_classes=7, feature_width=2, timeout_s=60)
 loads = shard_loads(Dataset.open(sys.argv[1]), k=4, num_shards=2)
-service = start_service("nodes", loads, spec, options, recall=dict)
+service = start_service("nodes", loads, spec, options, reload=dict)
 client = NeighborClient(service, rank=0, world_size=1, token="a", k=4, timeout_s=60)
 client.begin(0)
 ids = np.arange(service.bounds[-1])

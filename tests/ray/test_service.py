@@ -19,8 +19,7 @@ from ray.exceptions import RayActorError
 from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.records import STATIC, BankSpec
 from ldlva_dist.bank.service import NeighborService, find_service, shard_loads, start_service
-from ldlva_dist.bank.traffic import Traffic
-from ldlva_dist.bank.wire import HELD
+from ldlva_dist.bank.wire import HELD, Traffic
 from ldlva_dist.dataset import manifest
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError, SettingError
@@ -72,11 +71,11 @@ def dataset(tmp_path_factory) -> str:
 def start(dataset) -> Iterator:
     services: list[NeighborService] = []
 
-    def start_one(num_shards: int, timeout_s: float = 20.0, recall=None) -> NeighborService:
+    def start_one(num_shards: int, timeout_s: float = 20.0, reload=None) -> NeighborService:
         spec = BankSpec(num_classes=C, feature_width=V, timeout_s=timeout_s)
         loads = shard_loads(Dataset.open(dataset), k=K, num_shards=num_shards)
         options = {"num_cpus": 0, "max_restarts": -1}
-        services.append(start_service(f"service {len(services)}", loads, spec, options, recall))
+        services.append(start_service(f"service {len(services)}", loads, spec, options, reload))
         return services[-1]
 
     yield start_one
@@ -150,8 +149,8 @@ def test_one_and_three_shards_give_two_ranks_the_same_neighbours(start):
 
 def save(client: NeighborClient, step: int, shards: list[int], folder: Path) -> Files:
     """The parts of some shards."""
-    client.hold(step, shards)
-    entries = client.write_held(step, shards, str(folder), 60)()
+    client.take_snapshot(step, shards)
+    entries = client.write_snapshot(step, shards, str(folder), 60)()
     return {f"{folder}/{name}": entry for name, entry in entries.items()}
 
 
@@ -176,19 +175,19 @@ def test_a_shard_that_cannot_write_and_one_that_hangs_are_named_with_the_file(st
     service = start(2)
     [client] = clients_of(service, 1)
     client.begin(0)
-    client.hold(0, [0, 1])
+    client.take_snapshot(0, [0, 1])
     (tmp_path / "bank").write_bytes(b"no folder")
     with pytest.raises(
         ClusterError, match=r"bank shards \[1\] failed when asked to write its part of .*/ids-0+25-0+50"
     ):
-        client.write_held(0, [1], str(tmp_path), 60)()
+        client.write_snapshot(0, [1], str(tmp_path), 60)()
     pid = ray.get(service.shards[0].facts.remote(), timeout=20).pid
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(
             NeighborServiceError, match=r"bank shards \[0\] did not answer .* to write its part of .* 0.4 s"
         ):
-            client.write_held(0, [0], str(tmp_path), 0.5)()
+            client.write_snapshot(0, [0], str(tmp_path), 0.5)()
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -445,7 +444,7 @@ def test_nothing_stays_of_a_driver_that_was_killed(dataset):
 def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing(start, dataset, tmp_path):
     """Two ranks in step, three shards, the second killed at step 6; its last snapshot is of step 3."""
     part = tmp_path / "step-3" / "bank" / "ids-000000000016-000000000033.safetensors"
-    service = start(3, recall=lambda: {str(part): checksums.describe(part.read_bytes())})
+    service = start(3, reload=lambda: {str(part): checksums.describe(part.read_bytes())})
     clients, steps, ids = clients_of(service, 2), 16, np.arange(N)
     clients[0].begin(0)
     in_step = threading.Barrier(2, timeout=60)

@@ -23,8 +23,8 @@ from ldlva_dist.analysis.label_findings import scores
 from ldlva_dist.analysis.scoring import split_to_judge
 from ldlva_dist.analysis.trained_run import TrainedRun, find
 from ldlva_dist.bank import checkpoint_parts
-from ldlva_dist.bank.copy_on_write import FrozenRows
-from ldlva_dist.bank.records import Outputs, blank, encode
+from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
+from ldlva_dist.bank.records import BankRows, blank, encode_records
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import checkpoint_uri, write_saved_file
 from ldlva_dist.checkpoint.state_file import write_state
@@ -71,7 +71,7 @@ def write_checkpoint(
     model, spec = build_model(config, C), bank_spec(config, run.dataset.info)
     logits = torch.from_numpy(generator.normal(0, 1, N).astype(np.float32))
     features = generator.normal(0, 1, (N, spec.feature_width)).astype(np.float16)
-    records = encode(run.findings.probs_NC, features, spec, 3)
+    records = encode_records(run.findings.probs_NC, features, spec, 3)
     records["versions"][run.graph_NK[SILENT]] = -1
     parts = {
         "model.safetensors": save({name: value.contiguous() for name, value in model.state_dict().items()}),
@@ -81,10 +81,10 @@ def write_checkpoint(
     for start, stop in ((0, 40), (40, N)):
         table = {"first_id": torch.tensor([start]), "logits": logits[start:stop], "velocity": torch.zeros(stop - start)}
         parts[f"table/ids-{start:012d}-{stop:012d}.safetensors"] = save(table)
-        old = Outputs(ids=np.arange(start, stop), records=records[start:stop].copy())
+        old = BankRows(ids=np.arange(start, stop), records=records[start:stop].copy())
         header = checkpoint_parts.PartHeader(start=start, stop=stop, step=5)
         own = {key: rows[start:stop] for key, rows in graphs.items()}
-        parts[header.name] = checkpoint_parts.part_file(FrozenRows(old), blank(0, 0, spec), header, own).read()
+        parts[header.name] = checkpoint_parts.part_file(CopyOnWriteRows(old), blank(0, 0, spec), header, own).read()
     files = {name: write_saved_file(uri, name, data) for name, data in parts.items()}
     info = run.dataset.info
     facts = {"step": 5, "class_names": list(info.class_names), "content_hash": info.content_hash}

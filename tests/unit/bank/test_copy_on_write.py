@@ -7,29 +7,29 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from ldlva_dist.bank import tensor_file
-from ldlva_dist.bank.copy_on_write import FrozenRows
-from ldlva_dist.bank.records import BankSpec, Outputs, blank
-from ldlva_dist.bank.tensor_file import Column, TensorFile
+from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
+from ldlva_dist.bank.records import BankRows, BankSpec, blank
+from ldlva_dist.checkpoint import tensor_file
+from ldlva_dist.checkpoint.tensor_file import Column, TensorFile
 from ldlva_dist.errors import NeighborServiceError
 
 N, SPEC = 200, BankSpec(num_classes=3, feature_width=5, features_dtype="int8", momentum=0.5)
 
 
-def _random(ids: np.ndarray, random: np.random.Generator) -> Outputs:
+def _random(ids: np.ndarray, random: np.random.Generator) -> BankRows:
     records = blank(0, len(ids), SPEC).records
     records["versions"], records["scales"] = random.integers(0, 99, len(ids)), random.normal(size=len(ids))
     records["probs"], records["features"] = random.random((len(ids), 3)), random.integers(-9, 9, (len(ids), 5))
-    return Outputs(ids=ids, records=records)
+    return BankRows(ids=ids, records=records)
 
 
-def _overwrite(live: Outputs, frozen: FrozenRows, random: np.random.Generator) -> None:
-    young = _random(np.sort(random.choice(live.ids, 30, replace=False)), random)
-    frozen.keep(young.ids)
-    live.put(young, SPEC.momentum)
+def _overwrite(live: BankRows, frozen: CopyOnWriteRows, random: np.random.Generator) -> None:
+    outputs = _random(np.sort(random.choice(live.ids, 30, replace=False)), random)
+    frozen.keep(outputs.ids)
+    live.overwrite(outputs, SPEC.momentum)
 
 
-def _file(frozen: FrozenRows) -> TensorFile:
+def _file(frozen: CopyOnWriteRows) -> TensorFile:
     return TensorFile({name: frozen.column(name) for name in SPEC.record.names}, {"what": "a bank"})
 
 
@@ -40,7 +40,7 @@ def test_a_file_is_what_the_rows_were_however_much_is_overwritten_while_it_is_re
     changed = _random(np.array([1003, 1100, 1199]), random)
     expected = live.records.copy()
     expected[changed.ids - 1000] = changed.records
-    frozen = FrozenRows(live, changed)
+    frozen = CopyOnWriteRows(live, changed)
     _overwrite(live, frozen, random)
     file, data = _file(frozen), b""
     while more := file.read(piece):
@@ -63,7 +63,7 @@ def test_a_file_is_what_the_rows_were_however_much_is_overwritten_while_it_is_re
 def test_another_thread_reads_what_was_while_the_bank_goes_on():
     random = np.random.default_rng(0)
     live = _random(np.arange(20_000), random)
-    expected, frozen = live.records.copy(), FrozenRows(live)
+    expected, frozen = live.records.copy(), CopyOnWriteRows(live)
     _overwrite(live, frozen, random)
     with ThreadPoolExecutor() as pool:
         data = pool.submit(_file(frozen).read)
@@ -74,7 +74,7 @@ def test_another_thread_reads_what_was_while_the_bank_goes_on():
 
 
 def test_rows_that_were_given_up_are_not_read():
-    frozen = FrozenRows(blank(0, N, SPEC))
+    frozen = CopyOnWriteRows(blank(0, N, SPEC))
     file = _file(frozen)
     assert file.read(600)
     frozen.release()

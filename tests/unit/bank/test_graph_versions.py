@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ldlva_dist.bank.graph_versions import Graphs
+from ldlva_dist.bank.graph_versions import GraphVersions
 from ldlva_dist.errors import NeighborServiceError
 
 N, K = 5, 3
@@ -11,8 +11,8 @@ def rows(version: int) -> np.ndarray:
     return np.random.default_rng(version).integers(0, 100, (N, K)).astype(np.int32)
 
 
-def filled(newest: int) -> Graphs:
-    graphs = Graphs(rows(0))
+def filled(newest: int) -> GraphVersions:
+    graphs = GraphVersions(rows(0))
     for version in range(1, newest + 1):
         graphs.expect(version)
         graphs.put(version, rows(version))
@@ -33,7 +33,7 @@ def test_the_newest_two_graphs_are_held_whole(newest: int) -> None:
 @pytest.mark.parametrize("newest", [0, 1, 2, 5])
 def test_graphs_of_a_checkpoint_are_the_same_again(newest: int) -> None:
     graphs = filled(newest)
-    again = Graphs.restored(rows(0), graphs.columns())
+    again = GraphVersions.restored(rows(0), graphs.columns())
     assert again.versions == graphs.versions
     for version in graphs.versions:
         np.testing.assert_array_equal(again.rows(version), graphs.rows(version))

@@ -17,11 +17,11 @@ from ldlva_dist.bank.records import (
     as_records,
     bytes_per_row,
     decode_features,
-    encode,
+    encode_records,
 )
 from ldlva_dist.bank.shard import BankShard
 from ldlva_dist.bank.static_rows import ShardRows
-from ldlva_dist.bank.wire import Answer, Call
+from ldlva_dist.bank.wire import BankAnswer, BankCall
 from ldlva_dist.errors import ClusterError, DataError, NeighborServiceError, StateLost
 from ldlva_dist.messages import LABEL, BankUpdate
 from ldlva_dist.storage import checksums
@@ -52,16 +52,16 @@ def rows(start: int, stop: int) -> ShardRows:
 
 async def read(shard: BankShard, token: str, step: int, rank: int, ids: NDArray) -> NDArray[np.void]:
     """The records of a read."""
-    call = Call(token=token, rank=rank, read_step=step, ids=ids)
-    return as_records(Answer.of(await shard.exchange(call.pack()), call, shard._spec).rows, shard._spec.record)
+    call = BankCall(token=token, rank=rank, read_step=step, ids=ids)
+    return as_records(BankAnswer.of(await shard.exchange(call.pack()), call, shard._spec).rows, shard._spec.record)
 
 
 async def write(shard: BankShard, token: str, rank: int, update: BankUpdate) -> None:
-    await shard.exchange(Call(token=token, rank=rank, write=to_write(update, shard._spec)).pack())
+    await shard.exchange(BankCall(token=token, rank=rank, write=to_write(update, shard._spec)).pack())
 
 
 def to_write(update: BankUpdate, bank_spec: BankSpec) -> Write:
-    rows = as_bytes(encode(update.probs, update.features, bank_spec, update.step))
+    rows = as_bytes(encode_records(update.probs, update.features, bank_spec, update.step))
     return Write(step=update.step, positions=update.positions, ids=update.ids, rows=rows)
 
 
@@ -106,8 +106,8 @@ async def exchange_all(
     async def one(shard: BankShard) -> NDArray[np.void]:
         ids = np.arange(shard._start, shard._stop)
         own = update and to_write(part_of(update, np.isin(update.ids, ids)), shard._spec)
-        call = Call(token=token, rank=rank, read_step=step, ids=ids, write=own)
-        return as_records(Answer.of(await shard.exchange(call.pack()), call, shard._spec).rows, shard._spec.record)
+        call = BankCall(token=token, rank=rank, read_step=step, ids=ids, write=own)
+        return as_records(BankAnswer.of(await shard.exchange(call.pack()), call, shard._spec).rows, shard._spec.record)
 
     return np.concatenate(await asyncio.gather(*map(one, shards)))
 
@@ -119,12 +119,12 @@ async def write_all(shards: list[BankShard], token: str, rank: int, update: Bank
 
 async def save(shard: BankShard, token: str, step: int, folder: Path) -> Files:
     """The shard's part of a checkpoint, written into a folder."""
-    await shard.hold(token, step)
-    return await write_held([shard], token, step, folder)
+    await shard.take_snapshot(token, step)
+    return await write_snapshot([shard], token, step, folder)
 
 
-async def write_held(shards: list[BankShard], token: str, step: int, folder: Path) -> Files:
-    written = [await shard.write_held(token, step, str(folder)) for shard in shards]
+async def write_snapshot(shards: list[BankShard], token: str, step: int, folder: Path) -> Files:
+    written = [await shard.write_snapshot(token, step, str(folder)) for shard in shards]
     return {f"{folder}/{name}": entry for entries in written for name, entry in entries.items()}
 
 
@@ -178,11 +178,11 @@ async def simulate(
                 held = None
             if rank == 0 and step + 1 == snapshot_at:
                 await dawdle()
-                await asyncio.gather(*(shard.hold(token, snapshot_at) for shard in shards))
+                await asyncio.gather(*(shard.take_snapshot(token, snapshot_at) for shard in shards))
 
     await asyncio.gather(*(rank_loop(rank) for rank in range(world_size)))
     # The shards have gone on meanwhile.
-    return seen, {} if snapshot_at is None else await write_held(shards, token, snapshot_at, folder)
+    return seen, {} if snapshot_at is None else await write_snapshot(shards, token, snapshot_at, folder)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
@@ -247,9 +247,9 @@ def test_the_snapshot_of_a_step_is_the_same_before_and_after_another_rank_went_o
         await write(shard, "a", 0, global_update(4))
         await read(shard, "a", 5, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="snapshot of step 4 was asked for after it was over"):
-            await shard.hold("a", 4)
+            await shard.take_snapshot("a", 4)
         with pytest.raises(NeighborServiceError, match="holds no rows as of step 4"):
-            await shard.write_held("a", 4, str(tmp_path))
+            await shard.write_snapshot("a", 4, str(tmp_path))
 
     asyncio.run(scenario())
 
@@ -298,8 +298,8 @@ def test_static_rows_and_neighbours_come_from_the_shard_of_their_id():
     async def scenario() -> None:
         shard = make_shards(2, spec())[1]
         await shard.begin("a", 1, 0, {})
-        call = Call(token="a", rank=0, read_step=0, ids=np.array([25, 20]), samples=np.array([38, 20, 21]))
-        answer = Answer.of(await shard.exchange(call.pack()), call, shard._spec)
+        call = BankCall(token="a", rank=0, read_step=0, ids=np.array([25, 20]), samples=np.array([38, 20, 21]))
+        answer = BankAnswer.of(await shard.exchange(call.pack()), call, shard._spec)
         static = as_records(answer.static, STATIC)
         np.testing.assert_array_equal(static["va"], [[25, -25], [20, -20]])
         np.testing.assert_array_equal(static["label"], [25 % C, 20 % C])
@@ -311,7 +311,7 @@ def test_static_rows_and_neighbours_come_from_the_shard_of_their_id():
             {"write": to_write(global_update(0), spec())},
         ):
             with pytest.raises(NeighborServiceError, match=r"bank of ids 20..39: asked for ids"):
-                await shard.exchange(Call(token="a", rank=0, **wrong).pack())
+                await shard.exchange(BankCall(token="a", rank=0, **wrong).pack())
 
     asyncio.run(scenario())
 
@@ -330,7 +330,7 @@ def test_messages_of_an_attempt_the_shard_does_not_know_are_refused():
             with pytest.raises(NeighborServiceError, match="does not know attempt 'a'"):
                 await call
         with pytest.raises(NeighborServiceError, match="earlier attempt"):
-            await shard.hold("a", 0)
+            await shard.take_snapshot("a", 0)
 
     asyncio.run(scenario())
 
@@ -351,7 +351,7 @@ def test_a_read_that_waits_too_long_names_the_ranks_whose_messages_are_missing()
         ):
             await read(shard, "a", 2, 0, NO_IDS)
         with pytest.raises(NeighborServiceError, match="snapshot of step 1"):
-            await shard.hold("a", 1)
+            await shard.take_snapshot("a", 1)
 
     asyncio.run(scenario())
 
@@ -385,12 +385,16 @@ def test_the_memory_of_a_row_is_known_before_the_bank_is_there(probs_dtype, feat
 def test_an_int8_feature_is_off_by_at_most_half_its_rows_scale():
     features = np.random.default_rng(1).normal(size=(50, 64)).astype(np.float32) * np.logspace(-6, 6, 50)[:, None]
     features[7] = 0
-    records = encode(np.zeros((50, C)), features.astype(np.float32), spec(feature_width=64, features_dtype="int8"), 3)
+    records = encode_records(
+        np.zeros((50, C)), features.astype(np.float32), spec(feature_width=64, features_dtype="int8"), 3
+    )
     scale = np.abs(features).max(axis=1) / 127
     np.testing.assert_allclose(records["scales"], scale, rtol=1e-6)
     assert records["features"].min() == -127 or records["features"].max() == 127
     assert (np.abs(decode_features(records) - features) <= scale[:, None] * 0.5001).all()
-    again = encode(np.zeros((50, C)), decode_features(records), spec(feature_width=64, features_dtype="int8"), 3)
+    again = encode_records(
+        np.zeros((50, C)), decode_features(records), spec(feature_width=64, features_dtype="int8"), 3
+    )
     np.testing.assert_array_equal(again["features"], records["features"])
 
 
@@ -398,7 +402,7 @@ def test_an_int8_feature_is_off_by_at_most_half_its_rows_scale():
 def test_an_int8_row_that_is_not_finite_stays_so(broken):
     features = np.ones((2, V), np.float32)
     features[1, 2] = broken
-    decoded = decode_features(encode(np.zeros((2, C)), features, spec(features_dtype="int8"), 0))
+    decoded = decode_features(encode_records(np.zeros((2, C)), features, spec(features_dtype="int8"), 0))
     np.testing.assert_allclose(decoded[0], 1, rtol=1e-6)
     assert np.isnan(decoded[1]).all()
 
@@ -412,8 +416,8 @@ def test_a_bank_without_outputs_keeps_the_rule_and_its_static_rows(tmp_path):
         ids = np.array([3, 5])
         nothing = np.zeros((2, 0), np.float32)
         for step in range(3):
-            call = Call(token="a", rank=0, read_step=step, ids=ids, samples=ids)
-            answer = Answer.of(await shard.exchange(call.pack()), call, bank_spec)
+            call = BankCall(token="a", rank=0, read_step=step, ids=ids, samples=ids)
+            answer = BankAnswer.of(await shard.exchange(call.pack()), call, bank_spec)
             np.testing.assert_array_equal(as_records(answer.static, STATIC)["label"], ids % C)
             np.testing.assert_array_equal(answer.neighbors[:, 0], ids + 1)
             records = as_records(answer.rows, bank_spec.record)
@@ -466,7 +470,7 @@ def test_what_a_bank_was_filled_with_is_there_for_the_first_read_and_in_the_chec
         await shard.begin("a", 2, 0, {})
         update = global_update(0)
         ids = np.random.default_rng(0).permutation(N)[:BATCH]
-        records = encode(update.probs, update.features, shard._spec, 0)
+        records = encode_records(update.probs, update.features, shard._spec, 0)
         for half in (slice(0, 5), slice(5, None)):
             await shard.fill("a", ids[half], as_bytes(records[half]))
         files = await save(shard, "a", 0, tmp_path)
@@ -501,17 +505,17 @@ def test_a_checkpoint_of_the_first_format_is_read_and_one_of_another_form_refuse
         if version == 9:
             with pytest.raises(DataError, match="has format_version 9, this program reads up to 2"):
                 unpack(files, 0, N, spec())
-    np.testing.assert_array_equal(unpack(files, 0, N, spec()).old.records, today.old.records)
-    np.testing.assert_array_equal(unpack(files, 0, N, spec()).young.records, today.young.records)
+    np.testing.assert_array_equal(unpack(files, 0, N, spec()).visible.records, today.visible.records)
+    np.testing.assert_array_equal(unpack(files, 0, N, spec()).pending.records, today.pending.records)
 
 
 def test_a_part_is_a_safetensors_file_that_the_library_reads(tmp_path):
     path, files = saved_part(tmp_path)
     restored, columns = unpack(files, 0, N, spec()), load_file(path)
     for name in ("probs", "features", "versions"):
-        np.testing.assert_array_equal(columns[name], restored.old.records[name])
-    np.testing.assert_array_equal(columns["young_ids"], restored.young.ids)
-    np.testing.assert_array_equal(columns["young_features"], restored.young.records["features"])
+        np.testing.assert_array_equal(columns[name], restored.visible.records[name])
+    np.testing.assert_array_equal(columns["young_ids"], restored.pending.ids)
+    np.testing.assert_array_equal(columns["young_features"], restored.pending.records["features"])
 
 
 @pytest.mark.parametrize("place", [3, 20, 700, -1])
@@ -545,17 +549,17 @@ def test_a_part_that_cannot_be_written_is_named_and_nothing_of_it_stays(tmp_path
     asyncio.run(scenario())
 
 
-def test_a_new_attempt_gives_up_what_was_held_for_the_one_before(tmp_path):
+def test_a_new_attempt_gives_up_the_snapshot_of_the_one_before(tmp_path):
     async def scenario() -> None:
         [shard] = make_shards(1, spec())
         await shard.begin("a", 1, 0, {})
-        await shard.hold("a", 0)
-        held = shard._held
+        await shard.take_snapshot("a", 0)
+        snapshot = shard._attempt.rows.snapshot
         await shard.begin("b", 1, 0, {})
         with pytest.raises(NeighborServiceError, match="asked for after it was given up"):
-            held.old.read("probs", 0, 1)
+            snapshot.rows.read("probs", 0, 1)
         with pytest.raises(NeighborServiceError, match="earlier attempt"):
-            await shard.write_held("a", 0, str(tmp_path))
+            await shard.write_snapshot("a", 0, str(tmp_path))
 
     asyncio.run(scenario())
 
@@ -587,8 +591,8 @@ def test_a_shard_that_started_again_goes_on_where_the_rule_of_time_can_begin_ane
         async def turn(rank: int, step: int) -> NDArray[np.int64]:
             """The write of step - 2 and the read of a step."""
             own = part_of(global_update(step - 2), np.arange(BATCH) % 2 == rank)
-            call = Call(token="a", rank=rank, write=to_write(own, shard._spec), read_step=step, ids=ids)
-            answer = Answer.of(await shard.exchange(call.pack()), call, shard._spec)
+            call = BankCall(token="a", rank=rank, write=to_write(own, shard._spec), read_step=step, ids=ids)
+            answer = BankAnswer.of(await shard.exchange(call.pack()), call, shard._spec)
             return as_records(answer.rows, shard._spec.record)["versions"].copy()
 
         with pytest.raises(StateLost, match="restarted and lost its state"):
@@ -624,14 +628,14 @@ def test_a_shard_that_is_lost_before_it_wrote_what_it_held_writes_what_the_last_
     async def scenario() -> None:
         lost, new = BankShard(lambda: rows(0, N), spec()), BankShard(lambda: rows(0, N), spec(), lambda: files)
         with pytest.raises(StateLost, match="restarted and lost its state"):
-            await lost.write_held("a", 7, str(tmp_path / "7"))
+            await lost.write_snapshot("a", 7, str(tmp_path / "7"))
         for rejoin in (False, True):
             if rejoin:
                 await new.rejoin("a", 1, 8)
-            restored = unpack(await write_held([new], "a", 7, tmp_path / "7"), 0, N, spec(), step=7)
-            np.testing.assert_array_equal(restored.old.records, newest(files, N, spec())[0].records)
+            restored = unpack(await write_snapshot([new], "a", 7, tmp_path / "7"), 0, N, spec(), step=7)
+            np.testing.assert_array_equal(restored.visible.records, newest(files, N, spec())[0].records)
         with pytest.raises(NeighborServiceError, match="earlier attempt"):
-            await new.write_held("old", 7, str(tmp_path))
+            await new.write_snapshot("old", 7, str(tmp_path))
 
     asyncio.run(scenario())
 
@@ -683,6 +687,6 @@ def test_parts_that_hold_none_of_the_ids_are_not_read(tmp_path):
     whole = unpack(files, 0, N, spec())
     for uri in (min(files), max(files)):
         Path(uri).unlink()
-    np.testing.assert_array_equal(unpack(files, 10, 30, spec()).old.records, whole.old.records[10:30])
+    np.testing.assert_array_equal(unpack(files, 10, 30, spec()).visible.records, whole.visible.records[10:30])
     with pytest.raises(DataError, match=r"there is no file .*ids-000000000000"):
         unpack(files, 9, 30, spec())

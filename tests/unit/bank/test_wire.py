@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ldlva_dist.bank.records import BankSpec, Write
-from ldlva_dist.bank.wire import HEADER, Call
+from ldlva_dist.bank.wire import HEADER, BankCall
 
 SPEC = BankSpec(num_classes=3, feature_width=5)
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def written(rows: int) -> Write:
 @pytest.mark.parametrize("write", [None, written(0), written(1), written(5)])
 @pytest.mark.parametrize("read_step", [None, 0, 7])
 def test_a_call_comes_out_as_it_was_packed(samples, ids, write, read_step):
-    call = Call(
+    call = BankCall(
         token="0123456789abcdef" * 2,
         rank=3,
         write=write,
@@ -31,7 +31,7 @@ def test_a_call_comes_out_as_it_was_packed(samples, ids, write, read_step):
         read_step=read_step,
         ids=RNG.integers(0, 2**62, ids),
     )
-    seen = Call.unpack(call.pack(), SPEC)
+    seen = BankCall.unpack(call.pack(), SPEC)
     for name in ("token", "rank", "graph", "read_step"):
         assert getattr(seen, name) == getattr(call, name)
     np.testing.assert_array_equal(seen.samples, call.samples)
@@ -46,7 +46,9 @@ def test_a_call_comes_out_as_it_was_packed(samples, ids, write, read_step):
 
 
 def test_a_call_is_no_longer_than_what_it_says():
-    call = Call(token="a", rank=0, write=written(2), samples=np.arange(3)[::-1], ids=np.arange(8, dtype=np.int32)[::2])
+    call = BankCall(
+        token="a", rank=0, write=written(2), samples=np.arange(3)[::-1], ids=np.arange(8, dtype=np.int32)[::2]
+    )
     assert len(call.pack()) == HEADER.size + 8 * (3 + 4 + 2) + 2 * (SPEC.record.itemsize + 4)
-    seen = Call.unpack(call.pack(), SPEC)
+    seen = BankCall.unpack(call.pack(), SPEC)
     assert (seen.samples.tolist(), seen.ids.tolist()) == ([2, 1, 0], [0, 2, 4, 6])

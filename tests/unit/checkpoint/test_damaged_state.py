@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from ldlva_dist.bank import checkpoint_parts
 from ldlva_dist.bank.checkpoint_parts import PartHeader, part_file, unpack
-from ldlva_dist.bank.copy_on_write import FrozenRows
+from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
 from ldlva_dist.bank.records import BankSpec, blank
 from ldlva_dist.checkpoint import state_file
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
@@ -145,10 +145,10 @@ SPEC = BankSpec(num_classes=2, feature_width=3)
 
 def _bank_part() -> bytes:
     header = PartHeader(start=0, stop=4, step=5)
-    return io.BufferedReader(part_file(FrozenRows(blank(0, 4, SPEC)), blank(0, 0, SPEC), header)).read()
+    return io.BufferedReader(part_file(CopyOnWriteRows(blank(0, 4, SPEC)), blank(0, 0, SPEC), header)).read()
 
 
-def _read_bank(data: bytes) -> checkpoint_parts.Restored:
+def _read_bank(data: bytes) -> checkpoint_parts.RestoredRows:
     with tempfile.TemporaryDirectory() as folder:
         uri = f"{folder}/ids-000000000000-000000000004.safetensors"
         Path(uri).write_bytes(data)
@@ -171,7 +171,7 @@ def _with_header(data: bytes, change: Callable[[dict[str, Any]], object]) -> byt
 
 def test_a_part_of_a_bank_that_is_whole_is_read_and_one_that_lacks_a_column_or_lies_of_its_size_is_named() -> None:
     whole = _bank_part()
-    assert _read_bank(whole).old.records.shape == (4,)
+    assert _read_bank(whole).visible.records.shape == (4,)
     for name in ("probs", "features", "versions", "young_ids"):
         with pytest.raises(DataError, match="is damaged: its columns have the rows"):
             _read_bank(_without(whole, name))
@@ -192,7 +192,7 @@ def test_any_bytes_are_a_part_of_a_bank_or_a_sentence(data: st.DataObject) -> No
         part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(part[: data.draw(st.integers(0, len(part)))]) if data.draw(st.booleans()) else bytes(part)
     with right_or("bank|ids-"):
-        assert len(_read_bank(cut).old.records) == 4
+        assert len(_read_bank(cut).visible.records) == 4
 
 
 LINE = b'{"step": 1, "loss": 0.5}\n'

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldlva_dist.bank.checkpoint_parts import PartHeader, part_file
-from ldlva_dist.bank.copy_on_write import FrozenRows
+from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
 from ldlva_dist.bank.records import BankSpec, blank
 from ldlva_dist.checkpoint.table_files import table_files
 from ldlva_dist.checkpoint.tensors import pack_tensors
@@ -113,10 +113,11 @@ def test_the_table_s_file_is_as_large_as_said() -> None:
 @pytest.mark.parametrize("features_dtype", ["int8", "float16", "float32"])
 def test_the_bank_s_files_are_as_large_as_said(features_dtype: Any) -> None:
     spec = BankSpec(num_classes=3, feature_width=32, features_dtype=features_dtype)
-    old, young, header = FrozenRows(blank(0, 500, spec)), blank(20, 29, spec), PartHeader(start=0, stop=500, step=3)
+    rows, pending = CopyOnWriteRows(blank(0, 500, spec)), blank(20, 29, spec)
+    header = PartHeader(start=0, stop=500, step=3)
     graphs = {f"graph_{n}": np.zeros((500, 4), dtype=np.int32) for n in (1, 2)}
-    assert bank_part_bytes(spec, 500, 9, 0) == pytest.approx(part_file(old, young, header).size, abs=200)
-    assert bank_part_bytes(spec, 500, 9, 8) == pytest.approx(part_file(old, young, header, graphs).size, abs=200)
+    assert bank_part_bytes(spec, 500, 9, 0) == pytest.approx(part_file(rows, pending, header).size, abs=200)
+    assert bank_part_bytes(spec, 500, 9, 8) == pytest.approx(part_file(rows, pending, header, graphs).size, abs=200)
 
 
 def test_an_epoch_reads_every_shard_once_and_more_with_class_balance() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ldlva_dist.bank.traffic import Traffic
+from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.training.meters import EDGES, Meters, count_ages, percentile
 from testing.forked_ranks import run_ranks
