@@ -47,7 +47,7 @@ from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.training import build
 from ldlva_dist.training import rank_votes as agreement_module
 from ldlva_dist.training.meters import Meters
-from ldlva_dist.training.neighbors.prefetch import look_ahead
+from ldlva_dist.training.neighbors.prefetch import prefetch_neighbors
 from ldlva_dist.training.optimizer_step import optimize
 from ldlva_dist.training.rank_votes import Agreement
 from ldlva_dist.training.state import TrainState
@@ -122,9 +122,10 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
     began_save = began_step
     processes = os.getpid(), bank_pid
     peak = PrivatePeak()
-    for batch, neighbors in look_ahead(_batches(), client, meters, None):
-        outputs = optimize(state, batch, neighbors, settings=settings, lr=1e-3, use_neighbors=True)
-        client.write(bank_update(batch, outputs))
+    for batch, lookup in prefetch_neighbors(_batches(), client, meters):
+        assert lookup, "there is a client"
+        outputs = optimize(state, batch, lookup.neighbors, settings=settings, lr=1e-3, use_neighbors=True)
+        lookup.write(bank_update(batch, outputs))
         state.step += 1
         seconds, began_step = time.monotonic() - began_step, time.monotonic()
         if saver.in_flight:

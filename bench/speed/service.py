@@ -215,15 +215,15 @@ def call_bare(actors: list[Any], num_bytes: int) -> list[NDArray[np.uint8]]:
 def look_ups(client: NeighborClient, samples: Samples, *, writes: bool = False) -> Iterator[None]:
     """One lookup for each turn; the ids of the next batch are asked for in the same calls, as in training."""
     batches = itertools.cycle([samples.draw() for _ in range(DRAWN)])
-    found, step = client.find(next(batches)), 0
+    found, step = client.find(0, next(batches)), 0
     random, rows = np.random.default_rng(1), samples.draw() if writes else np.zeros(0, dtype=np.int64)
     positions = np.arange(len(rows), dtype=np.int32)
     probs = random.dirichlet(np.ones(CLASSES), len(rows)).astype(np.float32)
     features = random.normal(size=(len(rows), samples.width)).astype(np.float32)
     while True:
-        coming = client.find(next(batches))
-        client.collect(client.ask(step, found))
-        client.write(BankUpdate(step=step, positions=positions, ids=rows, probs=probs, features=features))
+        coming = client.find(step + 1, next(batches))
+        lookup = found.ask().collect()
+        lookup.write(BankUpdate(step=step, positions=positions, ids=rows, probs=probs, features=features))
         found, step = coming, step + 1
         yield
 

@@ -27,9 +27,9 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
 
 def train(worker: Worker) -> None:
     """Do every step that is left, or stop where the ranks agree to."""
-    for batch, neighbors in worker.lookups():
-        outputs = worker.step(batch, neighbors)
-        worker.write(batch, outputs)
+    for batch, lookup in worker.lookups():
+        outputs = worker.step(batch, lookup)
+        worker.write(batch, lookup, outputs)
         verdict = worker.vote(batch, outputs)
         due = worker.due(verdict)
         if due.log:

@@ -7,15 +7,16 @@ from typing import Any
 import ray.train
 
 from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.session import StepLookup
 from ldlva_dist.checkpoint.saver import METRIC, Saver
-from ldlva_dist.messages import BankUpdate, Batch, Neighbors
+from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.method.step import StepSettings
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.evaluate import holdout_accuracy
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
 from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs
-from ldlva_dist.training.neighbors.prefetch import look_ahead
+from ldlva_dist.training.neighbors.prefetch import prefetch_neighbors
 from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.rank_votes import Agreement, Verdict, give_up
 from ldlva_dist.training.recorder import Recorder
@@ -43,19 +44,19 @@ class Worker:
     saver: Saver
     agreement: Agreement
 
-    def lookups(self) -> Iterator[tuple[Batch, Neighbors | None]]:
+    def lookups(self) -> Iterator[tuple[Batch, StepLookup | None]]:
         """Batches with what their neighbours said last.
 
         A graph that is due is begun between the write of one step and the question for the next.
         """
         self.graphs.go_on(self.state.step)
-        for pair in look_ahead(self.batches, self.client, self.meters, self.images, self.graphs.graph_of):
+        for pair in prefetch_neighbors(self.batches, self.client, self.meters, self.images, self.graphs.graph_of):
             yield pair
             self.graphs.go_on(self.state.step)
 
-    def step(self, batch: Batch, neighbors: Neighbors | None) -> StepOutputs:
+    def step(self, batch: Batch, lookup: StepLookup | None) -> StepOutputs:
         """Learn from a batch."""
-        step, loss = self.state.step, self.state.config.loss
+        step, loss, neighbors = self.state.step, self.state.config.loss, lookup and lookup.neighbors
         outputs = optimize(
             self.state,
             batch,
@@ -68,11 +69,11 @@ class Worker:
         self.meters.add(outputs.terms, batch, neighbors)
         return outputs
 
-    def write(self, batch: Batch, outputs: StepOutputs) -> None:
+    def write(self, batch: Batch, lookup: StepLookup | None, outputs: StepOutputs) -> None:
         """Give the bank what the network said of the batch."""
-        if self.client:
+        if lookup:
             features_read = self.state.config.neighbors.source == "bank"
-            self.client.write(bank_update(batch, outputs, features_read=features_read))
+            lookup.write(bank_update(batch, outputs, features_read=features_read))
         self.recorder.add_batch(batch)
 
     def vote(self, batch: Batch, outputs: StepOutputs) -> Verdict:

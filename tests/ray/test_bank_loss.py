@@ -24,12 +24,13 @@ service = start_service("nodes", loads, spec, options, reload=dict)
 client = NeighborClient(service, rank=0, world_size=1, token="a", k=4, timeout_s=60)
 client.begin(0)
 ids = np.arange(service.bounds[-1])
-found, lost, deadline = client.find(ids), "", time.monotonic() + 60
+lost, deadline = "", time.monotonic() + 60
 # A process of a lost node can answer for seconds; what comes after the loss is seen is watched for two more reads.
 while not ("1" in lost[5:] and lost.endswith("00")) and time.monotonic() < deadline:
     step, rows = len(lost), len(ids)
-    lost += "01"[bool((client.collect(client.ask(step, found)).versions == -1).any())]
-    client.write(BankUpdate(step=step, positions=np.arange(rows, dtype=np.int32), ids=ids,
+    lookup = client.find(step, ids).ask().collect()
+    lost += "01"[bool((lookup.neighbors.versions == -1).any())]
+    lookup.write(BankUpdate(step=step, positions=np.arange(rows, dtype=np.int32), ids=ids,
         probs=np.ones((rows, 7), np.float32), features=np.ones((rows, 2), np.float32)))
     if step == 4:
         cluster.remove_node(node, allow_graceful=False)

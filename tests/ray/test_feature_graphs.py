@@ -55,9 +55,9 @@ def index() -> Iterator[IndexService]:
 def _train(client: NeighborClient, features: np.ndarray, order: np.ndarray) -> None:
     """Write the features of ``order`` in batches of 12, from step 0."""
     for step, ids in enumerate(order.reshape(-1, 12)):
-        client.collect(client.ask(step, client.find(ids)))
+        lookup = client.find(step, ids).ask().collect()
         probs, positions = np.full((12, C), 1 / C, np.float32), np.arange(12, dtype=np.int32)
-        client.write(BankUpdate(step=step, positions=positions, ids=ids, probs=probs, features=features[ids]))
+        lookup.write(BankUpdate(step=step, positions=positions, ids=ids, probs=probs, features=features[ids]))
 
 
 def _nearest(features: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def _nearest(features: np.ndarray) -> np.ndarray:
     return np.argsort(squared, axis=1, kind="stable")[:, :K]
 
 
-def test_a_graph_is_of_the_newest_features_the_young_ones_too(service: NeighborService, index: IndexService) -> None:
+def test_a_graph_is_of_the_newest_features_the_pending_ones_too(service: NeighborService, index: IndexService) -> None:
     random = np.random.default_rng(0)
     old, new = random.normal(size=(2, N, V)).astype(np.float32)
     order = random.permutation(N)
@@ -79,13 +79,14 @@ def test_a_graph_is_of_the_newest_features_the_young_ones_too(service: NeighborS
     step = N // 12
     builder = Builder(client, index.client(30.0), K)
     builder.build(1, client.take_features(step, 1))
-    found = client.collect(client.ask(step, client.find(np.arange(N), graph=1)))
+    lookup = client.find(step, np.arange(N), graph=1).ask().collect()
+    found = lookup.neighbors
     np.testing.assert_array_equal(found.ids, _nearest(newest))
     assert found.graph == 1
     assert not np.array_equal(found.ids, _nearest(old))
 
     # The data set's graph is still there for a rank that is behind.
-    client.write(
+    lookup.write(
         BankUpdate(
             step=step,
             positions=np.zeros(0, np.int32),
@@ -94,7 +95,7 @@ def test_a_graph_is_of_the_newest_features_the_young_ones_too(service: NeighborS
             features=np.zeros((0, V), np.float32),
         )
     )
-    before = client.collect(client.ask(step + 1, client.find(np.arange(3))))
+    before = client.find(step + 1, np.arange(3)).ask().collect().neighbors
     np.testing.assert_array_equal(before.ids, (np.arange(3)[:, None] + 1 + np.arange(K)) % N)
 
 
@@ -102,7 +103,7 @@ def test_a_graph_that_does_not_come_ends_the_wait_with_what_to_change(service: N
     client = NeighborClient(service, rank=0, world_size=1, token="a", k=K, timeout_s=5.0)
     client.begin(0)
     with pytest.raises(NeighborServiceError, match=r"waited 5 s for graph 1: .* index\.rebuild_every_epochs"):
-        client.ask(0, client.find(np.arange(3), graph=1))
+        client.find(0, np.arange(3), graph=1).ask()
 
 
 def _in_feature_space(faces: str, folder: Path, name: str) -> RunConfig:

@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.records import STATIC, BankSpec
 from ldlva_dist.bank.service import NeighborService, find_service, shard_loads, start_service
+from ldlva_dist.bank.session import StepLookup
 from ldlva_dist.bank.wire import HELD, Traffic
 from ldlva_dist.dataset import manifest
 from ldlva_dist.dataset.dataset import Dataset
@@ -111,19 +112,25 @@ def train(clients: list, first: int, stop: int, files: Files | None = None) -> l
     """Let ranks walk through the steps side by side, each asking for ids two steps ahead and for rows one."""
     ranks, size = range(len(clients)), len(clients)
     clients[0].begin(first, files or {})
-    found = [clients[r].find(batch_of(first, r, size)[0]) for r in ranks]
-    coming = [clients[r].find(batch_of(first + 1, r, size)[0]) for r in ranks]
-    asked = [clients[r].ask(first, found[r]) for r in ranks]
+    found = [clients[r].find(first, batch_of(first, r, size)[0]) for r in ranks]
+    coming = [clients[r].find(first + 1, batch_of(first + 1, r, size)[0]) for r in ranks]
+    asked = [found[r].ask() for r in ranks]
     seen = []
     for step in range(first, stop):
         ready, found = asked, coming
         if step + 1 < stop:
-            coming = [clients[r].find(batch_of(step + 2, r, size)[0]) for r in ranks]
-            asked = [clients[r].ask(step + 1, found[r]) for r in ranks]
-        seen.append([clients[r].collect(ready[r]) for r in ranks])
+            coming = [clients[r].find(step + 2, batch_of(step + 2, r, size)[0]) for r in ranks]
+            asked = [found[r].ask() for r in ranks]
+        lookups = [ready[r].collect() for r in ranks]
+        seen.append([lookup.neighbors for lookup in lookups])
         for r in ranks:
-            clients[r].write(update_of(step, r, size))
+            lookups[r].write(update_of(step, r, size))
     return seen
+
+
+def look_up(client: NeighborClient, step: int, ids: np.ndarray) -> StepLookup:
+    """One step without a look ahead."""
+    return client.find(step, ids).ask().collect()
 
 
 def assert_equal(one: Neighbors, other: Neighbors) -> None:
@@ -197,7 +204,7 @@ def test_a_step_costs_one_call_for_each_shard(start, monkeypatch):
     sent: list[int] = []
 
     def count(client):
-        send = client._send
+        send = client._channel._send
 
         def counted(*arguments):
             round_ = send(*arguments)
@@ -207,7 +214,7 @@ def test_a_step_costs_one_call_for_each_shard(start, monkeypatch):
         return counted
 
     for client in clients:
-        monkeypatch.setattr(client, "_send", count(client))
+        monkeypatch.setattr(client._channel, "_send", count(client))
     train(clients, 0, 10)
     firsts, steps, last_but_one_writes = sent[:2], sent[2:-2], sent[-2:]  # the last write stays for a snapshot
     assert steps == [3] * 2 * 10
@@ -220,16 +227,14 @@ def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_w
     service = start(3)
     clients, ids = clients_of(service, 2), np.arange(0, N, 2)
     clients[0].begin(0)
-    found = [client.find(ids) for client in clients]
-    for client, own in zip(clients, found, strict=True):
-        client.collect(client.ask(0, own))
-    clients[0].write(update_of(0, 0, 2))
-    clients[0].collect(clients[0].ask(1, found[0]))
+    lookups = [client.find(0, ids).ask().collect() for client in clients]
+    lookups[0].write(update_of(0, 0, 2))
+    look_up(clients[0], 1, ids).write(update_of(1, 0, 2))
     traffic = clients[0].traffic.drain()
     record, rows = service.spec.record.itemsize, 2 * len(np.unique(GRAPH[ids]))
-    calls, graph_row = 3 * 3, 4 * K
-    assert traffic.bytes_read == calls * HELD.itemsize + rows * (record + STATIC.itemsize) + len(ids) * graph_row
-    assert traffic.bytes_written == len(update_of(0, 0, 2).ids) * record
+    calls, graph_row = 3 * 4, 4 * K
+    assert traffic.bytes_read == calls * HELD.itemsize + rows * (record + STATIC.itemsize) + 2 * len(ids) * graph_row
+    assert traffic.bytes_written == len(update_of(0, 0, 2).ids) * record, "that of step 1 waits for the next call"
     assert clients[0].traffic == Traffic()
 
     waits = threading.Event()
@@ -245,16 +250,16 @@ def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_w
         began = time.monotonic()
         ray.get([shard.facts.remote() for shard in service.shards], timeout=20)
         seconds = time.monotonic() - began
-        clients[1].write(update_of(0, 1, 2))
-        clients[1].collect(clients[1].ask(1, found[1]))
+        lookups[1].write(update_of(0, 1, 2))
+        look_up(clients[1], 1, ids)
         return seconds
 
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
         held = pool.submit(go_on)
-        asked = clients[0].ask(2, found[0])
-        monkeypatch.setattr("ldlva_dist.bank.client.get_all", note_wait)
-        clients[0].collect(asked)
+        asked = clients[0].find(2, ids).ask()
+        monkeypatch.setattr("ldlva_dist.bank.channel.get_all", note_wait)
+        asked.collect()
         least = held.result(20)
     seconds = time.monotonic() - began
     for counted in (clients[0].traffic.shard_s, clients[0].traffic.busy_s):
@@ -271,55 +276,55 @@ def test_rows_filled_by_all_ranks_are_there_at_the_first_read(start):
         client.fill(ids[rank::2], probs[rank::2], features[rank::2])
     place = np.argsort(ids)
     for client in clients:
-        seen = client.collect(client.ask(0, client.find(np.arange(N))))
+        seen = look_up(client, 0, np.arange(N)).neighbors
         np.testing.assert_array_equal(seen.probs, probs[place][seen.ids].astype(np.float16))
         np.testing.assert_array_equal(seen.features, features[place][seen.ids].astype(np.float16))
         np.testing.assert_array_equal(seen.versions, 0)
 
 
 @ray.remote
-def look_up(service: NeighborService) -> Neighbors:
+def neighbors_elsewhere(service: NeighborService) -> Neighbors:
     [client] = clients_of(service, 1)
     client.begin(0)
-    return client.collect(client.ask(0, client.find(np.array([7, 3]))))
+    return look_up(client, 0, np.array([7, 3])).neighbors
 
 
 def test_the_service_travels_to_workers(start):
-    found = ray.get(look_up.remote(start(2)), timeout=60)
+    found = ray.get(neighbors_elsewhere.remote(start(2)), timeout=60)
     np.testing.assert_array_equal(found.ids, GRAPH[[7, 3]])
 
 
 def test_a_killed_shard_is_named(start):
-    service = start(3)
-    [client] = clients_of(service, 1)
-    client.begin(0)
+    service, nothing = start(3), np.zeros(0, np.int64)
+    clients = clients_of(service, 2)
+    clients[0].begin(0)
+    lookups = [look_up(client, 0, nothing) for client in clients]
+    lookups[0].write(update_of(0, 0, 2))
+    look_up(clients[0], 1, nothing).write(update_of(1, 0, 2))
     pid = ray.get(service.shards[1].facts.remote(), timeout=20).pid
-    found = client.find(np.zeros(0, np.int64))
-    client.collect(client.ask(0, found))
-    waiting = client.ask(2, found)
+    waiting = clients[0].find(2, nothing).ask()
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(NeighborServiceError, match=r"bank shards \[1\] died or cannot be reached"):
-        client.collect(waiting)
-    with pytest.raises(NeighborServiceError, match=r"bank shards \[1\] died or cannot be reached.*for step 3$"):
-        client.collect(client.ask(3, found))  # Ray has started it again, and it knows of no attempt
+        waiting.collect()
+    with pytest.raises(NeighborServiceError, match=r"bank shards \[1\] died or cannot be reached.*for step 1$"):
+        look_up(clients[1], 1, nothing)  # Ray has started it again, and it knows of no attempt
     [client] = clients_of(service, 1, token="next")
     client.begin(0)
-    client.collect(client.ask(0, client.find(np.arange(3))))
+    look_up(client, 0, np.arange(3))
 
 
 def test_a_shard_that_hangs_is_named(start):
     service = start(3, timeout_s=1.0)
     [client] = clients_of(service, 1, timeout_s=1.0)
     client.begin(0)
-    found = client.find(np.arange(N))
-    client.ask(0, found)
-    client.write(update_of(0, 0, 1))
+    first, second = (client.find(step, np.arange(N)) for step in range(2))
+    first.ask().collect().write(update_of(0, 0, 1))
     pid = ray.get(service.shards[2].facts.remote(), timeout=20).pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        asked = client.ask(1, found)
+        asked = second.ask()
         with pytest.raises(NeighborServiceError, match=r"bank shards \[2\] did not answer in 1.25 s .* for step 1"):
-            client.collect(asked)
+            asked.collect()
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -327,24 +332,29 @@ def test_a_shard_that_hangs_is_named(start):
 def test_a_rank_that_is_behind_is_named(start):
     clients = clients_of(start(2, timeout_s=0.5), 2, timeout_s=0.5)
     clients[0].begin(0)
-    for client in clients:
-        client.collect(client.ask(0, client.find(np.arange(3))))
-    clients[0].write(update_of(0, 0, 2))
-    found = clients[0].find(np.arange(3))
-    clients[0].collect(clients[0].ask(1, found))
+    lookups = [look_up(client, 0, np.arange(3)) for client in clients]
+    lookups[0].write(update_of(0, 0, 2))
+    look_up(clients[0], 1, np.arange(3)).write(update_of(1, 0, 2))
     with pytest.raises(NeighborServiceError, match=r"writes of step 0 .* ranks \[1\], reads of step 1 .* ranks \[1\]"):
-        clients[0].collect(clients[0].ask(2, found))
+        look_up(clients[0], 2, np.arange(3))
 
 
 def test_an_error_of_a_write_comes_out_when_two_are_on_their_way(start):
     service = start(2)
     [old] = clients_of(service, 1, token="old")
     [new] = clients_of(service, 1, token="new")
+    old.begin(0)
+    found = [old.find(step, np.arange(3)) for step in range(2)]
+    lookups = [found[0].ask().collect()]
+    found.append(old.find(2, np.arange(3)))
+    lookups.append(found[1].ask().collect())
     new.begin(0)
-    for step in range(3):
-        old.write(update_of(step, 0, 1))  # the first two are on their way now
+    for step, lookup in enumerate(lookups):
+        lookup.write(update_of(step, 0, 1))  # the first one is on its way now, alone
+    found[2].ask()  # with the second one
+    old.find(3, np.arange(3))
     with pytest.raises(NeighborServiceError, match=r"asked to take a write: .* does not know attempt 'old'"):
-        old.write(update_of(3, 0, 1))
+        old.find(4, np.arange(3))
 
 
 def dies_within(shard, *, seconds: float) -> bool:
@@ -405,15 +415,14 @@ def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_n
         start_service(mine.name, shard_loads(Dataset.open(dataset), k=K, num_shards=1), mine.spec, {})
     found = find_service(mine.name)
     assert (found.bounds, found.spec, found.num_bytes) == (mine.bounds, mine.spec, mine.num_bytes)
-    ids = client.find(np.arange(N))
-    client.collect(client.ask(0, ids))
+    look_up(client, 0, np.arange(N))
     found.drain()
     with pytest.raises(NeighborServiceError, match="takes nothing more: its service was drained"):
-        client.collect(client.ask(1, ids))
+        look_up(client, 1, np.arange(N))
     found.stop()
     with pytest.raises(NeighborServiceError, match="no neighbour service 'service 0'"):
         find_service(mine.name)
-    other_client.collect(other_client.ask(0, other_client.find(np.arange(N))))
+    look_up(other_client, 0, np.arange(N))
     assert len(find_service(other.name).shards) == 2
 
 
@@ -452,16 +461,15 @@ def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing
 
     def rank_loop(rank: int) -> None:
         client = clients[rank]
-        found = client.find(ids)
-        asked = client.ask(0, found)
+        asked, found = client.find(0, ids).ask(), client.find(1, ids)
         for step in range(steps):
-            coming = client.ask(step + 1, found)
-            seen[rank][step] = client.collect(asked)
-            asked = coming
+            coming, found = found.ask(), client.find(step + 2, ids)
+            lookup = asked.collect()
+            seen[rank][step], asked = lookup.neighbors, coming
             if in_step.wait() == 0 and step == 6:
                 os.kill(ray.get(service.shards[1].facts.remote(), timeout=20).pid, signal.SIGKILL)
             in_step.wait()  # the all-reduce
-            client.write(update_of(step, rank, 2))
+            lookup.write(update_of(step, rank, 2))
             if step + 1 in (3, 7, 12):
                 save(client, step + 1, [[0, 2], [1]][rank], tmp_path / f"step-{step + 1}")
 

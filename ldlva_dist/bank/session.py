@@ -1,0 +1,137 @@
+"""One step of one rank at the bank: each state has one way on, so that the calls can be made in one order only.
+
+    PendingIds --ask()--> PendingRows --collect()--> StepLookup --write()--> done
+
+Steps overlap: while step t is trained on, the rows of t + 1 are on their way, and the ids of t + 2 are asked for.
+b = rows of one rank, n = distinct ids, K = neighbours.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldlva_dist.bank.channel import CallRound, IdQuery, ShardChannel
+from ldlva_dist.bank.records import STATIC, as_records, decode_features
+from ldlva_dist.messages import BankUpdate, Neighbors
+
+
+class StepOrder:
+    """Order of one rank's calls over all steps. One out of order would wait for itself; it is refused instead.
+
+    Rows are asked for, collected and written for one step after the other. Those of step t may be asked for once
+    step t - 2 is written: a read of t sees the writes up to there.
+    """
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._to_ask = self._to_collect = self._to_write = 0
+
+    def ask(self, step: int) -> None:
+        """Rows of a step are about to be asked for."""
+        if self._first is None:
+            self._first = self._to_ask = self._to_collect = self._to_write = step
+        assert step == self._to_ask, f"step {self._to_ask} is the next to ask for, not {step}"
+        assert step < self._to_write + 2, f"step {self._to_write} must be written before {step} is asked for"
+        self._to_ask += 1
+
+    def collect(self, step: int) -> None:
+        """Rows of a step are about to be waited for."""
+        assert step == self._to_collect < self._to_ask, f"step {self._to_collect} is the next to collect, not {step}"
+        self._to_collect += 1
+
+    def write(self, step: int) -> None:
+        """Outputs of a step are about to be stored."""
+        assert step == self._to_write < self._to_collect, f"step {self._to_write} is the next to write, not {step}"
+        self._to_write += 1
+
+    def stand_before(self, step: int) -> None:
+        """The rows as of a step are about to be kept or taken: step - 1 is written, step + 1 is not asked for."""
+        is_between = self._to_write == step and self._to_ask <= step + 1
+        assert self._first is None or is_between, (
+            f"step {self._to_write} is the next to write, {self._to_ask} to ask for"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """What all states of all steps of one rank share."""
+
+    channel: ShardChannel
+    order: StepOrder
+    k: int
+    """Neighbours of each row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingIds:
+    """The ids of a batch's neighbours are on their way."""
+
+    step: int
+    query: IdQuery
+    context: StepContext
+
+    def ask(self) -> "PendingRows":
+        """Wait for the ids, and ask for the neighbours' rows as of the step; those are not waited for.
+
+        Ids that were asked for before the latest question are here with its answer, at the latest.
+        """
+        channel = self.context.channel
+        with channel.busy():
+            self.context.order.ask(self.step)
+            ids = channel.wait_ids(self.query, self.context.k)
+            distinct, place = np.unique(ids, return_inverse=True)
+            sent = channel.read(self.step, distinct)
+        return PendingRows(
+            step=self.step, ids=ids, place=place.ravel(), graph=self.query.graph, sent=sent, context=self.context
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRows:
+    """The neighbours' rows are on their way, each once."""
+
+    step: int
+    ids: NDArray[np.int64]
+    """[b, K] neighbour ids."""
+    place: NDArray[np.int64]
+    """[b K] place of each id among the distinct ones."""
+    graph: int
+    """Graph that the ids are from."""
+    sent: CallRound
+    context: StepContext
+
+    def collect(self) -> "StepLookup":
+        """Wait for the rows."""
+        channel, shape = self.context.channel, self.ids.shape
+        with channel.busy():
+            self.context.order.collect(self.step)
+            rows, static_rows = channel.wait_rows(self.sent)
+            records = as_records(rows.take(self.place, axis=0), channel.spec.record).reshape(shape)
+            static = as_records(static_rows.take(self.place, axis=0), STATIC).reshape(shape)
+            neighbors = Neighbors(
+                ids=self.ids,
+                va=static["va"],
+                labels=static["label"].astype(np.int64),
+                probs=records["probs"],
+                features=decode_features(records),
+                versions=records["versions"],
+                graph=self.graph,
+            )
+        return StepLookup(step=self.step, neighbors=neighbors, context=self.context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLookup:
+    """The neighbours of a batch are here; the batch's own outputs are still to be written."""
+
+    step: int
+    neighbors: Neighbors
+    context: StepContext
+
+    def write(self, update: BankUpdate) -> None:
+        """Store the rank's outputs of the step; they travel with the next call, and nobody waits for them."""
+        assert update.step == self.step, f"outputs of step {update.step} for step {self.step}"
+        with self.context.channel.busy():
+            self.context.order.write(self.step)
+            self.context.channel.post_write(update)
