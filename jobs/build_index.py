@@ -9,7 +9,7 @@ import tyro
 
 from ldlva_dist.config import PlacementConfig
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.index.backends import Backend, resolve
+from ldlva_dist.index.backends import Backend, resolve_backend
 from ldlva_dist.index.graph import K_MAX, GraphInfo, build_graph, plan_graph
 from ldlva_dist.index.service import build_graph_with_actors
 from ldlva_dist.packing.imported_graph import NeighborTable, import_graph
@@ -86,7 +86,7 @@ def build(arguments: Arguments) -> tuple[str, GraphInfo]:
     if num_shards is None and planned.num_samples < SMALL:
         num_shards = 1
     if num_shards == 1 and not gpus:
-        return resolve(backend), build_graph(dataset, k_max, backend)
+        return resolve_backend(backend), build_graph(dataset, k_max, backend)
     placement.connect()
     num_shards = num_shards or int(ray.cluster_resources()["CPU"])
     options = placement.index_actor(PlacementConfig(gpus_per_index=gpus))

@@ -31,8 +31,8 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import nearest_neighbors, plan_graph
 from ldlva_dist.index.plane_cut import Box, cut_plane, in_box
 from ldlva_dist.index.service import start_index
-from ldlva_dist.index.shard import IndexShard, together
-from ldlva_dist.index.shard_answers import PartFacts, join
+from ldlva_dist.index.shard import IndexShard, answer_in_process
+from ldlva_dist.index.shard_answers import IndexShardFacts, join_answers
 from testing.processes import PeakMemory, cpu_seconds_of_all
 
 K = 32
@@ -102,10 +102,10 @@ def graph_in_process(va: Points, num_shards: int) -> None:
     shards, facts = in_process(va, num_shards)
     for first in range(0, len(va), PART_ROWS):
         ids = np.arange(first, min(first + PART_ROWS, len(va)))
-        join(ids, len(va), together(shards, 1, ids, K, facts))
+        join_answers(ids, len(va), answer_in_process(shards, 1, ids, K, facts))
 
 
-def in_process(va: Points, num_shards: int) -> tuple[list[IndexShard], list[PartFacts]]:
+def in_process(va: Points, num_shards: int) -> tuple[list[IndexShard], list[IndexShardFacts]]:
     """Shards of the plane in this process, and what they hold."""
     shards = [IndexShard(number, "kdtree", threads=1) for number in range(num_shards)]
     boxes = cut_plane(va, num_shards)
@@ -185,7 +185,7 @@ def recall_of(va: Points) -> float:
     """Share of the neighbours of 5,000 random samples that are as near as brute force's, from 4 shards."""
     asked = np.sort(np.random.default_rng(2).choice(len(va), QUERIES, replace=False))
     shards, facts = in_process(va, 4)
-    ids_nK, _ = join(asked, len(va), together(shards, 1, asked, K, facts))
+    ids_nK, _ = join_answers(asked, len(va), answer_in_process(shards, 1, asked, K, facts))
     exact = va.astype(np.float64)
     hits = 0
     for begin in range(0, QUERIES, 500):
@@ -219,7 +219,7 @@ def cells_against_exhaustive(arguments: Arguments) -> dict[str, float]:
             figures[f"{name}_s"] = time.monotonic() - began
         finally:
             service.stop()
-    return figures | {"recall": facts.recall, "probes": facts.probes, "of_cells": facts.shards[0].num_cells}
+    return figures | {"recall": facts.recall, "probes": facts.nprobe, "of_cells": facts.shards[0].nlist}
 
 
 def gpu_seconds(va: Points) -> dict[str, float]:

@@ -25,7 +25,7 @@ from ldlva_dist.runtime.waiting import get_all
 BankActor: Any = cast(Any, ray.remote)(enable_task_events=False)(BankShard)
 
 NAMESPACE = "ldlva-neighbors"
-START_TIMEOUT_S = 120.0
+BANK_START_TIMEOUT_S = 120.0
 NAME_TIMEOUT_S = 20.0  # actors of a driver that was killed go within a second or two
 
 
@@ -126,7 +126,9 @@ def _start(name: str, options: dict[str, Any], *arguments: Any) -> Any:
 
 
 def _service_of(name: str, shards: Sequence[Any]) -> NeighborService:
-    facts = cast(list[ShardFacts], get_all([shard.facts.remote() for shard in shards], START_TIMEOUT_S, "to start"))
+    facts = cast(
+        list[ShardFacts], get_all([shard.facts.remote() for shard in shards], BANK_START_TIMEOUT_S, "to start")
+    )
     return NeighborService(
         name=name,
         shards=tuple(shards),

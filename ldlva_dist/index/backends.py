@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ldlva_dist.errors import SettingError
 
 Backend = Literal["auto", "kdtree", "faiss_cpu", "faiss_gpu"]
-Floats = NDArray[np.floating[Any]]
+Points = NDArray[np.floating[Any]]
 
 GPU_TEMP_BYTES = 256 * 2**20
 GPU_MAX_K = 2048
@@ -27,11 +27,11 @@ class Index(Protocol):
     spare: int
     """Points beyond k that mostly show, given the error, that nearer ones were not missed."""
 
-    def error(self, queries_qd: Floats) -> NDArray[np.float64]:
+    def error(self, queries_qd: Points) -> NDArray[np.float64]:
         """[q] largest absolute error of the squared distances by which points are ordered."""
         ...
 
-    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Squared Euclidean distances [q, k] and rows [q, k] of the k nearest points, nearest first."""
         ...
 
@@ -41,16 +41,16 @@ class KDTreeIndex:
 
     exact, spare = True, 1
 
-    def __init__(self, points_Nd: Floats, threads: int = ALL_CORES) -> None:
+    def __init__(self, points_Nd: Points, threads: int = ALL_CORES) -> None:
         self.max_k, self._threads = len(points_Nd), threads
         from scipy.spatial import KDTree  # a quarter of a second, which banks and trainers need not spend
 
         self._tree = KDTree(points_Nd)
 
-    def error(self, queries_qd: Floats) -> NDArray[np.float64]:
+    def error(self, queries_qd: Points) -> NDArray[np.float64]:
         return np.zeros(len(queries_qd))
 
-    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         distances, rows = self._tree.query(queries_qd, k=k, workers=self._threads)
         shape = len(queries_qd), k  # SciPy drops the axis of k = 1
         return np.square(distances).astype(np.float32).reshape(shape), np.asarray(rows, dtype=np.int64).reshape(shape)
@@ -61,7 +61,7 @@ class FaissIndex:
 
     exact, spare = True, 16
 
-    def __init__(self, points_Nd: Floats, *, gpu: bool = False) -> None:
+    def __init__(self, points_Nd: Points, *, gpu: bool = False) -> None:
         self._faiss = _faiss()
         num_points, dimensions = points_Nd.shape
         self._center_d = points_Nd.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -73,10 +73,10 @@ class FaissIndex:
         self._index: Any = self._make(num_points, dimensions, gpu)
         self._fill(centered_Nd)
 
-    def error(self, queries_qd: Floats) -> NDArray[np.float64]:
+    def error(self, queries_qd: Points) -> NDArray[np.float64]:
         return self._rounding * np.maximum(_squared_norms(self._center(queries_qd)), self._largest)
 
-    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return self._index.search(self._center(queries_qd), k)
 
     def _make(self, num_points: int, dimensions: int, gpu: bool) -> Any:
@@ -85,24 +85,24 @@ class FaissIndex:
     def _fill(self, centered_Nd: NDArray[np.float32]) -> None:
         self._index.add(centered_Nd)
 
-    def _center(self, points_nd: Floats) -> NDArray[np.float32]:
+    def _center(self, points_nd: Points) -> NDArray[np.float32]:
         return np.ascontiguousarray(points_nd.astype(np.float32) - self._center_d)
 
 
-class CellIndex(FaissIndex):
-    """FAISS's IVF on the CPU: looks only into the ``probes`` cells nearest to a query, so it may miss neighbours."""
+class IVFIndex(FaissIndex):
+    """FAISS's IVF on the CPU: searches only the ``nprobe`` inverted lists nearest to a query, so it may miss some."""
 
     exact, spare = False, 1
     MIN_POINTS = 10_000
     POINTS_PER_CENTROID = 64
     KMEANS_STEPS = 10
 
-    probes = 1
-    """Cells looked into. More are, for a query that finds fewer than k points in them."""
+    nprobe = 1
+    """Inverted lists searched. More are, for a query that finds fewer than k points in them."""
 
     def _make(self, num_points: int, dimensions: int, gpu: bool) -> Any:
-        self.num_cells = int(4 * num_points**0.5)
-        index = self._faiss.IndexIVFFlat(self._faiss.IndexFlatL2(dimensions), dimensions, self.num_cells)
+        self.nlist = int(4 * num_points**0.5)
+        index = self._faiss.IndexIVFFlat(self._faiss.IndexFlatL2(dimensions), dimensions, self.nlist)
         index.cp.max_points_per_centroid = self.POINTS_PER_CENTROID
         index.cp.min_points_per_centroid = 1
         index.cp.niter = self.KMEANS_STEPS
@@ -112,36 +112,39 @@ class CellIndex(FaissIndex):
         self._index.train(centered_Nd)
         self._index.add(centered_Nd)
 
-    def search(self, queries_qd: Floats, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        centered_qd, probes = self._center(queries_qd), self.probes
-        squared_qk, rows_qk = self._probe(centered_qd, k, probes)
+    def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        centered_qd, nprobe = self._center(queries_qd), self.nprobe
+        squared_qk, rows_qk = self._search_lists(centered_qd, k, nprobe)
         while len(short := np.flatnonzero(rows_qk[:, -1] < 0)):
-            probes = min(2 * probes, self.num_cells)
-            squared_qk[short], rows_qk[short] = self._probe(centered_qd[short], k, probes)
+            nprobe = min(2 * nprobe, self.nlist)
+            squared_qk[short], rows_qk[short] = self._search_lists(centered_qd[short], k, nprobe)
         return squared_qk, rows_qk
 
-    def _probe(self, centered_qd: NDArray[np.float32], k: int, probes: int) -> tuple[Any, Any]:
-        return self._index.search(centered_qd, k, params=self._faiss.SearchParametersIVF(nprobe=probes))
+    def _search_lists(self, centered_qd: NDArray[np.float32], k: int, nprobe: int) -> tuple[Any, Any]:
+        return self._index.search(centered_qd, k, params=self._faiss.SearchParametersIVF(nprobe=nprobe))
 
 
 def build_index(
-    points_Nd: Floats, backend: Backend = "auto", *, min_recall: float = 1.0, threads: int = ALL_CORES
+    points_Nd: Points, backend: Backend = "auto", *, min_recall: float = 1.0, threads: int = ALL_CORES
 ) -> Index:
-    """An index of the points, in the backend that :func:`resolve` names.
+    """An index of the points.
 
-    ``min_recall`` below 1 allows cells instead of exhaustive search where FAISS searches at least
-    ``CellIndex.MIN_POINTS`` points on the CPU; how many to look into must then be found by measuring. ``threads`` are
-    the KD-tree's: FAISS uses as many as OMP_NUM_THREADS says.
+    Args:
+        points_Nd: Points; who they are is their row number.
+        backend: As :func:`resolve_backend` takes it.
+        min_recall: Below 1 an IVF index is built where FAISS searches at least ``IVFIndex.MIN_POINTS`` points on the
+            CPU; its ``nprobe`` must then be found by measuring.
+        threads: Threads of a KD-tree; FAISS uses as many as OMP_NUM_THREADS says.
     """
-    chosen = resolve(backend, points_Nd.shape[1])
+    chosen = resolve_backend(backend, points_Nd.shape[1])
     if chosen == "kdtree":
         return KDTreeIndex(points_Nd, threads)
-    if chosen == "faiss_cpu" and min_recall < 1 and len(points_Nd) >= CellIndex.MIN_POINTS:
-        return CellIndex(points_Nd)
+    if chosen == "faiss_cpu" and min_recall < 1 and len(points_Nd) >= IVFIndex.MIN_POINTS:
+        return IVFIndex(points_Nd)
     return FaissIndex(points_Nd, gpu=chosen == "faiss_gpu")
 
 
-def resolve(backend: Backend, dimensions: int = 2) -> Backend:
+def resolve_backend(backend: Backend, dimensions: int = 2) -> Backend:
     """What "auto" stands for here: FAISS where it sees a GPU, else a KD-tree in few dimensions, else FAISS."""
     if backend == "auto":
         return "faiss_gpu" if _num_gpus() else exhaustive_on_cpu(dimensions)
@@ -155,7 +158,7 @@ def exhaustive_on_cpu(dimensions: int) -> Backend:
     return "kdtree" if dimensions <= KDTREE_MAX_DIMENSIONS else "faiss_cpu"
 
 
-def _squared_norms(points_nd: Floats) -> NDArray[np.float64]:
+def _squared_norms(points_nd: Points) -> NDArray[np.float64]:
     return np.einsum("nd,nd->n", points_nd, points_nd, dtype=np.float64)
 
 

@@ -16,16 +16,17 @@ from ray import ObjectRef
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError, SettingError
-from ldlva_dist.index.exact_search import Points, check_k
+from ldlva_dist.index.backends import Points
+from ldlva_dist.index.exact_search import check_k
 from ldlva_dist.index.graph import GraphInfo, part_ids, write_part, writing
-from ldlva_dist.index.nearest import Ids, Nearest, merge, nobody
+from ldlva_dist.index.nearest import Ids, Nearest, empty_result, merge_nearest
 from ldlva_dist.index.plane_cut import load_box
-from ldlva_dist.index.queries import KIND, Questions
-from ldlva_dist.index.shard import Load, load_rows
-from ldlva_dist.index.shard_answers import Found, IndexFacts, PartFacts, box_distance
+from ldlva_dist.index.queries import KIND, SampleQueries
+from ldlva_dist.index.shard import Load, load_id_range
+from ldlva_dist.index.shard_answers import IndexFacts, IndexShardFacts, SearchResult, box_distance
 from ldlva_dist.runtime.waiting import get_all
 
-BLOCK_ROWS = 8192
+GRAPH_BLOCK_ROWS = 8192
 RECALL_SAMPLE = 1000
 
 
@@ -70,10 +71,10 @@ class IndexClient:
         for number in range(num_shards):
             first, stop = num_samples * number // num_shards, num_samples * (number + 1) // num_shards
             met = [i for i in range(len(refs)) if bounds[i] < stop and bounds[i + 1] > first]
-            loads.append((partial(load_rows, first, stop, [bounds[i] for i in met]), [refs[i] for i in met]))
-        return self._swap(self._with_probes(self._prepare(num_samples, loads), k))
+            loads.append((partial(load_id_range, first, stop, [bounds[i] for i in met]), [refs[i] for i in met]))
+        return self._swap(self._with_nprobe(self._prepare(num_samples, loads), k))
 
-    def search(self, points_nd: Points, k: int) -> Found:
+    def search(self, points_nd: Points, k: int) -> SearchResult:
         """The k nearest samples of new points; all from one version."""
         with self._swapping:
             facts = self.facts
@@ -84,21 +85,25 @@ class IndexClient:
                 )
             distance_nS = np.stack([box_distance(points_nd, bounds) for bounds in facts.bounds], axis=1)
             is_nearest_nS = distance_nS.argmin(axis=1)[:, None] == np.arange(len(self._shards))
-            best = nobody(len(points_nd), k)
+            best = empty_result(len(points_nd), k)
             self._improve(best, facts, points_nd, is_nearest_nS)
             self._improve(best, facts, points_nd, ~is_nearest_nS & (distance_nS <= best.radius[:, None]))
-        return Found(version=facts.version, ids=best.ids, squared=best.squared)
+        return SearchResult(version=facts.version, ids=best.ids, squared=best.squared)
 
     def graph(self, ranges: Sequence[tuple[int, int]], k: int) -> list[ObjectRef[Any]]:
         """References to the neighbour ids [n, k] int32 of samples first..stop-1 for each (first, stop)."""
         check_k(k, self.facts.num_samples)
-        cuts = [(at, min(at + BLOCK_ROWS, stop)) for first, stop in ranges for at in range(first, stop, BLOCK_ROWS)]
-        rows = iter(self._questions(self.facts).ask(((np.arange(*cut), _ids) for cut in cuts), k))
+        cuts = [
+            (at, min(at + GRAPH_BLOCK_ROWS, stop))
+            for first, stop in ranges
+            for at in range(first, stop, GRAPH_BLOCK_ROWS)
+        ]
+        rows = iter(self._queries(self.facts).ask(((np.arange(*cut), _ids) for cut in cuts), k))
         names = [number % len(self._shards) for number in range(len(ranges))]
         stacked = [
             self._shards[name]
             .stack.options(num_returns=2)
-            .remote(*(next(rows) for _ in range(first, stop, BLOCK_ROWS)))
+            .remote(*(next(rows) for _ in range(first, stop, GRAPH_BLOCK_ROWS)))
             for name, (first, stop) in zip(names, ranges, strict=True)
         ]
         self._all([done for _, done in stacked], "to put rows together", names)
@@ -108,7 +113,7 @@ class IndexClient:
         """Find all samples' neighbours and write them beside their data set, part by part."""
         parts = ((ids_n, partial(write_part, dataset_uri, graph, part)) for part, ids_n in enumerate(part_ids(graph)))
         with writing(dataset_uri, graph) as checksums:
-            written = self._questions(self.facts).ask(parts, graph.num_neighbors)
+            written = self._queries(self.facts).ask(parts, graph.num_neighbors)
             for of_part in self._all(written, "for the checksums of a graph"):
                 checksums |= of_part
 
@@ -121,26 +126,26 @@ class IndexClient:
             shard.prepare.options(concurrency_group="build").remote(version, num_samples, load, *arrays)
             for shard, (load, arrays) in zip(self._shards, loads, strict=True)
         ]
-        shards = cast(list[PartFacts], self._all(refs, f"to build version {version}"))
+        shards = cast(list[IndexShardFacts], self._all(refs, f"to build version {version}"))
         return IndexFacts(version=version, num_samples=num_samples, shards=tuple(shards))
 
-    def _with_probes(self, facts: IndexFacts, k: int) -> IndexFacts:
-        """Look into twice as many cells until the recall measured against exhaustive search is high enough."""
-        num_cells = max(shard.num_cells for shard in facts.shards)
-        if not num_cells:
+    def _with_nprobe(self, facts: IndexFacts, k: int) -> IndexFacts:
+        """Double ``nprobe`` until the recall measured against exhaustive search is high enough."""
+        nlist = max(shard.nlist for shard in facts.shards)
+        if not nlist:
             return facts
         size = min(RECALL_SAMPLE, facts.num_samples)
         ids_n = np.sort(np.random.default_rng(facts.version).choice(facts.num_samples, size, replace=False))
         radius_n1 = self._distances(facts, ids_n, k, exact=True)[:, -1:]
-        probes, recall = 0, 0.0
-        while recall < self._min_recall and probes < num_cells:
-            probes = min(max(1, 2 * probes), num_cells)
-            self._all([shard.set_probes.remote(facts.version, probes) for shard in self._shards], "to set probes")
+        nprobe, recall = 0, 0.0
+        while recall < self._min_recall and nprobe < nlist:
+            nprobe = min(max(1, 2 * nprobe), nlist)
+            self._all([shard.set_nprobe.remote(facts.version, nprobe) for shard in self._shards], "to set nprobe")
             recall = float((self._distances(facts, ids_n, k, exact=False) <= radius_n1).mean())
-        return replace(facts, recall=recall, probes=probes)
+        return replace(facts, recall=recall, nprobe=nprobe)
 
     def _distances(self, facts: IndexFacts, ids_n: Ids, k: int, *, exact: bool) -> NDArray[np.float32]:
-        [answer] = self._questions(facts).ask([(ids_n, _squared)], k, exact=exact)
+        [answer] = self._queries(facts).ask([(ids_n, _squared)], k, exact=exact)
         return self._all([answer], "for distances")[0]
 
     def _swap(self, facts: IndexFacts) -> IndexFacts:
@@ -159,15 +164,15 @@ class IndexClient:
         rows = [np.flatnonzero(asked_nS[:, name]) for name in names]
         k = best.ids.shape[1]
         refs = [
-            self._shards[name].around.remote(facts.version, points_nd[rows_m], k)
+            self._shards[name].search_points.remote(facts.version, points_nd[rows_m], k)
             for name, rows_m in zip(names, rows, strict=True)
         ]
         for rows_m, found in zip(rows, self._all(refs, "for neighbours", names), strict=True):
-            merged = merge(best.rows(rows_m), found, np.zeros(len(rows_m), dtype=np.int64), facts.num_samples)
+            merged = merge_nearest(best.rows(rows_m), found, np.zeros(len(rows_m), dtype=np.int64), facts.num_samples)
             best.ids[rows_m], best.squared[rows_m] = merged.ids, merged.squared
 
-    def _questions(self, facts: IndexFacts) -> Questions:
-        return Questions(
+    def _queries(self, facts: IndexFacts) -> SampleQueries:
+        return SampleQueries(
             shards=self._shards,
             version=facts.version,
             num_samples=facts.num_samples,

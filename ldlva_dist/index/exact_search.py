@@ -6,17 +6,14 @@ q = candidate points per query, k = neighbours.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.errors import SettingError
-from ldlva_dist.index.backends import KDTREE_MAX_DIMENSIONS, Index, build_index, exhaustive_on_cpu
-from ldlva_dist.index.nearest import Floats, Ids, Nearest, nobody, padded
-from ldlva_dist.index.ties import Members, z_order
-
-Points = NDArray[np.floating[Any]]
+from ldlva_dist.index.backends import KDTREE_MAX_DIMENSIONS, Index, Points, build_index, exhaustive_on_cpu
+from ldlva_dist.index.nearest import Floats, Ids, Nearest, empty_result, pad_to
+from ldlva_dist.index.ties import SamplesByPoint, z_order
 
 BLOCK_PAIRS = 1 << 19
 BLOCK_VALUES = 1 << 22
@@ -29,15 +26,15 @@ class _Queries:
     """[n] where each begins to count round among samples that are equally far."""
     points: Points
     """[n, d]"""
-    own: Ids
+    point: Ids
     """[n] number of the point that each sample lies on; -1 for queries that are no samples of the set."""
 
     def rows(self, rows_b: Ids) -> "_Queries":
-        return _Queries(ids=self.ids[rows_b], points=self.points[rows_b], own=self.own[rows_b])
+        return _Queries(ids=self.ids[rows_b], points=self.points[rows_b], point=self.point[rows_b])
 
     @property
-    def are_own(self) -> bool:
-        return bool(self.own[0] >= 0)
+    def are_samples(self) -> bool:
+        return bool(self.point[0] >= 0)
 
 
 class PointSet:
@@ -47,8 +44,8 @@ class PointSet:
         self, ids_M: Ids, points_Md: Points, num_samples: int, make_index: Callable[[Points], Index] = build_index
     ) -> None:
         """``ids_M`` ascend; the points are finite and of one dtype in all sets of the N samples."""
-        self.ids, self._members = ids_M, Members(ids_M, points_Md, num_samples)
-        self._distinct_Ud = points_Md[self._members.row_U]
+        self.ids, self._samples = ids_M, SamplesByPoint(ids_M, points_Md, num_samples)
+        self._distinct_Ud = points_Md[self._samples.row_U]
         in_few = points_Md.shape[1] <= KDTREE_MAX_DIMENSIONS
         self._columns_dU = list(self._distinct_Ud.astype(np.float64).T.copy()) if in_few else []
         self.index = make_index(self._distinct_Ud) if len(ids_M) else None
@@ -62,7 +59,7 @@ class PointSet:
 
     def points(self, rows_n: Ids) -> Points:
         """[n, d] points of samples by row."""
-        return self._distinct_Ud[self._members.point_M[rows_n]]
+        return self._distinct_Ud[self._samples.point_M[rows_n]]
 
     def bounds(self) -> Floats:
         """[2, d] the box around the points; where there are none, one that nothing reaches."""
@@ -70,33 +67,33 @@ class PointSet:
             return np.repeat([[np.inf], [-np.inf]], self._distinct_Ud.shape[1], axis=1)
         return np.stack([self._distinct_Ud.min(axis=0), self._distinct_Ud.max(axis=0)]).astype(np.float64)
 
-    def around_own(self, rows_n: Ids, k: int, *, exact: bool = False) -> Nearest:
-        """The k nearest other samples of each of the set's own; ``exact`` also where the index looks into cells."""
-        own_n = self._members.point_M[rows_n]
-        queries = _Queries(ids=self.ids[rows_n], points=self._distinct_Ud[own_n], own=own_n)
+    def search_samples(self, rows_n: Ids, k: int, *, exact: bool = False) -> Nearest:
+        """The k nearest other samples of samples of the set; ``exact`` misses nothing, also where an IVF index is."""
+        point_n = self._samples.point_M[rows_n]
+        queries = _Queries(ids=self.ids[rows_n], points=self._distinct_Ud[point_n], point=point_n)
         room = min(k, len(self.ids) - 1)
         if not len(rows_n) or room < 1:
-            return nobody(len(rows_n), k)
+            return empty_result(len(rows_n), k)
         found = Nearest(ids=np.empty((len(rows_n), room), dtype=np.int64), squared=np.zeros((len(rows_n), room)))
-        order_n = np.argsort(own_n, kind="stable")
-        crowded_n = self._members.count_U[own_n[order_n]] > room
+        order_n = np.argsort(point_n, kind="stable")
+        crowded_n = self._samples.count_U[point_n[order_n]] > room
         for rows in _blocks(order_n[crowded_n], room):
-            found.ids[rows] = self._members.next_on(own_n[rows], queries.ids[rows], room)
+            found.ids[rows] = self._samples.next_on(point_n[rows], queries.ids[rows], room)
         self._answer(found, queries, order_n[~crowded_n], exact=exact)
-        return padded(found, k)
+        return pad_to(found, k)
 
-    def around(self, points_nd: Points, ids_n: Ids, k: int, *, exact: bool = False) -> Nearest:
-        """The k nearest samples of points that are none of the set's own; ties are counted from ``ids_n``."""
-        queries = _Queries(ids=ids_n, points=points_nd, own=np.full(len(points_nd), -1))
+    def search_points(self, points_nd: Points, ids_n: Ids, k: int, *, exact: bool = False) -> Nearest:
+        """The k nearest samples of points that are no samples of the set; ties are counted from ``ids_n``."""
+        queries = _Queries(ids=ids_n, points=points_nd, point=np.full(len(points_nd), -1))
         room = min(k, len(self.ids))
         if not len(points_nd) or room < 1:
-            return nobody(len(points_nd), k)
+            return empty_result(len(points_nd), k)
         found = Nearest(ids=np.empty((len(points_nd), room), dtype=np.int64), squared=np.empty((len(points_nd), room)))
         order_n = np.argsort(z_order(points_nd)) if points_nd.shape[1] == 2 else np.arange(len(points_nd))
         self._answer(found, queries, order_n, exact=exact)
-        return padded(found, k)
+        return pad_to(found, k)
 
-    def forget_exhaustive(self) -> None:
+    def free_exhaustive(self) -> None:
         """Free what ``exact`` searches needed."""
         self._exhaustive = None
 
@@ -114,7 +111,7 @@ class PointSet:
             todo, width = np.concatenate(late), min(2 * width, num_points)
 
     def _index_for(self, width: int, exact: bool) -> Index:
-        """The index, or an exhaustive one for more ties than the GPU can list or where cells will not do."""
+        """The index, or an exhaustive one for more ties than the GPU can list or where an IVF index will not do."""
         assert self.index is not None, "a set without samples has no index"
         if width <= self.index.max_k and (self.index.exact or not exact):
             return self.index
@@ -124,27 +121,29 @@ class PointSet:
 
     def _search(self, queries: _Queries, k: int, width: int, index: Index) -> tuple[NDArray[np.bool_], Nearest]:
         """Answers from the ``width`` nearest distinct points, and for which queries those are provably enough."""
-        count_U = self._members.count_U
+        count_U = self._samples.count_U
         point_bq, squared_bq = self._candidates(queries.points, width, index)
-        reached_bq = np.cumsum(count_U[point_bq] - (point_bq == queries.own[:, None]), axis=1) >= k
+        reached_bq = np.cumsum(count_U[point_bq] - (point_bq == queries.point[:, None]), axis=1) >= k
         radius_b = squared_bq[np.arange(len(point_bq)), reached_bq.argmax(axis=1)]
         margin_b = radius_b * (1 + NEAR) + 2 * index.error(queries.points)
         all_here = width == len(count_U) or not index.exact
         sure_b = reached_bq[:, -1] & ((margin_b < squared_bq[:, -1]) | all_here)
 
         found = Nearest(ids=np.empty((len(point_bq), k), dtype=np.int64), squared=np.empty((len(point_bq), k)))
-        first = int(queries.are_own)  # the first candidate is the sample itself
+        first = int(queries.are_samples)  # the first candidate is the sample itself
         plain_b = sure_b & (count_U[point_bq[:, : k + first]] == 1).all(axis=1)
         plain_b &= (np.diff(squared_bq[:, : k + first + 1]) > 0).all(axis=1)
         if first:
-            plain_b &= point_bq[:, 0] == queries.own
+            plain_b &= point_bq[:, 0] == queries.point
         if plain_b.any():
-            found.ids[plain_b] = self._members.first(point_bq[plain_b, first : k + first])
+            found.ids[plain_b] = self._samples.first(point_bq[plain_b, first : k + first])
             found.squared[plain_b] = squared_bq[plain_b, first : k + first]
         mixed = np.flatnonzero(sure_b & ~plain_b)
         if len(mixed):
             squared_mq = np.where(squared_bq[mixed] <= radius_b[mixed, None], squared_bq[mixed], np.inf)
-            turns = self._members.by_turn(queries.ids[mixed], point_bq[mixed], squared_mq, k, skip_own=queries.are_own)
+            turns = self._samples.by_turn(
+                queries.ids[mixed], point_bq[mixed], squared_mq, k, skip_self=queries.are_samples
+            )
             found.ids[mixed], found.squared[mixed] = turns.ids, turns.squared
         return sure_b, found
 

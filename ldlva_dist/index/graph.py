@@ -24,13 +24,13 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.index.backends import Backend, build_index
 from ldlva_dist.index.exact_search import PointSet, check_k, check_va
 from ldlva_dist.index.plane_cut import cut_dataset, load_box
-from ldlva_dist.index.shard import IndexShard, together
-from ldlva_dist.index.shard_answers import join
+from ldlva_dist.index.shard import IndexShard, answer_in_process
+from ldlva_dist.index.shard_answers import join_answers
 from ldlva_dist.values.typed_json import Count, Rule, Text, build_dataclass, parse_object, require_format
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 K_MAX = 32
-PART_ROWS = 1 << 18
+GRAPH_PART_ROWS = 1 << 18
 MAX_SAMPLES = 2**31 - 1
 _FOLDER = re.compile(r"graph-K([1-9][0-9]{0,9})")
 _KINDS = {"ids": np.dtype("<i4"), "distances": np.dtype("<f4")}
@@ -52,7 +52,7 @@ class GraphInfo:
     """Whether a user's table named the neighbours: they keep its order, which need not be that of the distances."""
     checksums: Mapping[str, Count] = field(default_factory=dict)
     """CRC-32 of the values in each file, by its name; none for graphs that were built before there were any."""
-    format_version: int = FORMAT_VERSION
+    format_version: int = _FORMAT_VERSION
 
     @property
     def num_parts(self) -> int:
@@ -77,11 +77,11 @@ def nearest_neighbors(
     check_va(points_N2)
     everyone = PointSet(np.arange(num_samples), points_N2, num_samples, partial(build_index, backend=backend))
     rows_n = everyone.ids if queries is None else np.arange(queries.start, queries.stop)
-    found = everyone.around_own(rows_n, k)
+    found = everyone.search_samples(rows_n, k)
     return found.ids.astype(np.int32), found.squared.astype(np.float32)
 
 
-def plan_graph(dataset: Dataset, k_max: int = K_MAX, part_rows: int = PART_ROWS) -> GraphInfo:
+def plan_graph(dataset: Dataset, k_max: int = K_MAX, part_rows: int = GRAPH_PART_ROWS) -> GraphInfo:
     """The graph that can be built of the training split; K is ``k_max``, or N - 1 where that is less."""
     data = dataset.info
     if not data.has_valence_arousal:
@@ -95,7 +95,7 @@ def plan_graph(dataset: Dataset, k_max: int = K_MAX, part_rows: int = PART_ROWS)
 
 
 def build_graph(
-    dataset: Dataset, k_max: int = K_MAX, backend: Backend = "auto", *, part_rows: int = PART_ROWS
+    dataset: Dataset, k_max: int = K_MAX, backend: Backend = "auto", *, part_rows: int = GRAPH_PART_ROWS
 ) -> GraphInfo:
     """Find and write the neighbours of the training split in this process; ``index_service`` does it on a cluster."""
     graph = plan_graph(dataset, k_max, part_rows)
@@ -104,8 +104,8 @@ def build_graph(
     facts = shard.prepare(1, graph.num_samples, partial(load_box, dataset, box))
     with writing(dataset.uri, graph) as checksums:
         for part, ids_n in enumerate(part_ids(graph)):
-            answers = together([shard], 1, ids_n, graph.num_neighbors, [facts])
-            checksums |= write_part(dataset.uri, graph, part, *join(ids_n, graph.num_samples, answers))
+            answers = answer_in_process([shard], 1, ids_n, graph.num_neighbors, [facts])
+            checksums |= write_part(dataset.uri, graph, part, *join_answers(ids_n, graph.num_samples, answers))
     return graph
 
 
@@ -247,7 +247,7 @@ def read_graph_info(folder: str) -> GraphInfo | None:
     if not storage.exists(uri):
         return None
     raw = parse_object(storage.read_bytes(uri), uri)
-    require_format(raw, FORMAT_VERSION, uri)
+    require_format(raw, _FORMAT_VERSION, uri)
     info = build_dataclass(GraphInfo, raw, uri)
     if info.num_neighbors >= info.num_samples or not folder.endswith(f"graph-K{info.num_neighbors}"):
         raise DataError(f"{uri} is damaged: num_neighbors={info.num_neighbors} is not that of this folder")

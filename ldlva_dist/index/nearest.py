@@ -36,13 +36,13 @@ class Nearest:
         return self.squared[:, -1]
 
 
-def nobody(num_queries: int, k: int) -> Nearest:
-    """The answer of a set without samples."""
+def empty_result(num_queries: int, k: int) -> Nearest:
+    """The answer of a set without samples: no neighbour of any query."""
     return Nearest(ids=np.full((num_queries, k), -1), squared=np.full((num_queries, k), np.inf))
 
 
-def merge(one: Nearest, other: Nearest, own_n: Ids, num_samples: int) -> Nearest:
-    """The nearest of both, for queries that count ties from the ids ``own_n``."""
+def merge_nearest(one: Nearest, other: Nearest, ids_n: Ids, num_samples: int) -> Nearest:
+    """The nearest of both, for queries that count ties from the ids ``ids_n``."""
     k = one.ids.shape[1]
     ids = np.concatenate([one.ids, other.ids], axis=1)
     squared = np.concatenate([one.squared, other.squared], axis=1)
@@ -50,13 +50,13 @@ def merge(one: Nearest, other: Nearest, own_n: Ids, num_samples: int) -> Nearest
     ordered = np.take_along_axis(squared, order, axis=1)
     tied = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])).any(axis=1))
     if len(tied):
-        turn = (ids[tied] - own_n[tied, None]) % num_samples
+        turn = (ids[tied] - ids_n[tied, None]) % num_samples
         order[tied] = np.lexsort((turn, squared[tied]), axis=1)
     order = order[:, :k]
     return Nearest(ids=np.take_along_axis(ids, order, axis=1), squared=np.take_along_axis(squared, order, axis=1))
 
 
-def padded(found: Nearest, k: int) -> Nearest:
+def pad_to(found: Nearest, k: int) -> Nearest:
     """The same with room for k neighbours."""
     if found.ids.shape[1] == k:
         return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.exact_search import check_va
 
-READ_ROWS = 1 << 20
+BOX_READ_ROWS = 1 << 20
 
 Box = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Lowest corner [2], which belongs to the box, and highest corner [2], which does not."""
@@ -35,8 +35,8 @@ def load_box(dataset: Dataset, box: Box) -> tuple[NDArray[np.int64], NDArray[np.
     """Ids [m] and points [m, 2] of a data set's training samples in a box; the manifest is read piece by piece."""
     num_samples = dataset.info.num_train
     ids, points = [np.empty(0, dtype=np.int64)], [np.empty((0, 2), dtype=np.float32)]
-    for first in range(0, num_samples, READ_ROWS):
-        points_n2 = dataset.va(first, min(READ_ROWS, num_samples - first))
+    for first in range(0, num_samples, BOX_READ_ROWS):
+        points_n2 = dataset.va(first, min(BOX_READ_ROWS, num_samples - first))
         inside = np.flatnonzero(in_box(points_n2, box))
         ids.append(first + inside)
         points.append(points_n2[inside])

@@ -12,14 +12,14 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import LdlvaError
 from ldlva_dist.index.backends import Backend
 from ldlva_dist.index.client import IndexClient
-from ldlva_dist.index.graph import K_MAX, PART_ROWS, GraphInfo, plan_graph, require_graph
+from ldlva_dist.index.graph import GRAPH_PART_ROWS, K_MAX, GraphInfo, plan_graph, require_graph
 from ldlva_dist.index.queries import KIND
 from ldlva_dist.index.shard import IndexShard
 from ldlva_dist.runtime.waiting import get_all
 
 IndexActor = cast(Any, ray.remote)(concurrency_groups={"build": 1})(IndexShard)
 
-START_TIMEOUT_S = 120.0
+INDEX_START_TIMEOUT_S = 120.0
 GRAPH_TIMEOUT_S = 3600.0
 
 
@@ -48,7 +48,7 @@ def start_index(
     Args:
         num_shards: Actors.
         backend: What each of them searches with; "auto" is what suits the place where it runs.
-        min_recall: Below 1 FAISS on the CPU looks into cells, as many as it takes to find this share of neighbours.
+        min_recall: Below 1 FAISS on the CPU searches an IVF index, with an ``nprobe`` that finds this share.
         actor_options: Ray's options for each of them; ``num_cpus`` is also how many threads search.
     """
     threads = max(1, int(actor_options.get("num_cpus", 1)))
@@ -56,7 +56,7 @@ def start_index(
     shards = tuple(actor.remote(i, backend, min_recall=min_recall, threads=threads) for i in range(num_shards))
     service = IndexService(shards=shards, min_recall=min_recall)
     try:
-        get_all([shard.versions.remote() for shard in shards], START_TIMEOUT_S, "to start", kind=KIND)
+        get_all([shard.versions.remote() for shard in shards], INDEX_START_TIMEOUT_S, "to start", kind=KIND)
     except LdlvaError:
         service.stop()
         raise
@@ -70,7 +70,7 @@ def build_graph_with_actors(
     *,
     num_shards: int,
     actor_options: dict[str, Any],
-    part_rows: int = PART_ROWS,
+    part_rows: int = GRAPH_PART_ROWS,
 ) -> GraphInfo:
     """The graph that ``graph.build_graph`` writes, by actors on the cluster that each hold a box of the plane."""
     graph = plan_graph(dataset, k_max, part_rows)

@@ -17,11 +17,18 @@ from numpy.typing import NDArray
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError
-from ldlva_dist.index.backends import ALL_CORES, Backend, CellIndex, build_index, resolve
-from ldlva_dist.index.exact_search import Points, PointSet
+from ldlva_dist.index.backends import ALL_CORES, Backend, IVFIndex, Points, build_index, resolve_backend
+from ldlva_dist.index.exact_search import PointSet
 from ldlva_dist.index.nearest import Floats, Ids, Nearest
 from ldlva_dist.index.plane_cut import Box, cut_dataset
-from ldlva_dist.index.shard_answers import Far, Help, Part, PartFacts, join, reached
+from ldlva_dist.index.shard_answers import (
+    BorderAnswer,
+    BorderQueries,
+    IndexShardFacts,
+    LocalAnswer,
+    join_answers,
+    reaches_boxes,
+)
 
 Load = Callable[..., tuple[Ids, Points]]
 
@@ -42,70 +49,78 @@ class IndexShard:
         """Where to cut a data set's plane."""
         return cut_dataset(dataset, num_boxes)
 
-    def prepare(self, version: int, num_samples: int, load: Load, *arrays: Any) -> PartFacts:
+    def prepare(self, version: int, num_samples: int, load: Load, *arrays: Any) -> IndexShardFacts:
         """Build a version beside the others from what ``load(*arrays)`` gives: ids, ascending, and their points."""
         ids, points = load(*arrays)
-        backend = resolve(self._backend, points.shape[1])
+        backend = resolve_backend(self._backend, points.shape[1])
         make = partial(build_index, backend=backend, min_recall=self._min_recall, threads=self._threads)
         built = PointSet(ids, points, num_samples, make)
         self._sets[version] = built
-        cells = built.index.num_cells if isinstance(built.index, CellIndex) else 0
-        return PartFacts(num_samples=len(ids), bounds=built.bounds(), backend=backend, num_cells=cells)
+        nlist = built.index.nlist if isinstance(built.index, IVFIndex) else 0
+        return IndexShardFacts(num_samples=len(ids), bounds=built.bounds(), backend=backend, nlist=nlist)
 
-    def set_probes(self, version: int, probes: int) -> None:
-        """How many cells a version looks into from now on."""
+    def set_nprobe(self, version: int, nprobe: int) -> None:
+        """How many inverted lists a version searches for a query from now on."""
         index = self._set(version).index
-        if isinstance(index, CellIndex):
-            index.probes = probes
+        if isinstance(index, IVFIndex):
+            index.nprobe = nprobe
 
     def keep(self, versions: Sequence[int]) -> None:
         """Free all other versions, and what exact searches of these needed."""
         self._sets = {version: held for version, held in self._sets.items() if version in versions}
         for held in self._sets.values():
-            held.forget_exhaustive()
+            held.free_exhaustive()
 
-    def own(self, version: int, ids_n: Ids, k: int, bounds_S2d: Floats, exact: bool = False) -> Part:
-        """The neighbours of those of the samples that are held here; ``exact`` also where the index has cells."""
+    def search_local(self, version: int, ids_n: Ids, k: int, bounds_S2d: Floats, exact: bool = False) -> LocalAnswer:
+        """The k nearest samples held here of those of the samples that are held here.
+
+        Args:
+            version: Version of the index.
+            ids_n: Samples asked about, ascending.
+            k: Neighbours of each.
+            bounds_S2d: Boxes of all shards' points.
+            exact: Whether to miss nothing, also where an IVF index is searched.
+        """
         held = self._set(version)
         held_n, rows_m = held.find(ids_n)
         place_m = np.flatnonzero(held_n)
-        found = held.around_own(rows_m, k, exact=exact)
+        found = held.search_samples(rows_m, k, exact=exact)
         others = np.arange(len(bounds_S2d)) != self._number
-        far = np.flatnonzero(reached(held.points(rows_m), found.radius, bounds_S2d[others]).any(axis=1))
-        return Part(
+        border = np.flatnonzero(reaches_boxes(held.points(rows_m), found.radius, bounds_S2d[others]).any(axis=1))
+        return LocalAnswer(
             place=place_m,
             ids=found.ids.astype(np.int32),
             squared=found.squared.astype(np.float32),
-            far=Far(
+            border=BorderQueries(
                 shard=self._number,
-                place=place_m[far],
-                own=ids_n[place_m[far]],
-                points=held.points(rows_m[far]),
-                known=found.rows(far),
+                place=place_m[border],
+                ids=ids_n[place_m[border]],
+                points=held.points(rows_m[border]),
+                known=found.rows(border),
             ),
         )
 
-    def help(self, version: int, k: int, exact: bool, *parts: Part) -> list[Help]:
-        """What the samples held here add to the other shards' answers."""
+    def search_border(self, version: int, k: int, exact: bool, *parts: LocalAnswer) -> list[BorderAnswer]:
+        """The k nearest samples held here of the other shards' border queries; one answer for each shard with any."""
         held = self._set(version)
         bounds_12d = held.bounds()[None]
         answers = []
-        for far in (part.far for part in parts if part.far.shard != self._number and len(part.far.place)):
-            rows_r = np.flatnonzero(reached(far.points, far.known.radius, bounds_12d)[:, 0])
-            found = held.around(far.points[rows_r], far.own[rows_r], k, exact=exact)
-            answers.append(Help(place=far.place[rows_r], found=found))
+        for border in (part.border for part in parts if part.border.shard != self._number and len(part.border.place)):
+            rows_r = np.flatnonzero(reaches_boxes(border.points, border.known.radius, bounds_12d)[:, 0])
+            found = held.search_points(border.points[rows_r], border.ids[rows_r], k, exact=exact)
+            answers.append(BorderAnswer(place=border.place[rows_r], found=found))
         return answers
 
-    def around(self, version: int, points_nd: Points, k: int) -> Nearest:
+    def search_points(self, version: int, points_nd: Points, k: int) -> Nearest:
         """The nearest samples held here of new points; equally far ones by id."""
-        return self._set(version).around(points_nd, np.zeros(len(points_nd), dtype=np.int64), k)
+        return self._set(version).search_points(points_nd, np.zeros(len(points_nd), dtype=np.int64), k)
 
     def finish(self, then: Callable[..., Any], ids_n: Ids, num_samples: int, *answers: Any) -> tuple[Any, None]:
         """What ``then`` makes of the neighbour ids and squared distances [n, k] that all shards together found.
 
         The second value says that it is done to one who does not want to see the first.
         """
-        return then(*join(ids_n, num_samples, answers)), None
+        return then(*join_answers(ids_n, num_samples, answers)), None
 
     def stack(self, *rows: NDArray[Any]) -> tuple[NDArray[Any], None]:
         """One array of several that follow each other."""
@@ -119,14 +134,16 @@ class IndexShard:
         return self._sets[version]
 
 
-def together(shards: Sequence[IndexShard], version: int, ids_n: Ids, k: int, facts: Sequence[PartFacts]) -> list[Any]:
-    """What all shards answer about some samples, one after the other in this process; for :func:`join`."""
+def answer_in_process(
+    shards: Sequence[IndexShard], version: int, ids_n: Ids, k: int, facts: Sequence[IndexShardFacts]
+) -> list[Any]:
+    """What all shards answer about some samples, one after the other in this process; for :func:`join_answers`."""
     bounds_S2d = np.stack([fact.bounds for fact in facts])
-    parts = [shard.own(version, ids_n, k, bounds_S2d) for shard in shards]
-    return [*parts, *(shard.help(version, k, False, *parts) for shard in shards)]
+    parts = [shard.search_local(version, ids_n, k, bounds_S2d) for shard in shards]
+    return [*parts, *(shard.search_border(version, k, False, *parts) for shard in shards)]
 
 
-def load_rows(first: int, stop: int, starts: Sequence[int], *rows: Points) -> tuple[Ids, Points]:
+def load_id_range(first: int, stop: int, starts: Sequence[int], *rows: Points) -> tuple[Ids, Points]:
     """Samples first..stop-1 from arrays of consecutive rows that begin at the ids ``starts``."""
     pieces = [
         array[max(first - start, 0) : stop - start]

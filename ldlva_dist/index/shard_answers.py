@@ -10,21 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.index.backends import Backend
-from ldlva_dist.index.exact_search import Points, squared_length
-from ldlva_dist.index.nearest import Floats, Ids, Nearest, merge
+from ldlva_dist.index.backends import Backend, Points
+from ldlva_dist.index.exact_search import squared_length
+from ldlva_dist.index.nearest import Floats, Ids, Nearest, merge_nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartFacts:
+class IndexShardFacts:
     """What a shard holds of one version."""
 
     num_samples: int
+    """Samples held."""
     bounds: Floats
     """[2, d] the box around its points."""
     backend: Backend
-    num_cells: int
-    """Cells of an IVF index; 0 for one that misses nothing."""
+    nlist: int
+    """Inverted lists of an IVF index; 0 for one that misses nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +34,11 @@ class IndexFacts:
 
     version: int
     num_samples: int
-    shards: tuple[PartFacts, ...]
+    shards: tuple[IndexShardFacts, ...]
     recall: float = 1.0
-    """Share of the true neighbours found, measured where shards look into cells; else nothing is missed."""
-    probes: int = 0
-    """Cells that each shard looks into; 0 without cells."""
+    """Share of the true neighbours found, measured where shards search inverted lists; else nothing is missed."""
+    nprobe: int = 0
+    """Inverted lists that each shard searches for a query; 0 without lists."""
 
     @property
     def bounds(self) -> Floats:
@@ -46,11 +47,11 @@ class IndexFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SearchResult:
     """The answer to a search."""
 
     version: int
-    """Of the index that the whole answer is from."""
+    """Version of the index that the whole answer is from."""
     ids: Ids
     """[n, k] nearest first, equally far ones by id."""
     squared: Floats
@@ -58,27 +59,28 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class LocalAnswer:
     """A shard's answer about those samples of a question that it holds."""
 
     place: Ids
-    """[m] where they stand in the question."""
+    """[m] place of each sample in the question."""
     ids: NDArray[np.int32]
     """[m, k]"""
     squared: NDArray[np.float32]
     """[m, k]"""
-    far: "Far"
+    border: "BorderQueries"
+    """Those of the samples whose neighbours may lie in other shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Far:
-    """Queries that reach the boxes of other shards, and the neighbours that are known so far."""
+class BorderQueries:
+    """Samples of one shard that reach the boxes of other shards, and their neighbours known so far."""
 
     shard: int
     place: Ids
-    """[r]"""
-    own: Ids
-    """[r] their own ids."""
+    """[r] place of each sample in the question."""
+    ids: Ids
+    """[r] ids of the samples."""
     points: Points
     """[r, d]"""
     known: Nearest
@@ -86,39 +88,48 @@ class Far:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Help:
-    """What another shard's samples add to the far queries of one shard."""
+class BorderAnswer:
+    """Nearest samples of another shard for the border queries of one."""
 
     place: Ids
-    """[r] of those that reach it."""
+    """[r] place in the question of each query that reaches the other shard's box."""
     found: Nearest
     """[r, k]"""
 
 
-def join(
-    ids_n: Ids, num_samples: int, answers: Sequence[Part | list[Help]]
+def join_answers(
+    ids_n: Ids, num_samples: int, answers: Sequence[LocalAnswer | list[BorderAnswer]]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Neighbour ids and squared distances [n, k] from the parts and the help of all shards, as one index has them."""
-    parts = [answer for answer in answers if isinstance(answer, Part)]
+    """The answers of all shards about ``ids_n`` put together.
+
+    Args:
+        ids_n: Samples asked about.
+        num_samples: N, for ties.
+        answers: Local answers and border answers of all shards, in any order.
+
+    Returns:
+        Neighbour ids [n, k] and squared distances [n, k], as one index has them.
+    """
+    parts = [answer for answer in answers if isinstance(answer, LocalAnswer)]
     k = parts[0].ids.shape[1]
     ids_nk, squared_nk = np.empty((len(ids_n), k), dtype=np.int32), np.empty((len(ids_n), k), dtype=np.float32)
     for part in parts:
         ids_nk[part.place], squared_nk[part.place] = part.ids, part.squared
 
-    far = np.sort(np.concatenate([part.far.place for part in parts]))
-    best = Nearest(ids=np.empty((len(far), k), dtype=np.int64), squared=np.empty((len(far), k)))
+    place = np.sort(np.concatenate([part.border.place for part in parts]))
+    best = Nearest(ids=np.empty((len(place), k), dtype=np.int64), squared=np.empty((len(place), k)))
     for part in parts:
-        rows = np.searchsorted(far, part.far.place)
-        best.ids[rows], best.squared[rows] = part.far.known.ids, part.far.known.squared
-    for helped in (one for answer in answers if not isinstance(answer, Part) for one in answer):
-        rows = np.searchsorted(far, helped.place)
-        merged = merge(best.rows(rows), helped.found, ids_n[helped.place], num_samples)
+        rows = np.searchsorted(place, part.border.place)
+        best.ids[rows], best.squared[rows] = part.border.known.ids, part.border.known.squared
+    for border in (one for answer in answers if not isinstance(answer, LocalAnswer) for one in answer):
+        rows = np.searchsorted(place, border.place)
+        merged = merge_nearest(best.rows(rows), border.found, ids_n[border.place], num_samples)
         best.ids[rows], best.squared[rows] = merged.ids, merged.squared
-    ids_nk[far], squared_nk[far] = best.ids, best.squared
+    ids_nk[place], squared_nk[place] = best.ids, best.squared
     return ids_nk, squared_nk
 
 
-def reached(points_nd: Points, radius_n: Floats, bounds_S2d: Floats) -> NDArray[np.bool_]:
+def reaches_boxes(points_nd: Points, radius_n: Floats, bounds_S2d: Floats) -> NDArray[np.bool_]:
     """[n, S] whether a box has room for a neighbour that is as near as the last one known."""
     reached = [box_distance(points_nd, bounds_2d) <= radius_n for bounds_2d in bounds_S2d]
     return np.stack(reached, axis=1) if reached else np.zeros((len(points_nd), 0), dtype=bool)

@@ -14,13 +14,13 @@ from ldlva_dist.index.nearest import Floats, Ids, Nearest
 _ID_BITS = 31
 
 
-class Members:
+class SamplesByPoint:
     """The samples on each distinct point. In the plane the points' numbers follow a Z-order curve."""
 
     def __init__(self, ids_M: Ids, points_Md: NDArray[np.floating[Any]], num_samples: int) -> None:
         order_M, is_first_M = _grouped(points_Md)
         self._num_samples = num_samples
-        self._members_M = ids_M[order_M]  # by point, then by id
+        self._samples_M = ids_M[order_M]  # by point, then by id
         self._start_U = np.flatnonzero(is_first_M)
         self.count_U = np.diff(self._start_U, append=len(ids_M))
         """[U] samples on each point."""
@@ -29,18 +29,18 @@ class Members:
         self.point_M = np.empty(len(ids_M), dtype=np.int64)
         """[M] number of the point that each sample lies on."""
         self.point_M[order_M] = np.cumsum(is_first_M) - 1
-        self._key_M = self.point_M[order_M] * num_samples + self._members_M
+        self._key_M = self.point_M[order_M] * num_samples + self._samples_M
 
     def first(self, points: Ids) -> Ids:
         """The sample with the lowest id on each of the points, an array of any shape."""
-        return self._members_M[self._start_U[points]]
+        return self._samples_M[self._start_U[points]]
 
     def next_on(self, point_b: Ids, ids_b: Ids, k: int) -> Ids:
         """[b, k] the next ids after each query's own on its point of more than k samples, round and round."""
         place_bk = (self._place_after(point_b, ids_b)[:, None] + np.arange(k)) % self.count_U[point_b][:, None]
-        return self._members_M[self._start_U[point_b][:, None] + place_bk]
+        return self._samples_M[self._start_U[point_b][:, None] + place_bk]
 
-    def by_turn(self, ids_b: Ids, point_bq: Ids, squared_bq: Floats, k: int, *, skip_own: bool) -> Nearest:
+    def by_turn(self, ids_b: Ids, point_bq: Ids, squared_bq: Floats, k: int, *, skip_self: bool) -> Nearest:
         """The first k samples on the candidate points (those at infinity do not count), by distance, then by turn.
 
         A sample's turn is (its id - the query's) mod N. Of a point with more than k samples only the k whose turn comes
@@ -54,12 +54,12 @@ class Members:
         count_e = self.count_U[point_e]
         place_e = np.zeros_like(point_e)
         many = np.flatnonzero(count_e > k)
-        place_e[many] = self._place_after(point_e[many], ids_b[row_e[many]] - (not skip_own))
+        place_e[many] = self._place_after(point_e[many], ids_b[row_e[many]] - (not skip_self))
 
         pair, step = _ragged(np.minimum(count_e, k))
         place = (place_e[pair] + step) % count_e[pair]
-        turn = (self._members_M[self._start_U[point_e[pair]] + place] - ids_b[row_e[pair]]) % self._num_samples
-        key = ((row_e * (width + 1) + rank_e)[pair] << _ID_BITS | turn)[turn >= skip_own]
+        turn = (self._samples_M[self._start_U[point_e[pair]] + place] - ids_b[row_e[pair]]) % self._num_samples
+        key = ((row_e * (width + 1) + rank_e)[pair] << _ID_BITS | turn)[turn >= skip_self]
         key.sort()
         begin_b = np.searchsorted(key, np.arange(len(point_bq)) * (width + 1) << _ID_BITS)
         key_bk = key[begin_b[:, None] + np.arange(k)]

@@ -8,8 +8,8 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError
 from ldlva_dist.index.graph import GraphInfo, count_samples, graph_folders, impossible, read_graph_info, read_part
 
-ROWS = 65_536
-TOLERANCE = 1e-5
+CHECK_ROWS = 65_536
+DISTANCE_TOLERANCE = 1e-5
 """Of squared distances: the manifest's float32 points against what was stored."""
 
 
@@ -41,7 +41,7 @@ def check_part(dataset: Dataset, folder: str, graph: GraphInfo, part: int) -> li
         return [f"{name}: part {part} cannot be read: {error}"]
     if findings:
         return [f"{name}: {finding}" for finding in findings]
-    begins = range(0, len(held), ROWS)
+    begins = range(0, len(held), CHECK_ROWS)
     far = [begin for begin in begins if not _fits(va_N2, held.start + begin, ids_nK, squared_nK, begin)]
     where = f"from sample {held.start + far[0]} on" if far else ""
     return [f"{name}: distances are not those of the valence-arousal, {where}"] if far else []
@@ -50,15 +50,15 @@ def check_part(dataset: Dataset, folder: str, graph: GraphInfo, part: int) -> li
 def _check_order(ids_nK: NDArray[np.int32], squared_nK: NDArray[np.float32], first: int, graph: GraphInfo) -> list[str]:
     wrong = {"has a neighbour twice": np.diff(np.sort(ids_nK, axis=1), axis=1) == 0}
     if not graph.imported:
-        wrong["has neighbours out of order"] = np.diff(squared_nK, axis=1) < -TOLERANCE
+        wrong["has neighbours out of order"] = np.diff(squared_nK, axis=1) < -DISTANCE_TOLERANCE
     return [count_samples(what, mask.any(axis=1), first) for what, mask in wrong.items() if mask.any()]
 
 
 def _fits(va_N2: NDArray[np.float32], first: int, ids_nK: NDArray, squared_nK: NDArray, begin: int) -> bool:
     """Whether ROWS rows from ``begin`` on have the distances that their points have."""
-    ids_rK, squared_rK = ids_nK[begin : begin + ROWS], squared_nK[begin : begin + ROWS]
+    ids_rK, squared_rK = ids_nK[begin : begin + CHECK_ROWS], squared_nK[begin : begin + CHECK_ROWS]
     expected_rK = np.square(va_N2[ids_rK] - va_N2[first : first + len(ids_rK), None]).sum(axis=2)
-    return bool((np.abs(expected_rK - squared_rK) <= TOLERANCE * (1 + expected_rK)).all())
+    return bool((np.abs(expected_rK - squared_rK) <= DISTANCE_TOLERANCE * (1 + expected_rK)).all())
 
 
 def check_version(info: DatasetInfo, folder: str, graph: GraphInfo) -> list[str]:

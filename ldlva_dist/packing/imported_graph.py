@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.shards import key_apart, sanitise_key
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.index.graph import K_MAX, PART_ROWS, GraphInfo, part_ids, write_part, writing
+from ldlva_dist.index.graph import GRAPH_PART_ROWS, K_MAX, GraphInfo, part_ids, write_part, writing
 from ldlva_dist.packing.sources.user_columns import USUAL_NAMES, columns_present
 from ldlva_dist.packing.tables.csv_file import csv_columns, read_csv
 
@@ -42,7 +42,7 @@ class NeighborTable:
 
 
 def import_graph(
-    dataset: Dataset, neighbors: NeighborTable, *, k_min: int = 8, part_rows: int = PART_ROWS
+    dataset: Dataset, neighbors: NeighborTable, *, k_min: int = 8, part_rows: int = GRAPH_PART_ROWS
 ) -> GraphInfo:
     """Store the neighbours that the table names which the data set was packed from.
 

@@ -33,7 +33,7 @@ from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
-from ldlva_dist.training.neighbors.feature_graphs import Builder, FeatureGraphs, Rebuilds, plan_rebuilds
+from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs, GraphBuilder, Rebuilds, plan_rebuilds
 from ldlva_dist.training.neighbors.warm_start import fill_bank, steps_of_one_pass
 from ldlva_dist.training.network import backbone_of, build_model, restored_model
 from ldlva_dist.training.rank_votes import Agreement
@@ -238,7 +238,7 @@ def _feature_graphs(
     if dist.get_rank() != 0:
         return FeatureGraphs(rebuilds)
     index = resources.index.client(config.training.timeout_s)
-    return FeatureGraphs(rebuilds, Builder(client, index, config.neighbors.num_neighbors))
+    return FeatureGraphs(rebuilds, GraphBuilder(client, index, config.neighbors.num_neighbors))
 
 
 def _schedule(config: RunConfig, plan: Plan) -> Schedule:

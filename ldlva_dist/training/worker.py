@@ -49,10 +49,10 @@ class Worker:
 
         A graph that is due is begun between the write of one step and the question for the next.
         """
-        self.graphs.go_on(self.state.step)
+        self.graphs.rebuild_if_due(self.state.step)
         for pair in prefetch_neighbors(self.batches, self.client, self.meters, self.images, self.graphs.graph_of):
             yield pair
-            self.graphs.go_on(self.state.step)
+            self.graphs.rebuild_if_due(self.state.step)
 
     def step(self, batch: Batch, lookup: StepLookup | None) -> StepOutputs:
         """Learn from a batch."""

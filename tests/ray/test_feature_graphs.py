@@ -21,7 +21,7 @@ from ldlva_dist.index.service import IndexService, start_index
 from ldlva_dist.messages import BankUpdate
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
-from ldlva_dist.training.neighbors.feature_graphs import Builder
+from ldlva_dist.training.neighbors.feature_graphs import GraphBuilder
 from testing.tiny_runs import losses, table, tiny_run
 
 N, C, V, K, SHARDS = 60, 3, 5, 4, 3
@@ -77,7 +77,7 @@ def test_a_graph_is_of_the_newest_features_the_pending_ones_too(service: Neighbo
     newest[order[-12:]] = new[order[-12:]]  # written in the last step, visible to no read yet
 
     step = N // 12
-    builder = Builder(client, index.client(30.0), K)
+    builder = GraphBuilder(client, index.client(30.0), K)
     builder.build(1, client.take_features(step, 1))
     lookup = client.find(step, np.arange(N), graph=1).ask().collect()
     found = lookup.neighbors

@@ -153,7 +153,7 @@ def test_a_rebuild_that_fails_leaves_the_old_version_in_use(client, tmp_path):
 
 
 def test_graph_rows_of_features_are_those_of_the_naive_loop_whatever_the_parts_and_ranges(client, monkeypatch):
-    monkeypatch.setattr("ldlva_dist.index.client.BLOCK_ROWS", 64)
+    monkeypatch.setattr("ldlva_dist.index.client.GRAPH_BLOCK_ROWS", 64)
     features = np.random.default_rng(3).normal(size=(400, 20)).astype(np.float16)
     features[::5] = features[0]
     parts = [features[:130], ray.put(features[130:131]), ray.put(features[131:])]
@@ -170,7 +170,7 @@ def test_graph_rows_of_features_are_those_of_the_naive_loop_whatever_the_parts_a
     assert rows[0].dtype == np.int32
 
 
-def test_cells_are_looked_into_until_the_measured_recall_is_what_was_asked_for(cluster):
+def test_nprobe_grows_until_the_measured_recall_is_what_was_asked_for(cluster):
     features = np.random.default_rng(4).normal(size=(20_000, 12)).astype(np.float32)
     service = start_index(2, min_recall=0.8, backend="faiss_cpu", actor_options=OPTIONS)
     try:
@@ -183,8 +183,8 @@ def test_cells_are_looked_into_until_the_measured_recall_is_what_was_asked_for(c
     flat.add(features)
     expected = flat.search(features[:2000], 9)[1][:, 1:]
     recall = (ids[:, :, None] == expected[:, None]).any(axis=2).mean()
-    assert all(shard.num_cells > 0 for shard in facts.shards)
-    assert 0 < facts.probes < facts.shards[0].num_cells
+    assert all(shard.nlist > 0 for shard in facts.shards)
+    assert 0 < facts.nprobe < facts.shards[0].nlist
     assert facts.recall >= 0.8
     assert abs(recall - facts.recall) < 0.03
 
@@ -195,7 +195,7 @@ def loaded_modules(ids: NDArray, squared: NDArray) -> list[str]:
 
 def test_an_index_actor_never_imports_torch(client, service, tmp_path):
     client.build_from_dataset(write_dataset(tmp_path / "set", plane(50)))
-    answers = client._questions(client.facts).ask([(np.arange(50), loaded_modules)], 3)
+    answers = client._queries(client.facts).ask([(np.arange(50), loaded_modules)], 3)
     [modules] = ray.get(answers, timeout=60)
     assert "ldlva_dist.index.shard" in modules
     assert "torch" not in modules

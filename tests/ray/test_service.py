@@ -243,7 +243,7 @@ def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_w
         waits.set()
         return get_all(*arguments)
 
-    def go_on() -> float:
+    def say_what_is_missing() -> float:
         """The seconds from when rank 0 surely waits, and its read is surely held, until rank 1 says something."""
         assert waits.wait(20)
         ray.get([shard.facts.remote() for shard in service.shards], timeout=20)
@@ -256,7 +256,7 @@ def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_w
 
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        held = pool.submit(go_on)
+        held = pool.submit(say_what_is_missing)
         asked = clients[0].find(2, ids).ask()
         monkeypatch.setattr("ldlva_dist.bank.channel.get_all", note_wait)
         asked.collect()

@@ -55,7 +55,7 @@ def plan_rebuilds(plan: Plan, epochs: float, every_epochs: float) -> Rebuilds:
 
 
 @dataclass(frozen=True)
-class Builder:
+class GraphBuilder:
     """Passes references between bank and index; the features and graphs themselves stay with their actors."""
 
     client: NeighborClient
@@ -77,7 +77,7 @@ class FeatureGraphs:
     Lookups of a step whose graph is not there yet wait for it, so a run repeats however fast the index is.
     """
 
-    def __init__(self, rebuilds: Rebuilds, builder: Builder | None = None) -> None:
+    def __init__(self, rebuilds: Rebuilds, builder: GraphBuilder | None = None) -> None:
         self._rebuilds, self._builder = rebuilds, builder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="graphs")
         self._work: Future[None] | None = None
@@ -86,10 +86,13 @@ class FeatureGraphs:
         """The graph that the neighbours of a step come from."""
         return self._rebuilds.graph_of(step)
 
-    def go_on(self, step: int) -> None:
-        """Begin a graph where one is due; to be called between the write of step - 1 and the question for step + 1.
+    def rebuild_if_due(self, step: int) -> None:
+        """Begin the graph whose features are due before ``step``, in the background.
 
-        An error of the graph that is being built comes out here.
+        To be called between the write of step - 1 and the question for step + 1: the client refuses it elsewhere.
+
+        Raises:
+            LdlvaError: of the graph that is being built, as soon as it has failed.
         """
         if self._work and self._work.done():
             self._work.result()

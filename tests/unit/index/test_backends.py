@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from ldlva_dist.errors import SettingError
-from ldlva_dist.index.backends import build_index, resolve
+from ldlva_dist.index.backends import build_index, resolve_backend
 
 
 @pytest.mark.parametrize("backend", ["kdtree", "faiss_cpu"])
@@ -38,5 +38,5 @@ def test_the_error_that_faiss_declares_covers_its_distances_between_close_points
 def test_without_a_gpu_faiss_gpu_is_refused_and_auto_is_a_tree_in_the_plane_only():
     with pytest.raises(SettingError, match=r"faiss_gpu must find a GPU .* got none"):
         build_index(np.zeros((3, 2), dtype=np.float32), "faiss_gpu")
-    assert resolve("auto") == "kdtree"
-    assert resolve("auto", dimensions=512) == "faiss_cpu"
+    assert resolve_backend("auto") == "kdtree"
+    assert resolve_backend("auto", dimensions=512) == "faiss_cpu"

@@ -8,13 +8,13 @@ import pytest
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError, SettingError
-from ldlva_dist.index.backends import CellIndex
+from ldlva_dist.index.backends import IVFIndex
 from ldlva_dist.index.exact_search import PointSet
 from ldlva_dist.index.graph import build_graph, nearest_neighbors
-from ldlva_dist.index.nearest import Nearest, merge
+from ldlva_dist.index.nearest import Nearest, merge_nearest
 from ldlva_dist.index.plane_cut import cut_dataset, cut_plane, in_box, load_box
-from ldlva_dist.index.shard import IndexShard, load_rows, together
-from ldlva_dist.index.shard_answers import join
+from ldlva_dist.index.shard import IndexShard, answer_in_process, load_id_range
+from ldlva_dist.index.shard_answers import join_answers
 from tests.unit.index.test_graph import naive, point_sets, write_dataset
 
 
@@ -40,7 +40,9 @@ def test_a_plane_in_boxes_has_the_neighbours_of_the_naive_loop_ties_included(nam
     shards, facts = cut_shards(points, num_shards)
     assert sum(fact.num_samples for fact in facts) == len(points)
     for k in (1, 8, 120):
-        ids, squared = join(np.arange(len(points)), len(points), together(shards, 1, np.arange(len(points)), k, facts))
+        ids, squared = join_answers(
+            np.arange(len(points)), len(points), answer_in_process(shards, 1, np.arange(len(points)), k, facts)
+        )
         expected_ids, expected_squared = naive(points, k)
         np.testing.assert_array_equal(ids, expected_ids)
         np.testing.assert_array_equal(squared, expected_squared)
@@ -50,7 +52,7 @@ def test_a_plane_in_boxes_has_the_neighbours_of_the_naive_loop_ties_included(nam
 def test_few_points_and_as_many_neighbours_as_others_on_more_shards_than_points(backend):
     points = np.array([[0, 0], [0, 0], [1, 0], [0.5, 0.5], [1, 0]], dtype=np.float32)
     shards, facts = cut_shards(points, 7, backend)
-    ids, squared = join(np.arange(5), 5, together(shards, 1, np.arange(5), 4, facts))
+    ids, squared = join_answers(np.arange(5), 5, answer_in_process(shards, 1, np.arange(5), 4, facts))
     np.testing.assert_array_equal(ids, naive(points, 4)[0])
     np.testing.assert_array_equal(squared, naive(points, 4)[1])
 
@@ -59,17 +61,17 @@ def test_a_question_about_some_samples_gets_their_rows_of_the_whole():
     points = point_sets()["mixed"].astype(np.float32)
     shards, facts = cut_shards(points, 4)
     asked = np.array([3, 70, 71, 280])
-    ids, _ = join(asked, len(points), together(shards, 1, asked, 5, facts))
+    ids, _ = join_answers(asked, len(points), answer_in_process(shards, 1, asked, 5, facts))
     np.testing.assert_array_equal(ids, nearest_neighbors(points, 5)[0][asked])
 
 
 def test_few_samples_reach_another_box():
     points = np.random.default_rng(5).uniform(-1, 1, (20_000, 2)).astype(np.float32)
     shards, facts = cut_shards(points, 4)
-    answers = together(shards, 1, np.arange(20_000), 8, facts)
+    answers = answer_in_process(shards, 1, np.arange(20_000), 8, facts)
     asked_twice = sum(len(helped.place) for answer in answers[4:] for helped in answer)
     assert 0 < asked_twice < 0.1 * 20_000
-    np.testing.assert_array_equal(join(np.arange(20_000), 20_000, answers)[0], nearest_neighbors(points, 8)[0])
+    np.testing.assert_array_equal(join_answers(np.arange(20_000), 20_000, answers)[0], nearest_neighbors(points, 8)[0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -85,11 +87,11 @@ def test_features_cut_by_id_have_the_neighbours_of_the_naive_loop(kind, dtype):
     shards = [IndexShard(number) for number in range(4)]
     parts = features[:90], features[90:]
     facts = [
-        shard.prepare(1, 210, partial(load_rows, bounds[i], bounds[i + 1], [0, 90]), *parts)
+        shard.prepare(1, 210, partial(load_id_range, bounds[i], bounds[i + 1], [0, 90]), *parts)
         for i, shard in enumerate(shards)
     ]
     for k in (1, 8, 209):
-        ids, squared = join(np.arange(210), 210, together(shards, 1, np.arange(210), k, facts))
+        ids, squared = join_answers(np.arange(210), 210, answer_in_process(shards, 1, np.arange(210), k, facts))
         np.testing.assert_array_equal(ids, naive(features, k)[0])
         np.testing.assert_array_equal(squared, naive(features, k)[1])
 
@@ -97,10 +99,10 @@ def test_features_cut_by_id_have_the_neighbours_of_the_naive_loop(kind, dtype):
 def test_rows_that_are_missing_or_no_numbers_are_refused():
     rows = np.zeros((10, 3), dtype=np.float32)
     with pytest.raises(NeighborServiceError, match=r"rows of samples 5\.\.24 must be given"):
-        load_rows(5, 25, [0, 10], rows, rows)
+        load_id_range(5, 25, [0, 10], rows, rows)
     rows[7] = np.nan
     with pytest.raises(NeighborServiceError, match="finite"):
-        load_rows(0, 10, [0], rows)
+        load_id_range(0, 10, [0], rows)
 
 
 def test_boxes_are_the_whole_plane_and_hold_about_equally_many():
@@ -126,7 +128,7 @@ def test_all_samples_of_a_point_lie_in_one_box():
 
 
 def test_a_shard_loads_its_box_of_the_training_samples_from_the_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr("ldlva_dist.index.plane_cut.READ_ROWS", 7)
+    monkeypatch.setattr("ldlva_dist.index.plane_cut.BOX_READ_ROWS", 7)
     va = np.random.default_rng(9).uniform(-1, 1, (60, 2)).astype(np.float32)
     uri = write_dataset(tmp_path / "set", va, num_train=50)
     loaded = [load_box(Dataset.open(uri), box) for box in cut_dataset(Dataset.open(uri), 3)]
@@ -155,9 +157,9 @@ def test_merging_orders_by_distance_and_then_by_the_turn_from_the_own_id():
         ),
         squared=np.array([[1.0, 1.0]]),
     )
-    assert merge(one, other, np.array([0]), 10).ids.tolist() == [[1, 2]]
-    assert merge(one, other, np.array([7]), 10).ids.tolist() == [[8, 1]]
-    assert merge(one, other, np.array([7]), 10).squared.tolist() == [[1.0, 1.0]]
+    assert merge_nearest(one, other, np.array([0]), 10).ids.tolist() == [[1, 2]]
+    assert merge_nearest(one, other, np.array([7]), 10).ids.tolist() == [[8, 1]]
+    assert merge_nearest(one, other, np.array([7]), 10).squared.tolist() == [[1.0, 1.0]]
 
 
 def test_old_and_new_version_are_held_side_by_side_until_the_old_one_is_let_go():
@@ -165,51 +167,51 @@ def test_old_and_new_version_are_held_side_by_side_until_the_old_one_is_let_go()
     [shard], _ = cut_shards(points, 1)
     shard.prepare(2, 3, partial(given, np.arange(3), -points[::-1]))
     new_point = np.array([[3, 0]], dtype=np.float32)
-    assert shard.around(1, new_point, 1).ids.tolist() == [[2]]
-    assert shard.around(2, new_point, 1).ids.tolist() == [[2]]
-    assert shard.around(2, -new_point, 1).ids.tolist() == [[0]]
+    assert shard.search_points(1, new_point, 1).ids.tolist() == [[2]]
+    assert shard.search_points(2, new_point, 1).ids.tolist() == [[2]]
+    assert shard.search_points(2, -new_point, 1).ids.tolist() == [[0]]
     shard.keep([2])
     assert shard.versions() == [2]
     with pytest.raises(NeighborServiceError, match=r"version 1 is asked for, held are \[2\]"):
-        shard.around(1, new_point, 1)
+        shard.search_points(1, new_point, 1)
 
 
 def test_new_points_get_the_nearest_samples_equally_far_ones_by_id():
     points = np.array([[1, 0], [-1, 0], [0, 1], [5, 5], [1, 0]], dtype=np.float32)
     [shard], _ = cut_shards(points, 1)
-    found = shard.around(1, np.array([[0, 0], [1, 0]], dtype=np.float32), 4)
+    found = shard.search_points(1, np.array([[0, 0], [1, 0]], dtype=np.float32), 4)
     assert found.ids.tolist() == [[0, 1, 2, 4], [0, 4, 2, 1]]
     assert found.squared.tolist() == [[1, 1, 1, 1], [0, 0, 2, 4]]
 
 
-def test_cells_miss_neighbours_until_enough_of_them_are_looked_into_and_an_exact_search_misses_none():
-    features = np.random.default_rng(10).normal(size=(CellIndex.MIN_POINTS, 8)).astype(np.float32)
+def test_an_ivf_index_misses_neighbours_until_nprobe_is_high_enough_and_an_exact_search_misses_none():
+    features = np.random.default_rng(10).normal(size=(IVFIndex.MIN_POINTS, 8)).astype(np.float32)
     num_samples = len(features)
     shard = IndexShard(0, "faiss_cpu", min_recall=0.9)
-    fact = shard.prepare(1, num_samples, partial(load_rows, 0, num_samples, [0]), features)
+    fact = shard.prepare(1, num_samples, partial(load_id_range, 0, num_samples, [0]), features)
     asked = np.arange(0, num_samples, 50)
-    exact = shard.own(1, asked, 8, fact.bounds[None], exact=True).ids
+    exact = shard.search_local(1, asked, 8, fact.bounds[None], exact=True).ids
     search = faiss.IndexFlatL2(8)
     search.add(features)
     np.testing.assert_array_equal(np.sort(exact), np.sort(search.search(features[asked], 9)[1][:, 1:]))
     hits = []
-    for probes in (1, 8, fact.num_cells):
-        shard.set_probes(1, probes)
-        found = shard.own(1, asked, 8, fact.bounds[None]).ids
+    for nprobe in (1, 8, fact.nlist):
+        shard.set_nprobe(1, nprobe)
+        found = shard.search_local(1, asked, 8, fact.bounds[None]).ids
         assert (found >= 0).all()
         hits.append((found[:, :, None] == exact[:, None]).any(axis=2).mean())
     assert 0.2 < hits[0] < hits[1] < hits[2] == 1
 
 
-def test_a_query_that_finds_too_few_in_its_cells_looks_into_more():
+def test_a_query_that_finds_too_few_in_its_inverted_lists_searches_more():
     clumps = np.repeat(np.eye(20, 4) + np.arange(20)[:, None], 500, axis=0)
     points = (clumps + np.random.default_rng(11).normal(0, 0.01, clumps.shape)).astype(np.float32)
-    index = CellIndex(points)
+    index = IVFIndex(points)
     assert (index.search(points[:50], 2000)[1] >= 0).all()
 
 
 def test_an_empty_set_answers_with_nobody():
     empty = PointSet(np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.float32), 9)
-    found = empty.around(np.zeros((2, 2), dtype=np.float32), np.zeros(2, dtype=np.int64), 3)
+    found = empty.search_points(np.zeros((2, 2), dtype=np.float32), np.zeros(2, dtype=np.int64), 3)
     assert (found.ids == -1).all()
     assert np.isinf(found.squared).all()
