@@ -18,7 +18,7 @@ from ldlva_dist import storage
 from ldlva_dist.analysis import suspicion
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.bank.checkpoint_parts import GRAPH, newest
-from ldlva_dist.bank.records import Outputs, decode_features
+from ldlva_dist.bank.records import BankRows, decode_features
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
@@ -204,6 +204,6 @@ class TrainedRun:
         return self._records["versions"][rows] >= 0
 
 
-def _read_bank(checkpoint: Checkpoint, info: DatasetInfo) -> tuple[Outputs, Mapping[str, NDArray[np.int32]]]:
+def _read_bank(checkpoint: Checkpoint, info: DatasetInfo) -> tuple[BankRows, Mapping[str, NDArray[np.int32]]]:
     """Records of all training samples, and the neighbour graphs that were found anew, by name."""
     return newest(checkpoint.bank_files, info.num_train, bank_spec(checkpoint.config, info))
