@@ -122,7 +122,21 @@ def test_every_page_of_results_has_a_headline_and_is_linked() -> None:
     assert [page for page in pages if f"\n{page} " not in printed or f"({page}.md)" not in overview] == []
 
 
-def test_the_picture_of_the_rooms_has_every_room() -> None:
+def test_every_room_is_in_the_picture_and_says_what_to_read_first_as_the_page_does() -> None:
     picture = (ROOT / "docs" / "pictures" / "rooms.svg").read_text()
-    rooms = [path.parent.name for path in (ROOT / "ldlva_dist").glob("*/__init__.py")]
-    assert [room for room in rooms if f">{room}<" not in picture] == []
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for room in (ROOT / "ldlva_dist").glob("*/__init__.py"):
+        first = re.search(r"Read `([^`]+)` first", room.read_text())
+        assert f">{room.parent.name}<" in picture
+        assert first is None or re.search(rf"\| `{room.parent.name}/` \|.*\| `{re.escape(first[1])}` \|", page), room
+
+
+def test_members_of_the_reference_page_are_in_their_modules() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    missing = []
+    for block in page.split("::: ")[1:]:
+        module = ROOT / (block.split()[0].replace(".", "/") + ".py")
+        names = {getattr(node, "name", "") for node in ast.parse(module.read_text()).body}
+        listed = re.search(r"members: \[(.*)\]", block)
+        missing += [name for name in (listed[1].split(", ") if listed else ()) if name not in names]
+    assert missing == []
