@@ -68,6 +68,7 @@ check: setup ## lint, format, types, import contracts, layout
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	@$(BIN)/python -m bench.house
 
 house: setup ## rooms, arrows, names and docstrings, from the imports and the syntax, with their limits
 	@$(BIN)/python -m bench.house
