@@ -429,8 +429,9 @@ def test_a_service_is_found_drained_and_removed_by_its_name_and_another_one_is_n
 DRIVER = """
 import os, signal, sys
 import ray
-from ldlva_dist.bank.records import STATIC, BankSpec
+from ldlva_dist.bank.records import BankSpec
 from ldlva_dist.bank.service import shard_loads, start_service
+from ldlva_dist.dataset.dataset import Dataset
 address, dataset = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)
 loads = shard_loads(Dataset.open(dataset), k=2, num_shards=2)
