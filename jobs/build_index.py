@@ -4,14 +4,13 @@ import time
 from dataclasses import dataclass
 from typing import Annotated
 
-import ray
 import tyro
 
 from ldlva_dist.config import PlacementConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.backends import Backend, resolve_backend
-from ldlva_dist.index.graph import K_MAX, GraphInfo, build_graph, plan_graph
-from ldlva_dist.index.service import build_graph_with_actors
+from ldlva_dist.index.graph import K_MAX, GraphInfo
+from ldlva_dist.index.service import build_graph_by_size
 from ldlva_dist.packing.imported_graph import NeighborTable, import_graph
 from ldlva_dist.packing.sources.user_columns import USUAL_NAMES
 from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
@@ -19,9 +18,6 @@ from ldlva_dist.records.console import say
 from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.runtime import placement
 from ldlva_dist.values.settings import Count, NotNegative, Range, check_options
-
-SMALL = 100_000
-"""Samples below which starting actors takes longer than the search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +76,12 @@ def main() -> None:
 
 def build(arguments: Arguments) -> tuple[str, GraphInfo]:
     """Search, in this process or on the cluster; how it was done, and the graph."""
-    num_shards, gpus = arguments.num_shards, arguments.gpus_per_shard
+    options = placement.index_actor(PlacementConfig(gpus_per_index=arguments.gpus_per_shard))
     dataset, k_max, backend = Dataset.open(arguments.dataset), arguments.k_max, arguments.backend
-    planned = plan_graph(dataset, k_max)  # what is wrong with the data set is said before a cluster starts
-    if num_shards is None and planned.num_samples < SMALL:
-        num_shards = 1
-    if num_shards == 1 and not gpus:
-        return resolve_backend(backend), build_graph(dataset, k_max, backend)
-    placement.connect()
-    num_shards = num_shards or int(ray.cluster_resources()["CPU"])
-    options = placement.index_actor(PlacementConfig(gpus_per_index=gpus))
-    info = build_graph_with_actors(dataset, k_max, backend, num_shards=num_shards, actor_options=options)
-    return f"{backend} on {num_shards} actors", info
+    graph, num_actors = build_graph_by_size(
+        dataset, k_max, backend, num_shards=arguments.num_shards, actor_options=options
+    )
+    return f"{backend} on {num_actors} actors" if num_actors else resolve_backend(backend), graph
 
 
 if __name__ == "__main__":

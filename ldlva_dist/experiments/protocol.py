@@ -17,16 +17,14 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import Arm
-from ldlva_dist.index.graph import build_graph, copy_graphs, graph_infos, require_graph
-from ldlva_dist.index.service import build_graph_with_actors
+from ldlva_dist.index.graph import copy_graphs, graph_infos, require_graph
+from ldlva_dist.index.service import build_graph_by_size
 from ldlva_dist.packing.noisy_versions import Control, controlled
 from ldlva_dist.run.lease import Holder
 from ldlva_dist.runtime import placement
 from ldlva_dist.runtime.waiting import own_errors
 
 SELECTION_SEED = 0
-SMALL = 100_000
-"""Samples below which a graph is built in this process."""
 Figures = dict[str, float]
 
 
@@ -119,12 +117,7 @@ def _provide_graph(dataset: Dataset, version: Dataset, arm: Arm) -> None:
     if not arm.shuffle_va:
         copy_graphs(dataset, version)
     elif not any(info.num_neighbors >= k for _, info in graph_infos(version.uri)):
-        if version.info.num_train < SMALL:
-            build_graph(version, k)
-        else:
-            shards = int(ray.cluster_resources()["CPU"])
-            options = placement.index_actor(arm.config.placement)
-            build_graph_with_actors(version, k, num_shards=shards, actor_options=options)
+        build_graph_by_size(version, k, actor_options=placement.index_actor(arm.config.placement))
 
 
 def _run_all(

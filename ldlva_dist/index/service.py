@@ -12,13 +12,16 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import LdlvaError
 from ldlva_dist.index.backends import Backend
 from ldlva_dist.index.client import IndexClient
-from ldlva_dist.index.graph import GRAPH_PART_ROWS, K_MAX, GraphInfo, plan_graph, require_graph
+from ldlva_dist.index.graph import GRAPH_PART_ROWS, K_MAX, GraphInfo, build_graph, plan_graph, require_graph
 from ldlva_dist.index.queries import KIND
 from ldlva_dist.index.shard import IndexShard
+from ldlva_dist.runtime.connect import connect
 from ldlva_dist.runtime.waiting import get_all
 
 IndexActor = cast(Any, ray.remote)(concurrency_groups={"build": 1})(IndexShard)
 
+SMALL_SAMPLES = 100_000
+"""Samples below which starting actors takes longer than the search."""
 INDEX_START_TIMEOUT_S = 120.0
 GRAPH_TIMEOUT_S = 3600.0
 
@@ -61,6 +64,41 @@ def start_index(
         service.stop()
         raise
     return service
+
+
+def build_graph_by_size(
+    dataset: Dataset,
+    k_max: int = K_MAX,
+    backend: Backend = "auto",
+    *,
+    num_shards: int | None = None,
+    actor_options: dict[str, Any],
+) -> tuple[GraphInfo, int]:
+    """Build the graph of a data set in this process where that is faster, or else by actors on the cluster.
+
+    Args:
+        dataset: A data set with valence-arousal.
+        k_max: Neighbours K of each sample, or N - 1 where that is less.
+        backend: Library that searches; "auto" is what suits the place where it runs.
+        num_shards: Number of actors; None takes one for each CPU of the cluster, or none below SMALL_SAMPLES.
+        actor_options: Ray's options for each actor; with ``num_gpus`` there is always one.
+
+    Returns:
+        The graph, and the number of actors that built it, 0 for this process.
+
+    Raises:
+        SettingError: for a data set without valence-arousal; it is said before a cluster starts.
+    """
+    planned = plan_graph(dataset, k_max)
+    if num_shards is None and planned.num_samples < SMALL_SAMPLES:
+        num_shards = 1
+    if num_shards == 1 and not actor_options.get("num_gpus"):
+        return build_graph(dataset, k_max, backend), 0
+    connect()
+    num_shards = num_shards or int(ray.cluster_resources()["CPU"])
+    return build_graph_with_actors(
+        dataset, k_max, backend, num_shards=num_shards, actor_options=actor_options
+    ), num_shards
 
 
 def build_graph_with_actors(
