@@ -1,1 +1,1 @@
-"""A packed data set: its manifest, its shards and its images. Read `manifest.py` first."""
+"""A packed data set: its manifest, its shards and its images. Read `dataset.py` first."""
