@@ -1,12 +1,14 @@
-"""The plan: which rows global batch t trains on, as a pure function of (shard sizes, seed, t).
+"""The plan: which rows global batch t trains on, as a pure function of :class:`Plan` and t.
 
+A plan is made of shard sizes, seed, batch size, chunk rows and class balance, all of which a run keeps to its end.
 A shard is cut into *chunks* of up to ``chunk_rows`` consecutive rows, and these into *pieces* of half a window, the
 unit of reading. Epoch e is a permutation of all pieces by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd
 rows go round the lanes from epoch to epoch). The permutation keeps every lane in one Lth of the data set, another one
 each epoch, so that a batch, and a rank's share of it, has the mix of the whole even where the shards are in the order
 of classes. For the same end, over some batches, a window's two pieces are of the first and of the second half of the
 lane's Lth (bench/speed/shuffle.py).
-With class balance (balance.py) a chunk gives each row as often as the epoch wants it; what it gives is cut into pieces.
+With class balance (class_balance.py) a chunk gives each row as often as the epoch wants it; what it gives is cut into
+pieces.
 Lanes run on endlessly, and global batch t takes the next ``batch_size / L`` rows of every lane. A *superstep* is the
 stretch of steps that uses up one *window* of every lane; rows are shuffled inside a window, epoch by epoch.
 Nothing here knows how many workers there are: rank r of W merely serves lanes r, r + W, ... (DESIGN.md, section 1.2).

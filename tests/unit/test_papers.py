@@ -20,8 +20,8 @@ LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python )?((?:jobs|cluster)/\w+\.py)([^`\n]*)")
 WRITTEN = {"MODEL.md", "NAME.md"}
 """Files that jobs write."""
-STALE = {"agreement.py", "balance.py", "bench/RESULTS.md"}
-"""Old names in docstrings of checkpoint/saver, stream/plan and stream/pipeline: to be mended there, deleted here."""
+STALE = {"agreement.py", "bench/RESULTS.md"}
+"""Old names in docstrings of checkpoint/saver and stream/pipeline: to be mended there, deleted here."""
 FOLDERS = ("ldlva_dist", "jobs", "cluster", "bench", "testing")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -120,6 +120,12 @@ def test_every_page_of_results_has_a_headline_and_is_linked() -> None:
     overview = (RESULTS / "README.md").read_text()
     pages = [page.stem for page in RESULTS.glob("*.md") if page.name != "README.md"]
     assert [page for page in pages if f"\n{page} " not in printed or f"({page}.md)" not in overview] == []
+
+
+def test_every_page_is_in_the_menu_once() -> None:
+    menu = re.findall(r"^ +- .*: ([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    in_site = [str(page.relative_to(ROOT)).removeprefix("docs/") for page in PAGES if page != ROOT / "README.md"]
+    assert sorted(menu) == sorted(in_site)
 
 
 def test_every_room_is_in_the_picture_and_says_what_to_read_first_as_the_page_does() -> None:

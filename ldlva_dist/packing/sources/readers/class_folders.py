@@ -2,8 +2,8 @@
 
 SFEW 2.0 comes so: folders Train, Val and Test, in them Angry, Disgust, Fear, Happy, Neutral, Sad, Surprise. Its test
 labels are not public, so results are reported on Val: ``--train Train --test Val``. A class is found by the name of its
-folder, in any spelling that ``rows.ClassIndex`` knows, so the folders' order says nothing; files deeper inside belong
-to the class too.
+folder, in any spelling that classes/class_index.py knows, so the folders' order says nothing; files deeper inside
+belong to the class too.
 """
 
 import posixpath

@@ -60,7 +60,7 @@ function tellMarks(index) {
 }
 
 // RFC 4180: a field with a comma, quote or line break stands in quotes. An apostrophe goes before what a spreadsheet would
-// take for a formula; data/relabel.py takes it away again.
+// take for a formula; packing/relabel.py takes it away again.
 const field = (value) => [String(value)].map((text) => (/^[' ]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) ? `'${text}` : text)).map((text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text))[0];
 
 function csv() {
