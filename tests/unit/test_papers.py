@@ -131,10 +131,13 @@ def test_every_page_is_in_the_menu_once() -> None:
 def test_every_room_is_in_the_picture_and_says_what_to_read_first_as_the_page_does() -> None:
     picture = (ROOT / "docs" / "pictures" / "rooms.svg").read_text()
     page = (ROOT / "docs" / "architecture.md").read_text()
+    wrong = []
     for room in (ROOT / "ldlva_dist").glob("*/__init__.py"):
         first = re.search(r"Read `([^`]+)` first", room.read_text())
-        assert f">{room.parent.name}<" in picture
-        assert first is None or re.search(rf"\| `{room.parent.name}/` \|.*\| `{re.escape(first[1])}` \|", page), room
+        is_said = first is None or re.search(rf"\| `{room.parent.name}/` \|.*\| `{re.escape(first[1])}` \|", page)
+        if not is_said or f">{room.parent.name}<" not in picture:
+            wrong.append(room.parent.name)
+    assert wrong == []
 
 
 def test_members_of_the_reference_page_are_in_their_modules() -> None:
