@@ -1,7 +1,7 @@
 """Checkpoints are uploaded while training goes on, one at a time.
 
 A save copies the state and returns. Each rank uploads its files from a thread of its own, and the bank's shards theirs;
-when all have, which the ranks learn in the same step (agreement.py), rank 0 writes the list that makes the files a
+when all have, which the ranks learn in the same step (rank_votes.py), rank 0 writes the list that makes the files a
 checkpoint.
 """
 

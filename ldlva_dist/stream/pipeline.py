@@ -164,7 +164,7 @@ class _Breather(ExecutionCallback):
 
     With several finished blocks waiting to be trained on, the loop finds its tasks ready and may not read them; with
     one, and no CPU left for another task, it has nothing to wait for. Either way it starts over without a pause, 750
-    times a second, and would take a core, and the interpreter, from the training (bench/RESULTS.md). Where the training
+    times a second, and would take a core, and the interpreter, from the training (results/stream.md). Where training
     waits for data the loop starts a task, or sleeps by itself until one has something.
     """
 

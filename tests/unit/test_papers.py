@@ -20,8 +20,6 @@ LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python )?((?:jobs|cluster)/\w+\.py)([^`\n]*)")
 WRITTEN = {"MODEL.md", "NAME.md"}
 """Files that jobs write."""
-STALE = {"agreement.py", "bench/RESULTS.md"}
-"""Old names in docstrings of checkpoint/saver and stream/pipeline: to be mended there, deleted here."""
 FOLDERS = ("ldlva_dist", "jobs", "cluster", "bench", "testing")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -77,7 +75,7 @@ def test_files_and_links_of_a_page_are_there(page: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_named_in_docstrings_are_there(path: Path) -> None:
-    assert [name for text in docstrings(path) for name in unknown(text) if name not in STALE] == []
+    assert [name for text in docstrings(path) for name in unknown(text)] == []
 
 
 def test_files_named_by_help_are_there() -> None:
