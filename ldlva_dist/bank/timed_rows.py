@@ -3,7 +3,9 @@
 **A read for step t sees exactly all ranks' writes of the steps up to t - 2**, never more or less. In every step every
 rank sends one read and one write. Writes of step s stay apart until all of them and all reads of step s + 1 have come,
 and then become visible together; a read that comes too early waits. After the loss of a shard with ``on_loss=continue``
-its rows are those of the last checkpoint until the writes that follow are visible. n = rows, r = bytes of a record, V = feature width.
+its rows are those of the last checkpoint until the writes that follow are visible.
+
+n = rows, r = bytes of a record, V = feature width.
 """
 
 import numpy as np
