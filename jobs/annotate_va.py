@@ -45,7 +45,7 @@ class Common:
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Common):
-    """Valence-arousal of every row of all splits, by a regressor of your own. An interrupted job goes on where it was.
+    """Valence-arousal of every row of all splits, by a regressor of your own. An interrupted job resumes where it was.
 
     A TorchScript file is a program: it is run with your rights on every node, so use files that you trust.
     """

@@ -1,6 +1,6 @@
 """Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...; or read one again: verify DATASET.
 
-KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others. The same command goes on where an
+KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others. The same command resumes where an
 interrupted one stopped. `relabel` makes a version of a data set with corrected labels.
 """
 

@@ -1,7 +1,7 @@
 """Predict images: python jobs/predict.py {dataset,folder,parquet} --model RUN --output OUTPUT ...
 
 OUTPUT/predictions/*.parquet has a row for each image: key, class, entropy (nats), p_CLASS for each class. Images that
-cannot be read are listed in OUTPUT/rejected.parquet. The same command goes on where an interrupted one stopped.
+cannot be read are listed in OUTPUT/rejected.parquet. The same command resumes where an interrupted one stopped.
 """
 
 from dataclasses import dataclass, field

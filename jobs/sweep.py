@@ -1,7 +1,7 @@
 """Search K, gamma and learning rates: python jobs/sweep.py PRESET --data.dataset URI [--sweep.num-samples N ...].
 
 Every trial is a distributed run; all share one neighbour graph. Prints the trials, and writes best_config.json, which
-jobs/train.py --config takes. The same command goes on with an interrupted sweep.
+jobs/train.py --config takes. The same command resumes an interrupted sweep.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Train one run: python jobs/train.py PRESET --data.dataset URI [--SETTING VALUE ...].
 
-The same command goes on where the run stopped. `--config FILE.json` in place of the preset takes saved settings, such
+The same command resumes where the run stopped. `--config FILE.json` in place of the preset takes saved settings, such
 as a sweep's best_config.json.
 """
 

@@ -56,7 +56,7 @@ class RunLost(ClusterError):
 
 
 class RunStopped(LdlvaError):
-    """A run that was asked to stop and did; the same command goes on."""
+    """A run that was asked to stop and did; the same command resumes it."""
 
     exit_code = 130
 

@@ -157,7 +157,7 @@ class ShardChannel:
             try:
                 if lost and step is not None:
                     joining = [self.shards[i].rejoin.remote(self.token, self._world_size, step) for i in lost]
-                    get_all(joining, left, "to go on after a loss", lost)
+                    get_all(joining, left, "to continue after a loss", lost)
                 refs |= {i: send(i) for i in lost}
                 lost.clear()
                 return dict(zip(refs, get_all(list(refs.values()), left, what, list(refs)), strict=True))

@@ -44,7 +44,7 @@ class NeighborService:
     num_bytes: int
     """Memory of all shards' arrays."""
     on_loss: Literal["rollback", "continue"] = "rollback"
-    """What a client does about a lost shard: fail, or go on with it as soon as Ray has started it again."""
+    """What a client does about a lost shard: fail, or continue with it as soon as Ray has started it again."""
 
     def drain(self, timeout_s: float = 60.0) -> None:
         """Let the shards take what was sent before, and refuse everything after it."""
@@ -81,7 +81,7 @@ def start_service(
         loads: Of each shard, in id order.
         spec: What they store.
         actor_options: Ray's options for each of them (resources, scheduling, restarts).
-        reload: With it, clients go on after a loss (``bank.on_loss=continue``).
+        reload: With it, clients continue after a loss (``bank.on_loss=continue``).
     """
     shards: list[Any] = []
     try:

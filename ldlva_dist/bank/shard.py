@@ -65,7 +65,7 @@ class BankShard:
         Args:
             load: Gives places, labels and graph of the ids.
             spec: Form of the stored outputs.
-            reload: With it, a shard that was lost goes on from the run's last checkpoint.
+            reload: With it, a shard that was lost continues from the run's last checkpoint.
         """
         self._static, self._spec, self._reload = load(), spec, reload
         self._start, self._stop = self._static.start, self._static.start + len(self._static.static)
@@ -163,7 +163,7 @@ class BankShard:
     async def write_snapshot(self, token: str, step: int, uri: str) -> dict[str, Entry]:
         """Write the snapshot of ``step`` into the folder of a checkpoint, from a thread.
 
-        Waits for a graph that was being built when it was taken. A shard that was lost in between and goes on writes
+        Waits for a graph that was being built when it was taken. A shard that was lost in between and continues writes
         what the last checkpoint held.
 
         Returns:
@@ -204,7 +204,7 @@ class BankShard:
         return f"bank of ids {self._start}..{self._stop - 1}"
 
     async def _snapshot_of(self, token: str, step: int) -> BankSnapshot:
-        """The snapshot of a step; of a shard that was lost meanwhile and goes on, the rows of the last checkpoint."""
+        """The snapshot of a step; of a shard that was lost meanwhile and continues, the rows of the last checkpoint."""
         rows = self._attempt.rows
         may_be_lost = self._reload is not None and (rows is None or rows.after_loss)
         snapshot = None if may_be_lost and rows is None else self._attempt.require(token).snapshot

@@ -89,7 +89,7 @@ class Checkpoint(SavedFiles):
         if self.facts["plan_version"] != plan_version:
             raise DataError(
                 f"{self.uri} was trained by version {self.facts['plan_version']} of the plan, this program has version "
-                f"{plan_version}, which deals out the samples in another order: its run cannot go on; "
+                f"{plan_version}, which deals out the samples in another order: its run cannot be resumed; "
                 "it can be evaluated, and another run can begin under another name"
             )
 

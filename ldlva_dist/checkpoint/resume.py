@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest one that is whole. Every rank checks a share of its files."""
+"""Which checkpoint a run resumes from: the newest one that is whole. Every rank checks a share of its files."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,12 +41,12 @@ def newest_whole(run_uri: str, tell: Callable[[str], None]) -> Checkpoint | None
         raise DataError(f"no checkpoint of {run_uri} is whole: {'; '.join(damaged)}")
     if dist.get_rank() == 0:
         for fault in damaged + unfinished:
-            tell(f"{fault}: going on from {chosen.uri if chosen else 'the beginning'}")
+            tell(f"{fault}: resuming from {chosen.uri if chosen else 'the beginning'}")
     return chosen
 
 
 def require_fitting(run_uri: str, info: DatasetInfo, plan_version: int) -> None:
-    """Refuse, before a worker starts, a run whose newest readable checkpoint cannot be gone on from.
+    """Refuse, before a worker starts, a run whose newest readable checkpoint cannot be resumed from.
 
     Raises:
         SettingError: if the data set is not what the run was trained on.

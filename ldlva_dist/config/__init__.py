@@ -36,7 +36,7 @@ class RunConfig:
     """Everything one run is made of."""
 
     name: str = "run"
-    """The run's folder under storage_path; the same name and settings go on where the run stopped."""
+    """The run's folder under storage_path; the same name and settings resume where the run stopped."""
     storage_path: str = "runs"
     """Local folder or s3:// prefix that all nodes can write."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -86,7 +86,7 @@ class PlacementConfig:
 
     @property
     def min_workers(self) -> int:
-        """The fewest workers a run goes on with."""
+        """The fewest workers a run continues with."""
         return self._bounds[0]
 
     @property
@@ -96,7 +96,7 @@ class PlacementConfig:
 
     @property
     def is_elastic(self) -> bool:
-        """Whether the number of workers may change while a run goes on."""
+        """Whether the number of workers may change during a run."""
         return self.min_workers < self.max_workers
 
     @property

@@ -64,7 +64,7 @@ def compare_arms(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], N
 
     Raises:
         SettingError: if learning rates are to be chosen on a data set without a holdout, or settings do not fit it.
-        RunStopped: if a run was asked to stop; the same call goes on.
+        RunStopped: if a run was asked to stop; the same call resumes it.
     """
     arms = list(dict.fromkeys(arms))
     rates = {arm: arm.config.optim.lr for arm in arms}

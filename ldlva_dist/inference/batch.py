@@ -65,7 +65,7 @@ def predict_images(
     max_rejected: float,
     progress: Progress = lambda done, total: None,
 ) -> Predicted:
-    """Predict all images; goes on where an interrupted job with the same images and network stopped.
+    """Predict all images; resumes where an interrupted job with the same images and network stopped.
 
     Raises:
         SettingError: for an output that something else is in: answers for other images, or by another network.

@@ -42,7 +42,7 @@ class Inputs(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """Which images they are as they lie there now: what must be the same for answers to be gone on with."""
+        """Which images they are as they lie there now: what must be the same for earlier answers to be kept."""
         ...
 
     def blocks(self, begin: int, end: int) -> Iterator[Block]:

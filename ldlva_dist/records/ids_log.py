@@ -1,6 +1,6 @@
 """Which samples every step trained on: RUN/ids, written by each rank for itself (``training.log_ids``).
 
-A file holds one rank's steps between two checkpoints. A run that goes on at a checkpoint first drops the files of later
+A file holds one rank's steps between two checkpoints. A run that resumes at a checkpoint first drops the files of later
 steps, so what lies there is the lineage that survived.
 """
 

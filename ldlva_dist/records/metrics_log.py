@@ -17,14 +17,14 @@ REMOTE_FLUSH_S = 20.0
 
 
 class MetricsLog:
-    """One JSON object a line, in step order; a run that resumes goes on in the same file.
+    """One JSON object a line, in step order; a run that resumes continues the same file.
 
     A local file has every line at once. An object store cannot append: there the object is written anew by
     :meth:`flush`, which :meth:`add` calls at most every 20 seconds.
     """
 
     def __init__(self, folder_uri: str, keep_until_step: int, tracker: Tracker | None = None) -> None:
-        """Open the log of a run that goes on at ``keep_until_step``: earlier lines stay, the others are dropped."""
+        """Open the log of a run that resumes at ``keep_until_step``: earlier lines stay, the others are dropped."""
         self._uri = storage.join(folder_uri, FILE)
         kept = [line for line in read_metrics(folder_uri) if line["step"] < keep_until_step]
         self.last_step = kept[-1]["step"] if kept else 0

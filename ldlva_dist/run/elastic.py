@@ -69,7 +69,7 @@ class Patience:
             raise ClusterError(
                 f"the run had no workers for {self._limit_s:g} s (placement.wait_for_workers_s): placement.num_workers "
                 f"asks for at least {self._min_workers}, the nodes that are there hold {self._count_workers()} where "
-                "nothing else runs on them; the same command goes on from the last checkpoint"
+                "nothing else runs on them; run the same command again to resume from the last checkpoint"
             )
 
     def renew(self) -> None:
@@ -151,7 +151,7 @@ class SaveBeforeResize(ControllerCallback):
         if not isinstance(current_state, ResizingState):
             return
         size = cast(ResizeDecision, current_state.scaling_decision).num_workers
-        self._tell(f"the cluster holds {size} workers now: saving, to go on with them")
+        self._tell(f"the cluster holds {size} workers now: saving, to continue with them")
         if not ray.get(self._control.pause.remote(self._grace_s), timeout=self._grace_s + ASK_LIMIT_S):
             self._tell(f"the workers did not save within {self._grace_s:g} s (training.stop_grace_s)")
 

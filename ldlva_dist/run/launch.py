@@ -145,7 +145,7 @@ def _result(config: RunConfig) -> RunResult:
     if metrics["step"] < metrics["steps"]:
         raise RunStopped(
             f"run {config.name!r} was asked to stop, and has saved after step {metrics['step']} of {metrics['steps']} "
-            f"({checkpoint.uri}); the same command goes on from there"
+            f"({checkpoint.uri}); run the same command again to resume from there"
         )
     return RunResult(run_uri=config.uri, checkpoint=checkpoint, metrics=metrics)
 
@@ -257,7 +257,8 @@ def _fit(trainer: TorchTrainer) -> ray.train.Result:
         raise ClusterError(f"the run's controller failed: {error.controller_failure}") from error
     except RayActorError as error:
         raise ClusterError(
-            f"the run's controller died; the same command goes on from the last checkpoint ({last_line(error)})"
+            "the run's controller died; run the same command again to resume from the last checkpoint "
+            f"({last_line(error)})"
         ) from error
 
 

@@ -36,7 +36,7 @@ CHANGEABLE = (
     "training.timeout_s",
     "training.tracker",
 )
-"""Settings that may change when a run goes on."""
+"""Settings that may change when a run resumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple
         ),
         Check(
             require=partial(require_fitting, config.uri, info, PLAN_VERSION),
-            cure="go on with the data set the run began with, or choose another --name",
+            cure="resume with the data set the run began with, or choose another --name",
         ),
         *([graph] if config.uses_neighbors else []),
         Check(

@@ -53,7 +53,7 @@ def attend(
             if deadline is not None and time.monotonic() > deadline:
                 raise RunStopped(
                     f"the run did not save and stop within {grace_s:g} s (training.stop_grace_s), and was ended; "
-                    "the same command goes on from the last checkpoint"
+                    "run the same command again to resume from the last checkpoint"
                 )
     _show_news(control, heard)
     return done.result()
@@ -73,7 +73,7 @@ def _signals() -> Iterator[threading.Event]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt("ended at once; the same command goes on from the last checkpoint")
+            raise KeyboardInterrupt("ended at once; run the same command again to resume from the last checkpoint")
         asked.set()
 
     if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
 """The search: a space around a preset, each trial one distributed run, the best settings as JSON.
 
 A trial's run is named after its values. A sweep that is started again draws the same values, tells Tune what each run
-told before, and goes on with the runs that were not at their end; Tune's own state, a pickle, is never read.
+told before, and resumes the runs that were not at their end; Tune's own state, a pickle, is never read.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ TUNE = "tune"
 """Tune's own records of the sweep, a folder for each start. Nothing is deleted: who knows what else lies there."""
 OF_A_RUN = ("metrics.jsonl", CHECKPOINT_PREFIX)
 CHANGEABLE = ("sweep.num_samples", "sweep.max_concurrent_trials")
-"""Settings of a search that may change when it goes on."""
+"""Settings of a search that may change when it resumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     """Search ``config.sweep`` around ``config``; the first trial is ``config`` itself.
 
     Trials are compared by accuracy on the given labels of the holdout, a split cut from the training data. An
-    interrupted sweep of the same name goes on.
+    interrupted sweep of the same name is resumed.
 
     Raises:
         SettingError: if the data set has no holdout, the settings do not fit it, or the name is that of another sweep

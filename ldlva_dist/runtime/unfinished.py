@@ -1,4 +1,4 @@
-"""What the finished pieces of a job are made of, kept beside them: it goes on only with the same."""
+"""What the finished pieces of a job are made of, kept beside them: it resumes only with the same."""
 
 import json
 from collections.abc import Mapping

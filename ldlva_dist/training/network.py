@@ -29,7 +29,7 @@ def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True)
 
 
 def say_pretrained(config: RunConfig) -> None:
-    """Say what a run that begins will load of ``model.pretrained``; one that goes on has its checkpoint's weights.
+    """Say what a run that begins will load of ``model.pretrained``; one that resumes has its checkpoint's weights.
 
     Raises:
         SettingError: where there is no such file, it holds anything but tensors, or too little of it fits.

@@ -60,7 +60,7 @@ class TrainState:
     """Steps done."""
 
     def copy(self) -> tuple[dict[str, Callable[[], bytes]], Elsewhere | None]:
-        """This rank's files of a checkpoint, apart from what goes on learning; each gives its bytes when called.
+        """This rank's files of a checkpoint, apart from what continues to learn; each gives its bytes when called.
 
         A file of values that are not finite gives a DataError instead. The second value lets this rank's share of the
         bank's shards write what they hold (checkpoint/saver.py).

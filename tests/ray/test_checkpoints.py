@@ -64,7 +64,7 @@ def test_one_ctrl_c_asks_the_run_to_stop_and_the_second_ends_it(capfd: pytest.Ca
 
     never = threading.Event()
     _interrupt_soon(signal.SIGINT, signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on from the last checkpoint"):
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to resume from the last checkpoint"):
         attend(lambda: never.wait(LIMIT_S), _control(), grace_s=60)
     _interrupt_soon(signal.SIGTERM)
     with pytest.raises(RunStopped, match=r"did not save and stop within 0.1 s \(training.stop_grace_s\)"):

@@ -75,7 +75,10 @@ def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_
     stopped_at = first.facts["step"]
     assert stopped_at >= 8
     said = (tmp_path / "stopped.log").read_text()
-    assert f"has saved after step {stopped_at} of 60 ({first.uri}); the same command goes on from there" in said
+    assert (
+        f"has saved after step {stopped_at} of 60 ({first.uri}); run the same command again to resume from there"
+        in said
+    )
     assert "Traceback" not in said
 
     _flip_a_byte(Path(first.uri) / "optimizer.safetensors")
@@ -83,7 +86,7 @@ def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_
     said = capfd.readouterr().err
     assert f"{first.uri}/optimizer.safetensors is damaged" in said
     before = (stopped_at - 1) // 6 * 6
-    assert f"going on from {run}/step-{before:08d}" in said
+    assert f"resuming from {run}/step-{before:08d}" in said
     assert losses(last.run_uri) == losses(straight.run_uri)
     assert len(losses(last.run_uri)) == 60
     there, here = straight.checkpoint, last.checkpoint

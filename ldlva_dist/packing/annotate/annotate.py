@@ -59,7 +59,7 @@ class Annotator:
 def annotate_by_model(
     work: AnnotationWork, name: str, model: bytes, pool: Pool, *, standardize: bool, report: Report
 ) -> Dataset:
-    """Write version ``name`` with the model's valence-arousal of all rows; goes on where an interrupted job stopped.
+    """Write version ``name`` with the model's valence-arousal of all rows; resumes where an interrupted job stopped.
 
     Raises:
         SettingError: for a model that does not fit the settings, or a name that is taken; nothing was written.

@@ -1,6 +1,6 @@
 """Valence-arousal of every image by a user's regressor, piece by piece; a piece is 4,096 ids.
 
-The points of a finished piece lie beside the version that is being made; an interrupted job goes on where it stopped.
+The points of a finished piece lie beside the version that is being made; an interrupted job resumes where it stopped.
 n = rows of a piece or batch, s = side of the images, c = channels.
 """
 

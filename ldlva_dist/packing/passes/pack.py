@@ -50,7 +50,7 @@ def pack(
 ) -> Packed:
     """Write a data set on the cluster that Ray is connected to; it appears complete or not at all.
 
-    An interrupted packing is gone on with when it is started again with the same rows and settings. After an error of
+    An interrupted packing is resumed when it is started again with the same rows and settings. After an error of
     the data nothing is left.
 
     Raises:
@@ -144,7 +144,7 @@ def _each(
 
 
 def source_fingerprint(source: Source, partitions: Sequence[Partition], settings: PackSettings) -> str:
-    """What must be the same for an interrupted packing to be gone on with."""
+    """What must be the same for an interrupted packing to be resumed."""
     facts: list[Any] = [FORMAT, repr(source), dataclasses.asdict(settings)]
     facts += [_stamp(place) for place in dict.fromkeys(partition.place for partition in partitions)]
     facts += [dataclasses.astuple(partition) for partition in partitions]

@@ -97,7 +97,7 @@ class Stage:
 
     def kept(self) -> str:
         """What to say of an interrupted packing."""
-        return f"what is done is kept in {self.root}: the same command goes on from there"
+        return f"what is done is kept in {self.root}: run the same command again to resume from there"
 
 
 def stage_of(output: str) -> Stage:

@@ -1,7 +1,7 @@
 """Where the numbers of a run are shown besides its metrics.jsonl: TensorBoard, MLflow or W&B.
 
 MLflow and W&B find their server and credentials by their own variables (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...), which
-the workers must have: settings are stored with a run, and must hold no secrets. A run that goes on does so in the same
+the workers must have: settings are stored with a run, and must hold no secrets. A run that resumes does so in the same
 run of the tracker, whose name is kept in RUN/tracker-KIND.json; steps that the tracker has already are not told again.
 """
 
@@ -64,7 +64,7 @@ def without_passwords(text: str) -> str:
 
 
 def open_tracker(kind: str, run_uri: str, settings: Mapping[str, Any], first_step: int) -> Tracker | None:
-    """The tracker of a run that begins, or goes on, at ``first_step``; ``settings`` have the run's ``name``.
+    """The tracker of a run that begins, or resumes, at ``first_step``; ``settings`` have the run's ``name``.
 
     None for ``none``, and for ``tensorboard`` where the run's folder is in an object store, which cannot append.
 

@@ -113,7 +113,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_the_damage_is_named(
     assert len(told) == 1
     assert newest in told[0]
     assert word in told[0]
-    assert f"going on from {before}" in told[0]
+    assert f"resuming from {before}" in told[0]
 
 
 def _newest_whole(run: Path, tell: Callable[[str], None]) -> str:
@@ -147,7 +147,7 @@ def test_a_run_whose_first_checkpoint_was_not_finished_begins_anew(alone: None, 
     write_saved_file(checkpoint_uri(str(tmp_path), 10), "model.safetensors", b"half")
     told: list[str] = []
     assert newest_whole(str(tmp_path), told.append) is None
-    assert "step-00000010 was not written to its end: going on from the beginning" in told[0]
+    assert "step-00000010 was not written to its end: resuming from the beginning" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Trackers: a run that goes on does so in the tracker's same run; what is missing is said before anything starts."""
+"""Trackers: a run that resumes does so in the tracker's same run; what is missing is said before anything starts."""
 
 import json
 import os
