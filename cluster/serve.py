@@ -9,6 +9,7 @@ password, so put what does (an ingress, a proxy) before it. Ctrl-C ends it. On K
 
 import os
 import sys
+import threading
 from concurrent import futures
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
@@ -96,10 +97,18 @@ def serve_until_interrupted(arguments: Arguments, settings: ServeSettings, model
 
 
 def _deploy(args: dict[str, object], limit_s: float) -> DeploymentHandle:
-    """Wait until all replicas answer. ``serve.run`` knows no limit: a thread waits in it, until Serve is shut down."""
+    """Wait until all replicas answer. ``serve.run`` knows no limit: a thread calls it that nobody has to wait for."""
     say(f"starting, replicas: {args['replicas']}")
-    pool = futures.ThreadPoolExecutor(max_workers=1)
-    running = pool.submit(serve.run, app(args), name=APPLICATION, route_prefix=None)
+    running: futures.Future[DeploymentHandle] = futures.Future()
+
+    def start() -> None:
+        try:
+            running.set_result(serve.run(app(args), name=APPLICATION, route_prefix=None))
+        except BaseException as error:  # handed on to the main thread
+            running.set_exception(error)
+
+    # Not of a pool, whose threads are joined at exit: after a Ctrl-C in the wrong moment this one waits for ever.
+    threading.Thread(target=start, name="start-replicas", daemon=True).start()
     if not futures.wait([running], timeout=limit_s).done:
         raise ClusterError(
             f"the replicas did not answer within --start-limit-s {limit_s:g}: does other work hold the cluster's CPUs "
