@@ -4,6 +4,7 @@ Numpy in, JSON-ready dicts out. None stands for a number that is not defined, ne
 second to import, with matplotlib, and most processes that import this module never call it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,23 @@ def noise_finding(scores_N: NDArray[Any], wrong_N: NDArray[np.bool_]) -> dict[st
         torch.from_numpy(rank_N / max(1, rank_N.max())), torch.from_numpy(wrong_N.astype(np.int64))
     )
     return {"auroc": float(above / (num_wrong * num_right)), "average_precision": float(precision)}
+
+
+def judge_noise_scores(
+    scores: Mapping[str, NDArray[Any]], wrong_N: NDArray[np.bool_], known_N: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Quality of several scores at finding wrong labels, on the samples of which that is known.
+
+    Args:
+        scores: [N] each, by name; high is suspicious.
+        wrong_N: [N] whether the label is wrong.
+        known_N: [N] whether that is known; at least one is.
+
+    Returns:
+        ``wrong_share`` of the known ones in [0, 1], and :func:`noise_finding` of every score under its name.
+    """
+    found = {name: noise_finding(score_N[known_N], wrong_N[known_N]) for name, score_N in scores.items()}
+    return {"wrong_share": float(wrong_N[known_N].mean()), **found}
 
 
 def bayes_flip_probability(

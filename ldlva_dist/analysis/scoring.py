@@ -187,8 +187,7 @@ def _noise(
     if "true_distribution" in columns.column_names and dataset.info.flip_share is not None:
         truth_NC = _lists(columns["true_distribution"])
         scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, dataset.info.flip_share)
-    noise = {name: metrics.noise_finding(values[known], wrong[known]) for name, values in scores.items()}
-    return {"wrong_share": float(wrong[known].mean()), **noise}
+    return metrics.judge_noise_scores(scores, wrong, known)
 
 
 def _columns(dataset: Dataset, split: str, wanted: list[str]) -> pa.Table:

@@ -79,11 +79,7 @@ def describe_run(
 def noise(dataset: Dataset, findings: Findings) -> dict[str, Any]:
     """How well every score finds the wrong labels, as in scoring.score; empty where none are known."""
     known = wrong_labels(dataset)
-    if known is None:
-        return {}
-    wrong_N, known_N = known
-    found = {name: metrics.noise_finding(score[known_N], wrong_N[known_N]) for name, score in scores(findings).items()}
-    return {"wrong_share": float(wrong_N[known_N].mean()), **found}
+    return {} if known is None else metrics.judge_noise_scores(scores(findings), *known)
 
 
 class HasNeighbors(Protocol):
