@@ -107,7 +107,7 @@ def _deploy(args: dict[str, object], limit_s: float) -> DeploymentHandle:
         except BaseException as error:  # handed on to the main thread
             running.set_exception(error)
 
-    # Not of a pool, whose threads are joined at exit: after a Ctrl-C in the wrong moment this one waits for ever.
+    # Not of a pool, whose threads are joined at exit: after a Ctrl-C this one may wait for what will not come.
     threading.Thread(target=start, name="start-replicas", daemon=True).start()
     if not futures.wait([running], timeout=limit_s).done:
         raise ClusterError(
