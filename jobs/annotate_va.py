@@ -6,25 +6,19 @@ used wherever a data set is; what comes next is: python jobs/build_index.py --da
 
 import time
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
-from ldlva_dist import storage
-from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.versions import check_free, version_uri
-from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
-from ldlva_dist.packing.annotate.model_files import read_regressor_model
-from ldlva_dist.packing.annotate.pieces import AnnotationWork
-from ldlva_dist.packing.annotate.regressor import RegressorSettings
-from ldlva_dist.packing.annotate.va_table import PointFile
-from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.packing.annotate.settings import RegressorSettings
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.metrics_line import format_seconds
-from ldlva_dist.reporting.terminal import print_dataset, run_job
-from ldlva_dist.runtime import placement
+from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.values.settings import BatchSize, Count, NotNegative, Positive, check_options
+
+if TYPE_CHECKING:
+    from ldlva_dist.dataset.dataset import Dataset
 
 LINE_EVERY_S = 2.0
 
@@ -88,39 +82,62 @@ Command = Annotated[Model, subcommand("model")] | Annotated[Table, subcommand("t
 def main() -> None:
     """Parse, connect, annotate, print."""
     command = tyro.cli(Command, description=__doc__)
+
+    from ldlva_dist import storage
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.dataset.versions import check_free, version_uri
+    from ldlva_dist.reporting.dataset_table import print_dataset
+
     dataset = Dataset.open(storage.absolute(command.dataset))
     check_free(version_uri(dataset, command.name))
-    if isinstance(command, Model):
-        work = AnnotationWork(
-            dataset=dataset,
-            parts_uri=AnnotationWork.parts_of(dataset, command.name),
-            model_name=command.model.rpartition("/")[2],
-            settings=command.regressor,
-            batch_size=command.batch_size,
-            clip=command.clip,
-        )
-        pool = Pool(num_actors=command.num_actors, cpus=command.cpus_per_actor, gpus=command.gpus_per_actor)
-        model = read_regressor_model(command.model)
-        placement.connect()
-        made = annotate_by_model(
-            work, command.name, model, pool, standardize=command.standardize_va, report=Progress().say
-        )
-    else:
-        table = PointFile(
-            uri=storage.absolute(command.table),
-            key=command.key_column,
-            valence=command.valence_column,
-            arousal=command.arousal_column,
-            delimiter=delimiter_option(command.delimiter),
-            clip=command.clip,
-        )
-        if remark := delimiter_remark(table.uri, table.delimiter):
-            say(remark)
-        placement.connect()
-        made, unused = annotate_by_table(dataset, command.name, table, standardize=command.standardize_va)
-        say(f"rows of the table that no sample has: {unused}")
+    made = by_model(command, dataset) if isinstance(command, Model) else by_table(command, dataset)
     print_dataset(made.info, made.uri, reasons={})
     say(f"written: {made.uri}")
+
+
+def by_model(command: Model, dataset: "Dataset") -> "Dataset":
+    """The version that a regressor makes."""
+    from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model
+    from ldlva_dist.packing.annotate.model_files import read_regressor_model
+    from ldlva_dist.packing.annotate.pieces import AnnotationWork
+    from ldlva_dist.runtime import placement
+
+    work = AnnotationWork(
+        dataset=dataset,
+        parts_uri=AnnotationWork.parts_of(dataset, command.name),
+        model_name=command.model.rpartition("/")[2],
+        settings=command.regressor,
+        batch_size=command.batch_size,
+        clip=command.clip,
+    )
+    pool = Pool(num_actors=command.num_actors, cpus=command.cpus_per_actor, gpus=command.gpus_per_actor)
+    model = read_regressor_model(command.model)
+    placement.connect()
+    return annotate_by_model(work, command.name, model, pool, standardize=command.standardize_va, report=Progress().say)
+
+
+def by_table(command: Table, dataset: "Dataset") -> "Dataset":
+    """The version that a table makes."""
+    from ldlva_dist import storage
+    from ldlva_dist.packing.annotate.annotate import annotate_by_table
+    from ldlva_dist.packing.annotate.va_table import PointFile
+    from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+    from ldlva_dist.runtime import placement
+
+    table = PointFile(
+        uri=storage.absolute(command.table),
+        key=command.key_column,
+        valence=command.valence_column,
+        arousal=command.arousal_column,
+        delimiter=delimiter_option(command.delimiter),
+        clip=command.clip,
+    )
+    if remark := delimiter_remark(table.uri, table.delimiter):
+        say(remark)
+    placement.connect()
+    made, unused = annotate_by_table(dataset, command.name, table, standardize=command.standardize_va)
+    say(f"rows of the table that no sample has: {unused}")
+    return made
 
 
 class Progress:

@@ -2,22 +2,19 @@
 
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ldlva_dist.config import PlacementConfig
-from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.index.backends import Backend, resolve_backend
-from ldlva_dist.index.graph import K_MAX, GraphInfo
-from ldlva_dist.index.service import build_graph_by_size
-from ldlva_dist.packing.imported_graph import NeighborTable, import_graph
-from ldlva_dist.packing.sources.user_columns import USUAL_NAMES
-from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.index.backends import K_MAX, Backend, resolve_backend
+from ldlva_dist.packing.sources.rows import USUAL_NAMES
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.runtime import placement
 from ldlva_dist.values.settings import Count, NotNegative, Range, check_options
+
+if TYPE_CHECKING:
+    from ldlva_dist.index.graph import GraphInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +56,35 @@ def main() -> None:
     if arguments.import_table is None:
         how, info = build(arguments)
     else:
-        how = "imported"
-        table = NeighborTable(
-            uri=arguments.import_table,
-            column=arguments.column,
-            path_column=arguments.path_column,
-            delimiter=delimiter_option(arguments.delimiter),
-            key_prefix=arguments.key_prefix,
-        )
-        if remark := delimiter_remark(table.uri, table.delimiter):
-            say(remark)
-        info = import_graph(Dataset.open(arguments.dataset), table, k_min=arguments.k_min)
+        how, info = "imported", take(arguments, arguments.import_table)
     seconds = time.perf_counter() - began
     say(f"graph-K{info.num_neighbors}: N {info.num_samples}, K {info.num_neighbors}, {how}, {seconds:.1f} s")
 
 
-def build(arguments: Arguments) -> tuple[str, GraphInfo]:
+def take(arguments: Arguments, uri: str) -> "GraphInfo":
+    """The graph of a table's column."""
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.packing.imported_graph import NeighborTable, import_graph
+    from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+
+    table = NeighborTable(
+        uri=uri,
+        column=arguments.column,
+        path_column=arguments.path_column,
+        delimiter=delimiter_option(arguments.delimiter),
+        key_prefix=arguments.key_prefix,
+    )
+    if remark := delimiter_remark(table.uri, table.delimiter):
+        say(remark)
+    return import_graph(Dataset.open(arguments.dataset), table, k_min=arguments.k_min)
+
+
+def build(arguments: Arguments) -> tuple[str, "GraphInfo"]:
     """Search, in this process or on the cluster; how it was done, and the graph."""
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.index.service import build_graph_by_size
+    from ldlva_dist.runtime import placement
+
     options = placement.index_actor(PlacementConfig(gpus_per_index=arguments.gpus_per_shard))
     dataset, k_max, backend = Dataset.open(arguments.dataset), arguments.k_max, arguments.backend
     graph, num_actors = build_graph_by_size(

@@ -8,37 +8,23 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pyarrow as pa
 import tyro
 
-from ldlva_dist import storage
-from ldlva_dist.analysis.scoring import score
-from ldlva_dist.analysis.trained_run import TrainedRun
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.evaluation_file import write_evaluation
 from ldlva_dist.config import RunConfig
 from ldlva_dist.config.presets import demo
-from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import decode
-from ldlva_dist.dataset.manifest import DATASET
-from ldlva_dist.index.graph import build_graph
-from ldlva_dist.packing.passes.pack import pack
-from ldlva_dist.packing.passes.settings import PackSettings
-from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
-from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.records.console import say
-from ldlva_dist.records.metrics_log import read_metrics
-from ldlva_dist.reporting.contact_sheet import DoubtfulFace, draw_contact_sheet
-from ldlva_dist.reporting.curves import draw_curves
 from ldlva_dist.reporting.tables import print_comparison, print_trials
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.run import launch
-from ldlva_dist.run.sweep import SweepResult, sweep
-from ldlva_dist.runtime import placement
 from ldlva_dist.values.settings import Count, Range, Share, check_options
+
+if TYPE_CHECKING:
+    from ldlva_dist.checkpoint.checkpoint import Checkpoint
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.reporting.contact_sheet import DoubtfulFace
+    from ldlva_dist.run.sweep import SweepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +54,10 @@ def main() -> None:
     """Draw, search twice, judge, show."""
     arguments = tyro.cli(Arguments, description=__doc__)
     began = time.monotonic()
+
+    from ldlva_dist import storage
+    from ldlva_dist.runtime import placement
+
     placement.connect()
     dataset = prepare_faces(arguments)
     base = demo()
@@ -90,8 +80,17 @@ def main() -> None:
     say(f"demo finished in {summary['seconds']:.0f} s: {uri}")
 
 
-def prepare_faces(arguments: Arguments) -> Dataset:
+def prepare_faces(arguments: Arguments) -> "Dataset":
     """Draw and pack the faces and build their neighbour graph, unless an earlier demo did."""
+    from ldlva_dist import storage
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.dataset.manifest import DATASET
+    from ldlva_dist.index.graph import build_graph
+    from ldlva_dist.packing.passes.pack import pack
+    from ldlva_dist.packing.passes.settings import PackSettings
+    from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+    from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+
     if not storage.exists(storage.join(arguments.dataset, DATASET)):
         say(f"drawing {arguments.train + arguments.test} faces, {arguments.flip_share:.0%} of the labels flipped")
         source = FacesSource(
@@ -113,8 +112,10 @@ def prepare_faces(arguments: Arguments) -> Dataset:
     return dataset
 
 
-def search(config: RunConfig) -> SweepResult:
+def search(config: RunConfig) -> "SweepResult":
     """One sweep; its best trial that ran to the end is a whole run, judged as it is."""
+    from ldlva_dist.run.sweep import sweep
+
     say(f"sweep {config.name}: {config.sweep.num_samples} trials, {config.placement.max_workers} workers each")
     result = sweep(config, on_result=print_result)
     print_trials(result.trials)
@@ -127,8 +128,13 @@ def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
         say(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {metrics['holdout_accuracy']:.3f}")
 
 
-def judge(found: SweepResult) -> dict[str, Any]:
+def judge(found: "SweepResult") -> dict[str, Any]:
     """Score the best trial's last checkpoint on the test split, against the truth."""
+    from ldlva_dist.analysis.scoring import score
+    from ldlva_dist.checkpoint.checkpoint import Checkpoint
+    from ldlva_dist.checkpoint.evaluation_file import write_evaluation
+    from ldlva_dist.dataset.dataset import Dataset
+
     checkpoint = Checkpoint.newest(found.best_run_uri)
     assert checkpoint is not None, "a finished trial has a checkpoint"
     result = score(checkpoint, Dataset.open(checkpoint.config.data.dataset))
@@ -136,8 +142,14 @@ def judge(found: SweepResult) -> dict[str, Any]:
     return result
 
 
-def show(arguments: Arguments, dataset: Dataset, ldlva: SweepResult, ce: SweepResult) -> None:
+def show(arguments: Arguments, dataset: "Dataset", ldlva: "SweepResult", ce: "SweepResult") -> None:
     """Draw the curves of both best runs, and the faces whose labels LDLVA trusts least."""
+    from ldlva_dist import storage
+    from ldlva_dist.checkpoint.checkpoint import Checkpoint
+    from ldlva_dist.records.metrics_log import read_metrics
+    from ldlva_dist.reporting.contact_sheet import draw_contact_sheet
+    from ldlva_dist.reporting.curves import draw_curves
+
     curves = {"LDLVA": read_metrics(ldlva.best_run_uri), "cross-entropy": read_metrics(ce.best_run_uri)}
     draw_curves(curves, storage.join(arguments.output, "curves.png"), title="The two best runs")
     checkpoint = Checkpoint.newest(ldlva.best_run_uri)
@@ -150,15 +162,19 @@ def show(arguments: Arguments, dataset: Dataset, ldlva: SweepResult, ce: SweepRe
     )
 
 
-def most_uncertain(checkpoint: Checkpoint, dataset: Dataset, count: int) -> Sequence[DoubtfulFace]:
+def most_uncertain(checkpoint: "Checkpoint", dataset: "Dataset", count: int) -> "Sequence[DoubtfulFace]":
     """The training samples of the highest uncertainty, with what is known of them."""
+    from ldlva_dist.analysis.trained_run import TrainedRun
+    from ldlva_dist.dataset.images import decode
+    from ldlva_dist.reporting.contact_sheet import DoubtfulFace
+
     trained = TrainedRun(checkpoint, dataset)
     uncertainty_N = trained.uncertainty_N
     ids_n = np.argsort(-uncertainty_N, kind="stable")[:count]
     by_id_n = np.sort(ids_n)
     opinions = dict(zip(by_id_n.tolist(), trained.opinions(by_id_n).aggregated_nC, strict=True))
     images = dataset.images(ids_n)
-    rows: pa.Table = dataset.columns(["label", "true_distribution"], rows=dataset.info.num_train)
+    rows = dataset.columns(["label", "true_distribution"], rows=dataset.info.num_train)
     return [
         DoubtfulFace(
             sample=sample,
@@ -174,6 +190,8 @@ def most_uncertain(checkpoint: Checkpoint, dataset: Dataset, count: int) -> Sequ
 
 def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, Any]:
     """The keys of summary.json."""
+    from ldlva_dist.run.paths import with_absolute_paths
+
     figures = {
         name: {"accuracy": result["truth"]["accuracy"], "kl": result["truth"]["kl"]} for name, result in scores.items()
     }
@@ -181,7 +199,7 @@ def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, A
     return figures | {
         "noise_auroc": noise["uncertainty"]["auroc"],
         "noise_auroc_bayes": noise["bayes"]["auroc"],
-        "best_config": asdict(launch.with_absolute_paths(best)),
+        "best_config": asdict(with_absolute_paths(best)),
     }
 
 

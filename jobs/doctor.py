@@ -12,7 +12,6 @@ from pathlib import Path
 
 import tyro
 
-from ldlva_dist import storage
 from ldlva_dist.doctor.checks import KINDS, examine
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.console import say
@@ -48,6 +47,8 @@ def main() -> None:
     findings = list(examine(arguments.only or tuple(KINDS), asked))
     print_findings(findings)
     if arguments.json:
+        from ldlva_dist import storage
+
         text = json.dumps([asdict(finding) for finding in findings], indent=2) + "\n"
         storage.write_bytes(arguments.json, text.encode())
     areas = Counter(finding.area for finding in findings if finding.level == "problem")

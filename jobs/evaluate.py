@@ -8,14 +8,8 @@ from typing import Literal
 
 import tyro
 
-from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
-from ldlva_dist.analysis.trained_run import find
-from ldlva_dist.checkpoint.evaluation_file import write_evaluation
-from ldlva_dist.packing.verify import require_sound
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.tables import print_evaluation
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.runtime import placement
 from ldlva_dist.values.settings import Count, check_options
 
 
@@ -42,6 +36,14 @@ class Arguments:
 def main() -> None:
     """Parse, connect, score, print."""
     arguments = tyro.cli(Arguments, description=__doc__)
+
+    from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
+    from ldlva_dist.analysis.trained_run import find
+    from ldlva_dist.checkpoint.evaluation_file import write_evaluation
+    from ldlva_dist.packing.verify import require_sound
+    from ldlva_dist.reporting.tables import print_evaluation
+    from ldlva_dist.runtime import placement
+
     place = find(arguments.run, arguments.dataset)
     info = place.dataset.info
     require_sound(place.dataset)

@@ -9,7 +9,7 @@ on where it was interrupted, and never trains a run twice. Any setting of jobs/t
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
@@ -18,17 +18,11 @@ from tyro.conf import subcommand
 from tyro.constructors import PrimitiveConstructorSpec
 
 from ldlva_dist.config import RunConfig
-from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.experiments import cells
 from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
-from ldlva_dist.experiments.plots import draw_ablation, draw_noise
-from ldlva_dist.experiments.protocol import Protocol, Row, compare_arms
-from ldlva_dist.experiments.tables import Mean, ablation_markdown, means, noise_markdown, write_tables
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.run import launch
 from ldlva_dist.run.cli import parse_run
-from ldlva_dist.runtime import placement
+from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.values.settings import Count, Range, Share, check_options
 
 T = TypeVar("T")
@@ -122,8 +116,18 @@ def main() -> None:
     """Parse, connect, run what is missing, write tables and plots."""
     command, settings = parse(sys.argv[1:])
     arms = command.arms(settings)
+
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.experiments import cells, plots, tables
+    from ldlva_dist.experiments.protocol import Protocol, Row, compare_arms
+    from ldlva_dist.runtime import placement
+
+    kinds = {
+        Noise: ("noise", tables.noise_markdown, plots.draw_noise),
+        Ablation: ("ablation", tables.ablation_markdown, plots.draw_ablation),
+    }
+    name, to_markdown, draw = kinds[type(command)]
     dataset = Dataset.open(settings.data.dataset)  # what is wrong with its address is said before a cluster starts
-    name, to_markdown, draw = KINDS[type(command)]
     protocol = Protocol(
         dataset=settings.data.dataset,
         output=settings.storage_path,
@@ -136,18 +140,10 @@ def main() -> None:
     say(f"{name}: {len(arms)} arms x {command.seeds} seeds, {settings.training.epochs:g} epochs, in {protocol.output}")
     rows: list[Row] = []
     for rows in compare_arms(arms, protocol, say):
-        write_tables(protocol.output, name, rows, to_markdown(means(rows)))
-    draw(means(rows), protocol.output, name)
-    say(to_markdown(means(rows)))
+        tables.write_tables(protocol.output, name, rows, to_markdown(tables.means(rows)))
+    draw(tables.means(rows), protocol.output, name)
+    say(to_markdown(tables.means(rows)))
     say(f"written: {protocol.output}/{name}.md, .csv, .parquet, .json, .pdf, .png")
-
-
-Markdown = Callable[[Sequence[Mean]], str]
-Drawing = Callable[[Sequence[Mean], str, str], list[str]]
-KINDS: Mapping[type, tuple[str, Markdown, Drawing]] = {
-    Noise: ("noise", noise_markdown, draw_noise),
-    Ablation: ("ablation", ablation_markdown, draw_ablation),
-}
 
 
 def parse(args: Sequence[str]) -> tuple[Noise | Ablation, RunConfig]:
@@ -157,7 +153,7 @@ def parse(args: Sequence[str]) -> tuple[Noise | Ablation, RunConfig]:
     first = ["--config", command.config] if command.config else [command.preset]
     settings = parse_run([*first, *others], description="Settings of all arms.")
     settings = replace(settings, storage_path=command.output, data=replace(settings.data, dataset=command.dataset))
-    return command, launch.with_absolute_paths(settings)
+    return command, with_absolute_paths(settings)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from ldlva_dist import storage
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
-from ldlva_dist.inference.export import export, real_images
-from ldlva_dist.inference.face_model import is_exported
-from ldlva_dist.inference.trained import read_model
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.terminal import run_job
 
@@ -39,6 +33,12 @@ class Arguments:
 def main() -> None:
     """Read, check, write, print."""
     arguments = tyro.cli(Arguments, description=__doc__)
+
+    from ldlva_dist import storage
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.inference.export import export, real_images
+    from ldlva_dist.inference.trained import read_model
+
     model = read_model(arguments.run)
     graphs = [name for name in ("onnx", "pt2") if getattr(arguments, name)]
     images = real_images(Dataset.open(dataset_of(arguments)), model.description.channels) if graphs else []
@@ -53,6 +53,9 @@ def main() -> None:
 
 def dataset_of(arguments: Arguments) -> str:
     """The data set whose images the graphs are checked on."""
+    from ldlva_dist.checkpoint.checkpoint import Checkpoint
+    from ldlva_dist.inference.face_model import is_exported
+
     if arguments.dataset is not None:
         return arguments.dataset
     if is_exported(arguments.run):

@@ -10,21 +10,11 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, subcommand
 
-from ldlva_dist import storage
-from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.manifest import DATASET
 from ldlva_dist.errors import SettingError
-from ldlva_dist.packing.passes.copies import copies_in
-from ldlva_dist.packing.passes.pack import pack
-from ldlva_dist.packing.passes.settings import PackSettings
-from ldlva_dist.packing.relabel import read_corrections, relabel
 from ldlva_dist.packing.sources.commands import Command
-from ldlva_dist.packing.verify import verify
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.progress_bar import ProgressBar
-from ldlva_dist.reporting.terminal import print_dataset, print_lines, run_job
-from ldlva_dist.runtime import placement
-from ldlva_dist.runtime.pieces import run_pieces
+from ldlva_dist.reporting.terminal import print_lines, run_job
 
 
 @dataclass(frozen=True)
@@ -64,6 +54,12 @@ def main() -> None:
 
 def run_verify(uri: str) -> None:
     """Say "ok" and what was read."""
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.packing.passes.copies import copies_in
+    from ldlva_dist.packing.verify import verify
+    from ldlva_dist.runtime import placement
+    from ldlva_dist.runtime.pieces import run_pieces
+
     dataset = Dataset.open(uri)  # a wrong address is said before a cluster starts
     placement.connect()
     with ProgressBar() as progress:
@@ -78,6 +74,10 @@ def run_verify(uri: str) -> None:
 
 def run_relabel(command: Relabel) -> None:
     """Check the list, write the version, say what was changed."""
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.packing.relabel import read_corrections, relabel
+    from ldlva_dist.reporting.dataset_table import print_dataset
+
     dataset = Dataset.open(command.dataset)
     corrections = read_corrections(command.marked, dataset.info)
     made = relabel(dataset, command.name, corrections)
@@ -88,6 +88,13 @@ def run_relabel(command: Relabel) -> None:
 
 def run_pack(command: Command) -> None:
     """Verify every row, then write everything."""
+    from ldlva_dist import storage
+    from ldlva_dist.dataset.manifest import DATASET
+    from ldlva_dist.packing.passes.pack import pack
+    from ldlva_dist.packing.passes.settings import PackSettings
+    from ldlva_dist.reporting.dataset_table import print_dataset
+    from ldlva_dist.runtime import placement
+
     taken = storage.join(command.output, DATASET) if storage.is_remote(command.output) else command.output
     if storage.exists(taken):
         raise SettingError(f"--output must not exist, got {command.output!r}")

@@ -6,15 +6,10 @@ from dataclasses import dataclass
 
 import tyro
 
-from ldlva_dist import storage
-from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError, DataError, SettingError
-from ldlva_dist.forecast.outlook import estimate_run
-from ldlva_dist.reporting.forecast_table import print_outlook
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.run import launch
 from ldlva_dist.run.cli import parse_run
-from ldlva_dist.runtime import placement
+from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.values.settings import NotNegative, Seconds, check_options
 
 DESCRIPTION = """Say what a run will take: steps, time, memory, bytes, cost, and what does not fit. Nothing is trained
@@ -44,7 +39,14 @@ class Options:
 def main() -> None:
     """Parse, connect, look ahead, print."""
     options, rest = tyro.cli(Options, args=sys.argv[1:], return_unknown_args=True, add_help=False)
-    config = launch.with_absolute_paths(parse_run(rest, description=DESCRIPTION))
+    config = with_absolute_paths(parse_run(rest, description=DESCRIPTION))
+
+    from ldlva_dist import storage
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.forecast.outlook import estimate_run
+    from ldlva_dist.reporting.forecast_table import print_outlook
+    from ldlva_dist.runtime import placement
+
     dataset = Dataset.open(config.data.dataset)
     placement.connect()
     seconds = options.probe_seconds if options.probe else None

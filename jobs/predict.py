@@ -5,25 +5,19 @@ cannot be read are listed in OUTPUT/rejected.parquet. The same command resumes w
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
-from ldlva_dist import storage
-from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.inference.batch import Actors, predict_images
-from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
-from ldlva_dist.inference.parts import PredictionWork
-from ldlva_dist.inference.trained import read_model
-from ldlva_dist.packing.sources.listing import list_images
-from ldlva_dist.packing.sources.readers.row_groups import parquet_files
-from ldlva_dist.packing.verify import require_sound
+from ldlva_dist.inference.actors import Actors
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.progress_bar import ProgressBar
 from ldlva_dist.reporting.terminal import print_lines, run_job
-from ldlva_dist.runtime import placement
 from ldlva_dist.values.settings import BatchSize, Share, check_options
+
+if TYPE_CHECKING:
+    from ldlva_dist.inference.inputs import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +77,15 @@ Command = (
 def main() -> None:
     """Parse, connect, predict, print."""
     command = tyro.cli(Command, description=__doc__)
+
+    from ldlva_dist import storage
+    from ldlva_dist.inference.batch import predict_images
+    from ldlva_dist.inference.inputs import FolderInputs
+    from ldlva_dist.inference.parts import PredictionWork
+    from ldlva_dist.inference.trained import read_model
+    from ldlva_dist.packing.sources.listing import list_images
+    from ldlva_dist.runtime import placement
+
     output = storage.absolute(command.output)
     model = read_model(command.model)
     work = PredictionWork(
@@ -104,8 +107,15 @@ def main() -> None:
     say(f"written: {output}")
 
 
-def inputs_of(command: Command) -> Inputs:
+def inputs_of(command: Command) -> "Inputs":
     """The images that are meant."""
+    from ldlva_dist import storage
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, ParquetInputs
+    from ldlva_dist.packing.sources.listing import list_images
+    from ldlva_dist.packing.sources.readers.row_groups import parquet_files
+    from ldlva_dist.packing.verify import require_sound
+
     if isinstance(command, FromDataset):
         dataset = Dataset.open(storage.absolute(command.dataset))
         require_sound(dataset)

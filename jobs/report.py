@@ -7,25 +7,20 @@ exported from the page as a CSV, which `python jobs/make_shards.py relabel` make
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from ldlva_dist import storage
-from ldlva_dist.analysis.label_findings import write_uncertainty
-from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
-from ldlva_dist.analysis.trained_run import Place, TrainedRun, find
-from ldlva_dist.checkpoint.evaluation_file import EVALUATION, write_evaluation
-from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
-from ldlva_dist.packing.verify import require_sound
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.report.collect import Limits, collect, describe_run, noise
-from ldlva_dist.reporting.report.overview import ReportedRun, is_evaluation, overview
-from ldlva_dist.reporting.report.page import NOTHING, Samples, render
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.runtime import placement
 from ldlva_dist.values.settings import Count, check_options, require
+
+if TYPE_CHECKING:
+    from ldlva_dist.analysis.trained_run import Place
+    from ldlva_dist.dataset.manifest import DatasetInfo
+    from ldlva_dist.reporting.report.overview import ReportedRun
+    from ldlva_dist.reporting.report.page import Samples
 
 FILE = "report.html"
 
@@ -57,6 +52,14 @@ class Arguments:
 def main() -> None:
     """Parse, judge, collect, write."""
     arguments = tyro.cli(Arguments, description=__doc__)
+
+    from ldlva_dist import storage
+    from ldlva_dist.analysis.scoring import NO_TEST_PART, split_to_judge
+    from ldlva_dist.analysis.trained_run import find
+    from ldlva_dist.packing.verify import require_sound
+    from ldlva_dist.reporting.report.overview import overview
+    from ldlva_dist.reporting.report.page import render
+
     ours = find(arguments.run, arguments.dataset)
     theirs = find(arguments.baseline, arguments.dataset) if arguments.baseline else None
     info = ours.dataset.info
@@ -75,7 +78,7 @@ def main() -> None:
     say(f"written: {uri}, {len(page) / 1e6:.1f} MB")
 
 
-def check_comparable(ours: DatasetInfo, theirs: DatasetInfo, split: str) -> None:
+def check_comparable(ours: "DatasetInfo", theirs: "DatasetInfo", split: str) -> None:
     """SettingError where the runs would be judged on other faces or labels; versions share the test split alone."""
     hash_name = "rows_hash" if split == "test" else "content_hash"
     ours_is, theirs_is = ((getattr(info, hash_name), info.class_names) for info in (ours, theirs))
@@ -86,24 +89,32 @@ def check_comparable(ours: DatasetInfo, theirs: DatasetInfo, split: str) -> None
         )
 
 
-def look_at(place: Place, split: str, num_tasks: int) -> ReportedRun:
+def look_at(place: "Place", split: str, num_tasks: int) -> "ReportedRun":
     """A run in one glance."""
+    from ldlva_dist.reporting.report.collect import describe_run
+
     evaluation = evaluate(place, split, num_tasks)
     name = place.run.rstrip("/").rpartition("/")[2]
     return describe_run(name, place.checkpoint.config, place.dataset.info, evaluation, place.run)
 
 
-def evaluate(place: Place, split: str, num_tasks: int) -> dict[str, Any]:
+def evaluate(place: "Place", split: str, num_tasks: int) -> dict[str, Any]:
     """The run's evaluation.json if it is of this checkpoint and split, or one made as jobs/evaluate.py does.
 
     Only one of the split that runs are judged on is written: jobs/export.py takes the model's figures from that file.
     """
+    from ldlva_dist import storage
+    from ldlva_dist.analysis.scoring import score, split_to_judge
+    from ldlva_dist.checkpoint.evaluation_file import EVALUATION, write_evaluation
+    from ldlva_dist.reporting.report.overview import is_evaluation
+    from ldlva_dist.runtime import placement
+
     info, uri = place.dataset.info, storage.join(place.run, EVALUATION)
     checkpoint = place.checkpoint
     checkpoint.require_data_set(info)
     wanted = {"steps": checkpoint.facts["step"], "weights_crc32": checkpoint.weights_crc32}
     wanted |= {"version": info.content_hash, "split": split}
-    found: Any = _json(uri) if storage.exists(uri) else None
+    found: Any = _json(storage.read_bytes(uri)) if storage.exists(uri) else None
     if is_evaluation(found, len(info.class_names)) and wanted.items() <= found.items():
         return found
     say(f"evaluating {checkpoint.uri}")
@@ -114,15 +125,21 @@ def evaluate(place: Place, split: str, num_tasks: int) -> dict[str, Any]:
     return result
 
 
-def _json(uri: str) -> Any:
+def _json(text: bytes) -> Any:
     try:
-        return json.loads(storage.read_bytes(uri))
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None  # damaged, as by a full disk: the run is judged again
 
 
-def samples_of(arguments: Arguments, run: ReportedRun, baseline: ReportedRun | None, place: Place) -> Samples:
+def samples_of(arguments: Arguments, run: "ReportedRun", baseline: "ReportedRun | None", place: "Place") -> "Samples":
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
+    from ldlva_dist.analysis.label_findings import write_uncertainty
+    from ldlva_dist.analysis.trained_run import TrainedRun
+    from ldlva_dist.reporting.report.collect import Limits, collect, noise
+    from ldlva_dist.reporting.report.overview import overview
+    from ldlva_dist.reporting.report.page import NOTHING, render
+
     trained = TrainedRun(place.checkpoint, place.dataset)
     findings = trained.findings()
     say(f"written: {write_uncertainty(place.run, place.dataset, findings)}")

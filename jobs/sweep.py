@@ -7,18 +7,20 @@ jobs/train.py --config takes. The same command resumes an interrupted sweep.
 from typing import Any
 
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.tables import print_trials
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.run import launch
 from ldlva_dist.run.cli import parse_run
-from ldlva_dist.run.sweep import sweep
-from ldlva_dist.runtime import placement
+from ldlva_dist.run.paths import with_absolute_paths
 
 
 def main() -> None:
     """Parse, connect, search, print."""
-    config = launch.with_absolute_paths(parse_run(description="Search around a preset."))
-    config.check_search()  # said before a cluster starts
+    config = with_absolute_paths(parse_run(description="Search around a preset."))
+    config.check_search()
+
+    from ldlva_dist.reporting.tables import print_trials
+    from ldlva_dist.run.sweep import sweep
+    from ldlva_dist.runtime import placement
+
     placement.connect()
     say(f"sweep {config.name}: {config.sweep.num_samples} trials around {config.loss.recipe}")
     result = sweep(config, on_result=print_result)

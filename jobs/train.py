@@ -4,18 +4,21 @@ The same command resumes where the run stopped. `--config FILE.json` in place of
 as a sweep's best_config.json.
 """
 
-from ldlva_dist.config import RunConfig
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.metrics_line import format_line
 from ldlva_dist.reporting.terminal import run_job
-from ldlva_dist.run import launch
 from ldlva_dist.run.cli import parse_run
-from ldlva_dist.runtime import placement
+from ldlva_dist.run.paths import with_absolute_paths
 
 
 def main() -> None:
     """Parse, connect, fit, print."""
-    config: RunConfig = launch.with_absolute_paths(parse_run(description="Train one run."))
+    config = with_absolute_paths(parse_run(description="Train one run."))
+
+    # Here and in the other jobs: what takes seconds to import is imported after the command line was checked.
+    from ldlva_dist.run import launch
+    from ldlva_dist.runtime import placement
+
     placement.connect()
     say(f"training {config.name}: {config.uri}")
     result = launch.fit(config, on_metrics=lambda metrics: say(format_line(metrics)))

@@ -19,7 +19,8 @@ import tyro
 from safetensors.torch import save
 
 from bench.common import cluster, report
-from ldlva_dist.inference.batch import Actors, predict_images
+from ldlva_dist.inference.actors import Actors
+from ldlva_dist.inference.batch import predict_images
 from ldlva_dist.inference.description import Description
 from ldlva_dist.inference.face_model import Portable
 from ldlva_dist.inference.inputs import DatasetInputs

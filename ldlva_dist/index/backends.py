@@ -11,6 +11,8 @@ from ldlva_dist.errors import SettingError
 Backend = Literal["auto", "kdtree", "faiss_cpu", "faiss_gpu"]
 Points = NDArray[np.floating[Any]]
 
+K_MAX = 32
+"""Neighbours that a graph keeps unless told otherwise."""
 GPU_TEMP_BYTES = 256 * 2**20
 GPU_MAX_K = 2048
 KDTREE_MAX_DIMENSIONS = 3

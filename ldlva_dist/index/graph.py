@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.index.backends import Backend, build_index
+from ldlva_dist.index.backends import K_MAX, Backend, build_index
 from ldlva_dist.index.exact_search import PointSet, check_k, check_va
 from ldlva_dist.index.plane_cut import cut_dataset, load_box
 from ldlva_dist.index.shard import IndexShard, answer_in_process
@@ -29,7 +29,6 @@ from ldlva_dist.index.shard_answers import join_answers
 from ldlva_dist.values.typed_json import Count, Rule, Text, build_dataclass, parse_object, require_format
 
 _FORMAT_VERSION = 1
-K_MAX = 32
 GRAPH_PART_ROWS = 1 << 18
 MAX_SAMPLES = 2**31 - 1
 _FOLDER = re.compile(r"graph-K([1-9][0-9]{0,9})")

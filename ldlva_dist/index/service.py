@@ -10,9 +10,9 @@ import ray
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import LdlvaError
-from ldlva_dist.index.backends import Backend
+from ldlva_dist.index.backends import K_MAX, Backend
 from ldlva_dist.index.client import IndexClient
-from ldlva_dist.index.graph import GRAPH_PART_ROWS, K_MAX, GraphInfo, build_graph, plan_graph, require_graph
+from ldlva_dist.index.graph import GRAPH_PART_ROWS, GraphInfo, build_graph, plan_graph, require_graph
 from ldlva_dist.index.queries import KIND
 from ldlva_dist.index.shard import IndexShard
 from ldlva_dist.runtime.connect import connect

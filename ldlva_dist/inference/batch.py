@@ -10,6 +10,7 @@ import torch
 
 from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.inference.actors import Actors
 from ldlva_dist.inference.face_model import Portable
 from ldlva_dist.inference.parts import (
     PARTS,
@@ -26,25 +27,10 @@ from ldlva_dist.inference.parts import (
 from ldlva_dist.runtime import placement
 from ldlva_dist.runtime.pieces import run_pieces_on_actors
 from ldlva_dist.runtime.unfinished import differing
-from ldlva_dist.values.settings import Count, NotNegative, Positive, check_options
 
 GET_TIMEOUT_S = 300.0
 Progress = Callable[[int, int], None]
 """Called with images done, and all of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Actors:
-    """The actors that hold a copy of the network each."""
-
-    num_actors: Count | None = None
-    """Copies that work side by side; as many as the cluster holds if not given."""
-    cpus_per_actor: Positive = 1.0
-    gpus_per_actor: NotNegative = 0.0
-    """A share, such as 0.25, lets several actors use one GPU."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

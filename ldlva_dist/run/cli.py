@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import tyro
 
-from ldlva_dist import storage
 from ldlva_dist.config import RunConfig, from_json
 from ldlva_dist.config.presets import PRESETS
 from ldlva_dist.errors import SettingError
@@ -35,6 +34,8 @@ def parse_run(args: Sequence[str] | None = None, *, description: str) -> RunConf
 
 def read_config(uri: str) -> RunConfig:
     """Settings that were saved in a JSON file; a SettingError names the file beside the setting."""
+    from ldlva_dist import storage  # half a second of imports, which other command lines need not wait for
+
     text = storage.read_bytes(uri)
     try:
         return from_json(text)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from typing import Any
@@ -31,6 +31,7 @@ from ldlva_dist.run.backend import StoppableTorchConfig
 from ldlva_dist.run.control import RunControl
 from ldlva_dist.run.elastic import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
 from ldlva_dist.run.lease import Holder, Lease, leased
+from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.run.supervise import attend
 from ldlva_dist.runtime import placement
 from ldlva_dist.runtime.waiting import last_line, own_error
@@ -156,17 +157,6 @@ def train_storage(uri: str) -> dict[str, Any]:
         return {"storage_path": uri}
     filesystem, path = storage.resolve(uri)
     return {"storage_path": path, "storage_filesystem": filesystem}
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same settings with paths that mean the same on every node."""
-    if not config.data.dataset:
-        raise SettingError("data.dataset must name a data set that jobs/make_shards.py wrote, got nothing")
-    return replace(
-        config,
-        storage_path=storage.absolute(config.storage_path),
-        data=replace(config.data, dataset=storage.absolute(config.data.dataset)),
-    )
 
 
 def prepare(config: RunConfig, *, sound: bool = False) -> Dataset:

@@ -29,6 +29,7 @@ from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
+from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.runtime import placement
 from ldlva_dist.runtime.waiting import last_line
 
@@ -76,7 +77,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
             or of anything else.
         ClusterError: if every trial failed.
     """
-    config = _with_absolute_weights(launch.with_absolute_paths(config))
+    config = _with_absolute_weights(with_absolute_paths(config))
     config.check_search()
     folder = storage.join(config.storage_path, config.name)
     _require_own_folder(config, folder)

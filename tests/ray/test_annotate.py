@@ -20,7 +20,8 @@ from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model, annotate_by_table
 from ldlva_dist.packing.annotate.pieces import AnnotationWork, annotate_piece, open_pieces
-from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
+from ldlva_dist.packing.annotate.regressor import Regressor
+from ldlva_dist.packing.annotate.settings import RegressorSettings
 from ldlva_dist.packing.annotate.va_table import PointFile
 from ldlva_dist.run import launch
 from testing.job_scripts import Scripts

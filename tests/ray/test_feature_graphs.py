@@ -21,6 +21,7 @@ from ldlva_dist.index.service import IndexService, start_index
 from ldlva_dist.messages import BankUpdate
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
+from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.training.neighbors.feature_graphs import GraphBuilder
 from testing.tiny_runs import losses, table, tiny_run
 
@@ -145,7 +146,7 @@ def test_a_run_that_stopped_while_a_graph_was_built_goes_on_as_if_it_had_not(
 ) -> None:
     shutil.copytree(run.run_uri, tmp_path / "run", ignore=shutil.ignore_patterns("step-0000001*", "step-0000002*"))
     assert [name for name in os.listdir(tmp_path / "run") if name.startswith("step-")] == ["step-00000009"]
-    config = launch.with_absolute_paths(_in_feature_space(faces, tmp_path, "run"))
+    config = with_absolute_paths(_in_feature_space(faces, tmp_path, "run"))
     Path(tmp_path, "run", "config.json").write_text(to_json(config))  # a run knows where it lies
     again = launch.fit(config)
     assert losses(again.run_uri) == losses(run.run_uri)

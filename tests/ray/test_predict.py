@@ -17,7 +17,8 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.inference.batch import Actors, Predicted, predict_images
+from ldlva_dist.inference.actors import Actors
+from ldlva_dist.inference.batch import Predicted, predict_images
 from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, ParquetInputs
 from ldlva_dist.inference.parts import PredictionWork, count_rejected, predict_part
 from ldlva_dist.inference.trained import read_model

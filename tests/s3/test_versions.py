@@ -25,7 +25,8 @@ from ldlva_dist.dataset.shards import ShardBuilder, crc32
 from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.annotate.pieces import AnnotationWork, annotate_piece, open_pieces, stored_points
-from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
+from ldlva_dist.packing.annotate.regressor import Regressor
+from ldlva_dist.packing.annotate.settings import RegressorSettings
 from ldlva_dist.training.evaluate import SplitReader
 from testing.s3_store import Swift
 

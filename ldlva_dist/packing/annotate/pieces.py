@@ -20,7 +20,8 @@ from ldlva_dist.dataset.images import decode, resize
 from ldlva_dist.dataset.stored_images import StoredImages
 from ldlva_dist.dataset.versions import versions_uri
 from ldlva_dist.errors import DataError
-from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings, model_fingerprint
+from ldlva_dist.packing.annotate.regressor import Regressor, model_fingerprint
+from ldlva_dist.packing.annotate.settings import RegressorSettings
 from ldlva_dist.runtime import unfinished
 
 PIECE_ROWS = 4096

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ldlva_dist.errors import SettingError
-from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
-from ldlva_dist.packing.tables.cells import NO_VALUE
+from ldlva_dist.packing.sources.rows import NO_VALUE, REFERENCE_CLASSES
 
 MAX_NAME = 100
 _WHOLE = re.compile(r"\s*([+-]?[0-9]{1,18})(\.0*)?\s*")

@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist import storage
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.classes.class_index import StatedClasses, stated_classes
 from ldlva_dist.packing.classes.known_sets import AFFECTNET
@@ -63,6 +62,8 @@ class Common:
 
 def check_there(setting: str, uri: str) -> None:
     """SettingError unless a file or folder is there, and its name is text."""
+    from ldlva_dist import storage
+
     check_text(setting, uri)
     if not storage.exists(uri):
         raise SettingError(f"{setting} must name what exists, got {uri!r}")

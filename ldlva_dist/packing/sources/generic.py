@@ -1,24 +1,21 @@
-"""Settings of the kinds of source that fit anybody's data."""
+"""Settings of the kinds of source that fit anybody's data.
+
+The command line reads this before anything is imported: a source is imported where it is made.
+"""
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.classes.class_index import ClassIndex
 from ldlva_dist.packing.sources.common import Common, check_there
-from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
-from ldlva_dist.packing.sources.listing import EXTENSIONS
-from ldlva_dist.packing.sources.readers.class_folders import ClassFoldersSource, folder_notes
-from ldlva_dist.packing.sources.readers.folder import FolderSource
-from ldlva_dist.packing.sources.readers.parquet import ParquetSource
-from ldlva_dist.packing.sources.readers.row_groups import parquet_files
-from ldlva_dist.packing.sources.readers.samples import Fields
-from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tar_notes, tars_of
-from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Part, Source
-from ldlva_dist.packing.sources.user_columns import UserColumns, is_affectnet_layout
-from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+from ldlva_dist.packing.sources.rows import EXTENSIONS, REFERENCE_CLASSES, Part, Source
 from ldlva_dist.values.settings import Share
+
+if TYPE_CHECKING:
+    from ldlva_dist.packing.sources.readers.folder import FolderSource
+    from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 
 _PART = re.compile(r"(train|validation|valid|val|dev|test)(?=[-_.])", re.IGNORECASE)
 
@@ -44,6 +41,8 @@ class Folder(Common):
 
     def notes(self) -> list[str]:
         """What was taken from the headers."""
+        from ldlva_dist.packing.tables.csv_file import delimiter_remark
+
         source = self.source()
         return list(filter(None, (delimiter_remark(uri, source.delimiter) for uri in source.tables.values())))
 
@@ -51,8 +50,12 @@ class Folder(Common):
         """Whether every table has AffectNet's column of labels, or valence and arousal beside its own."""
         return self.source().numbers_are_affectnets()
 
-    def source(self) -> FolderSource:
+    def source(self) -> "FolderSource":
         """The rows to pack."""
+        from ldlva_dist.packing.sources.readers.folder import FolderSource
+        from ldlva_dist.packing.sources.user_columns import UserColumns
+        from ldlva_dist.packing.tables.csv_file import delimiter_option
+
         tables: dict[Part, str] = {"train": self.table}
         images: dict[Part, str] = {"train": self.images}
         if self.test_table is not None:
@@ -106,7 +109,10 @@ class Parquet(Common):
             )
         return self._source(self.votes)
 
-    def _source(self, votes: tuple[str, ...]) -> ParquetSource:
+    def _source(self, votes: tuple[str, ...]) -> "ParquetSource":
+        from ldlva_dist.packing.sources.readers.parquet import ParquetSource
+        from ldlva_dist.packing.sources.user_columns import UserColumns
+
         for uri in (*self.train, *self.test):
             check_there("--train and --test", uri)
         given: dict[Part, tuple[str, ...]] = {"train": self.train, "test": self.test}
@@ -127,6 +133,8 @@ class Parquet(Common):
 
 def _files_of_a_part(uri: str, part: Part) -> tuple[str, ...]:
     """The parquet files of a file or folder; SettingError for a folder with files of several parts of a set."""
+    from ldlva_dist.packing.sources.readers.row_groups import parquet_files
+
     files = parquet_files(uri, f"--{part}")
     parts = {found[1].lower() for file in files if (found := _PART.match(file.rpartition("/")[2]))}
     if len(parts) > 1:
@@ -147,6 +155,8 @@ class ClassFolders(Common):
 
     def source(self) -> Source:
         """The rows to pack."""
+        from ldlva_dist.packing.sources.readers.class_folders import ClassFoldersSource
+
         folders = self._folders()
         for uri in folders.values():
             check_there("--train, --validation and --test", uri)
@@ -154,6 +164,8 @@ class ClassFolders(Common):
 
     def notes(self) -> list[str]:
         """What the folders hold besides, and class folders without an image."""
+        from ldlva_dist.packing.sources.readers.class_folders import folder_notes
+
         return [note for uri in self._folders().values() for note in folder_notes(uri)]
 
     def _folders(self) -> dict[Part, str]:
@@ -187,10 +199,15 @@ class WebDataset(Common):
 
     def numbers_are_affectnets(self) -> bool:
         """Whether the labels stand in AffectNet's field, or beside valence and arousal."""
+        from ldlva_dist.packing.sources.user_columns import is_affectnet_layout
+
         return is_affectnet_layout(self.label_field, self.valence_field, self.arousal_field)
 
     def source(self) -> Source:
         """The rows to pack."""
+        from ldlva_dist.packing.sources.readers.samples import Fields
+        from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tars_of
+
         if (self.valence_field is None) != (self.arousal_field is None):
             raise SettingError(
                 "--valence-field and --arousal-field must both be given, or neither, "
@@ -210,6 +227,8 @@ class WebDataset(Common):
 
     def notes(self) -> list[str]:
         """What is no tar in the folders."""
+        from ldlva_dist.packing.sources.readers.web_dataset import tar_notes
+
         return tar_notes([uri for uri in (*self.train, *self.validation, *self.test) if not uri.endswith(".tar")])
 
 
@@ -228,6 +247,8 @@ class Faces(Common):
 
     def source(self) -> Source:
         """The rows to pack."""
+        from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+
         index = ClassIndex(self.stated().names, {})
         if [index.find(name) for name in REFERENCE_CLASSES] != list(range(len(index.class_names))):
             raise SettingError(f"--classes must be {', '.join(REFERENCE_CLASSES)} for drawn faces, got {self.classes}")

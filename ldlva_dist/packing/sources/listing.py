@@ -12,10 +12,8 @@ from pyarrow import fs
 
 from ldlva_dist import storage
 from ldlva_dist.errors import ClusterError, DataError
+from ldlva_dist.packing.sources.rows import EXTENSIONS
 
-EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "webp", "gif", "tif", "tiff", "avif")
-EXTENSIONS += ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm")
-"""Of image files, of every kind that can be decoded."""
 FOLDERS_OF_OTHERS = ("@eadir", "@recycle", "#recycle", "__macosx", "$recycle.bin", "lost+found")
 """Folders that file servers and systems put among a user's folders."""
 BROKEN, TO_LISTED = "broken links", "links to what is listed anyway, or to a folder above"

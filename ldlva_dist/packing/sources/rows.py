@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 
 Part = Literal["train", "holdout", "test"]
 """Split of the user's files; a source that brings its own validation part calls it holdout, and none is cut then."""
+USUAL_NAMES = {"path": "subDirectory_filePath", "label": "expression", "valence": "valence", "arousal": "arousal"}
+"""Columns of the reference's lists."""
+NO_VALUE = frozenset({"", "na", "n/a", "<na>", "#n/a", "none", "null", "nan"})
+"""How "there is none" is written in a cell, in small letters."""
+EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "webp", "gif", "tif", "tiff", "avif")
+EXTENSIONS += ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm")
+"""Of image files, of every kind that can be decoded."""
 REFERENCE_CLASSES = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
 BLOCK_ROWS = 512
 PARTITION_ROWS = 2048

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.sources.rows import USUAL_NAMES
 from ldlva_dist.packing.tables.cells import plain_type, va_cells
 from ldlva_dist.packing.tables.csv_file import check_once
-
-USUAL_NAMES = {"path": "subDirectory_filePath", "label": "expression", "valence": "valence", "arousal": "arousal"}
 
 
 @dataclass(frozen=True, kw_only=True)

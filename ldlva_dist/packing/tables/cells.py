@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.sources.rows import NO_VALUE
 
-NO_VALUE = frozenset({"", "na", "n/a", "<na>", "#n/a", "none", "null", "nan"})
-"""How "there is none" is written in a cell, in small letters."""
 ABSENT = -2.0
 """Valence or arousal that is not there, as AffectNet writes it."""
 YES, NO = frozenset({"true", "yes", "t", "y", "1"}), frozenset({"false", "no", "f", "n", "0"})

@@ -18,7 +18,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import decode
 from ldlva_dist.inference.export import real_images
 from ldlva_dist.packing.annotate import pieces
-from ldlva_dist.packing.annotate.regressor import RegressorSettings
+from ldlva_dist.packing.annotate.settings import RegressorSettings
 from ldlva_dist.reporting.report.pictures import FACE, Pictures
 from ldlva_dist.stream.random_access import RandomAccess
 from ldlva_dist.stream.superstep import ImageSettings, Window, finish_superstep

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.annotate.model_files import read_regressor_model
-from ldlva_dist.packing.annotate.regressor import Regressor, RegressorSettings
+from ldlva_dist.packing.annotate.regressor import Regressor
+from ldlva_dist.packing.annotate.settings import RegressorSettings
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 SETTINGS = RegressorSettings(input_size=16)

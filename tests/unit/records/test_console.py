@@ -13,11 +13,11 @@ import pytest
 
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.records.console import DataConsole, say, visible
+from ldlva_dist.reporting.dataset_table import print_dataset
 from ldlva_dist.reporting.doctor_table import print_findings
 from ldlva_dist.reporting.forecast_table import print_outlook
 from ldlva_dist.reporting.progress_bar import ProgressBar
 from ldlva_dist.reporting.tables import print_comparison, print_evaluation, print_trials
-from ldlva_dist.reporting.terminal import print_dataset
 
 NAMES = {
     "[/sad]": "[/sad]",

@@ -1,17 +1,14 @@
-"""Settings of the data sets whose layout and protocol are known; each protocol stands at the top of its source."""
+"""Settings of the data sets whose layout and protocol are known; each protocol stands at the top of its source.
+
+The command line reads this before anything is imported: a source is imported where it is made.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from tyro.conf import Suppress
 
-from ldlva_dist import storage
 from ldlva_dist.packing.sources.common import Common, check_there
-from ldlva_dist.packing.sources.known_sets import fer_plus
-from ldlva_dist.packing.sources.known_sets.affectnet import AffectNetSource
-from ldlva_dist.packing.sources.known_sets.affectnet_folders import AffectNetFoldersSource
-from ldlva_dist.packing.sources.known_sets.raf_db import RafDbSource
-from ldlva_dist.packing.sources.listing import list_images
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Part, Source
 
 
@@ -44,6 +41,8 @@ class AffectNet(KnownClasses):
 
     def source(self) -> Source:
         """The rows to pack."""
+        from ldlva_dist.packing.sources.known_sets.affectnet import AffectNetSource
+
         tables: dict[Part, str] = {"train": self.train}
         if self.test is not None:
             tables["test"] = self.test
@@ -63,6 +62,9 @@ class AffectNetFolders(KnownClasses):
 
     def source(self) -> Source:
         """The rows to pack."""
+        from ldlva_dist import storage
+        from ldlva_dist.packing.sources.known_sets.affectnet_folders import AffectNetFoldersSource
+
         folders: dict[Part, str] = {
             "train": storage.join(self.root, "train_set"),
             "test": storage.join(self.root, "val_set"),
@@ -73,6 +75,9 @@ class AffectNetFolders(KnownClasses):
 
     def notes(self) -> list[str]:
         """What lies among the images and is none."""
+        from ldlva_dist import storage
+        from ldlva_dist.packing.sources.listing import list_images
+
         folders = [storage.join(self.root, name, "images") for name in ("train_set", "val_set")]
         return [f"{line} in {uri}" for uri in folders for line in list_images(uri).passed_over()]
 
@@ -92,6 +97,9 @@ class RafDb(Common):
 
     def source(self) -> Source:
         """The rows to pack."""
+        from ldlva_dist import storage
+        from ldlva_dist.packing.sources.known_sets.raf_db import RafDbSource
+
         labels = self.labels or storage.join(self.root, "EmoLabel", "list_patition_label.txt")
         images = self.images or storage.join(self.root, "Image", "aligned")
         check_there("--root or --labels", labels)
@@ -114,6 +122,9 @@ class FerPlus(KnownClasses):
 
     def source(self) -> Source:
         """The rows to pack."""
+        from ldlva_dist import storage
+        from ldlva_dist.packing.sources.known_sets import fer_plus
+
         check_there("--table", self.table)
         check_there("--images", self.images)
         parts: tuple[Part, ...] = ("train", "holdout", "test") if self.public_test else ("train", "test")

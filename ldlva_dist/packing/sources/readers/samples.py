@@ -7,9 +7,9 @@ from itertools import groupby
 from math import nan
 from typing import Any
 
-from ldlva_dist.packing.sources.listing import EXTENSIONS, is_hidden
+from ldlva_dist.packing.sources.listing import is_hidden
 from ldlva_dist.packing.sources.readers.tar_members import Damage, Member, members
-from ldlva_dist.packing.sources.rows import LEFT_OUT
+from ldlva_dist.packing.sources.rows import EXTENSIONS, LEFT_OUT
 from ldlva_dist.packing.tables.cells import ABSENT, CellError, label_of, number_of
 
 UNSAFE = ("pkl", "pickle", "pyd", "pt", "pth", "ten", "tb", "npy", "npz", "joblib", "dill")
