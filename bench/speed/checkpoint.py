@@ -48,7 +48,7 @@ from ldlva_dist.training import build
 from ldlva_dist.training import rank_votes as agreement_module
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.prefetch import prefetch_neighbors
-from ldlva_dist.training.optimizer_step import optimize
+from ldlva_dist.training.optimizer_step import optimize, to_tensors
 from ldlva_dist.training.rank_votes import Agreement
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.worker import bank_update
@@ -122,9 +122,14 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
     began_save = began_step
     processes = os.getpid(), bank_pid
     peak = PrivatePeak()
-    for batch, lookup in prefetch_neighbors(_batches(), client, meters):
+    table = state.table
+    assert table, "the recipe has neighbours"
+    for batch, lookup, route in prefetch_neighbors(_batches(), client, meters, route_of=table.route):
         assert lookup, "there is a client"
-        outputs = optimize(state, batch, lookup.neighbors, settings=settings, lr=1e-3, use_neighbors=True)
+        assert route, "there is a table"
+        rows, near = to_tensors(state, batch, lookup.neighbors, route)
+        outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
+        table.apply(route, outputs.logit_grads)
         lookup.write(bank_update(batch, outputs))
         state.step += 1
         seconds, began_step = time.monotonic() - began_step, time.monotonic()
@@ -249,7 +254,8 @@ def _agree(rank: int, folder: str, steps: int) -> None:
     step_s, verdict_s = [], []
     for batch in islice(_batches(BATCH // SAVERS), WARMUP + steps):
         began = time.monotonic()
-        outputs = optimize(state, batch, None, settings=settings, lr=1e-3, use_neighbors=False)
+        rows, _ = to_tensors(state, batch, None, None)
+        outputs = optimize(state, rows, None, settings=settings, lr=1e-3, use_neighbors=False)
         loss, done = float(outputs.terms["loss"]), time.monotonic()
         agreement.after_step(loss=loss, uploading=False)
         verdict_s.append(time.monotonic() - done)

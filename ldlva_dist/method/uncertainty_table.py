@@ -4,15 +4,42 @@ Uncertainty is sigmoid(logit), the weight of the neighbours in a sample's target
 Ids are born on the CPU and the gradient is one float per sample, so the traffic is small and runs over gloo; every
 call is a collective. The table is its own optimiser: SGD on each sample's own loss, with lazy momentum (only the rows
 of the batch move), so a row's path depends on neither batch size, ranks nor accumulation (METHOD.md, section 3).
+
+A step makes two exchanges, of values alone: what a read gives, and what is applied. Who asks whom for which rows is the
+step's route, which is found while the steps before it are trained on.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+@dataclass(kw_only=True, eq=False)
+class Route:
+    """Rows of one step on their way between this rank and their owners. W = ranks, n = ids of the step.
+
+    Made by :meth:`UncertaintyTable.route`; it is read once, and then may be applied once.
+    """
+
+    order_n: Tensor
+    """Places of the ids by owner; for each owner those of the batch come first."""
+    batch_rows: int
+    """The first so many ids are those of the batch."""
+    ids_n: Tensor
+    """Ids in that order."""
+    sent_W2: Tensor
+    """Ids that this rank asks of each rank: all of them, and those of the batch."""
+    received_W2: Tensor
+    """Ids that each rank asks of this one, likewise."""
+    asked: Tensor
+    """Ids that this rank is asked for, by who asks; empty until the counts are known."""
+    under_way: dist.Work | None = None
+    """The last exchange that was begun for it; None on a single rank."""
 
 
 class UncertaintyTable:
@@ -36,32 +63,79 @@ class UncertaintyTable:
         self._lr, self._momentum = lr, momentum
         self._logits = torch.full((self.stop - self.start,), initial_logit, dtype=torch.float32)
         self._velocity = torch.zeros_like(self._logits)
+        self._begun: list[Route] = []
 
-    def read(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The logits of ``ids`` [n], in their order. Collective: every rank calls it, with any n."""
-        order, asked, counts = self._route(torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64)))
-        found = self._exchange(self._logits[asked[0] - self.start], asked[1], counts)
-        logits = torch.empty_like(found)
-        logits[order] = found
-        return logits.numpy()
+    def route(self, ids: NDArray[np.int64], batch_rows: int | None = None) -> Route:
+        """Begin to find the way of a step's rows; nobody is waited for. Collective, in the order of the steps.
 
-    def apply(self, ids: NDArray[np.int64], gradients: NDArray[np.float32]) -> None:
-        """Take one step down ``gradients`` [n] of the samples' own losses. Collective.
-
-        Gradients of an id that stands more than once, on whatever ranks, add up.
+        Args:
+            ids: [n] ids to read; any n.
+            batch_rows: The first so many of them may be applied to; None: all.
         """
         rows = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
-        values = torch.from_numpy(np.ascontiguousarray(gradients, dtype=np.float32))
-        order, (owned, back), counts = self._route(rows)
-        received = self._exchange(values[order], counts, back)
-        unique, where = torch.unique(owned, return_inverse=True)
+        batch_rows = len(rows) if batch_rows is None else batch_rows
+        owner_n = rows // self._rows_per_rank
+        order_n = torch.argsort(owner_n, stable=True)
+        counts = [torch.bincount(owner, minlength=self._world_size) for owner in (owner_n, owner_n[:batch_rows])]
+        sent_W2, ids_n = torch.stack(counts, dim=1), rows[order_n]
+        route = Route(
+            order_n=order_n,
+            batch_rows=batch_rows,
+            ids_n=ids_n,
+            sent_W2=sent_W2,
+            received_W2=torch.empty_like(sent_W2) if self._group else sent_W2,
+            asked=ids_n.new_empty(0) if self._group else ids_n,
+        )
+        if self._group:
+            route.under_way = self._begin_exchange(route.received_W2, sent_W2)
+            self._begun.append(route)
+        return route
+
+    def read(self, route: Route) -> Tensor:
+        """The logits of a route's ids [n], in their order, after all gradients that were applied. Collective."""
+        if route in self._begun:  # the first of all; others were sent in the read before
+            self._send_ids()
+        if route.under_way:
+            route.under_way.wait()
+        found_n = self._exchange(self._logits[route.asked - self.start], route.received_W2[:, 0], route.sent_W2[:, 0])
+        self._send_ids()  # the counts of the next step came meanwhile; its ids travel while this one is trained on
+        logits_n = torch.empty_like(found_n)
+        logits_n[route.order_n] = found_n
+        return logits_n
+
+    def apply(self, route: Route, gradients_b: Tensor, said_F: Tensor | None = None) -> Tensor:
+        """Take one step down the gradients of the samples' own losses. Collective.
+
+        Gradients of an id that stands more than once, on whatever ranks, add up.
+
+        Args:
+            route: The step's, which was read.
+            gradients_b: [b] those of the batch's ids, float32.
+            said_F: [F] what this rank has to tell all others, float32; the same F on all ranks.
+
+        Returns:
+            [W, F] what every rank says.
+        """
+        said_F = gradients_b.new_empty(0) if said_F is None else said_F
+        sent_W, received_W = route.sent_W2[:, 1], route.received_W2[:, 1]
+        by_owner = gradients_b[route.order_n[route.order_n < route.batch_rows]].split(sent_W.tolist())
+        letter = torch.cat([part for own in by_owner for part in (own, said_F)])
+        letters = self._exchange(letter, sent_W + len(said_F), received_W + len(said_F))
+        parts = letters.split([n for rows in received_W.tolist() for n in (rows, len(said_F))])
+        asked = route.asked.split(route.received_W2[:, 0].tolist())
+        owned = torch.cat([ids[:rows] for ids, rows in zip(asked, received_W.tolist(), strict=True)])
+        self._descend(owned - self.start, torch.cat(parts[::2]))
+        return torch.stack(parts[1::2])
+
+    def _descend(self, rows: Tensor, gradients: Tensor) -> None:
+        """Move this rank's rows down their gradients, which come in any order."""
+        unique, where = torch.unique(rows, return_inverse=True)
         # Sums of the same few numbers in another order differ in the last bit: add in the order of their values.
-        ascending = torch.argsort(received)
-        total = torch.zeros(len(unique)).index_add_(0, where[ascending], received[ascending])
-        local = unique - self.start
-        velocity = self._momentum * self._velocity[local] + total
-        self._velocity[local] = velocity
-        self._logits[local] -= self._lr * velocity
+        ascending = torch.argsort(gradients)
+        total = torch.zeros(len(unique)).index_add_(0, where[ascending], gradients[ascending])
+        velocity = self._momentum * self._velocity[unique] + total
+        self._velocity[unique] = velocity
+        self._logits[unique] -= self._lr * velocity
 
     def state(self) -> dict[str, Tensor]:
         """This rank's rows, and where they begin, as tensors to save."""
@@ -99,26 +173,28 @@ class UncertaintyTable:
             dist.all_reduce(total, group=self._group)
         return float(total[0] / total[1])
 
-    def _route(self, ids: Tensor) -> tuple[Tensor, tuple[Tensor, list[int]], list[int]]:
-        """Send each id to the rank that owns it.
+    def _send_ids(self) -> None:
+        """Send the ids of all routes whose counts were sent."""
+        for route in self._begun:
+            assert route.under_way, "its counts were sent"
+            route.under_way.wait()
+            sent_W, received_W = route.sent_W2[:, 0], route.received_W2[:, 0]
+            route.asked = route.ids_n.new_empty(int(received_W.sum()))
+            route.under_way = self._begin_exchange(route.asked, route.ids_n, sent_W, received_W)
+        self._begun.clear()
 
-        Returns:
-            The order in which ids were sent; the ids this rank was asked for, with the count from each rank; the count
-            this rank sent to each rank.
-        """
-        owner = ids // self._rows_per_rank
-        order = torch.argsort(owner, stable=True)
-        counts = torch.bincount(owner, minlength=self._world_size)
-        if self._group is None:
-            return order, (ids[order], [len(ids)]), [len(ids)]
-        back = torch.empty_like(counts)
-        dist.all_to_all_single(back, counts, group=self._group)
-        sent, received = counts.tolist(), back.tolist()
-        return order, (self._exchange(ids[order], sent, received), received), sent
-
-    def _exchange(self, values: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    def _exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> Tensor:
         if self._group is None:
             return values
-        result = values.new_empty(sum(received))
-        dist.all_to_all_single(result, values.contiguous(), received, sent, group=self._group)
+        result = values.new_empty(int(received_W.sum()))
+        self._begin_exchange(result, values, sent_W, received_W).wait()
         return result
+
+    def _begin_exchange(
+        self, result: Tensor, values: Tensor, sent_W: Tensor | None = None, received_W: Tensor | None = None
+    ) -> dist.Work:
+        """Begin to send each rank its share of ``values``; without counts the shares are equal."""
+        splits = (None, None) if sent_W is None or received_W is None else (received_W.tolist(), sent_W.tolist())
+        work = dist.all_to_all_single(result, values, *splits, group=self._group, async_op=True)
+        assert work is not None, "this rank is one of the group"
+        return work

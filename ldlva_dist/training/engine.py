@@ -242,4 +242,5 @@ def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": settings.bf16, "dtype": "bfloat16"},
         "steps_per_print": 1 << 62,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a step
     }

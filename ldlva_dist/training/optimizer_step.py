@@ -1,6 +1,8 @@
 """One optimiser step on one rank's rows: micro-batches through the method, then weights, centres and uncertainty."""
 
+import warnings
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from ldlva_dist.messages import LABEL, NEVER, Batch, Neighbors
 from ldlva_dist.method.centers import update_centers
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors, step
+from ldlva_dist.method.uncertainty_table import Route
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
 from ldlva_dist.training.state import TrainState
 
@@ -23,69 +26,73 @@ class StepOutputs:
     """[b, C]"""
     features: NDArray[np.float32]
     """[b, V]"""
+    logit_grads: Tensor
+    """[b] gradients of the rows' own losses in their uncertainty logits, on the CPU."""
     terms: dict[str, Tensor]
     """Sums over the rank's rows, divided by the global batch size."""
 
 
 def optimize(
     state: TrainState,
-    batch: Batch,
-    neighbors: Neighbors | None,
+    batch: TensorBatch,
+    neighbors: TensorNeighbors | None,
     *,
     settings: StepSettings,
     lr: float,
     use_neighbors: bool,
 ) -> StepOutputs:
-    """Train on one global batch, of which ``batch`` is this rank's part. Collective.
+    """Train network and centres on one global batch, of which ``batch`` is this rank's part. Collective.
 
     Args:
-        state: What is trained; its step counter is left to the caller.
+        state: What is trained; its step counter and its table are left to the caller.
         batch: This rank's rows.
         neighbors: Their neighbours; None for the recipe ``ce``.
         settings: The method's settings.
         lr: The network's learning rate in this step.
         use_neighbors: False while the run warms up on the given labels alone.
     """
-    training = state.config.training
-    images, neighbors_ = to_tensors(state, batch, neighbors)
+    config, engine = state.config, state.engine
+    num_parts = config.training.gradient_accumulation_steps
     results: list[StepResult] = []
+    centers = None
     # DeepSpeed averages over ranks and micro-batches; the losses are shares of the global batch's, so they add up.
-    scale = dist.get_world_size() * training.gradient_accumulation_steps
-    for rows in np.array_split(np.arange(len(batch.ids)), training.gradient_accumulation_steps):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        near = neighbors_ and neighbors_[part]
-        if near and state.config.neighbors.source == "exact":
-            near = forward_exact(state.engine, near, settings, state.engine.module.feature_width)
+    scale = dist.get_world_size() * num_parts
+    for part in _micro_batches(len(batch.labels_B), num_parts):
+        near = neighbors and neighbors[part]
+        if near and config.neighbors.source == "exact":
+            near = forward_exact(engine, near, settings, engine.module.feature_width)
         result = step(
-            state.engine,
-            images[part],
+            engine,
+            batch[part],
             near,
             settings=settings,
-            global_batch_size=state.config.data.batch_size,
+            global_batch_size=config.data.batch_size,
             use_neighbors=use_neighbors,
         )
-        state.engine.backward(result.loss * scale)
-        state.engine.step(lr)
         results.append(result)
-    if settings.recipe == "official":
-        _move_centers(state, results)
-    if state.table and use_neighbors:
-        gradients = torch.cat([result.logit_grad_B for result in results])
-        state.table.apply(batch.ids, gradients.cpu().numpy())
+        if settings.recipe == "official" and len(results) == num_parts:
+            centers = CenterSums(results)
+        engine.backward(result.loss * scale)
+        engine.step(lr)
+    if centers:
+        centers.move(engine.module.centers, rate=config.loss.center_rate)
     return StepOutputs(
         probs=torch.cat([result.probs_BC for result in results]).cpu().numpy(),
         features=torch.cat([result.features_BV for result in results]).cpu().numpy(),
+        logit_grads=torch.cat([result.logit_grad_B for result in results]).cpu(),
         terms={key: torch.stack([result.terms[key] for result in results]).sum() for key in results[0].terms},
     )
 
 
 def to_tensors(
-    state: TrainState, batch: Batch, neighbors: Neighbors | None
+    state: TrainState, batch: Batch, neighbors: Neighbors | None, route: Route | None
 ) -> tuple[TensorBatch, TensorNeighbors | None]:
-    """Put a batch and its neighbours on the device, with the logits of both read from the table. Collective."""
+    """Put a batch and its neighbours on the device, with the logits of both read from the table. Collective.
+
+    Without a table there is no route, and all logits are 0.
+    """
     device, rows = state.engine.device, len(batch.ids)
-    ids = batch.ids if neighbors is None else np.concatenate([batch.ids, neighbors.ids.ravel()])
-    logits = torch.from_numpy(state.table.read(ids) if state.table else np.zeros(rows, np.float32)).to(device)
+    logits = (state.table.read(route) if state.table and route else torch.zeros(rows)).to(device)
     tensors = TensorBatch(
         images=_tensor(batch.images, device),
         labels_B=_tensor(batch.labels, device),
@@ -106,16 +113,35 @@ def to_tensors(
     )
 
 
+class CenterSums:
+    """What rows and neighbours of one step ask of the official recipe's centres, over all ranks and micro-batches.
+
+    They are known after the forward and needed after the optimiser's step: the ranks add them up meanwhile.
+    """
+
+    def __init__(self, results: list[StepResult]) -> None:
+        """Begin to add up. Collective."""
+        sums_CV = torch.stack([result.center_sums_CV for result in results if result.center_sums_CV is not None])
+        counts_C = torch.stack([r.center_counts_C for r in results if r.center_counts_C is not None])
+        self._sums_CV1 = torch.cat([sums_CV.sum(dim=0), counts_C.sum(dim=0)[:, None]], dim=1)
+        several = dist.get_world_size() > 1
+        self._under_way = dist.all_reduce(self._sums_CV1, async_op=True) if several else None
+
+    def move(self, centers_CV: Tensor, *, rate: float) -> None:
+        """Move the centres, in place."""
+        if self._under_way:
+            self._under_way.wait()
+        update_centers(centers_CV, self._sums_CV1[:, :-1], self._sums_CV1[:, -1], rate=rate)
+
+
+def _micro_batches(num_rows: int, num_parts: int) -> list[slice]:
+    """Consecutive rows, the first parts one longer where it must be."""
+    sizes = [num_rows // num_parts + (part < num_rows % num_parts) for part in range(num_parts)]
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+
 def _tensor(array: NDArray, device: torch.device) -> Tensor:
-    """Arrays from the object store are read-only; torch wants to be told that nobody writes."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device, non_blocking=True)
-
-
-def _move_centers(state: TrainState, results: list[StepResult]) -> None:
-    """The official recipe's centres: one update per step, from sums over all ranks and micro-batches."""
-    sums_CV = torch.stack([result.center_sums_CV for result in results if result.center_sums_CV is not None]).sum(dim=0)
-    counts_C = torch.stack([r.center_counts_C for r in results if r.center_counts_C is not None]).sum(dim=0)
-    if dist.get_world_size() > 1:
-        dist.all_reduce(sums_CV)
-        dist.all_reduce(counts_C)
-    update_centers(state.engine.module.centers, sums_CV, counts_C, rate=state.config.loss.center_rate)
+    """The same memory where it can be: arrays of the object store are read-only, and nobody writes to a batch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array).to(device, non_blocking=True)

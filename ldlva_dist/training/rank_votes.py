@@ -1,6 +1,7 @@
 """What all ranks decide alike after a step: to stop, to save by the clock, to finish a checkpoint, to give up.
 
-Each rank says what it knows, and one all-reduce of a few integers makes it everybody's. Requests to stop come as a
+Each rank says what it knows in a few numbers, which reach everybody with the gradients of the uncertainty table, or in
+an all-reduce of their own. Requests to stop come as a
 SIGTERM to any worker or from the launching process (run/control.py). Ray's notice that a node will be taken away is
 asked for at times, because asking is a barrier over all workers.
 """
@@ -9,6 +10,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -18,6 +20,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from ray import ObjectRef
+from torch import Tensor
 
 from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.errors import DataError
@@ -55,8 +58,15 @@ class Agreement:
         self._saved_at = self._asked_at = time.monotonic()
         self._preempted: set[str] = set()
 
-    def after_step(self, *, loss: float, uploading: bool) -> Verdict:
-        """What this rank's loss, its upload and the clock mean for all. Collective, once a step."""
+    def after_step(self, *, loss: float, uploading: bool, share: Callable[[Tensor], Tensor] | None = None) -> Verdict:
+        """What this rank's loss, its upload and the clock mean for all. Collective, once a step.
+
+        Args:
+            loss: This rank's.
+            uploading: Whether its files of a checkpoint are on their way.
+            share: Brings what this rank says [F], 0 or 1 each, to all, and gives what all say [W, F], where that
+                travels with something else; None: by itself.
+        """
         now = time.monotonic()
         said = [
             not math.isfinite(loss),
@@ -65,11 +75,8 @@ class Agreement:
             self._is_first and now - self._asked_at >= ASK_RAY_EVERY_S,
             uploading,
         ]
-        if dist.get_world_size() > 1:
-            votes = torch.tensor(said, dtype=torch.int32)
-            dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-            said = votes.bool().tolist()
-        is_bad, stop, save, ask, uploading = said
+        votes = (share or _share)(torch.tensor(said, dtype=torch.float32))
+        is_bad, stop, save, ask, uploading = votes.bool().any(dim=0).tolist()
         if ask:
             self._asked_at = now
             save = self._is_node_lost_soon() or save
@@ -88,6 +95,13 @@ class Agreement:
         new = set(info.preempted_node_ids) - self._preempted if info else set()
         self._preempted |= new
         return bool(new)
+
+
+def _share(votes_F: Tensor) -> Tensor:
+    """[1, F] what some rank says."""
+    if dist.get_world_size() > 1:
+        dist.all_reduce(votes_F, op=dist.ReduceOp.MAX)
+    return votes_F[None]
 
 
 def give_up(run_uri: str, step: int, loss: float, ids: NDArray) -> NoReturn:

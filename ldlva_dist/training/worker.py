@@ -2,22 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import ray.train
+from numpy.typing import NDArray
 
 from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.session import StepLookup
 from ldlva_dist.checkpoint.saver import METRIC, Saver
 from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.method.step import StepSettings
+from ldlva_dist.method.uncertainty_table import Route
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.evaluate import holdout_accuracy
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
 from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs
 from ldlva_dist.training.neighbors.prefetch import prefetch_neighbors
-from ldlva_dist.training.optimizer_step import StepOutputs, optimize
+from ldlva_dist.training.optimizer_step import StepOutputs, optimize, to_tensors
 from ldlva_dist.training.rank_votes import Agreement, Verdict, give_up
 from ldlva_dist.training.recorder import Recorder
 from ldlva_dist.training.schedule import Due, Schedule, due_at
@@ -44,26 +48,29 @@ class Worker:
     saver: Saver
     agreement: Agreement
 
-    def lookups(self) -> Iterator[tuple[Batch, StepLookup | None]]:
-        """Batches with what their neighbours said last.
+    def lookups(self) -> Iterator[tuple[Batch, StepLookup | None, Route | None]]:
+        """Batches with what their neighbours said last, and the way of their rows of the table.
 
         A graph that is due is begun between the write of one step and the question for the next.
         """
         self.graphs.rebuild_if_due(self.state.step)
-        for pair in prefetch_neighbors(self.batches, self.client, self.meters, self.images, self.graphs.graph_of):
-            yield pair
+        for found in prefetch_neighbors(
+            self.batches, self.client, self.meters, self.images, self.graphs.graph_of, self._route
+        ):
+            yield found
             self.graphs.rebuild_if_due(self.state.step)
 
-    def step(self, batch: Batch, lookup: StepLookup | None) -> StepOutputs:
-        """Learn from a batch."""
-        step, loss, neighbors = self.state.step, self.state.config.loss, lookup and lookup.neighbors
+    def step(self, batch: Batch, lookup: StepLookup | None, route: Route | None) -> StepOutputs:
+        """Learn from a batch, but for its uncertainties, which move with the vote."""
+        step, neighbors = self.state.step, lookup and lookup.neighbors
+        tensors, near = to_tensors(self.state, batch, neighbors, route)
         outputs = optimize(
             self.state,
-            batch,
-            neighbors,
+            tensors,
+            near,
             settings=self.settings,
             lr=self.schedule.rate(step),
-            use_neighbors=self.plan.epoch_of(step) >= loss.warmup_epochs,
+            use_neighbors=self._uses_neighbors(step),
         )
         self.state.step += 1
         self.meters.add(outputs.terms, batch, neighbors)
@@ -76,14 +83,16 @@ class Worker:
             lookup.write(bank_update(batch, outputs, features_read=features_read))
         self.recorder.add_batch(batch)
 
-    def vote(self, batch: Batch, outputs: StepOutputs) -> Verdict:
-        """What the ranks decide together after a step; a checkpoint that is uploaded is finished.
+    def vote(self, batch: Batch, route: Route | None, outputs: StepOutputs) -> Verdict:
+        """What the ranks decide together after a step, whose uncertainties move; an uploaded checkpoint is finished.
 
         Raises:
             DataError: where the loss of some rank is not finite.
         """
         loss = float(outputs.terms["loss"])
-        verdict = self.agreement.after_step(loss=loss, uploading=self.saver.uploading)
+        table, learns = self.state.table, self._uses_neighbors(batch.step)
+        share = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
+        verdict = self.agreement.after_step(loss=loss, uploading=self.saver.uploading, share=share)
         if verdict.uploaded or verdict.is_bad:
             self._finish_checkpoint()
         if verdict.is_bad:
@@ -121,6 +130,13 @@ class Worker:
         """Finish what was begun."""
         self._finish_checkpoint()
         self.recorder.close()
+
+    def _route(self, ids: NDArray[np.int64], batch_rows: int) -> Route | None:
+        return self.state.table.route(ids, batch_rows) if self.state.table else None
+
+    def _uses_neighbors(self, step: int) -> bool:
+        """Whether a step is past the warm-up on the given labels alone."""
+        return self.plan.epoch_of(step) >= self.state.config.loss.warmup_epochs
 
     def _finish_checkpoint(self) -> None:
         """Wait for the checkpoint in flight, if there is one, and report the evaluation it goes with.

@@ -7,9 +7,13 @@ from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.session import PendingIds, PendingRows, StepLookup
 from ldlva_dist.messages import Batch
+from ldlva_dist.method.uncertainty_table import Route
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages, PendingImages
 
@@ -20,7 +24,8 @@ def prefetch_neighbors(
     meters: Meters,
     images: NeighborImages | None = None,
     graph_of: Callable[[int], int] = lambda step: 0,
-) -> Iterator[tuple[Batch, StepLookup | None]]:
+    route_of: Callable[[NDArray[np.int64], int], Route | None] = lambda ids, batch_rows: None,
+) -> Iterator[tuple[Batch, StepLookup | None, Route | None]]:
     """Pair each batch with its neighbours, which were asked for before the previous batch was trained on.
 
     Before batch t is handed out, the graph is asked for batch t + 2, and the bank for batch t + 1. The outputs of a
@@ -32,9 +37,10 @@ def prefetch_neighbors(
         meters: Count the seconds that are waited here.
         images: Where they are wanted, reads the neighbours' images, for batch t + 1.
         graph_of: Number of the graph that the neighbours of a step come from.
+        route_of: Begins the way of a batch's rows of the uncertainty table, and its neighbours', for batch t + 1.
     """
     if client is None:
-        yield from ((batch, None) for batch in batches)
+        yield from ((batch, None, None) for batch in batches)
         return
     found: deque[tuple[Batch, PendingIds]] = deque()
     asked: deque[_Asked] = deque()
@@ -44,7 +50,8 @@ def prefetch_neighbors(
         if len(found) > (1 if batch is not None else 0):
             ready, ids = found.popleft()
             rows = ids.ask()
-            asked.append(_Asked(ready, rows, images.ask(ready.step, rows.ids) if images else None))
+            route = route_of(np.concatenate([ready.ids, rows.ids.ravel()]), len(ready.ids))
+            asked.append(_Asked(ready, rows, images.ask(ready.step, rows.ids) if images else None, route))
         if len(asked) > (1 if found else 0):
             yield _collect(asked.popleft(), meters)
     while asked:
@@ -55,12 +62,13 @@ class _Asked(NamedTuple):
     batch: Batch
     rows: PendingRows
     images: PendingImages | None
+    route: Route | None
 
 
-def _collect(asked: _Asked, meters: Meters) -> tuple[Batch, StepLookup]:
+def _collect(asked: _Asked, meters: Meters) -> tuple[Batch, StepLookup, Route | None]:
     began = time.monotonic()
     lookup = asked.rows.collect()
     if asked.images:
         lookup = replace(lookup, neighbors=asked.images.add_to(lookup.neighbors))
     meters.waited(time.monotonic() - began)
-    return asked.batch, lookup
+    return asked.batch, lookup, asked.route

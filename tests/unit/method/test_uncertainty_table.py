@@ -35,6 +35,12 @@ def _table(group: dist.ProcessGroup | None) -> UncertaintyTable:
     return UncertaintyTable(NUM_ROWS, initial_logit=-0.5, lr=LR, momentum=MOMENTUM, group=group)
 
 
+def _apply(table: UncertaintyTable, ids: np.ndarray, gradients: np.ndarray) -> None:
+    route = table.route(ids)
+    table.read(route)
+    table.apply(route, torch.from_numpy(np.ascontiguousarray(gradients)))
+
+
 def _rank(rank: int, world_size: int, folder: str) -> None:
     store = dist.FileStore(f"{folder}/store", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
@@ -42,15 +48,15 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
     table = _table(group)
     steps = _steps()
     for ids, gradients in steps[:3]:
-        table.apply(ids[rank::world_size], gradients[rank::world_size])
+        _apply(table, ids[rank::world_size], gradients[rank::world_size])
     save_file(table.state(), f"{folder}/part-{rank}.safetensors")
     dist.barrier()
     resumed = _table(group)
     resumed.restore([load_file(f"{folder}/part-{r}.safetensors") for r in reversed(range(world_size))])
     for ids, gradients in steps[3:]:
-        resumed.apply(ids[rank::world_size], gradients[rank::world_size])
+        _apply(resumed, ids[rank::world_size], gradients[rank::world_size])
     asked = np.random.default_rng(rank).permutation(NUM_ROWS)[: 5 * rank]
-    np.savez(f"{folder}/rank-{rank}.npz", asked=asked, answered=resumed.read(asked), mean=resumed.mean())
+    np.savez(f"{folder}/rank-{rank}.npz", asked=asked, answered=resumed.read(resumed.route(asked)), mean=resumed.mean())
     dist.destroy_process_group()
 
 
@@ -69,7 +75,7 @@ def test_table_on_several_ranks_resumed_in_the_middle_equals_a_plain_array(world
 def test_table_is_restored_from_any_number_of_parts(parts: int) -> None:
     table = _table(None)
     for ids, gradients in _steps():
-        table.apply(ids, gradients)
+        _apply(table, ids, gradients)
     whole = table.state()
     cuts = np.linspace(0, NUM_ROWS, parts + 1).astype(int)
     saved = [
@@ -88,7 +94,67 @@ def test_table_is_restored_from_any_number_of_parts(parts: int) -> None:
 
 def test_rows_outside_the_batch_do_not_move_in_spite_of_momentum() -> None:
     table = _table(None)
-    table.apply(np.array([3]), np.array([1.0], np.float32))
-    before = table.read(np.array([3]))
-    table.apply(np.array([4]), np.array([1.0], np.float32))
-    assert table.read(np.array([3])) == before
+    _apply(table, np.array([3]), np.array([1.0], np.float32))
+    before = table.read(table.route(np.array([3])))
+    _apply(table, np.array([4]), np.array([1.0], np.float32))
+    assert table.read(table.route(np.array([3]))) == before
+
+
+def _bits(steps: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The last logits, and those that each step read, of a table that knows no ranks: float32, sums in one order."""
+    logits, velocity, read = np.full(NUM_ROWS, -0.5, np.float32), np.zeros(NUM_ROWS, np.float32), []
+    for ids, gradients in steps:
+        read.append(logits[_read_by(ids)])
+        for row in np.unique(ids):
+            total = sum(np.sort(gradients[ids == row]), start=np.float32(0))
+            velocity[row] = np.float32(MOMENTUM) * velocity[row] + total
+            logits[row] -= np.float32(LR) * velocity[row]
+    return logits, read
+
+
+def _read_by(ids: np.ndarray) -> np.ndarray:
+    """The batch, and two neighbours of each."""
+    return np.concatenate([ids, ((ids[:, None] * 7 + np.array([1, 5])) % NUM_ROWS).ravel()])
+
+
+def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
+    group, calls, bare = None, [], dist.all_to_all_single
+    if world_size > 1:
+        store = dist.FileStore(f"{folder}/store-{world_size}", world_size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+        group = dist.group.WORLD
+    dist.all_to_all_single = lambda *args, **kwargs: calls.append(args[1].dtype) or bare(*args, **kwargs)
+    table = _table(group)
+    mine = [(ids[rank::world_size], gradients[rank::world_size]) for ids, gradients in _steps()]
+    routes, read, said = [table.route(_read_by(mine[0][0]), len(mine[0][0]))], [], []
+    for step, (_, gradients) in enumerate(mine):
+        if step + 1 < len(mine):  # as training does: the next step's way is begun before this step is read
+            routes.append(table.route(_read_by(mine[step + 1][0]), len(mine[step + 1][0])))
+        calls.clear()
+        read.append(table.read(routes[step]).clone())
+        said.append(table.apply(routes[step], torch.from_numpy(gradients.copy()), torch.tensor([rank, step + 0.5])))
+    values = [dtype for dtype in calls if dtype == torch.float32]
+    assert len(values) == (2 if world_size > 1 else 0)
+    assert len(calls) == len(values), "ids and counts of the last step were sent before it"
+    torch.save({"read": read, "said": said, "state": table.state()}, f"{folder}/rank-{rank}-of-{world_size}.pt")
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_reads_begun_ahead_see_every_step_before_them_and_no_bit_depends_on_the_ranks(
+    world_size: int, tmp_path
+) -> None:
+    run_ranks(_rank_with_routes_ahead, (world_size, str(tmp_path)), world_size)
+
+    steps = _steps()
+    logits, read = _bits(steps)
+    got = [torch.load(tmp_path / f"rank-{rank}-of-{world_size}.pt") for rank in range(world_size)]
+    np.testing.assert_array_equal(torch.cat([one["state"]["logits"] for one in got]).numpy(), logits)
+    for step, (ids, _) in enumerate(steps):
+        everyone = torch.tensor([[rank, step + 0.5] for rank in range(world_size)])
+        place = dict(zip(_read_by(ids).tolist(), read[step].tolist(), strict=True))
+        for rank, one in enumerate(got):
+            expected = [place[id_] for id_ in _read_by(ids[rank::world_size]).tolist()]
+            assert one["read"][step].tolist() == expected
+            assert torch.equal(one["said"][step], everyone)

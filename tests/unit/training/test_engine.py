@@ -25,7 +25,7 @@ from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.build import build_state, step_settings
-from ldlva_dist.training.optimizer_step import optimize
+from ldlva_dist.training.optimizer_step import optimize, to_tensors
 from ldlva_dist.training.state import TrainState
 from testing.forked_ranks import run_ranks
 from testing.tiny_runs import table as whole_table
@@ -95,9 +95,13 @@ def _train(state: TrainState, steps: int) -> list[float]:
     """The loss of the global batch in every step."""
     settings, plan = step_settings(state.config, state.info, DEVICE), Plan((ROWS,), 0, BATCH, 16)
     losses = []
+    assert state.table, "the recipe has neighbours"
     for _ in range(steps):
         batch, neighbors = _batch(state, plan)
-        outputs = optimize(state, batch, neighbors, settings=settings, lr=1e-3, use_neighbors=True)
+        route = state.table.route(np.concatenate([batch.ids, neighbors.ids.ravel()]), len(batch.ids))
+        rows, near = to_tensors(state, batch, neighbors, route)
+        outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
+        state.table.apply(route, outputs.logit_grads)
         state.step += 1
         total = outputs.terms["loss"].clone()
         dist.all_reduce(total)

@@ -19,7 +19,7 @@ from testing.forked_ranks import run_ranks
 def test_a_rank_that_does_not_take_part_in_a_collective_is_named(tmp_path: Path) -> None:
     run_ranks(_rank, (str(tmp_path),), 2)
     said = (tmp_path / "said").read_text()
-    assert said.startswith("rank 0 waited in uncertainty_table._route: ranks [1] did not take part (")
+    assert said.startswith("rank 0 waited in uncertainty_table._send_ids: ranks [1] did not take part (")
     assert "Timed out waiting" in said
 
 
@@ -30,7 +30,7 @@ def _rank(rank: int, folder: str) -> None:
     table = UncertaintyTable(10, initial_logit=0.0, lr=0.1, group=group)
     if rank == 0:
         with pytest.raises(ClusterError) as caught, named_waits(lambda place, rank: [1 - rank]):
-            table.read(np.arange(3))
+            table.read(table.route(np.arange(3)))
         Path(folder, "said").write_text(str(caught.value))
     dist.barrier()
     dist.destroy_process_group()
