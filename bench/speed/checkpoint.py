@@ -127,7 +127,7 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
     for batch, lookup, route in prefetch_neighbors(_batches(), client, meters, route_of=table.route):
         assert lookup, "there is a client"
         assert route, "there is a table"
-        rows, near = to_tensors(state, batch, lookup.neighbors, route)
+        rows, near = to_tensors(batch, lookup.neighbors, table.read(route), state.engine.device)
         outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
         table.apply(route, outputs.logit_grads)
         lookup.write(bank_update(batch, outputs))
@@ -254,7 +254,7 @@ def _agree(rank: int, folder: str, steps: int) -> None:
     step_s, verdict_s = [], []
     for batch in islice(_batches(BATCH // SAVERS), WARMUP + steps):
         began = time.monotonic()
-        rows, _ = to_tensors(state, batch, None, None)
+        rows, _ = to_tensors(batch, None, None, state.engine.device)
         outputs = optimize(state, rows, None, settings=settings, lr=1e-3, use_neighbors=False)
         loss, done = float(outputs.terms["loss"]), time.monotonic()
         agreement.after_step(loss=loss, uploading=False)

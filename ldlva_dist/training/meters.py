@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.training.step_clock import PARTS, StepClock
 
 STEP = 1.05
 LARGEST = 2**40
@@ -26,6 +27,7 @@ class Meters:
         self._batch_size, self._num_rows, self._total_steps = batch_size, num_rows, total_steps
         self._device = device
         self._began = time.monotonic()
+        self.clock = StepClock()
         self._terms: dict[str, Tensor] = {}
         self._steps = 0
         self._ages = np.zeros(len(EDGES), dtype=np.int64)
@@ -54,10 +56,12 @@ class Meters:
 
     def drain(self, step: int, traffic: Traffic | None = None) -> dict[str, float]:
         """Means since the last call, for a log line after ``step`` steps; ``traffic`` is this rank's. Collective."""
+        parts = self.clock.drain()
         elapsed = time.monotonic() - self._began
         names = sorted(self._terms)
         values = [float(self._terms[name]) for name in names]
-        total = self._reduce([*values, *self._counts(traffic or Traffic()), *self._ages.tolist()], dist.ReduceOp.SUM)
+        counts = [*values, *parts, *self._counts(traffic or Traffic()), *self._ages.tolist()]
+        total = self._reduce(counts, dist.ReduceOp.SUM)
         age_max, longest = self._reduce([float(self._age_max), elapsed], dist.ReduceOp.MAX)
         speed = self._steps * self._batch_size / longest
         metrics = {
@@ -68,14 +72,18 @@ class Meters:
             "seconds_left": (self._total_steps - step) * self._batch_size / speed,
         }
         metrics |= {name: value / self._steps for name, value in zip(names, total, strict=False)}
+        parts, total = total[len(names) :][: len(PARTS)], total[len(names) + len(PARTS) :]
+        calls = self._steps * dist.get_world_size()
+        metrics |= {f"{part}_ms": 1000 * seconds / calls for part, seconds in zip(PARTS, parts, strict=True)}
         if self._asked:
-            metrics |= self._of_neighbors(total[len(names) :], age_max, elapsed)
+            metrics |= self._of_neighbors(total, age_max, elapsed)
         self._clear()
         return metrics
 
     def restart_clock(self) -> None:
         """Leave evaluation and checkpoint out of the samples per second."""
         self._began = time.monotonic()
+        self.clock.restart()
 
     def _counts(self, traffic: Traffic) -> list[float]:
         """What adds up over the ranks besides the terms, in the order that :meth:`_of_neighbors` takes it."""
@@ -114,7 +122,7 @@ class Meters:
     def _clear(self) -> None:
         self._terms, self._steps, self._waited = {}, 0, 0.0
         self._ages[:] = self._age_sum = self._age_max = self._never = self._asked = 0
-        self._began = time.monotonic()
+        self.restart_clock()
 
 
 def count_ages(ages: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from ldlva_dist.messages import LABEL, NEVER, Batch, Neighbors
 from ldlva_dist.method.centers import update_centers
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors, step
-from ldlva_dist.method.uncertainty_table import Route
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
 from ldlva_dist.training.state import TrainState
 
@@ -85,14 +84,11 @@ def optimize(
 
 
 def to_tensors(
-    state: TrainState, batch: Batch, neighbors: Neighbors | None, route: Route | None
+    batch: Batch, neighbors: Neighbors | None, logits: Tensor | None, device: torch.device
 ) -> tuple[TensorBatch, TensorNeighbors | None]:
-    """Put a batch and its neighbours on the device, with the logits of both read from the table. Collective.
-
-    Without a table there is no route, and all logits are 0.
-    """
-    device, rows = state.engine.device, len(batch.ids)
-    logits = (state.table.read(route) if state.table and route else torch.zeros(rows)).to(device)
+    """Put a batch and its neighbours on the device, with the logits of both, one after the other; None: all are 0."""
+    rows = len(batch.ids)
+    logits = torch.zeros(rows, device=device) if logits is None else logits.to(device)
     tensors = TensorBatch(
         images=_tensor(batch.images, device),
         labels_B=_tensor(batch.labels, device),

@@ -54,16 +54,21 @@ class Worker:
         A graph that is due is begun between the write of one step and the question for the next.
         """
         self.graphs.rebuild_if_due(self.state.step)
+        batches, clock = self._timed_batches(), self.meters.clock
         for found in prefetch_neighbors(
-            self.batches, self.client, self.meters, self.images, self.graphs.graph_of, self._route
+            batches, self.client, self.meters, self.images, self.graphs.graph_of, self._route
         ):
+            clock.mark("bank")
             yield found
             self.graphs.rebuild_if_due(self.state.step)
 
     def step(self, batch: Batch, lookup: StepLookup | None, route: Route | None) -> StepOutputs:
         """Learn from a batch, but for its uncertainties, which move with the vote."""
-        step, neighbors = self.state.step, lookup and lookup.neighbors
-        tensors, near = to_tensors(self.state, batch, neighbors, route)
+        step, neighbors, clock = self.state.step, lookup and lookup.neighbors, self.meters.clock
+        logits = self.state.table.read(route) if self.state.table and route else None
+        clock.mark("table")
+        tensors, near = to_tensors(batch, neighbors, logits, self.state.engine.device)
+        clock.mark("copies")
         outputs = optimize(
             self.state,
             tensors,
@@ -72,15 +77,18 @@ class Worker:
             lr=self.schedule.rate(step),
             use_neighbors=self._uses_neighbors(step),
         )
+        clock.mark("network")
         self.state.step += 1
         self.meters.add(outputs.terms, batch, neighbors)
         return outputs
 
     def write(self, batch: Batch, lookup: StepLookup | None, outputs: StepOutputs) -> None:
         """Give the bank what the network said of the batch."""
+        self.meters.clock.mark("log")
         if lookup:
             features_read = self.state.config.neighbors.source == "bank"
             lookup.write(bank_update(batch, outputs, features_read=features_read))
+        self.meters.clock.mark("bank")
         self.recorder.add_batch(batch)
 
     def vote(self, batch: Batch, route: Route | None, outputs: StepOutputs) -> Verdict:
@@ -90,9 +98,11 @@ class Worker:
             DataError: where the loss of some rank is not finite.
         """
         loss = float(outputs.terms["loss"])
+        self.meters.clock.mark("log")
         table, learns = self.state.table, self._uses_neighbors(batch.step)
         share = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
         verdict = self.agreement.after_step(loss=loss, uploading=self.saver.uploading, share=share)
+        self.meters.clock.mark("votes")
         if verdict.uploaded or verdict.is_bad:
             self._finish_checkpoint()
         if verdict.is_bad:
@@ -130,6 +140,14 @@ class Worker:
         """Finish what was begun."""
         self._finish_checkpoint()
         self.recorder.close()
+
+    def _timed_batches(self) -> Iterator[Batch]:
+        clock, batches = self.meters.clock, iter(self.batches)
+        clock.mark("log")
+        while (batch := next(batches, None)) is not None:
+            clock.mark("stream")
+            yield batch
+            clock.mark("bank")
 
     def _route(self, ids: NDArray[np.int64], batch_rows: int) -> Route | None:
         return self.state.table.route(ids, batch_rows) if self.state.table else None

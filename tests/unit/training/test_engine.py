@@ -99,7 +99,7 @@ def _train(state: TrainState, steps: int) -> list[float]:
     for _ in range(steps):
         batch, neighbors = _batch(state, plan)
         route = state.table.route(np.concatenate([batch.ids, neighbors.ids.ravel()]), len(batch.ids))
-        rows, near = to_tensors(state, batch, neighbors, route)
+        rows, near = to_tensors(batch, neighbors, state.table.read(route), DEVICE)
         outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
         state.table.apply(route, outputs.logit_grads)
         state.step += 1

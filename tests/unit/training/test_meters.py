@@ -11,6 +11,7 @@ import torch.distributed as dist
 from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.training.meters import EDGES, Meters, count_ages, percentile
+from ldlva_dist.training.step_clock import PARTS
 from testing.forked_ranks import run_ranks
 
 STEPS, ROWS, K, RANKS, FIRST = 5, 6, 3, 2, 9000
@@ -65,6 +66,7 @@ def _rank(rank: int, folder: str) -> None:
     meters = Meters(batch_size=RANKS * ROWS, num_rows=1000, total_steps=20_000, device=torch.device("cpu"))
     for batch, neighbors, terms in _happened(rank):
         meters.add(terms, batch, neighbors)
+        meters.clock.mark("network")
     traffic = Traffic(busy_s=0.01 * (rank + 1), shard_s=0.02, bytes_read=1000 * (rank + 1), bytes_written=10)
     first = meters.drain(FIRST + STEPS, traffic.drain())
     assert traffic == Traffic()
@@ -95,6 +97,10 @@ def test_a_log_line_is_about_all_ranks_since_the_last_line(tmp_path: Path) -> No
         for name, share in (("staleness_p50", 0.5), ("staleness_p95", 0.95)):
             exact = np.sort(ages)[int(np.ceil(share * len(ages))) - 1]
             assert exact <= found[name] <= 1.05 * exact + 1
+    for found in lines[0]:  # every moment belongs to one part
+        longest = 1000 * RANKS * ROWS / found["samples_per_second"]
+        assert 0 < sum(found[f"{part}_ms"] for part in PARTS) <= longest
+    assert lines[0][0]["network_ms"] > 0 == lines[0][1]["network_ms"] == lines[0][0]["stream_ms"]
     assert lines[0][0]["lookup_ms"] == pytest.approx(1000 * 0.03 / (RANKS * STEPS))
     assert lines[0][0]["lookup_shard_ms"] == pytest.approx(1000 * 0.04 / (RANKS * STEPS))
     assert lines[0][0]["lookup_bytes_per_step"] == 3000 / STEPS
