@@ -43,9 +43,10 @@ def lose(node: Node) -> None:
 
 
 def training_workers(*, on: Node | None = None) -> list[psutil.Process]:
-    """Training workers on a node, or on the first one."""
-    node = on or ray._private.worker._global_node  # pyright: ignore
-    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    """Training workers of another job on a node, or on the first one."""
+    here = f"--node-id={on.node_id if on else ray.get_runtime_context().get_node_id()}"
+    family = psutil.Process().children(recursive=True)
+    (raylet,) = [process for process in family if process.name() == "raylet" and here in process.cmdline()]
     return [process for process in raylet.children(recursive=True) if "TrainWorker" in _command(process)]
 
 

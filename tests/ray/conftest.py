@@ -3,7 +3,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import build_graph
@@ -14,6 +13,7 @@ from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.run import launch
 from testing.job_scripts import Scripts
 from testing.tiny_runs import tiny_run
+from testing.warm_cluster import warm_cluster
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # no node is ever taken away here; 2 s of CPU a run
@@ -26,15 +26,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     Its workers know an MLflow database, as those of a user's cluster know a server.
     """
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=500 * 2**20,
-    )
-    yield
-    ray.shutdown()
+    with warm_cluster():
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from ldlva_dist import storage
 from ldlva_dist.analysis.scoring import score
@@ -23,6 +22,7 @@ from ldlva_dist.run import launch
 from testing.s3_store import FaultProxy, Swift
 from testing.tiny_runs import table, tiny_run
 from testing.training_jobs import kill_job, training_job, wait_until
+from testing.warm_cluster import warm_cluster
 
 DATASET, RUNS = "s3://faces/set", "s3://faces/runs"
 SLOW_DOWN = {"kind": "status", "status": 503, "code": "SlowDown"}
@@ -40,9 +40,8 @@ def cluster(swift: Swift, proxy: FaultProxy) -> Iterator[None]:
     """A local cluster whose workers know the store through the proxy."""
     os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with warm_cluster():
+        yield
 
 
 def _config(storage_path: str | Path, name: str) -> RunConfig:
