@@ -13,7 +13,7 @@ JOIN_LIMIT_S = 60
 
 
 @contextmanager
-def another_node(num_cpus: int) -> Iterator[Node]:
+def another_node(num_cpus: int, resources: dict[str, float] | None = None) -> Iterator[Node]:
     """A node beside the first one, made as ``ray.cluster_utils.Cluster`` makes its nodes; gone after the block."""
     address = ray.get_runtime_context().gcs_address
     parameters = RayParams(
@@ -21,6 +21,7 @@ def another_node(num_cpus: int) -> Iterator[Node]:
         redis_address=address,
         num_cpus=num_cpus,
         num_gpus=0,
+        resources=resources,
         object_store_memory=150 * 2**20,
         min_worker_port=0,
         max_worker_port=0,

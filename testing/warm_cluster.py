@@ -24,6 +24,7 @@ def warm_cluster() -> Iterator[None]:
         parameters = RayParams(
             num_cpus=4,
             include_dashboard=False,
+            include_log_monitor=False,  # pyright: ignore[reportArgumentType]
             object_store_memory=500 * 2**20,
             setup_worker_path=warm_workers.__file__,
             _system_config={"prestart_worker_first_driver": False},  # pyright: ignore[reportArgumentType]

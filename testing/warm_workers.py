@@ -23,13 +23,38 @@ COLD: dict[str, Any] = {"env_vars": {COLD_WORKER: "1"}}
 """The runtime environment of a worker that imports for itself."""
 OF_THE_CORE = ("RAY_JOB_ID", "RAY_RAYLET_PID")
 CONTEXT = "--serialized-runtime-env-context="
-MODULES = ("ray._private.workers.default_worker", "ldlva_dist.run.sweep", "ldlva_dist.training.worker")
+MODULES = (
+    "ray._private.workers.default_worker",
+    "ray._private.arrow_serialization",
+    "ray.autoscaler.sdk.sdk",
+    "ray.data._internal.issue_detection.issue_detector_configuration",
+    "ray.data._internal.logical.optimizers",
+    "ray.data._internal.planner.planner",
+    "ray.data.extensions",
+    "pyarrow.json",
+    "pydantic.v1",
+    "starlette.datastructures",
+    "deepspeed.ops",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "ldlva_dist.inference.batch",
+    "ldlva_dist.packing.passes.pack",
+    "ldlva_dist.packing.sources.drawn_faces.faces",
+    "ldlva_dist.records.trackers.tensorboard",
+    "ldlva_dist.run.sweep",
+    "ldlva_dist.training.worker",
+)
+"""What the workers of runs and packings import, by ``-X importtime`` of the server."""
+NO_DASHBOARD = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}
+"""A run's placement group is watched by an actor of Ray Train that asks a dashboard whether the run's controller lives.
+Where the cluster has none it would ask the cluster that was started last on this machine, and end the run."""
 LIMIT_S, BYTES = 120, 1 << 20
 
 
 def serve(address: str) -> None:
     """Fork a worker for each request, for as long as the process that started this one is there."""
-    parent = os.getppid()
+    parent, ready = os.getppid(), os.dup(1)
+    os.dup2(2, 1)  # DeepSpeed warns at its import
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for module in MODULES:
         __import__(module)
@@ -39,8 +64,8 @@ def serve(address: str) -> None:
     listener.bind(address)
     listener.listen(64)
     listener.settimeout(1)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    os.write(ready, b"ready\n")
+    os.close(ready)
     while os.getppid() == parent:
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -86,6 +111,7 @@ def _work(arguments: list[str], environment: dict[str, str], folder: str) -> Non
 def start(arguments: list[str]) -> None:
     """What Ray runs to start a worker: let the server fork it, or start it as Ray does."""
     context = next((json.loads(text.removeprefix(CONTEXT)) for text in arguments if text.startswith(CONTEXT)), {})
+    os.environ |= NO_DASHBOARD
     environment = dict(os.environ) | context.get("env_vars", {})
     if COLD_WORKER in environment or context.get("command_prefix") or not _is_forked(arguments, environment):
         import ray._private.workers as workers

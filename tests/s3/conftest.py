@@ -1,4 +1,4 @@
-"""A real store (Swift) for each file of tests, and a proxy in front of it that breaks what it is told to."""
+"""One real store (Swift) for all files of tests, each in its own folder, and a proxy that breaks what it is told to."""
 
 import os
 from collections.abc import Iterator
@@ -7,11 +7,12 @@ import pytest
 
 from ldlva_dist.storage.s3.client import client
 from testing.s3_store import FaultProxy, Swift, use_store
+from testing.warm_cluster import warm_cluster
 
 BUCKET = "s3://faces"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     """The store, with a bucket; the environment is the one it is reached by."""
     before = dict(os.environ)
@@ -23,10 +24,20 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     os.environ.update(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def proxy(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
     with FaultProxy(swift, tmp_path_factory.mktemp("proxy") / "log") as between:
         yield between
+
+
+@pytest.fixture(scope="package")
+def cluster(swift: Swift, proxy: FaultProxy) -> Iterator[None]:
+    """A local cluster whose workers know the store through the proxy."""
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
+    os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+    with warm_cluster():
+        os.environ["AWS_ENDPOINT_URL"] = swift.endpoint
+        yield
 
 
 @pytest.fixture

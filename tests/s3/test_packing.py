@@ -1,9 +1,6 @@
 """Packing from a store into a store, by tasks on a cluster: the same bytes as on a disk, whole or not at all."""
 
-import json
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldlva_dist import storage
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import encode_image
-from testing.s3_store import Swift
-
-FILES = ("a.parquet", "b.parquet", "c.parquet")
-# In a process of its own: the workers must know the store, and those of a cluster that runs already do not.
-SCRIPT = """
-import json, sys
-from dataclasses import replace
-import ray
+from ldlva_dist.errors import DataError
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.readers.parquet import ParquetSource
-from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.errors import DataError
 from ldlva_dist.packing.verify import verify
+from testing.s3_store import FaultProxy
 
-local, files = sys.argv[1], sys.argv[2:]
-settings = PackSettings(name="set", class_names=("calm", "glad"), holdout=0.2)
-sources = [ParquetSource(files={"train": tuple(f"{at}/{name}" for name in files)}, key="name")
-           for at in (local, "s3://faces/source")]
-said, resumed = {}, {}
-
-def stop(what, done, total):
-    if what == "writing" and done:
-        raise KeyboardInterrupt
-
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-pack(sources[0], f"{local}/set", settings)
-pack(sources[1], "s3://faces/set", settings)
-said["verified"] = verify(Dataset.open("s3://faces/set"))
-try:
-    pack(sources[1], "s3://faces/again", settings, progress=stop)
-except KeyboardInterrupt as error:
-    said["interrupted"] = str(error)
-try:
-    verify(Dataset.open("s3://faces/again"))
-except DataError as error:
-    said["before"] = str(error)
-pack(sources[1], "s3://faces/again", settings, progress=lambda what, done, total: resumed.setdefault(what, done))
-try:
-    pack(sources[1], "s3://faces/none", replace(settings, noise="list:s3://faces/noise.txt"))
-except DataError as error:
-    said["refused"] = str(error)
-print(json.dumps({**said, "resumed": resumed}))
-"""
+FILES = ("a.parquet", "b.parquet", "c.parquet")
+STORE = "s3://faces/packing"
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +29,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(swift: Swift, local: Path) -> dict[str, Any]:
-    """Three files in the store and on disk, packed from both; what the script saw."""
+def said(cluster: None, proxy: FaultProxy, local: Path) -> dict[str, Any]:
+    """Three files in the store and on disk, packed from both; what was said."""
+    proxy.set()
     generator = np.random.default_rng(0)
     for name in FILES:
         columns = {
@@ -76,16 +40,34 @@ def said(swift: Swift, local: Path) -> dict[str, Any]:
             "expression": generator.choice(["calm", "glad"], 30),
         }
         pq.write_table(pa.table(columns), local / name)
-        storage.upload(str(local / name), f"s3://faces/source/{name}")
-    storage.write_bytes("s3://faces/noise.txt", b"nobody.jpg 1\n")
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(local), *FILES],
-        env={**os.environ, "RAY_worker_niceness": "0"},
-        stdout=subprocess.PIPE,
-        timeout=300,
-        check=True,
+        storage.upload(str(local / name), f"{STORE}/source/{name}")
+    storage.write_bytes(f"{STORE}/noise.txt", b"nobody.jpg 1\n")
+    settings, resumed = PackSettings(name="set", class_names=("calm", "glad"), holdout=0.2), dict[str, int]()
+    on_disk, in_store = (
+        ParquetSource(files={"train": tuple(f"{at}/{name}" for name in FILES)}, key="name")
+        for at in (local, f"{STORE}/source")
     )
-    return json.loads(done.stdout.splitlines()[-1])
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "writing" and done:
+            raise KeyboardInterrupt
+
+    pack(on_disk, f"{local}/set", settings)
+    pack(in_store, f"{STORE}/set", settings)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        pack(in_store, f"{STORE}/again", settings, progress=stop)
+    with pytest.raises(DataError) as before:
+        verify(Dataset.open(f"{STORE}/again"))
+    pack(in_store, f"{STORE}/again", settings, progress=lambda what, done, total: resumed.setdefault(what, done))
+    with pytest.raises(DataError) as refused:
+        pack(in_store, f"{STORE}/none", replace(settings, noise=f"list:{STORE}/noise.txt"))
+    return {
+        "verified": verify(Dataset.open(f"{STORE}/set")),
+        "interrupted": str(interrupted.value),
+        "before": str(before.value),
+        "resumed": resumed,
+        "refused": str(refused.value),
+    }
 
 
 def _same_as_on_disk(uri: str, local: Path) -> bool:
@@ -95,18 +77,18 @@ def _same_as_on_disk(uri: str, local: Path) -> bool:
 
 
 def test_a_data_set_in_a_store_is_the_one_on_disk_and_verifies(said: dict[str, Any], local: Path) -> None:
-    assert _same_as_on_disk("s3://faces/set", local)
+    assert _same_as_on_disk(f"{STORE}/set", local)
     assert said["verified"] == 0
 
 
 def test_an_interrupted_packing_into_a_store_is_no_data_set_and_goes_on(said: dict[str, Any], local: Path) -> None:
-    assert "kept in s3://faces/again/.packing" in said["interrupted"]
+    assert f"kept in {STORE}/again/.packing" in said["interrupted"]
     assert "is not a data set" in said["before"]
     assert said["resumed"]["verifying"] == 90
     assert said["resumed"]["writing"] > 0
-    assert _same_as_on_disk("s3://faces/again", local)
+    assert _same_as_on_disk(f"{STORE}/again", local)
 
 
 def test_an_error_of_the_data_leaves_nothing_in_the_store(said: dict[str, Any]) -> None:
     assert "are no rows of the data" in said["refused"]
-    assert storage.list_folder("s3://faces/none") == []
+    assert storage.list_folder(f"{STORE}/none") == []

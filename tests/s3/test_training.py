@@ -1,7 +1,5 @@
 """A whole job on an object store, through a network that breaks: pack, index, train, be killed, go on, evaluate."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +17,11 @@ from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
-from testing.s3_store import FaultProxy, Swift
+from testing.s3_store import FaultProxy
 from testing.tiny_runs import table, tiny_run
 from testing.training_jobs import kill_job, training_job, wait_until
-from testing.warm_cluster import warm_cluster
 
-DATASET, RUNS = "s3://faces/set", "s3://faces/runs"
+DATASET, RUNS = "s3://faces/training/set", "s3://faces/training/runs"
 SLOW_DOWN = {"kind": "status", "status": 503, "code": "SlowDown"}
 BROKEN = [
     {"kind": "truncate", "share": 0.5, "path": "train-", "times": 6},
@@ -35,24 +32,16 @@ BROKEN = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cluster(swift: Swift, proxy: FaultProxy) -> Iterator[None]:
-    """A local cluster whose workers know the store through the proxy."""
-    os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
-    with warm_cluster():
-        yield
-
-
 def _config(storage_path: str | Path, name: str) -> RunConfig:
     config = tiny_run(DATASET, storage_path, name)
     return replace(config, model=replace(config.model, freeze_batchnorm=False), bank=replace(config.bank, num_shards=1))
 
 
 def test_a_job_on_a_broken_network_equals_one_on_a_disk_bit_by_bit(
-    cluster: None, proxy: FaultProxy, tmp_path: Path
+    cluster: None, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its first checkpoint, and started again."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.set(*BROKEN)
     source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
     pack(source, DATASET, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
@@ -81,3 +70,4 @@ def test_a_job_on_a_broken_network_equals_one_on_a_disk_bit_by_bit(
     there, here = (score(run.checkpoint, Dataset.open(DATASET), num_tasks=1) for run in (result, straight))
     assert there["samples"] == 60
     assert there | {"checkpoint": None} == here | {"checkpoint": None}
+    proxy.set()
