@@ -6,7 +6,8 @@ STAMP := $(VENV)/.setup-done
 DOCS_STAMP := $(VENV)/.docs-done
 STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Most of 20,000 modules are never imported; those of a run are compiled at the end of the setup.
+INSTALL := -m pip --disable-pip-version-check install -qq --no-compile
 BENCHES := $(filter-out %.__init__ bench.speed.gpu bench.faults.mutators,$(subst /,.,$(basename $(wildcard bench/*/*.py))))
 
 export DS_BUILD_OPS := 0
@@ -25,13 +26,14 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make setup PYTHON=python3.11"; exit 2; }
 	@echo "setup 1/4: virtual environment in $(VENV), with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -qq -c constraints.txt setuptools wheel
+	@$(BIN)/python $(INSTALL) -c constraints.txt setuptools wheel
 	@echo "setup 2/4: torch"
-	@$(PIP) install -qq -c constraints.txt torch numpy
+	@$(BIN)/python $(INSTALL) -c constraints.txt torch numpy
 	@echo "setup 3/4: Ray, FAISS, DeepSpeed (no operators are compiled), tools"
-	@$(PIP) install -qq -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
+	@$(BIN)/python $(INSTALL) -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
 	@echo "setup 4/4: this project, editable"
-	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+	@$(BIN)/python $(INSTALL) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import ldlva_dist.run.sweep, ldlva_dist.training.worker' > /dev/null
 	@touch $@
 	@echo "setup done: $$($(BIN)/python -c 'import torch, ray; print("torch", torch.__version__, "ray", ray.__version__)')"
 
@@ -49,7 +51,7 @@ store: $(STORE_STAMP) ## install the S3 store of tests and benchmarks (OpenStack
 $(STORE_STAMP): testing/s3_requirements.txt
 	@echo "store: OpenStack Swift in $(STORE)"
 	@$(PYTHON) -m venv $(STORE)
-	@$(STORE)/bin/python -m pip --disable-pip-version-check install -qq -r $<
+	@$(STORE)/bin/python $(INSTALL) -r $<
 	@touch $@
 
 demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA and its baseline, show what was found
@@ -92,6 +94,6 @@ docs: $(DOCS_STAMP) ## the documentation into build/docs; a broken link fails
 	@echo "open build/docs/index.html"
 
 $(DOCS_STAMP): $(STAMP)
-	@$(PIP) install -qq -c constraints.txt $$($(BIN)/python -c "import tomllib; \
+	@$(BIN)/python $(INSTALL) -c constraints.txt $$($(BIN)/python -c "import tomllib; \
 		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	@touch $@
