@@ -45,7 +45,7 @@ def lose(node: Node) -> None:
 
 def training_workers(*, on: Node | None = None) -> list[psutil.Process]:
     """Training workers of another job on a node, or on the first one."""
-    here = f"--node-id={on.node_id if on else ray.get_runtime_context().get_node_id()}"
+    here = f"--node_id={on.node_id if on else ray.get_runtime_context().get_node_id()}"
     family = psutil.Process().children(recursive=True)
     (raylet,) = [process for process in family if process.name() == "raylet" and here in process.cmdline()]
     return [process for process in raylet.children(recursive=True) if "TrainWorker" in _command(process)]
