@@ -94,7 +94,7 @@ def _answer(listener: socket.socket, request: socket.socket) -> None:
 
 
 def _work(arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    """Be the worker, as `python default_worker.py` in that environment would be."""
+    """Be the worker, as one that Ray starts in that environment would be."""
     os.setpgrp()  # Ray ends a worker with its group
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
