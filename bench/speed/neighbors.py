@@ -107,7 +107,7 @@ def graph_in_process(va: Points, num_shards: int) -> None:
 
 def in_process(va: Points, num_shards: int) -> tuple[list[IndexShard], list[IndexShardFacts]]:
     """Shards of the plane in this process, and what they hold."""
-    shards = [IndexShard(number, "kdtree", threads=1) for number in range(num_shards)]
+    shards = [IndexShard(number, "kdtree") for number in range(num_shards)]
     boxes = cut_plane(va, num_shards)
     loads = [partial(samples_in, va, box) for box in boxes]
     return shards, [shard.prepare(1, len(va), load) for shard, load in zip(shards, loads, strict=True)]

@@ -16,7 +16,6 @@ K_MAX = 32
 GPU_TEMP_BYTES = 256 * 2**20
 GPU_MAX_K = 2048
 KDTREE_MAX_DIMENSIONS = 3
-ALL_CORES = -1
 
 
 class Index(Protocol):
@@ -29,8 +28,8 @@ class Index(Protocol):
     spare: int
     """Points beyond k that mostly show, given the error, that nearer ones were not missed."""
 
-    def error(self, queries_qd: Points) -> NDArray[np.float64]:
-        """[q] largest absolute error of the squared distances by which points are ordered."""
+    def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[q] largest absolute error with which distances are compared with the given squared ones."""
         ...
 
     def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -39,23 +38,37 @@ class Index(Protocol):
 
 
 class KDTreeIndex:
-    """Exact search in float64; the right choice in the plane, hopeless in many dimensions."""
+    """Search by pykdtree in float32; right in the plane, hopeless in many dimensions.
+
+    The tree skips a cell by a distance that it adds up on the way down, ``d - before**2 + after**2`` at each cut that
+    parts the cell from the query. Such a step errs by at most 8 units of 2**-24 of its result, d only grows, and each
+    step halves the cell along its axis: from LARGEST down to the least difference of two coordinates, 2**-63, that is
+    125 times. So distances err by less than 2**-14 of themselves for each axis; as much again is left for the points'
+    own few units and terms of second order.
+    """
 
     exact, spare = True, 1
+    SMALLEST, LARGEST = 2.0**-40, 2.0**60
+    """Coordinates beyond, but for 0, are compared in float64: squares of theirs may not be normal float32 numbers."""
 
-    def __init__(self, points_Nd: Points, threads: int = ALL_CORES) -> None:
-        self.max_k, self._threads = len(points_Nd), threads
-        from scipy.spatial import KDTree  # a quarter of a second, which banks and trainers need not spend
+    def __init__(self, points_Nd: Points) -> None:
+        from pykdtree.kdtree import KDTree  # OMP_NUM_THREADS counts when it loads: Ray sets it as an actor starts
 
-        self._tree = KDTree(points_Nd)
+        size_Nd = np.abs(points_Nd)
+        is_usual = ((size_Nd < self.LARGEST) & (size_Nd > self.SMALLEST) | (size_Nd == 0)).all()
+        self._dtype = np.dtype(np.float32 if is_usual and points_Nd.dtype != np.float64 else np.float64)
+        self._relative_error = 2.0**-13 * points_Nd.shape[1]
+        self._least_error = 2.0**14 * float(np.finfo(self._dtype).tiny)  # of queries with other coordinates
+        self._tree = KDTree(points_Nd.astype(self._dtype))
+        self.max_k = len(points_Nd)
 
-    def error(self, queries_qd: Points) -> NDArray[np.float64]:
-        return np.zeros(len(queries_qd))
+    def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._relative_error * squared_q + self._least_error
 
     def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        distances, rows = self._tree.query(queries_qd, k=k, workers=self._threads)
-        shape = len(queries_qd), k  # SciPy drops the axis of k = 1
-        return np.square(distances).astype(np.float32).reshape(shape), np.asarray(rows, dtype=np.int64).reshape(shape)
+        squared, rows = self._tree.query(queries_qd.astype(self._dtype), k=k, sqr_dists=True)
+        shape = len(queries_qd), k  # pykdtree drops the axis of k = 1
+        return squared.astype(np.float32).reshape(shape), rows.astype(np.int64).reshape(shape)
 
 
 class FaissIndex:
@@ -75,7 +88,7 @@ class FaissIndex:
         self._index: Any = self._make(num_points, dimensions, gpu)
         self._fill(centered_Nd)
 
-    def error(self, queries_qd: Points) -> NDArray[np.float64]:
+    def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
         return self._rounding * np.maximum(_squared_norms(self._center(queries_qd)), self._largest)
 
     def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -126,21 +139,18 @@ class IVFIndex(FaissIndex):
         return self._index.search(centered_qd, k, params=self._faiss.SearchParametersIVF(nprobe=nprobe))
 
 
-def build_index(
-    points_Nd: Points, backend: Backend = "auto", *, min_recall: float = 1.0, threads: int = ALL_CORES
-) -> Index:
-    """An index of the points.
+def build_index(points_Nd: Points, backend: Backend = "auto", *, min_recall: float = 1.0) -> Index:
+    """An index of the points; on the CPU it searches with as many threads as OMP_NUM_THREADS says.
 
     Args:
         points_Nd: Points; who they are is their row number.
         backend: As :func:`resolve_backend` takes it.
         min_recall: Below 1 an IVF index is built where FAISS searches at least ``IVFIndex.MIN_POINTS`` points on the
             CPU; its ``nprobe`` must then be found by measuring.
-        threads: Threads of a KD-tree; FAISS uses as many as OMP_NUM_THREADS says.
     """
     chosen = resolve_backend(backend, points_Nd.shape[1])
     if chosen == "kdtree":
-        return KDTreeIndex(points_Nd, threads)
+        return KDTreeIndex(points_Nd)
     if chosen == "faiss_cpu" and min_recall < 1 and len(points_Nd) >= IVFIndex.MIN_POINTS:
         return IVFIndex(points_Nd)
     return FaissIndex(points_Nd, gpu=chosen == "faiss_gpu")

@@ -15,7 +15,7 @@ from ldlva_dist.index.backends import KDTREE_MAX_DIMENSIONS, Index, Points, buil
 from ldlva_dist.index.nearest import Floats, Ids, Nearest, empty_result, pad_to
 from ldlva_dist.index.ties import SamplesByPoint, z_order
 
-BLOCK_PAIRS = 1 << 19
+BLOCK_PAIRS = 1 << 17
 BLOCK_VALUES = 1 << 22
 NEAR = 1e-9  # a candidate that is farther by less than this share is not yet known to be farther
 
@@ -35,6 +35,21 @@ class _Queries:
     @property
     def are_samples(self) -> bool:
         return bool(self.point[0] >= 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidates:
+    """Distinct points, nearest first by squared distances in float64, whatever the index's own are."""
+
+    point: Ids
+    """[b, q]"""
+    squared: Floats
+    """[b, q]"""
+    uneven: Ids
+    """Queries some of whose candidates are equally far, or were out of order."""
+
+    def rows(self, rows_s: Ids) -> "_Candidates":
+        return _Candidates(point=self.point[rows_s], squared=self.squared[rows_s], uneven=self.uneven[:0])
 
 
 class PointSet:
@@ -68,19 +83,29 @@ class PointSet:
         return np.stack([self._distinct_Ud.min(axis=0), self._distinct_Ud.max(axis=0)]).astype(np.float64)
 
     def search_samples(self, rows_n: Ids, k: int, *, exact: bool = False) -> Nearest:
-        """The k nearest other samples of samples of the set; ``exact`` misses nothing, also where an IVF index is."""
+        """The k nearest other samples of samples of the set, in the types of a graph: int32 and float32.
+
+        With ``exact`` nothing is missed, also where an IVF index is. Float64 is kept of a block only: what a
+        large answer would cost most is the first touch of its memory.
+        """
         point_n = self._samples.point_M[rows_n]
         queries = _Queries(ids=self.ids[rows_n], points=self._distinct_Ud[point_n], point=point_n)
-        room = min(k, len(self.ids) - 1)
-        if not len(rows_n) or room < 1:
-            return empty_result(len(rows_n), k)
-        found = Nearest(ids=np.empty((len(rows_n), room), dtype=np.int64), squared=np.zeros((len(rows_n), room)))
-        order_n = np.argsort(point_n, kind="stable")
-        crowded_n = self._samples.count_U[point_n[order_n]] > room
-        for rows in _blocks(order_n[crowded_n], room):
-            found.ids[rows] = self._samples.next_on(point_n[rows], queries.ids[rows], room)
-        self._answer(found, queries, order_n[~crowded_n], exact=exact)
+        shape = len(rows_n), max(0, min(k, len(self.ids) - 1))
+        found = Nearest(ids=np.empty(shape, dtype=np.int32), squared=np.zeros(shape, dtype=np.float32))
+        if found.ids.size:
+            order_n, room = np.argsort(point_n), shape[1]
+            crowded_n = self._samples.count_U[point_n[order_n]] > room
+            for rows in _blocks(order_n[crowded_n], room):
+                found.ids[rows] = self._samples.next_on(point_n[rows], queries.ids[rows], room)
+            self._answer(found, queries, order_n[~crowded_n], exact=exact)
         return pad_to(found, k)
+
+    def in_float64(self, rows_n: Ids, found: Nearest) -> Nearest:
+        """What was found of samples of the set, with distances that can be compared with those of other sets."""
+        row_nk = np.searchsorted(self.ids, found.ids)
+        point_nk = self._samples.point_M[np.minimum(row_nk, len(self.ids) - 1)]
+        squared_nk = np.where(found.ids < 0, np.inf, self._squared(self.points(rows_n), point_nk))
+        return Nearest(ids=found.ids.astype(np.int64), squared=squared_nk)
 
     def search_points(self, points_nd: Points, ids_n: Ids, k: int, *, exact: bool = False) -> Nearest:
         """The k nearest samples of points that are no samples of the set; ties are counted from ``ids_n``."""
@@ -102,13 +127,9 @@ class PointSet:
         k, num_points = found.ids.shape[1], len(self._distinct_Ud)
         width = min(k + 1 + self._index_for(k, exact).spare, num_points)
         while len(todo):
-            late = []
-            for rows in _blocks(todo, width):
-                sure_b, answer = self._search(queries.rows(rows), k, width, self._index_for(width, exact))
-                found.ids[rows[sure_b]] = answer.ids[sure_b]
-                found.squared[rows[sure_b]] = answer.squared[sure_b]
-                late.append(rows[~sure_b])
-            todo, width = np.concatenate(late), min(2 * width, num_points)
+            index = self._index_for(width, exact)
+            todo = np.concatenate([self._fill(found, queries, rows, width, index) for rows in _blocks(todo, width)])
+            width = min(2 * width, num_points)
 
     def _index_for(self, width: int, exact: bool) -> Index:
         """The index, or an exhaustive one for more ties than the GPU can list or where an IVF index will not do."""
@@ -119,43 +140,57 @@ class PointSet:
             self._exhaustive = build_index(self._distinct_Ud, exhaustive_on_cpu(self._distinct_Ud.shape[1]))
         return self._exhaustive
 
-    def _search(self, queries: _Queries, k: int, width: int, index: Index) -> tuple[NDArray[np.bool_], Nearest]:
-        """Answers from the ``width`` nearest distinct points, and for which queries those are provably enough."""
-        count_U = self._samples.count_U
-        point_bq, squared_bq = self._candidates(queries.points, width, index)
-        reached_bq = np.cumsum(count_U[point_bq] - (point_bq == queries.point[:, None]), axis=1) >= k
-        radius_b = squared_bq[np.arange(len(point_bq)), reached_bq.argmax(axis=1)]
-        margin_b = radius_b * (1 + NEAR) + 2 * index.error(queries.points)
-        all_here = width == len(count_U) or not index.exact
-        sure_b = reached_bq[:, -1] & ((margin_b < squared_bq[:, -1]) | all_here)
+    def _fill(self, found: Nearest, queries: _Queries, rows_b: Ids, width: int, index: Index) -> Ids:
+        """Fill in what the ``width`` nearest distinct points prove; the rows of the queries for which that is too few.
 
-        found = Nearest(ids=np.empty((len(point_bq), k), dtype=np.int64), squared=np.empty((len(point_bq), k)))
-        first = int(queries.are_samples)  # the first candidate is the sample itself
-        plain_b = sure_b & (count_U[point_bq[:, : k + first]] == 1).all(axis=1)
-        plain_b &= (np.diff(squared_bq[:, : k + first + 1]) > 0).all(axis=1)
-        if first:
-            plain_b &= point_bq[:, 0] == queries.point
-        if plain_b.any():
-            found.ids[plain_b] = self._samples.first(point_bq[plain_b, first : k + first])
-            found.squared[plain_b] = squared_bq[plain_b, first : k + first]
-        mixed = np.flatnonzero(sure_b & ~plain_b)
-        if len(mixed):
-            squared_mq = np.where(squared_bq[mixed] <= radius_b[mixed, None], squared_bq[mixed], np.inf)
-            turns = self._samples.by_turn(
-                queries.ids[mixed], point_bq[mixed], squared_mq, k, skip_self=queries.are_samples
-            )
-            found.ids[mixed], found.squared[mixed] = turns.ids, turns.squared
-        return sure_b, found
+        Most queries are plain: one sample on each candidate, and no two equally far. In the others samples take turns.
+        """
+        asked = queries.rows(rows_b)
+        near = self._candidates(asked.points, width, index)
+        begin = int(queries.are_samples)  # the first candidate is the sample itself
+        end = begin + found.ids.shape[1]
+        is_plain_b = np.zeros(len(rows_b), dtype=bool)
+        if width > end:
+            is_plain_b = self._suffice(asked, near, near.squared[:, end - 1], index)
+            is_plain_b &= near.point[:, 0] == asked.point if begin else True
+            is_plain_b[near.uneven] = False
+            if self._samples.some_share:
+                is_plain_b[_rows_with(self._samples.count_U[near.point[:, :end]] > 1)] = False
+            found.ids[rows_b] = self._samples.first_U[near.point[:, begin:end]]
+            found.squared[rows_b] = near.squared[:, begin:end]
+        special = np.flatnonzero(~is_plain_b)
+        if not len(special):
+            return special
+        return self._take_turns(found, asked.rows(special), rows_b[special], near.rows(special), index)
 
-    def _candidates(self, points_bd: Points, width: int, index: Index) -> tuple[Ids, Floats]:
-        """The nearest distinct points, ordered by squared distances in float64 whatever the index's own are."""
+    def _take_turns(self, found: Nearest, asked: _Queries, rows_b: Ids, near: _Candidates, index: Index) -> Ids:
+        """Fill in queries with candidates that many samples share or that are equally far; the rows that need more."""
+        k = found.ids.shape[1]
+        others_bq = self._samples.count_U[near.point] - (near.point == asked.point[:, None])
+        reached_bq = np.cumsum(others_bq, axis=1) >= k
+        radius_b = near.squared[np.arange(len(rows_b)), reached_bq.argmax(axis=1)]
+        is_sure_b = reached_bq[:, -1] & self._suffice(asked, near, radius_b, index)
+        sure = np.flatnonzero(is_sure_b)
+        if len(sure):
+            within_bq = np.where(near.squared[sure] <= radius_b[sure, None], near.squared[sure], np.inf)
+            turns = self._samples.by_turn(asked.ids[sure], near.point[sure], within_bq, k, skip_self=asked.are_samples)
+            found.ids[rows_b[sure]], found.squared[rows_b[sure]] = turns.ids, turns.squared
+        return rows_b[~is_sure_b]
+
+    def _suffice(self, asked: _Queries, near: _Candidates, radius_b: Floats, index: Index) -> NDArray[np.bool_]:
+        """[b] whether no point but the candidates can lie within the squared radius."""
+        if near.point.shape[1] == len(self._distinct_Ud) or not index.exact:
+            return np.ones(len(radius_b), dtype=bool)
+        return radius_b * (1 + NEAR) + 2 * index.error(asked.points, radius_b) < near.squared[:, -1]
+
+    def _candidates(self, points_bd: Points, width: int, index: Index) -> _Candidates:
         _, point_bq = index.search(points_bd, width)
         squared_bq = self._squared(points_bd, point_bq)
-        odd = np.flatnonzero((squared_bq[:, 1:] < squared_bq[:, :-1]).any(axis=1))
-        order = np.argsort(squared_bq[odd], axis=1, kind="stable")
-        point_bq[odd] = np.take_along_axis(point_bq[odd], order, axis=1)
-        squared_bq[odd] = np.take_along_axis(squared_bq[odd], order, axis=1)
-        return point_bq, squared_bq
+        uneven = _rows_with(squared_bq[:, 1:] <= squared_bq[:, :-1])
+        order = np.argsort(squared_bq[uneven], axis=1, kind="stable")
+        point_bq[uneven] = np.take_along_axis(point_bq[uneven], order, axis=1)
+        squared_bq[uneven] = np.take_along_axis(squared_bq[uneven], order, axis=1)
+        return _Candidates(point=point_bq, squared=squared_bq, uneven=uneven)
 
     def _squared(self, points_bd: Points, point_bq: Ids) -> Floats:
         """[b, q] the same number for a pair of points whoever of them asks, and whatever set they are in."""
@@ -190,6 +225,11 @@ def check_va(points_N2: Points) -> None:
 def squared_length(vectors: Floats) -> Floats:
     """Sums of squares over the last axis, always in the same order: what is shorter in every axis is not longer."""
     return np.square(vectors).sum(axis=-1)
+
+
+def _rows_with(mask_bq: NDArray[np.bool_]) -> Ids:
+    """Rows with any true value; quick where there are few."""
+    return np.unique(np.flatnonzero(mask_bq) // mask_bq.shape[1])
 
 
 def _blocks(rows: Ids, width: int, values: int = BLOCK_PAIRS) -> Iterator[Ids]:

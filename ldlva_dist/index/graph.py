@@ -77,7 +77,7 @@ def nearest_neighbors(
     everyone = PointSet(np.arange(num_samples), points_N2, num_samples, partial(build_index, backend=backend))
     rows_n = everyone.ids if queries is None else np.arange(queries.start, queries.stop)
     found = everyone.search_samples(rows_n, k)
-    return found.ids.astype(np.int32), found.squared.astype(np.float32)
+    return found.ids, found.squared
 
 
 def plan_graph(dataset: Dataset, k_max: int = K_MAX, part_rows: int = GRAPH_PART_ROWS) -> GraphInfo:
@@ -150,7 +150,8 @@ def write_part(
     checksums = {}
     for name, array in (("ids", ids_nK), ("distances", squared_nK)):
         array, file = np.ascontiguousarray(array), _part_name(name, part)
-        storage.write_bytes(storage.join(_folder(dataset_uri, graph.num_neighbors), file), _npy(array))
+        content = b"".join([_npy_head(array.shape, array.dtype), array.data])
+        storage.write_bytes(storage.join(_folder(dataset_uri, graph.num_neighbors), file), content)
         checksums[file] = crc32(array)
     return checksums
 
@@ -261,19 +262,18 @@ def _part_name(name: str, part: int) -> str:
     return f"{name}-{part:05d}.npy"
 
 
-def _npy(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+def _npy_head(shape: tuple[int, ...], kind: np.dtype[Any]) -> bytes:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": kind.str, "fortran_order": False, "shape": shape})
+    return head.getvalue()
 
 
 def _load(uri: str, shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any]:
     """A stored array of one shape; a local one is mapped, so that it costs no memory of its own."""
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": kind.str, "fortran_order": False, "shape": shape})
-    begin, size = head.tell(), head.tell() + shape[0] * shape[1] * kind.itemsize
+    head = _npy_head(shape, kind)
+    begin, size = len(head), len(head) + shape[0] * shape[1] * kind.itemsize
     with storage.open_input(uri) as file:
-        if file.size() != size or file.read(begin) != head.getvalue():
+        if file.size() != size or file.read(begin) != head:
             raise DataError(f"{uri} is damaged: it must be an array of {shape[0]} x {shape[1]} {kind}, of {size} bytes")
     if storage.is_remote(uri):
         return np.frombuffer(storage.read_bytes(uri), kind, offset=begin).reshape(shape)

@@ -18,10 +18,10 @@ Floats = NDArray[np.float64]
 class Nearest:
     """Samples nearest to each query, nearest first."""
 
-    ids: Ids
+    ids: NDArray[Any]
     """[n, k]; -1 where fewer than k samples exist."""
-    squared: Floats
-    """[n, k] squared distances; infinite where the id is -1."""
+    squared: NDArray[Any]
+    """[n, k] squared distances; infinite where the id is -1. Those in float64 are exact."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -32,8 +32,9 @@ class Nearest:
 
     @property
     def radius(self) -> Floats:
-        """[n] squared distance of the last neighbour: nothing farther can be one."""
-        return self.squared[:, -1]
+        """[n] not less than the squared distance of the last neighbour: nothing farther can be one."""
+        last_n = self.squared[:, -1]
+        return last_n if last_n.dtype == np.float64 else np.nextafter(last_n, np.float32(np.inf)).astype(np.float64)
 
 
 def empty_result(num_queries: int, k: int) -> Nearest:

@@ -52,11 +52,10 @@ def start_index(
         num_shards: Actors.
         backend: What each of them searches with; "auto" is what suits the place where it runs.
         min_recall: Below 1 FAISS on the CPU searches an IVF index, with an ``nprobe`` that finds this share.
-        actor_options: Ray's options for each of them; ``num_cpus`` is also how many threads search.
+        actor_options: Ray's options for each of them; Ray lets as many threads search as ``num_cpus`` says.
     """
-    threads = max(1, int(actor_options.get("num_cpus", 1)))
     actor = IndexActor.options(**actor_options)
-    shards = tuple(actor.remote(i, backend, min_recall=min_recall, threads=threads) for i in range(num_shards))
+    shards = tuple(actor.remote(i, backend, min_recall=min_recall) for i in range(num_shards))
     service = IndexService(shards=shards, min_recall=min_recall)
     try:
         get_all([shard.versions.remote() for shard in shards], INDEX_START_TIMEOUT_S, "to start", kind=KIND)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError
-from ldlva_dist.index.backends import ALL_CORES, Backend, IVFIndex, Points, build_index, resolve_backend
+from ldlva_dist.index.backends import Backend, IVFIndex, Points, build_index, resolve_backend
 from ldlva_dist.index.exact_search import PointSet
 from ldlva_dist.index.nearest import Floats, Ids, Nearest
 from ldlva_dist.index.plane_cut import Box, cut_dataset
@@ -36,8 +36,8 @@ Load = Callable[..., tuple[Ids, Points]]
 class IndexShard:
     """Holds the old and the new version of its part for as long as both are needed."""
 
-    def __init__(self, number: int, backend: Backend = "auto", *, min_recall: float = 1.0, threads: int = ALL_CORES):
-        self._number, self._min_recall, self._threads = number, min_recall, threads
+    def __init__(self, number: int, backend: Backend = "auto", *, min_recall: float = 1.0):
+        self._number, self._min_recall = number, min_recall
         self._backend: Backend = backend
         self._sets: dict[int, PointSet] = {}
 
@@ -53,7 +53,7 @@ class IndexShard:
         """Build a version beside the others from what ``load(*arrays)`` gives: ids, ascending, and their points."""
         ids, points = load(*arrays)
         backend = resolve_backend(self._backend, points.shape[1])
-        make = partial(build_index, backend=backend, min_recall=self._min_recall, threads=self._threads)
+        make = partial(build_index, backend=backend, min_recall=self._min_recall)
         built = PointSet(ids, points, num_samples, make)
         self._sets[version] = built
         nlist = built.index.nlist if isinstance(built.index, IVFIndex) else 0
@@ -89,14 +89,14 @@ class IndexShard:
         border = np.flatnonzero(reaches_boxes(held.points(rows_m), found.radius, bounds_S2d[others]).any(axis=1))
         return LocalAnswer(
             place=place_m,
-            ids=found.ids.astype(np.int32),
-            squared=found.squared.astype(np.float32),
+            ids=found.ids,
+            squared=found.squared,
             border=BorderQueries(
                 shard=self._number,
                 place=place_m[border],
                 ids=ids_n[place_m[border]],
                 points=held.points(rows_m[border]),
-                known=found.rows(border),
+                known=held.in_float64(rows_m[border], found.rows(border)),
             ),
         )
 

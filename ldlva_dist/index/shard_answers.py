@@ -111,6 +111,8 @@ def join_answers(
         Neighbour ids [n, k] and squared distances [n, k], as one index has them.
     """
     parts = [answer for answer in answers if isinstance(answer, LocalAnswer)]
+    if len(parts) == 1:
+        return parts[0].ids, parts[0].squared
     k = parts[0].ids.shape[1]
     ids_nk, squared_nk = np.empty((len(ids_n), k), dtype=np.int32), np.empty((len(ids_n), k), dtype=np.float32)
     for part in parts:

@@ -25,15 +25,15 @@ class SamplesByPoint:
         self.count_U = np.diff(self._start_U, append=len(ids_M))
         """[U] samples on each point."""
         self.row_U = order_M[self._start_U]
-        """[U] row of one of them."""
+        """[U] row of the one with the lowest id."""
+        self.first_U = ids_M[self.row_U]
+        """[U] lowest id on each point."""
+        self.some_share = len(self.row_U) < len(ids_M)
+        """Whether any point has more than one sample."""
         self.point_M = np.empty(len(ids_M), dtype=np.int64)
         """[M] number of the point that each sample lies on."""
         self.point_M[order_M] = np.cumsum(is_first_M) - 1
         self._key_M = self.point_M[order_M] * num_samples + self._samples_M
-
-    def first(self, points: Ids) -> Ids:
-        """The sample with the lowest id on each of the points, an array of any shape."""
-        return self._samples_M[self._start_U[points]]
 
     def next_on(self, point_b: Ids, ids_b: Ids, k: int) -> Ids:
         """[b, k] the next ids after each query's own on its point of more than k samples, round and round."""

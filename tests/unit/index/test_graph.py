@@ -42,6 +42,9 @@ def point_sets() -> dict[str, NDArray]:
         "one point": np.zeros((150, 2)),
         "one outlier": np.concatenate([np.zeros((150, 2)), [[1, 1]]]),
         "circle": np.concatenate([np.stack([np.cos(angle), np.sin(angle)], axis=1), [[0, 0]]]),
+        "halving distances": 2.0 ** -rng.uniform(0, 140, (300, 2)),
+        "very close": rng.normal(0, 1e-21, (300, 2)),
+        "very far": rng.uniform(-1, 1, (300, 2)) * 3e18,
         "mixed": np.concatenate([np.zeros((80, 2)), -np.zeros((3, 2)), np.round(rng.uniform(-1, 1, (200, 2)), 1)]),
     }
 
@@ -62,6 +65,18 @@ def test_distances_are_those_of_scipy_on_many_points():
     _, squared = nearest_neighbors(points, 32, backend="kdtree")
     expected, _ = cKDTree(points).query(points, k=33)
     np.testing.assert_allclose(np.sqrt(squared), expected[:, 1:], rtol=1e-6)
+
+
+def test_neighbours_whose_distances_float32_cannot_tell_apart_are_those_of_float64():
+    angle = np.random.default_rng(4).uniform(0, 2 * np.pi, 3000)
+    circle = np.concatenate([[[0.7, 0.7]], 0.7 + np.stack([np.cos(angle), np.sin(angle)], axis=1) / 3])
+    points = circle.astype(np.float32)
+    ids, squared = nearest_neighbors(points, 16, backend="kdtree", queries=range(1))
+    exact = np.square(points.astype(np.float64) - points[0].astype(np.float64)).sum(axis=1)
+    order = np.lexsort((np.arange(len(points)), exact))[1:17]
+    assert np.diff(exact[order]).max() < 2e-7 * exact[order[0]]
+    np.testing.assert_array_equal(ids[0], order)
+    np.testing.assert_array_equal(squared[0], exact[order].astype(np.float32))
 
 
 def test_a_range_of_queries_gives_the_rows_of_the_whole():
