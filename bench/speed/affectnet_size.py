@@ -61,7 +61,7 @@ class Arguments:
     full: bool = False
     """Measure 45,000 and 450,000 rows."""
     folder: str | None = None
-    """Folder to work in, kept; a temporary one if not given."""
+    """Folder to work in, kept: faces that were drawn there are not drawn again; a temporary one if not given."""
 
 
 class Usage:
@@ -193,17 +193,21 @@ def figures(stage: dict[str, Any]) -> dict[str, float]:
 
 
 def draw(folder: Path, rows: int) -> None:
-    """Write Parquet files of drawn faces, by two processes."""
+    """Write Parquet files of drawn faces, by two processes; a folder that is there is whole, and is taken."""
+    if folder.exists():
+        return
+    unfinished = folder.with_name("unfinished")
     test = max(200, round(TEST_SHARE * rows))
     tasks = [
-        (str(folder / part / f"{begin:09d}.parquet"), seed, min(FILE_ROWS, total - begin))
+        (str(unfinished / part / f"{begin:09d}.parquet"), seed, min(FILE_ROWS, total - begin))
         for seed, (part, total) in enumerate((("train", rows), ("test", test)))
         for begin in range(0, total, FILE_ROWS)
     ]
     for part in ("train", "test"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+        (unfinished / part).mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(2) as processes:
         list(processes.map(write_faces, tasks))
+    unfinished.rename(folder)
 
 
 def write_faces(task: tuple[str, int, int]) -> None:
