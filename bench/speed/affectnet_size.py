@@ -43,10 +43,11 @@ LOOK_EVERY_S, STAGE_LIMIT_S = 0.25, 3000.0
 KINDS = {
     "raylet": "raylet",
     "gcs_server": "gcs",
-    "ray::Bank": "bank",
-    "ray::Index": "index",
-    "RayTrainWorker": "trainer",
-    "ray::": "tasks and actors",
+    "ray::BankShard": "bank",
+    "ray::IndexShard": "index",
+    "ray::RayTrainWorker": "trainer",
+    "ray::MapBatches": "stream task",
+    "ray::": "other tasks and actors",
 }
 """Kind of process by what its command line holds; the first that fits."""
 ROOT = Path(__file__).parents[2]
