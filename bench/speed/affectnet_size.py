@@ -90,9 +90,9 @@ class Usage:
         """CPU seconds; of a worker that changed its name, what it used before counts for its first kind."""
         kinds: dict[str, float] = defaultdict(float)
         before: dict[tuple[int, float], float] = {}
-        for (kind, *who), used in self._cpu.items():
-            kinds[kind] += used - before.get((who[0], who[1]), 0.0)
-            before[who[0], who[1]] = used
+        for (kind, pid, born), used in self._cpu.items():
+            kinds[kind] += used - before.get((pid, born), 0.0)
+            before[pid, born] = used
         return dict(kinds)
 
     def _children(self) -> list[psutil.Process]:
