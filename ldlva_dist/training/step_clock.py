@@ -2,7 +2,7 @@
 
 import time
 
-PARTS = "stream", "bank", "table", "copies", "network", "votes", "log"
+PARTS: tuple[str, ...] = "stream", "bank", "table", "copies", "network", "votes", "log"
 """Waits for images; lookups and writes; uncertainties read; tensors made; forward, backward and optimiser with the
 ranks' sums of gradients; uncertainties applied and votes; everything else."""
 
