@@ -45,8 +45,10 @@ def main() -> None:
     from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.forecast.outlook import estimate_run
     from ldlva_dist.reporting.forecast_table import print_outlook
+    from ldlva_dist.run.preflight import as_begun
     from ldlva_dist.runtime import placement
 
+    config = as_begun(config)
     dataset = Dataset.open(config.data.dataset)
     placement.connect()
     seconds = options.probe_seconds if options.probe else None

@@ -44,6 +44,7 @@ from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.reporting.metrics_line import format_line
 from ldlva_dist.run import launch
 from ldlva_dist.training.evaluate import SplitReader, predict_share
+from ldlva_dist.training.inputs import preparation
 from ldlva_dist.training.network import build_model
 
 BETTER = {"accuracy": 1, "kl": -1, "auroc": 1, "fresh_accuracy": 1, "fresh_kl": -1}
@@ -192,7 +193,7 @@ def restored(checkpoint: Checkpoint, config: RunConfig) -> LDLVA:
 def reader(config: RunConfig, split: str) -> SplitReader:
     """The images of a split."""
     data = config.data
-    return SplitReader(dataset=Dataset.open(data.dataset), split=split, size=data.image_size, channels=data.channels)
+    return SplitReader(dataset=Dataset.open(data.dataset), split=split, preparation=preparation(config))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ def measure(dataset: str) -> dict[str, float]:
     supersteps = pipeline.Supersteps(
         plan=plan,
         manifest=manifest,
-        images=pipeline.ImageSettings(size=PIXELS, channels=3, flip=True, pad=4, erase_probability=0.5),
+        images=pipeline.ImageSettings(
+            size=PIXELS, channels=3, resize="antialias", flip=True, pad=4, erase_probability=0.5
+        ),
         rank=0,
         world_size=1,
         first_step=0,

@@ -30,14 +30,14 @@ from bench.common import drawn_faces, report
 from ldlva_dist import storage
 from ldlva_dist.config import DataConfig
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import augment, decode, resize
+from ldlva_dist.dataset.images import augment
 from ldlva_dist.storage.s3.client import client
 from ldlva_dist.stream import pipeline as stream
 from ldlva_dist.stream.plan import Plan
 from testing.s3_store import Swift, use_store
 
 BATCH, PIXELS = 64, 112
-IMAGES = stream.ImageSettings(size=PIXELS, channels=3, flip=True, pad=4, erase_probability=0.5)
+IMAGES = stream.ImageSettings(size=PIXELS, channels=3, resize="antialias", flip=True, pad=4, erase_probability=0.5)
 GOALS = {"webloader": 1.1, "tarfile": 1.0, "read_webdataset": 2.0, "s3": 0.9}
 Images = NDArray[np.uint8]
 
@@ -140,7 +140,7 @@ def tarfile_loop(shards: list[str], epochs: int) -> Iterator[int]:
                     file = tar.extractfile(member)
                     if file is None or member.name.endswith(".json"):
                         continue
-                    waiting.append((resize(decode(file.read(), 3), PIXELS), member.name))
+                    waiting.append((IMAGES.read(file.read()), member.name))
                     if len(waiting) == BATCH:
                         yield len(augmented([image for image, _ in waiting], [key for _, key in waiting], epoch))
                         waiting = []
@@ -172,11 +172,11 @@ def augmented(images: Iterable[Images], keys: Iterable[str], epoch: int) -> Imag
 
 
 def _of_sample(sample: dict[str, bytes]) -> tuple[Images, str]:
-    return resize(decode(sample["jpg"], 3), PIXELS), str(sample["__key__"])
+    return IMAGES.read(sample["jpg"]), str(sample["__key__"])
 
 
 def _of_columns(columns: Any, epoch: int) -> dict[str, Images]:
-    images = [resize(decode(data, 3), PIXELS) for data in columns["jpg"]]
+    images = [IMAGES.read(data) for data in columns["jpg"]]
     return {"image": augmented(images, columns["__key__"], epoch)}
 
 

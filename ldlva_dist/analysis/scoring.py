@@ -21,6 +21,7 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.runtime.waiting import own_errors
 from ldlva_dist.training.evaluate import SplitReader, predict_share
+from ldlva_dist.training.inputs import preparation
 from ldlva_dist.training.network import restored_model
 
 TASK_ROWS, TASK_LIMIT_S = 65_536, 1800.0
@@ -132,8 +133,7 @@ def _predict_share(
     reader = SplitReader(
         dataset=dataset,
         split=split,
-        size=config.data.image_size,
-        channels=config.data.channels,
+        preparation=preparation(config),
     )
     device = torch.device("cpu")
     return predict_share(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]

@@ -112,9 +112,14 @@ def to_json(config: RunConfig) -> str:
 def from_json(text: bytes | str) -> RunConfig:
     """Read settings written by :func:`to_json`, of earlier versions too: what they do not name has its default.
 
+    Only ``data.resize`` is reference there, the one that those versions had.
+
     A name that is not known, or a value that breaks a rule, is a SettingError.
     """
-    return build_settings(RunConfig, parse_json(text))
+    values = parse_json(text)
+    if isinstance(values, dict) and isinstance(data := values.get("data", {}), dict):
+        values["data"] = {"resize": "reference", **data}
+    return build_settings(RunConfig, values)
 
 
 def read_back(text: bytes, uri: str) -> RunConfig:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist.values.settings import BatchSize, Range, Share, check_settings, require
+from ldlva_dist.values.settings import BatchSize, Range, Resize, Share, check_settings, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class DataConfig:
     """skip, quarantine: more bad rows than this share of the training split stop the run."""
     image_size: Annotated[int, Range(ge=16, le=4096)] = 112
     """Side of the square the images are resized to, in pixels."""
+    resize: Resize = "antialias"
+    """antialias averages the pixels that become one; reference takes two of them a side, as the reference
+    implementation does, for runs that repeat its results."""
     channels: Literal[1, 3] = 3
     """1 decodes to grey, 3 to RGB."""
     flip: bool = True

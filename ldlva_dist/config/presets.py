@@ -94,7 +94,7 @@ PRESETS = {run.__name__: run for run in (demo, ferplus, rafdb_resnet18, rafdb_re
 def _reference() -> RunConfig:
     """What the reference's presets share (METHOD.md, section 4)."""
     return RunConfig(
-        data=DataConfig(batch_size=32, image_size=112, pad=4, erase_probability=0.5),
+        data=DataConfig(batch_size=32, image_size=112, resize="reference", pad=4, erase_probability=0.5),
         loss=LossConfig(recipe="official", gamma=0.01),
         neighbors=NeighborConfig(num_neighbors=8),
         uncertainty=UncertaintyConfig(initial_logit=-0.5, lr=0.3125),

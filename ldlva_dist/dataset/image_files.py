@@ -114,6 +114,8 @@ def exif_orientation(exif: bytes | memoryview) -> int:
 
 def upright(image_HWc: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Pixels turned as EXIF's orientation asks."""
+    if orientation == 1:
+        return image_HWc
     if orientation >= 5:
         image_HWc = image_HWc.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)

@@ -1,8 +1,8 @@
-"""Images: decode, resize, augment. b = rows, H W = height and width in pixels, c = channels (1 grey or 3 RGB)."""
+"""Images: decode, encode, augment. b = rows, H W = height and width in pixels, c = channels (1 grey or 3 RGB)."""
 
 from collections.abc import Iterable
-from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -17,34 +17,66 @@ _ERASE_AREA = (0.02, 0.3)
 _ERASE_ASPECT = (0.3, 3.33)
 
 
+class Stored(NamedTuple):
+    """A decoded image that is not turned upright yet."""
+
+    pixels_HWc: NDArray[np.uint8]
+    factor: int
+    """Side of the block of pixels that one of them stands for: 1, 2, 4 or 8."""
+    sides: tuple[int, int]
+    """Height and width of the whole image."""
+    orientation: int
+    """Orientation that EXIF gives, 1 to 8."""
+
+
 def decode(data: bytes | memoryview, channels: int, min_side: int = 0) -> NDArray[np.uint8]:
-    """[H, W, channels] pixels of an encoded image, upright.
+    """[H, W, channels] pixels of an encoded image, upright; see :func:`decode_as_stored`."""
+    stored = decode_as_stored(data, channels, min_side)
+    return upright(stored.pixels_HWc, stored.orientation)
+
+
+def decode_as_stored(data: bytes | memoryview, channels: int, min_side: int = 0) -> Stored:
+    """Pixels of an encoded image.
 
     Args:
         data: The file: a JPEG, or another of :data:`ldlva_dist.dataset.image_files.FORMATS`.
         channels: 1 grey or 3 RGB.
-        min_side: A JPEG of larger sides may come at a half, a quarter or an eighth of them, never below this.
+        min_side: A JPEG of larger sides comes at a half, a quarter or an eighth of them, never below this.
 
     Raises:
         ImageError: for what cannot be decoded, or is too large.
     """
     if bytes(data[: len(SOI)]) != SOI:
-        return read_pixels(data, channels)
+        return _read_whole(data, channels)
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        check_size(int(width), int(height))
-        color = "GRAY" if channels == 1 else "RGB"
-        pixels = simplejpeg.decode_jpeg(data, colorspace=color, min_height=min_side, min_width=min_side)
+        height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+        check_size(width, height)
+        color, factor = "GRAY" if channels == 1 else "RGB", shrink_factor(height, width, min_side)
+        # Not its own choice: three, five, six and seven eighths are slow, and no whole blocks of pixels.
+        rows, columns = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
+        pixels = simplejpeg.decode_jpeg(data, colorspace=color, min_height=rows, min_width=columns)
     except KeyError:  # it has no name for 4:4:1
-        return read_pixels(data, channels)
+        return _read_whole(data, channels)
     except ValueError as error:
         # Its word on damage is final: Pillow, asked for what it does not know, fills holes with grey.
         if str(error).startswith(_UNKNOWN_SAMPLING):
-            return read_pixels(data, channels)
+            return _read_whole(data, channels)
         if str(error).startswith(HARMLESS) and (even := without_oddities(data)) != data:
-            return decode(even, channels, min_side)
+            return decode_as_stored(even, channels, min_side)
         raise ImageError(BAD_IMAGE, error) from error
-    return upright(pixels, exif_orientation(exif)) if (exif := exif_of(data)) else pixels
+    exif = exif_of(data)
+    return Stored(pixels, factor, (height, width), exif_orientation(exif) if exif else 1)
+
+
+def shrink_factor(height: int, width: int, min_side: int) -> int:
+    """The largest of 1, 2, 4 and 8 by which an image may be divided so that both sides cover ``min_side``."""
+    sides = min(height, width)
+    return next((factor for factor in (8, 4, 2) if 0 < min_side <= -(-sides // factor)), 1)
+
+
+def _read_whole(data: bytes | memoryview, channels: int) -> Stored:
+    pixels = read_pixels(data, channels)
+    return Stored(pixels, 1, (pixels.shape[0], pixels.shape[1]), 1)
 
 
 def encode_square(image_HWc: NDArray[np.uint8], size: int) -> bytes:
@@ -61,18 +93,6 @@ def encode_image(image_HWc: NDArray[np.uint8]) -> bytes:
     subsampling = "Gray" if color == "GRAY" else "444"
     pixels = np.ascontiguousarray(image_HWc)
     return simplejpeg.encode_jpeg(pixels, quality=95, colorspace=color, colorsubsampling=subsampling)
-
-
-def resize(image_HWc: NDArray, size: int) -> NDArray:
-    """[size, size, c] bilinear with half-pixel centres and without anti-aliasing; uint8 in gives rounded uint8 out."""
-    height, width, channels = image_HWc.shape
-    if height == width == size:
-        return image_HWc
-    rows_sH, columns_sW = _weights(height, size), _weights(width, size)
-    pixels = np.asarray(image_HWc, dtype=np.float32)
-    mixed = (rows_sH @ pixels.reshape(height, -1)).reshape(size, width, channels)
-    mixed = columns_sW @ mixed
-    return np.rint(mixed).astype(np.uint8) if image_HWc.dtype == np.uint8 else mixed
 
 
 def augment(  # noqa: PLR0913 - what identifies a draw, and the three settings of it
@@ -159,16 +179,3 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
-
-
-@lru_cache(maxsize=16)  # at 224 pixels one takes up to 9 MB; a miss costs much less than the resize
-def _weights(source: int, target: int) -> NDArray[np.float32]:
-    """[target, source] rows of the two taps of half-pixel bilinear interpolation; edges repeat."""
-    place = (np.arange(target) + 0.5) * (source / target) - 0.5
-    low = np.floor(place)
-    high_share = place - low
-    weights = np.zeros((target, source), dtype=np.float64)
-    rows = np.arange(target)
-    np.add.at(weights, (rows, np.clip(low, 0, source - 1).astype(int)), 1 - high_share)
-    np.add.at(weights, (rows, np.clip(low + 1, 0, source - 1).astype(int)), high_share)
-    return weights.astype(np.float32)

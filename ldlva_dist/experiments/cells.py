@@ -37,6 +37,8 @@ def name_run(config: RunConfig, content_hash: str) -> RunConfig:
 def learnt_from(config: RunConfig, content_hash: str) -> dict[str, Any]:
     """All settings that a run learns from, by their full names; its data by what is in it."""
     everything = preflight.flat(dataclasses.asdict(config)) | {"data.dataset": content_hash}
+    if everything["data.resize"] == "reference":
+        del everything["data.resize"]  # runs of versions without the setting are the same
     return {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
 
 

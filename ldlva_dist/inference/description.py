@@ -7,11 +7,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ldlva_dist.errors import DataError
+from ldlva_dist.values.settings import Resize
 from ldlva_dist.values.typed_json import Rule, Text, build_dataclass, parse_object, require_format
 
 FORMAT_VERSION = 1
 FILE = "model.json"
 Width = Annotated[int, Rule("a number from 1 to 65,535", lambda value: 0 < value < 1 << 16)]
+
+_RESIZED = {
+    "reference": "bilinear with half-pixel centres, no anti-aliasing",
+    "antialias": "blocks of 8, 4 or 2 pixels a side averaged where both sides still cover it, then bilinear with "
+    "half-pixel centres and anti-aliasing",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,8 @@ class Description:
     """1 grey, 3 RGB."""
     image_size: Annotated[int, Rule("a number from 16 to 4,096", lambda value: 16 <= value <= 4096)]
     """Side of the square images, in pixels."""
+    resize: Resize = "reference"
+    """``data.resize`` of the run; of models that do not say it reference."""
     feature_width: Width
     class_names: Annotated[tuple[Text, ...], Rule("different names, one at least", lambda a: 0 < len(a) == len(set(a)))]
     """In the order of the outputs."""
@@ -47,7 +56,7 @@ class Description:
         return {
             "color": "grey" if self.channels == 1 else "RGB",
             "orientation": "upright, as EXIF's tag asks; model.onnx and model.pt2 take pixels that are upright already",
-            "resize": f"{self.image_size} x {self.image_size}, bilinear with half-pixel centres, no anti-aliasing, "
+            "resize": f"{self.image_size} x {self.image_size}, {_RESIZED[self.resize]}, "
             "rounded to whole numbers; the aspect ratio is not kept",
             "input": "uint8 0..255, axes image, row, column, channel",
             "normalize": "(x - 127.5) / 127.5, inside the network",

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.images import decode, resize
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.errors import DataError
 from ldlva_dist.inference import description as descriptions
 from ldlva_dist.inference.description import Description
@@ -96,9 +96,15 @@ class FaceModel:
         self.description, self.network = description, network
         self._device = next(network.parameters()).device
 
+    @property
+    def preparation(self) -> Preparation:
+        """How an image becomes the network's input."""
+        facts = self.description
+        return Preparation(size=facts.image_size, channels=facts.channels, resize=facts.resize)
+
     def prepare(self, data: bytes | memoryview) -> NDArray[np.uint8]:
         """[s, s, c] an encoded image as in evaluation; one that cannot be decoded is a DataError."""
-        return resize(decode(data, self.description.channels), self.description.image_size)
+        return self.preparation.read(data)
 
     def __call__(self, images_nssc: NDArray[np.uint8]) -> Answers:
         """What the network says of prepared images."""

@@ -68,6 +68,7 @@ def _read_checkpoint(uri: str, checkpoint: Checkpoint) -> Portable:
         "stem": config.model.stem,
         "channels": config.data.channels,
         "image_size": config.data.image_size,
+        "resize": config.data.resize,
         "feature_width": kept["classifier.weight"].shape[1],
         "class_names": list(facts.class_names),
         "data": {

@@ -81,7 +81,7 @@ def fit(
         RunLost: if the run's folder was deleted or taken over meanwhile.
         RunStopped: if it was asked to stop, and has saved; called in the main thread, it takes Ctrl-C and SIGTERM so.
     """
-    config = with_absolute_paths(config)
+    config = preflight.as_begun(with_absolute_paths(config))
     dataset = prepare(config, sound=sound)
     with leased(config.uri, holder) as lease:
         write_settings(config)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from ldlva_dist.training import build
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.neighbors.feature_graphs import plan_rebuilds
 from ldlva_dist.training.network import say_pretrained
+from ldlva_dist.values.typed_json import parse_object
 
 CHANGEABLE = (
     "placement.",
@@ -144,6 +145,14 @@ def settings_of(run_uri: str) -> bytes | None:
         with suppress(DataError):  # unfinished or damaged: the workers say so, and look at the one before too
             return SavedFiles.open(saved_uri).read(CONFIG)
     return None
+
+
+def as_begun(config: RunConfig) -> RunConfig:
+    """The same settings; a run that began before ``data.resize`` could be chosen goes on with the one there was."""
+    text = settings_of(config.uri)
+    if text is None or "resize" in parse_object(text, storage.join(config.uri, CONFIG)).get("data", {}):
+        return config
+    return replace(config, data=replace(config.data, resize="reference"))
 
 
 def require_same_settings(config: RunConfig) -> None:

@@ -77,7 +77,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
             or of anything else.
         ClusterError: if every trial failed.
     """
-    config = _with_absolute_weights(with_absolute_paths(config))
+    config = preflight.as_begun(_with_absolute_weights(with_absolute_paths(config)))
     config.check_search()
     folder = storage.join(config.storage_path, config.name)
     _require_own_folder(config, folder)

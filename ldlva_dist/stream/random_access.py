@@ -3,6 +3,7 @@
 n = ids asked for, H = W = the side that images are resized to, c = channels.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.images import decode, resize
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.errors import DataError
 from ldlva_dist.stream.quarantine import BadRow
@@ -42,20 +43,20 @@ class RandomAccess:
     """Reads images one by one, on :data:`READ_THREADS` threads; may be used by one thread at a time."""
 
     def __init__(
-        self, manifest: CachedRows, *, size: int, channels: int, cache_mb: int, on_bad: Callable[[BadRow], None]
+        self, manifest: CachedRows, *, preparation: Preparation, cache_mb: int, on_bad: Callable[[BadRow], None]
     ) -> None:
         """Nothing is read yet.
 
         Args:
             manifest: Where the images lie.
-            size: Side of the images, in pixels.
-            channels: 1 grey, 3 RGB.
+            preparation: How they become the network's input.
             cache_mb: Memory for images that were read before, in MiB.
             on_bad: Told of every image that cannot be read, before it counts as missing; may raise.
         """
         self._manifest, self._ends = manifest, np.cumsum(manifest.shard_rows)
-        self._size, self._channels, self._on_bad = size, channels, on_bad
-        room = cache_mb * 2**20 // (size * size * channels + ENTRY_BYTES)
+        self._preparation, self._on_bad = preparation, on_bad
+        self._shape = (preparation.size, preparation.size, preparation.channels)
+        room = cache_mb * 2**20 // (math.prod(self._shape) + ENTRY_BYTES)
         self._cached = lru_cache(maxsize=room)(self._read)
         self._pool = ThreadPoolExecutor(max_workers=READ_THREADS, thread_name_prefix="neighbor-images")
 
@@ -72,13 +73,13 @@ class RandomAccess:
         found: list[NDArray[np.uint8] | None] = [None] * len(rows)
         for i, images in enumerate(self._pool.map(lambda part: [self._cached(*row) for row in part], parts)):
             found[i::READ_THREADS] = images
-        black = np.zeros((self._size, self._size, self._channels), dtype=np.uint8)
+        black = np.zeros(self._shape, dtype=np.uint8)
         return [black if image is None else image for image in found], np.array([image is not None for image in found])
 
     def _read(self, sample: int, shard: int, offset: int, size: int, checksum: int) -> NDArray[np.uint8] | None:
         uri = self._manifest.shard_uris[shard]
         try:
-            return resize(decode(read_rows(uri, [offset], [size], [checksum])[0], self._channels), self._size)
+            return self._preparation.read(read_rows(uri, [offset], [size], [checksum])[0])
         except DataError as error:
             self._on_bad(BadRow(id=sample, shard=uri, offset=offset, reason=str(error)))
             return None

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.images import augment, decode, resize
+from ldlva_dist.dataset.images import augment, decode
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.dataset.shards import cut_rows, read_apart
 from ldlva_dist.dataset.stored_images import GAP_BYTES
 from ldlva_dist.errors import DataError
@@ -31,11 +32,9 @@ SPAN_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSettings:
+class ImageSettings(Preparation):
     """How an image becomes a training sample; see DataConfig."""
 
-    size: int
-    channels: int
     flip: bool
     pad: int
     erase_probability: float
@@ -162,7 +161,7 @@ def finish_superstep(window: Window, rows: NDArray[np.int64], images: ImageSetti
     """id, label, va and image of some rows; one that cannot be decoded is a DataError."""
     columns = {name: window.columns[name][rows] for name in ("id", "label", "va")}
     columns["image"] = augment(
-        (resize(decode(window.data[row], images.channels), images.size) for row in rows.tolist()),
+        (images.read(window.data[row]) for row in rows.tolist()),
         seed=seed,
         epochs_b=window.columns["visit"][rows],
         ids_b=columns["id"],

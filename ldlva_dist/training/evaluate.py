@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import decode, resize
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.dataset.stored_images import StoredImages
+from ldlva_dist.training.inputs import preparation
 from ldlva_dist.training.state import TrainState
 
 BATCH_ROWS = 256
@@ -24,8 +25,7 @@ class SplitReader:
 
     dataset: Dataset
     split: str
-    size: int
-    channels: int
+    preparation: Preparation
 
     @property
     def num_rows(self) -> int:
@@ -44,7 +44,7 @@ class SplitReader:
                 yield ahead.pop(0).result()
 
     def _read(self, stored: StoredImages) -> NDArray[np.uint8]:
-        return np.stack([resize(decode(data, self.channels), self.size) for data in stored.read_all()])
+        return np.stack([self.preparation.read(data) for data in stored.read_all()])
 
 
 def predict_share(
@@ -77,10 +77,10 @@ def predict_share(
 
 def holdout_accuracy(state: TrainState) -> dict[str, float]:
     """Accuracy on the given labels of the holdout, over all ranks; nothing where there is no holdout. Collective."""
-    data, dataset = state.config.data, Dataset(state.config.data.dataset, state.info)
+    dataset = Dataset(state.config.data.dataset, state.info)
     if dataset.info.splits["holdout"].rows == 0:
         return {}
-    reader = SplitReader(dataset=dataset, split="holdout", size=data.image_size, channels=data.channels)
+    reader = SplitReader(dataset=dataset, split="holdout", preparation=preparation(state.config))
     state.engine.average_buffers()
     state.engine.train(False)
     rows, probs = predict_share(

@@ -1,7 +1,7 @@
 """What a training worker reads: its batches in the order of the plan, and its neighbours' images."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -9,6 +9,7 @@ import torch.distributed as dist
 from ldlva_dist.bank.service import NeighborService
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.index.service import IndexService
 from ldlva_dist.messages import Batch
 from ldlva_dist.stream import pipeline
@@ -70,12 +71,10 @@ def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> Neig
     """The reader of neighbours' images for the exact source; None for the bank."""
     if config.neighbors.source == "bank":
         return None
-    data = config.data
     access = RandomAccess(
         resources.manifest,
         on_bad=lambda row: pipeline.tolerate(resources.quarantine, [row]),
-        size=data.image_size,
-        channels=data.channels,
+        preparation=preparation(config),
         cache_mb=config.neighbors.cache_mb,
     )
     return NeighborImages(
@@ -88,11 +87,16 @@ def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> Neig
     )
 
 
+def preparation(config: RunConfig) -> Preparation:
+    """How an image becomes the input of a run's network."""
+    data = config.data
+    return Preparation(size=data.image_size, channels=data.channels, resize=data.resize)
+
+
 def _image_settings(config: RunConfig, *, augmented: bool) -> pipeline.ImageSettings:
     data = config.data
     return pipeline.ImageSettings(
-        size=data.image_size,
-        channels=data.channels,
+        **asdict(preparation(config)),
         flip=data.flip and augmented,
         pad=data.pad if augmented else 0,
         erase_probability=data.erase_probability if augmented else 0.0,

@@ -55,6 +55,8 @@ Seconds = Annotated[float, Range(gt=0, le=10**7)]
 Epochs = Annotated[float, Range(gt=0, le=10**6)]
 Count = Annotated[int, Range(ge=1)]
 BatchSize = Annotated[int, Range(ge=1, le=2**20)]
+Resize = Literal["antialias", "reference"]
+"""How images are brought to the network's size; what was written before this could be chosen means reference."""
 Seed = Annotated[int, Range(ge=0, le=MAX_INT)]
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ldlva_dist.errors import DataError
 
@@ -73,6 +73,8 @@ def _dataclass(cls: Any, raw: Any, uri: str, path: str) -> Any:
 
 def _value(kind: Any, raw: Any, uri: str, path: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return _choice(inner, raw, uri, path)
     if origin is Annotated:
         value = _value(inner[0], raw, uri, path)
         for rule in inner[1:]:
@@ -85,9 +87,7 @@ def _value(kind: Any, raw: Any, uri: str, path: str) -> Any:
     if origin is tuple:
         return _tuple(inner, raw, uri, path)
     if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(raw, dict):
-            _refuse(uri, path, "an object", raw)
-        return {key: _value(inner[1], value, uri, f"{path}.{key:.40}") for key, value in raw.items()}
+        return _mapping(inner, raw, uri, path)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, raw, uri, path)
     return _plain(kind, raw, uri, path)
@@ -103,6 +103,18 @@ def _tuple(inner: tuple[Any, ...], raw: Any, uri: str, path: str) -> tuple[Any, 
     return tuple(
         _value(kind, value, uri, f"{path}[{i}]") for i, (kind, value) in enumerate(zip(inner, raw, strict=True))
     )
+
+
+def _mapping(inner: tuple[Any, ...], raw: Any, uri: str, path: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        _refuse(uri, path, "an object", raw)
+    return {key: _value(inner[1], value, uri, f"{path}.{key:.40}") for key, value in raw.items()}
+
+
+def _choice(choices: tuple[Any, ...], raw: Any, uri: str, path: str) -> Any:
+    if not isinstance(raw, str) or raw not in choices:
+        _refuse(uri, path, " or ".join(choices), raw)
+    return raw
 
 
 def _plain(kind: Any, raw: Any, uri: str, path: str) -> Any:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from ldlva_dist.analysis.trained_run import read_sample_outputs
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import augment, decode, resize
+from ldlva_dist.dataset.images import augment
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method.step import TensorBatch, TensorNeighbors, forward_neighbors, step
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
 from ldlva_dist.training.build import step_settings
-from ldlva_dist.training.inputs import make_plan
+from ldlva_dist.training.inputs import make_plan, preparation
 from ldlva_dist.training.network import build_model
 from testing.exactly_once import ids_of
 from testing.tiny_runs import losses, table, tiny_run
@@ -48,7 +48,7 @@ def _images(config: RunConfig, ids: NDArray[np.int64], epoch: int) -> torch.Tens
         with tarfile.open(Path(config.data.dataset, info.shards[row["shard"]].name)) as tar:
             member = tar.extractfile(f"{row['key']}.jpg")
             assert member is not None
-            image = resize(decode(member.read(), config.data.channels), config.data.image_size)
+            image = preparation(config).read(member.read())
         draws = {"seed": config.training.seed, "epochs_b": np.array([epoch]), "ids_b": np.array([sample])}
         found.append(augment([image], pad=config.data.pad, flip=True, erase_probability=0.0, **draws)[0])
     return torch.from_numpy(np.stack(found))

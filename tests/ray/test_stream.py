@@ -23,7 +23,7 @@ from ldlva_dist.stream.plan import Plan
 from ldlva_dist.stream.quarantine import read_quarantine
 
 pytestmark = pytest.mark.usefixtures("cluster")
-IMAGES = pipeline.ImageSettings(size=48, channels=3, flip=True, pad=4, erase_probability=0.5)
+IMAGES = pipeline.ImageSettings(size=48, channels=3, resize="antialias", flip=True, pad=4, erase_probability=0.5)
 STEPS = 14  # beyond an epoch
 TURNS = 50
 

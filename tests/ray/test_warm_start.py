@@ -18,6 +18,7 @@ from ldlva_dist.config import (
     TrainingConfig,
 )
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.method.step import forward_neighbors
 from ldlva_dist.run import launch
 from ldlva_dist.training.build import bank_spec
@@ -56,7 +57,9 @@ def test_every_row_is_filled_with_what_a_naive_forward_gives_and_nothing_else_ch
 
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
     trained = np.concatenate([ids_of(plan, 0, rank, RANKS) for rank in range(RANKS)])
-    reader = SplitReader(dataset=dataset, split="train", size=48, channels=3)
+    reader = SplitReader(
+        dataset=dataset, split="train", preparation=Preparation(size=48, channels=3, resize="antialias")
+    )
     images = torch.from_numpy(np.concatenate(list(reader.batches(0, info.num_train))))
     torch.set_num_threads(1)
     model, seen = build_model(config, len(info.class_names)).train(), []

@@ -21,6 +21,7 @@ from ldlva_dist.dataset.manifest import (
     write_manifest,
 )
 from ldlva_dist.dataset.manifest_blocks import ContentHash
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.dataset.shards import ShardBuilder, crc32
 from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError, SettingError
@@ -105,7 +106,7 @@ def test_a_version_on_a_store_is_annotated_and_read_from_its_data_sets_shards(da
         f"{dataset.uri}/train-000000.tar",
         f"{dataset.uri}/test-000000.tar",
     ]
-    reader = SplitReader(dataset=made, split="test", size=16, channels=3)
+    reader = SplitReader(dataset=made, split="test", preparation=Preparation(size=16, channels=3, resize="antialias"))
     images = np.concatenate(list(reader.batches(0, 3)))
     np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), LEVELS[7:], atol=2)
     with pytest.raises(SettingError, match="must be new, got one that exists"):

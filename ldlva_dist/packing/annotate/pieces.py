@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.images import decode, resize
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.dataset.stored_images import StoredImages
 from ldlva_dist.dataset.versions import versions_uri
 from ldlva_dist.errors import DataError
@@ -129,13 +129,15 @@ def _read_ahead(work: AnnotationWork, windows: list[StoredImages]) -> Iterator[N
 
 def _read(work: AnnotationWork, stored: StoredImages) -> NDArray[np.uint8]:
     """[n, s, s, c] the images of consecutive rows, one ranged read a shard."""
-    return np.stack([resize(image, work.settings.input_size) for image in _decoded(work, stored)])
+    return np.stack(list(_prepared(work, stored)))
 
 
-def _decoded(work: AnnotationWork, stored: StoredImages) -> Iterator[NDArray[np.uint8]]:
+def _prepared(work: AnnotationWork, stored: StoredImages) -> Iterator[NDArray[np.uint8]]:
+    settings = work.settings
+    preparation = Preparation(size=settings.input_size, channels=settings.channels, resize=settings.resize)
     for row, data in enumerate(stored.read_all()):
         try:
-            yield decode(data, work.settings.channels)
+            yield preparation.read(data)
         except DataError as error:
             key, shard = stored.rows["key"][row], stored.rows["shard"][row].as_py()
             raise DataError(f"{key} in {stored.shard_uri(shard)}: {error}") from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ldlva_dist.errors import SettingError
+from ldlva_dist.values.settings import Resize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +13,9 @@ class RegressorSettings:
     """What the model wants to be given, and what it answers."""
 
     input_size: int = 112
-    """Side of the square the images are resized to, in pixels (bilinear, as for training)."""
+    """Side of the square the images are resized to, in pixels."""
+    resize: Resize = "antialias"
+    """antialias averages the pixels that become one; reference takes two of them a side. See data.resize."""
     channels: Literal[1, 3] = 3
     """1 decodes to grey, 3 to colour."""
     order: Literal["rgb", "bgr"] = "rgb"

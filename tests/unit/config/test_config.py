@@ -79,3 +79,13 @@ def test_workers_are_one_number_or_two_bounds_and_both_survive_their_json() -> N
 def test_a_value_that_breaks_a_rule_is_named_with_the_rule(build, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         build()
+
+
+@pytest.mark.parametrize("text", ["{}", '{"data": {}}', '{"data": {"image_size": 48}}'])
+def test_saved_settings_that_do_not_name_a_resize_mean_the_references(text: str) -> None:
+    assert from_json(text).data.resize == "reference"
+    assert from_json('{"data": {"resize": "antialias"}}').data.resize == "antialias"
+    assert RunConfig().data.resize == PRESETS["demo"]().data.resize == "antialias"
+    assert {PRESETS[name]().data.resize for name in PRESETS if name.startswith(("rafdb", "affectnet"))} == {"reference"}
+    with pytest.raises(SettingError, match=r"data\.resize must be antialias or reference, got 'box'"):
+        from_json('{"data": {"resize": "box"}}')

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldlva_dist.dataset.images import augment, decode, encode_image, encode_square, resize
+from ldlva_dist.dataset.images import augment, decode, encode_image, encode_square
+from ldlva_dist.dataset.preparation import resize_as_reference
 from ldlva_dist.errors import DataError
 
 VECTORS = np.load(Path(__file__).parents[1] / "vectors" / "pp.npz")
@@ -28,16 +29,18 @@ def _png(pixels: NDArray, mode: str | None = None) -> bytes:
 
 
 def test_resize_equals_the_reference() -> None:
-    resized = resize(VECTORS["pp_img"], 8)
+    resized = resize_as_reference(VECTORS["pp_img"], 8)
     np.testing.assert_allclose(resized, VECTORS["pp_resize8"], rtol=1e-5)
     np.testing.assert_allclose((resized - 127.5) / 127.5, VECTORS["pp_test_out"], rtol=1e-5, atol=1e-6)
 
 
 def test_resize_of_bytes_is_rounded_and_of_the_same_size_does_nothing() -> None:
     image = VECTORS["pp_img"].astype(np.uint8)
-    assert resize(image, 8).dtype == np.uint8
-    np.testing.assert_array_equal(resize(image, 8), np.rint(resize(image.astype(np.float32), 8)))
-    assert resize(image, 5) is image
+    assert resize_as_reference(image, 8).dtype == np.uint8
+    np.testing.assert_array_equal(
+        resize_as_reference(image, 8), np.rint(resize_as_reference(image.astype(np.float32), 8))
+    )
+    assert resize_as_reference(image, 5) is image
 
 
 def test_png_of_any_mode_is_decoded_to_grey_or_colour() -> None:

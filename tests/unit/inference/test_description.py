@@ -59,6 +59,8 @@ RAW = json.loads(MODEL.description.to_json())
 
 def test_a_description_is_read_back_as_it_was_written() -> None:
     assert descriptions.parse_description(MODEL.description.to_json(), "model.json") == MODEL.description
+    before = {name: value for name, value in RAW.items() if name != "resize"}
+    assert descriptions.parse_description(json.dumps(before), "model.json").resize == "reference"
     older = {**RAW, "preprocessing": {"resize": RAW["preprocessing"]["resize"]}}
     assert descriptions.parse_description(json.dumps(older), "model.json") == MODEL.description
 
@@ -75,6 +77,8 @@ def test_a_description_is_read_back_as_it_was_written() -> None:
         ({"width": 10**30}, "width must be a number from 1 to 65,535"),
         ({"image_size": 1_000_000}, "image_size must be a number from 16 to 4,096"),
         ({"image_size": 8}, "image_size must be a number from 16 to 4,096"),
+        ({"resize": "box"}, "resize must be antialias or reference"),
+        ({"resize": "antialias"}, r"does not have: resize '32 x 32, bilinear"),
         ({"channels": 2}, "channels must be 1 or 3"),
         ({"files": ["model.safetensors"]}, "files must be an object"),
         ({"training": None}, "training must be an object"),

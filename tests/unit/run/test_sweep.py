@@ -11,7 +11,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ldlva_dist.config import LossConfig, RunConfig, SweepConfig, to_json
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.run.preflight import require_same_settings
+from ldlva_dist.run.preflight import as_begun, require_same_settings
 from ldlva_dist.run.sweep import METRIC, _own_params, _require_own_folder, _search, apply, search_space
 
 CONFIG = RunConfig(sweep=SweepConfig(search="optuna", num_samples=6))
@@ -118,3 +118,20 @@ def test_settings_that_are_damaged_are_named_by_their_file(text: bytes, tmp_path
         _require_own_folder(CONFIG, str(tmp_path / "run"))
     with pytest.raises(DataError, match=r"run/config\.json is damaged: "):
         require_same_settings(replace(CONFIG, name="run", storage_path=str(tmp_path)))
+
+
+def test_a_run_that_began_before_there_was_a_choice_of_resize_keeps_the_references(tmp_path: Path) -> None:
+    config = RunConfig(name="old", storage_path=str(tmp_path))
+    assert config.data.resize == "antialias"
+    assert as_begun(config) == config  # nothing there
+    saved = json.loads(to_json(config))
+    del saved["data"]["resize"]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text(json.dumps(saved))
+    resumed = as_begun(config)
+    assert resumed == replace(config, data=replace(config.data, resize="reference"))
+    require_same_settings(resumed)
+    with pytest.raises(SettingError, match=r"another data\.resize"):
+        require_same_settings(config)
+    (tmp_path / "old" / "config.json").write_text(to_json(config))
+    assert as_begun(config) == config

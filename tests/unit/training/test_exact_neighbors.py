@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ldlva_dist.dataset.images import augment, decode, encode_image, resize
+from ldlva_dist.dataset.images import augment, encode_image
+from ldlva_dist.dataset.preparation import Preparation
 from ldlva_dist.dataset.shards import ShardBuilder, crc32
 from ldlva_dist.errors import DataError, NeighborServiceError
 from ldlva_dist.messages import Neighbors
@@ -25,7 +26,7 @@ from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages, forwar
 
 SHARDS, ROWS, SIDE, SIZE, SEED, CLASSES = 3, 20, 40, 32, 7, 5
 PER_EPOCH, WARMUP = 10, 2.0
-AUGMENTED = ImageSettings(size=SIZE, channels=3, flip=True, pad=3, erase_probability=0.5)
+AUGMENTED = ImageSettings(size=SIZE, channels=3, resize="antialias", flip=True, pad=3, erase_probability=0.5)
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Shards:
         with tarfile.open(self.shard_uris[sample // ROWS]) as tar:
             member = tar.extractfile(f"face-{sample}.jpg")
             assert member is not None
-            return resize(decode(member.read(), 3), SIZE)
+            return AUGMENTED.read(member.read())
 
     def spoil(self, sample: int) -> None:
         """Change one byte of an image."""
@@ -79,7 +80,9 @@ def _refuse(row: BadRow) -> None:
 
 
 def _access(shards: Shards, *, size: int = SIZE, cache_mb: int = 1) -> RandomAccess:
-    return RandomAccess(shards, size=size, channels=3, cache_mb=cache_mb, on_bad=_refuse)
+    return RandomAccess(
+        shards, preparation=Preparation(size=size, channels=3, resize="antialias"), cache_mb=cache_mb, on_bad=_refuse
+    )
 
 
 def _neighbor_images(access: RandomAccess) -> NeighborImages:
@@ -142,7 +145,7 @@ def test_a_damaged_image_is_named_with_its_id_and_place(shards: Shards) -> None:
 def test_a_tolerated_one_is_told_once_and_counts_as_never_written(shards: Shards) -> None:
     told: list[BadRow] = []
     shards.spoil(33)
-    access = RandomAccess(shards, size=SIZE, channels=3, cache_mb=1, on_bad=told.append)
+    access = RandomAccess(shards, preparation=AUGMENTED, cache_mb=1, on_bad=told.append)
     source, ids = _neighbor_images(access), np.array([[2, 33], [33, 59]])
     for step in (20, 21):
         asked = source.ask(step, ids)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldlva_dist.config import RunConfig, SweepConfig, TrainingConfig, from_json, to_json
+from ldlva_dist.config import DataConfig, RunConfig, SweepConfig, TrainingConfig, from_json, to_json
 from ldlva_dist.config.presets import PRESETS
 from ldlva_dist.errors import SettingError
 from ldlva_dist.run.cli import parse_run
@@ -77,7 +77,8 @@ def test_any_json_value_of_any_setting_is_refused_by_its_name_or_has_the_declare
 @given(VALUES.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=20))
 def test_any_text_is_settings_or_an_error_of_ours(text: bytes) -> None:
     with suppress(SettingError):
-        assert from_json(text) == RunConfig()  # of what is drawn here only an empty object is settings
+        # Of what is drawn here only an empty object is settings.
+        assert from_json(text) == RunConfig(data=DataConfig(resize="reference"))
 
 
 @pytest.mark.parametrize(
