@@ -17,7 +17,7 @@ _ERASE_AREA = (0.02, 0.3)
 _ERASE_ASPECT = (0.3, 3.33)
 
 
-class Stored(NamedTuple):
+class StoredPixels(NamedTuple):
     """A decoded image that is not turned upright yet."""
 
     pixels_HWc: NDArray[np.uint8]
@@ -35,7 +35,7 @@ def decode(data: bytes | memoryview, channels: int, min_side: int = 0) -> NDArra
     return upright(stored.pixels_HWc, stored.orientation)
 
 
-def decode_as_stored(data: bytes | memoryview, channels: int, min_side: int = 0) -> Stored:
+def decode_as_stored(data: bytes | memoryview, channels: int, min_side: int = 0) -> StoredPixels:
     """Pixels of an encoded image.
 
     Args:
@@ -65,7 +65,7 @@ def decode_as_stored(data: bytes | memoryview, channels: int, min_side: int = 0)
             return decode_as_stored(even, channels, min_side)
         raise ImageError(BAD_IMAGE, error) from error
     exif = exif_of(data)
-    return Stored(pixels, factor, (height, width), exif_orientation(exif) if exif else 1)
+    return StoredPixels(pixels, factor, (height, width), exif_orientation(exif) if exif else 1)
 
 
 def shrink_factor(height: int, width: int, min_side: int) -> int:
@@ -74,9 +74,9 @@ def shrink_factor(height: int, width: int, min_side: int) -> int:
     return next((factor for factor in (8, 4, 2) if 0 < min_side <= -(-sides // factor)), 1)
 
 
-def _read_whole(data: bytes | memoryview, channels: int) -> Stored:
+def _read_whole(data: bytes | memoryview, channels: int) -> StoredPixels:
     pixels = read_pixels(data, channels)
-    return Stored(pixels, 1, (pixels.shape[0], pixels.shape[1]), 1)
+    return StoredPixels(pixels, 1, (pixels.shape[0], pixels.shape[1]), 1)
 
 
 def encode_square(image_HWc: NDArray[np.uint8], size: int) -> bytes:
