@@ -1,15 +1,17 @@
 """One rank's calls to the shards of a bank: all that it has to say to a shard travels in one call where it can.
 
 A write, and a question for neighbours' ids, are posted: they travel with the next read, and nobody waits for them.
+Calls are packed, sent, waited for and put together in a thread of the channel's own, while the network learns.
 b = rows of one rank, n = rows asked for, K = neighbours, S = shards.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from ldlva_dist.messages import BankUpdate
 from ldlva_dist.runtime.waiting import ShardsLost, get_all
 
 MAX_IN_FLIGHT = 2
+_T = TypeVar("_T")
 PATIENCE = 1.25  # times the limit of a shard: one that waits for a rank gives up first, as it can name the rank
 
 
@@ -58,7 +61,10 @@ class IdQuery:
 
 
 class ShardChannel:
-    """All calls of one rank to the shards in one attempt; a lost shard is asked again where the run allows it."""
+    """All calls of one rank to the shards in one attempt; a lost shard is asked again where the run allows it.
+
+    What posts, sends and waits is to be done in :meth:`soon`, so that it is done in one order; :meth:`get` anywhere.
+    """
 
     def __init__(self, service: NeighborService, *, rank: int, world_size: int, token: str, timeout_s: float) -> None:
         """No message is sent yet; the arguments are those of :class:`NeighborClient`."""
@@ -73,6 +79,23 @@ class ShardChannel:
         self._posted_ids: IdQuery | None = None
         self._in_flight: deque[CallRound] = deque()
         self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bank-calls")
+        self._last: Future[Any] | None = None
+
+    def soon(self, job: Callable[..., _T], *arguments: Any) -> Future[_T]:
+        """Do something in the channel's thread, after all that came before; what follows on a failure fails with it.
+
+        A job waits for answers alone, each with a limit, so that its end may be waited for without one.
+        """
+        before = self._last
+
+        def after_it() -> _T:
+            if before:
+                before.result()
+            return job(*arguments)
+
+        self._last = future = self._thread.submit(after_it)
+        return future
 
     def owner(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] shard of each id."""
@@ -126,7 +149,7 @@ class ShardChannel:
         """Count the time inside as time that the training thread spends on lookups."""
         began = time.monotonic()
         yield
-        self.traffic.busy_s += time.monotonic() - began
+        self.traffic.add(busy_s=time.monotonic() - began)
 
     def get(
         self,
@@ -202,11 +225,10 @@ class ShardChannel:
     def _wait(self, sent: CallRound) -> dict[int, BankAnswer]:
         """The answers, by shard."""
         if sent.answers is None:
-            buffers = self.get(sent.refs, sent.what, lambda i: self._exchange(i, sent.calls[i]), sent.step)
-            sent.answers = {i: BankAnswer.of(buffer, sent.calls[i], self.spec) for i, buffer in buffers.items()}
-            self.traffic.bytes_read += sum(buffer.nbytes for buffer in buffers.values())
-            if sent.is_read:
-                self.traffic.shard_s += max(answer.held_s for answer in sent.answers.values())
+            came = self.get(sent.refs, sent.what, lambda i: self._exchange(i, sent.calls[i]), sent.step)
+            sent.answers = {i: BankAnswer.of(answer, sent.calls[i], self.spec) for i, answer in came.items()}
+            held_s = max(answer.held_s for answer in sent.answers.values()) if sent.is_read else 0.0
+            self.traffic.add(bytes_read=sum(len(answer) for answer in came.values()), shard_s=held_s)
         return sent.answers
 
     def _exchange(self, shard: int, call: BankCall) -> ObjectRef[Any]:
@@ -215,7 +237,7 @@ class ShardChannel:
     def _split_write(self, update: BankUpdate) -> list[Write]:
         rows = as_bytes(encode_records(update.probs, update.features, self.spec, update.step))
         owner = self.owner(update.ids)
-        self.traffic.bytes_written += rows.nbytes
+        self.traffic.add(bytes_written=rows.nbytes)
         return [
             Write(step=update.step, positions=update.positions[own], ids=update.ids[own], rows=rows[own])
             for own in (np.flatnonzero(owner == i) for i in range(len(self.shards)))

@@ -80,7 +80,7 @@ class NeighborClient:
     def find(self, step: int, ids: NDArray[np.int64], graph: int = 0) -> PendingIds:
         """Begin a step: ask a graph for the neighbours' ids of its batch [b]; travels with the next call."""
         with self._channel.busy():
-            query = self._channel.post_ids(ids, graph)
+            query = self._channel.soon(self._channel.post_ids, ids, graph)
         context = StepContext(channel=self._channel, order=self._order, k=self._k)
         return PendingIds(step=step, query=query, context=context)
 
@@ -90,12 +90,7 @@ class NeighborClient:
         Every rank calls it between its write of step - 1 and its question for step + 1, also with no shards to save.
         """
         self._order.stand_before(step)
-        self._channel.flush_write()
-
-        def take(i: int) -> ObjectRef[Any]:
-            return self._channel.shards[i].take_snapshot.remote(self._channel.token, step)
-
-        self._channel.get({i: take(i) for i in shard_indices}, f"to keep the rows of step {step}", take, step)
+        self._channel.soon(self._take_snapshot, step, shard_indices).result()
 
     def write_snapshot(
         self, step: int, shard_indices: Sequence[int], uri: str, limit_s: float
@@ -127,7 +122,7 @@ class NeighborClient:
         """
         self._order.stand_before(step)
         channel = self._channel
-        channel.settle()
+        channel.soon(channel.settle).result()
         refs = [shard.features.options(num_returns=2).remote(channel.token, step, graph) for shard in channel.shards]
         get_all([done for _, done in refs], channel.timeout_s, f"for the features of step {step}")
         return [features for features, _ in refs]
@@ -140,3 +135,12 @@ class NeighborClient:
             for shard, part in zip(channel.shards, parts, strict=True)
         ]
         get_all(refs, channel.timeout_s, f"to take graph {version}")
+
+    def _take_snapshot(self, step: int, shard_indices: Sequence[int]) -> None:
+        channel = self._channel
+        channel.flush_write()
+
+        def take(i: int) -> ObjectRef[Any]:
+            return channel.shards[i].take_snapshot.remote(channel.token, step)
+
+        channel.get({i: take(i) for i in shard_indices}, f"to keep the rows of step {step}", take, step)

@@ -3,9 +3,11 @@
     PendingIds --ask()--> PendingRows --collect()--> StepLookup --write()--> done
 
 Steps overlap: while step t is trained on, the rows of t + 1 are on their way, and the ids of t + 2 are asked for.
+The channel's thread does the work of all states; the training thread only takes what is finished.
 b = rows of one rank, n = distinct ids, K = neighbours.
 """
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,30 +70,32 @@ class PendingIds:
     """The ids of a batch's neighbours are on their way."""
 
     step: int
-    query: IdQuery
+    query: Future[IdQuery]
     context: StepContext
 
     def ask(self) -> "PendingRows":
-        """Wait for the ids, and ask for the neighbours' rows as of the step; those are not waited for.
+        """Ask for the neighbours' rows as of the step, as soon as their ids are here; nothing is waited for.
 
         Ids that were asked for before the latest question are here with its answer, at the latest.
         """
         channel = self.context.channel
         with channel.busy():
             self.context.order.ask(self.step)
-            ids = channel.wait_ids(self.query, self.context.k)
-            distinct, place = np.unique(ids, return_inverse=True)
-            sent = channel.read(self.step, distinct)
-        return PendingRows(
-            step=self.step, ids=ids, place=place.ravel(), graph=self.query.graph, sent=sent, context=self.context
-        )
+            asked = channel.soon(self._ask)
+            found = channel.soon(_finish, asked, channel)
+        return PendingRows(step=self.step, asked=asked, found=found, context=self.context)
+
+    def _ask(self) -> "AskedRows":
+        channel, query = self.context.channel, self.query.result()
+        ids = channel.wait_ids(query, self.context.k)
+        distinct, place = np.unique(ids, return_inverse=True)
+        return AskedRows(ids=ids, place=place.ravel(), graph=query.graph, sent=channel.read(self.step, distinct))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PendingRows:
-    """The neighbours' rows are on their way, each once."""
+class AskedRows:
+    """The rows of a batch's neighbours were asked for, each once."""
 
-    step: int
     ids: NDArray[np.int64]
     """[b, K] neighbour ids."""
     place: NDArray[np.int64]
@@ -99,26 +103,44 @@ class PendingRows:
     graph: int
     """Graph that the ids are from."""
     sent: CallRound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRows:
+    """The neighbours' rows are on their way."""
+
+    step: int
+    asked: Future[AskedRows]
+    found: Future[Neighbors]
     context: StepContext
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """[b, K] neighbour ids, which are waited for."""
+        return self.asked.result().ids
 
     def collect(self) -> "StepLookup":
         """Wait for the rows."""
-        channel, shape = self.context.channel, self.ids.shape
-        with channel.busy():
+        with self.context.channel.busy():
             self.context.order.collect(self.step)
-            rows, static_rows = channel.wait_rows(self.sent)
-            records = as_records(rows.take(self.place, axis=0), channel.spec.record).reshape(shape)
-            static = as_records(static_rows.take(self.place, axis=0), STATIC).reshape(shape)
-            neighbors = Neighbors(
-                ids=self.ids,
-                va=static["va"],
-                labels=static["label"].astype(np.int64),
-                probs=records["probs"],
-                features=decode_features(records),
-                versions=records["versions"],
-                graph=self.graph,
-            )
-        return StepLookup(step=self.step, neighbors=neighbors, context=self.context)
+            return StepLookup(step=self.step, neighbors=self.found.result(), context=self.context)
+
+
+def _finish(asked: Future[AskedRows], channel: ShardChannel) -> Neighbors:
+    """Wait for the rows, and give each neighbour of each row its own."""
+    found = asked.result()
+    rows, static_rows = channel.wait_rows(found.sent)
+    records = as_records(rows.take(found.place, axis=0), channel.spec.record).reshape(found.ids.shape)
+    static = as_records(static_rows.take(found.place, axis=0), STATIC).reshape(found.ids.shape)
+    return Neighbors(
+        ids=found.ids,
+        va=static["va"],
+        labels=static["label"].astype(np.int64),
+        probs=records["probs"],
+        features=decode_features(records),
+        versions=records["versions"],
+        graph=found.graph,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,4 +156,4 @@ class StepLookup:
         assert update.step == self.step, f"outputs of step {update.step} for step {self.step}"
         with self.context.channel.busy():
             self.context.order.write(self.step)
-            self.context.channel.post_write(update)
+            self.context.channel.soon(self.context.channel.post_write, update)

@@ -118,7 +118,7 @@ class BankShard:
         self._places(ids)
         self._attempt.require(token).fill(ids, rows)
 
-    async def exchange(self, packed: bytes) -> NDArray[np.uint8]:
+    async def exchange(self, packed: bytes) -> bytes | NDArray[np.uint8]:
         """Store a rank's outputs of a step, which reads see two steps later, and answer its questions.
 
         A read sees the rows as its step must; it waits for the ranks that are behind, and for the graph that it names.
@@ -127,7 +127,7 @@ class BankShard:
             packed: A :class:`BankCall`.
 
         Returns:
-            The buffer of a :class:`BankAnswer`.
+            A :class:`BankAnswer` as it travels.
         """
         came, call = time.monotonic(), BankCall.unpack(packed, self._spec)
         places, samples = self._places(call.ids), self._places(call.samples)
@@ -138,14 +138,14 @@ class BankShard:
         graph = await self._attempt.graph(call.token, call.graph) if len(samples) else self._static.graph
         asked = (self._static.static, places), (graph, samples)
         if call.read_step is None:
-            return BankAnswer.gather((self._no_records, places), *asked, came=came)
+            return BankAnswer.packed(BankAnswer.gather((self._no_records, places), *asked, came=came))
         step, what = call.read_step, f"the read of step {call.read_step} of rank {call.rank}"
         rows = await self._attempt.until(call.token, lambda now: now.can_read(step), what)
         rows.require_read(step, call.rank)
         answer = BankAnswer.gather((rows.records, places), *asked, came=came)
         rows.finish_read(step, call.rank)
         self._attempt.notify()
-        return answer
+        return BankAnswer.packed(answer)
 
     async def drain(self) -> None:
         """Refuse everything from now on, what waits included."""

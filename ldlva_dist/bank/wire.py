@@ -3,6 +3,7 @@
 n = rows asked for, m = samples whose neighbours are asked for, K = neighbours, r = bytes of a record.
 """
 
+import threading
 import time
 from dataclasses import dataclass, field
 from struct import Struct
@@ -18,6 +19,8 @@ HEADER = Struct(f"<{TOKEN_BYTES}s7q")
 """Of a call: token, rank, graph, step of the read, step of the write, m, n, rows written."""
 NO_STEP = -1
 HELD = np.dtype(np.float64)
+MESSAGE_BYTES = 100 << 10
+"""Largest answer that Ray sends in its message; a larger one is read in place, from its object store."""
 
 
 def no_ids() -> NDArray[np.int64]:
@@ -78,7 +81,7 @@ class BankCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankAnswer:
-    """The answer to a call, row by row as asked; views into the one buffer that travels."""
+    """The answer to a call, row by row as asked; views into what travels."""
 
     rows: NDArray[np.uint8]
     """[n, r] records."""
@@ -90,17 +93,23 @@ class BankAnswer:
     """Seconds that the call was held, waiting for other ranks included."""
 
     @classmethod
-    def of(cls, buffer: NDArray[np.uint8], call: BankCall, spec: BankSpec) -> "BankAnswer":
-        """The parts of a buffer, which travels whole because one array costs less than three."""
+    def of(cls, sent: bytes | NDArray[np.uint8], call: BankCall, spec: BankSpec) -> "BankAnswer":
+        """The parts of what :meth:`packed` sent, which travels whole because one thing costs less than three."""
         n, m = len(call.ids), len(call.samples)
-        cuts = np.cumsum([HELD.itemsize, n * spec.record.itemsize, n * STATIC.itemsize])
-        held, rows, static, neighbors = np.split(buffer, cuts)
+        buffer, end = np.frombuffer(sent, np.uint8), HELD.itemsize
+        rows = buffer[end : (end := end + n * spec.record.itemsize)]
+        static = buffer[end : (end := end + n * STATIC.itemsize)]
         return cls(
             rows=rows.reshape(n, spec.record.itemsize),
             static=static.reshape(n, STATIC.itemsize),
-            neighbors=neighbors.view(np.int32).reshape(m, -1 if m else 0),
-            held_s=held.view(HELD).item(),
+            neighbors=buffer[end:].view(np.int32).reshape(m, -1 if m else 0),
+            held_s=buffer[: HELD.itemsize].view(HELD).item(),
         )
+
+    @staticmethod
+    def packed(buffer: NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:
+        """The form in which a buffer travels: bytes in Ray's message, which it does not pickle, or an array."""
+        return buffer.tobytes() if buffer.nbytes < MESSAGE_BYTES else buffer
 
     @staticmethod
     def gather(*sources: tuple[NDArray[Any], NDArray[np.int64]], came: float) -> NDArray[np.uint8]:
@@ -123,18 +132,28 @@ class BankAnswer:
 
 @dataclass(slots=True)
 class Traffic:
-    """Counts of one client; whoever logs them sets them back."""
+    """Counts of one client, added to by its threads; whoever logs them sets them back."""
 
     busy_s: float = 0.0
-    """Seconds that the training thread spent in the client: sending, waiting, putting answers together."""
+    """Seconds that the training thread spent in the client: sending, and waiting for the lookups."""
     shard_s: float = 0.0
     """Seconds from a question's arrival at the slowest shard to its answer, waiting for other ranks included."""
     bytes_read: int = 0
     bytes_written: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, *, busy_s: float = 0.0, shard_s: float = 0.0, bytes_read: int = 0, bytes_written: int = 0) -> None:
+        """Count some more."""
+        with self._lock:
+            self.busy_s += busy_s
+            self.shard_s += shard_s
+            self.bytes_read += bytes_read
+            self.bytes_written += bytes_written
 
     def drain(self) -> "Traffic":
         """The counts so far; counting begins anew."""
-        counted = Traffic(self.busy_s, self.shard_s, self.bytes_read, self.bytes_written)
-        self.busy_s = self.shard_s = 0.0
-        self.bytes_read = self.bytes_written = 0
+        with self._lock:
+            counted = Traffic(self.busy_s, self.shard_s, self.bytes_read, self.bytes_written)
+            self.busy_s = self.shard_s = 0.0
+            self.bytes_read = self.bytes_written = 0
         return counted

@@ -201,25 +201,25 @@ def test_a_shard_that_cannot_write_and_one_that_hangs_are_named_with_the_file(st
 
 def test_a_step_costs_one_call_for_each_shard(start, monkeypatch):
     clients = clients_of(start(3), 2)
-    sent: list[int] = []
 
-    def count(client):
-        send = client._channel._send
+    def count(client) -> list[int]:
+        sent, send = [], client._channel._send
 
         def counted(*arguments):
-            round_ = send(*arguments)
-            sent.append(len(round_.calls))
+            sent.append(len((round_ := send(*arguments)).calls))
             return round_
 
-        return counted
+        monkeypatch.setattr(client._channel, "_send", counted)
+        return sent
 
-    for client in clients:
-        monkeypatch.setattr(client._channel, "_send", count(client))
+    each = [count(client) for client in clients]
     train(clients, 0, 10)
-    firsts, steps, last_but_one_writes = sent[:2], sent[2:-2], sent[-2:]  # the last write stays for a snapshot
-    assert steps == [3] * 2 * 10
-    assert max(firsts) <= 3
-    assert last_but_one_writes == [3, 3]
+    for client, sent in zip(clients, each, strict=True):
+        client._channel.soon(lambda: None).result(20)  # everything before it is done
+        first, *steps, last_but_one_write = sent  # the last write stays for a snapshot
+        assert steps == [3] * 10
+        assert first <= 3
+        assert last_but_one_write == 3
 
 
 def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_waited(start, monkeypatch):
@@ -239,9 +239,10 @@ def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_w
 
     waits = threading.Event()
 
-    def note_wait(*arguments):
-        waits.set()
-        return get_all(*arguments)
+    def note_wait(refs, timeout_s, what, names):
+        if what == "for step 2":
+            waits.set()
+        return get_all(refs, timeout_s, what, names)
 
     def say_what_is_missing() -> float:
         """The seconds from when rank 0 surely waits, and its read is surely held, until rank 1 says something."""
@@ -257,9 +258,8 @@ def test_the_traffic_of_a_client_is_what_came_what_was_written_and_how_long_it_w
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
         held = pool.submit(say_what_is_missing)
-        asked = clients[0].find(2, ids).ask()
         monkeypatch.setattr("ldlva_dist.bank.channel.get_all", note_wait)
-        asked.collect()
+        look_up(clients[0], 2, ids)
         least = held.result(20)
     seconds = time.monotonic() - began
     for counted in (clients[0].traffic.shard_s, clients[0].traffic.busy_s):
@@ -339,7 +339,7 @@ def test_a_rank_that_is_behind_is_named(start):
         look_up(clients[0], 2, np.arange(3))
 
 
-def test_an_error_of_a_write_comes_out_when_two_are_on_their_way(start):
+def test_an_error_of_a_write_comes_out_and_what_follows_fails_with_it(start):
     service = start(2)
     [old] = clients_of(service, 1, token="old")
     [new] = clients_of(service, 1, token="new")
@@ -351,10 +351,25 @@ def test_an_error_of_a_write_comes_out_when_two_are_on_their_way(start):
     new.begin(0)
     for step, lookup in enumerate(lookups):
         lookup.write(update_of(step, 0, 1))  # the first one is on its way now, alone
-    found[2].ask()  # with the second one
-    old.find(3, np.arange(3))
-    with pytest.raises(NeighborServiceError, match=r"asked to take a write: .* does not know attempt 'old'"):
-        old.find(4, np.arange(3))
+    said = r"asked to take a write: .* does not know attempt 'old'"
+    with pytest.raises(NeighborServiceError, match=said):
+        old.take_features(2, 1)
+    with pytest.raises(NeighborServiceError, match=said):
+        found[2].ask().collect()
+
+
+def test_the_next_rows_come_and_are_put_together_while_the_step_is_trained_on(start):
+    [client] = clients_of(start(2), 1)
+    client.begin(0)
+    ids = np.arange(N)
+    found = [client.find(step, ids) for step in range(3)]
+    asked = [found[step].ask() for step in range(2)]
+    lookup = asked[0].collect()
+    early = asked[1].found.result(20)  # before anybody collects them, and before the step's outputs are there
+    lookup.write(update_of(0, 0, 1))
+    assert asked[1].collect().neighbors is early
+    np.testing.assert_array_equal(early.ids, GRAPH)
+    np.testing.assert_array_equal(asked[1].ids, GRAPH)
 
 
 def dies_within(shard, *, seconds: float) -> bool:
