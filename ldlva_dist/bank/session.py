@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.bank.channel import CallRound, IdQuery, ShardChannel
+from ldlva_dist.bank.channel import IdQuery, ShardChannel
 from ldlva_dist.bank.records import STATIC, as_records, decode_features
 from ldlva_dist.messages import BankUpdate, Neighbors
 
@@ -81,28 +81,29 @@ class PendingIds:
         channel = self.context.channel
         with channel.busy():
             self.context.order.ask(self.step)
-            asked = channel.soon(self._ask)
-            found = channel.soon(_finish, asked, channel)
-        return PendingRows(step=self.step, asked=asked, found=found, context=self.context)
+            ids = channel.soon(self._wait_ids)
+            found = channel.soon(self._look_up, ids)
+        return PendingRows(step=self.step, coming_ids=ids, found=found, context=self.context)
 
-    def _ask(self) -> "AskedRows":
-        channel, query = self.context.channel, self.query.result()
-        ids = channel.wait_ids(query, self.context.k)
-        distinct, place = np.unique(ids, return_inverse=True)
-        return AskedRows(ids=ids, place=place.ravel(), graph=query.graph, sent=channel.read(self.step, distinct))
+    def _wait_ids(self) -> NDArray[np.int64]:
+        return self.context.channel.wait_ids(self.query.result(), self.context.k)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedRows:
-    """The rows of a batch's neighbours were asked for, each once."""
-
-    ids: NDArray[np.int64]
-    """[b, K] neighbour ids."""
-    place: NDArray[np.int64]
-    """[b K] place of each id among the distinct ones."""
-    graph: int
-    """Graph that the ids are from."""
-    sent: CallRound
+    def _look_up(self, coming_ids: Future[NDArray[np.int64]]) -> Neighbors:
+        """Ask for the rows of the neighbours, each once; wait for them, and give each neighbour of each row its own."""
+        channel, ids = self.context.channel, coming_ids.result()
+        distinct, place = np.unique(ids.ravel(), return_inverse=True)
+        rows, static_rows = channel.wait_rows(channel.read(self.step, distinct))
+        records = as_records(rows.take(place, axis=0), channel.spec.record).reshape(ids.shape)
+        static = as_records(static_rows.take(place, axis=0), STATIC).reshape(ids.shape)
+        return Neighbors(
+            ids=ids,
+            va=static["va"],
+            labels=static["label"].astype(np.int64),
+            probs=records["probs"],
+            features=decode_features(records),
+            versions=records["versions"],
+            graph=self.query.result().graph,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,37 +111,21 @@ class PendingRows:
     """The neighbours' rows are on their way."""
 
     step: int
-    asked: Future[AskedRows]
+    coming_ids: Future[NDArray[np.int64]]
     found: Future[Neighbors]
     context: StepContext
 
     @property
     def ids(self) -> NDArray[np.int64]:
         """[b, K] neighbour ids, which are waited for."""
-        return self.asked.result().ids
+        with self.context.channel.busy():
+            return self.coming_ids.result()
 
     def collect(self) -> "StepLookup":
         """Wait for the rows."""
         with self.context.channel.busy():
             self.context.order.collect(self.step)
             return StepLookup(step=self.step, neighbors=self.found.result(), context=self.context)
-
-
-def _finish(asked: Future[AskedRows], channel: ShardChannel) -> Neighbors:
-    """Wait for the rows, and give each neighbour of each row its own."""
-    found = asked.result()
-    rows, static_rows = channel.wait_rows(found.sent)
-    records = as_records(rows.take(found.place, axis=0), channel.spec.record).reshape(found.ids.shape)
-    static = as_records(static_rows.take(found.place, axis=0), STATIC).reshape(found.ids.shape)
-    return Neighbors(
-        ids=found.ids,
-        va=static["va"],
-        labels=static["label"].astype(np.int64),
-        probs=records["probs"],
-        features=decode_features(records),
-        versions=records["versions"],
-        graph=found.graph,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ HEADER = Struct(f"<{TOKEN_BYTES}s7q")
 """Of a call: token, rank, graph, step of the read, step of the write, m, n, rows written."""
 NO_STEP = -1
 HELD = np.dtype(np.float64)
-MESSAGE_BYTES = 100 << 10
-"""Largest answer that Ray sends in its message; a larger one is read in place, from its object store."""
+MESSAGE_BYTES = 256 << 10
+"""A smaller answer travels as bytes; a larger one is read in place, from Ray's object store (runtime/connect.py)."""
 
 
 def no_ids() -> NDArray[np.int64]:
