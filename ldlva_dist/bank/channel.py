@@ -60,10 +60,33 @@ class IdQuery:
     """Calls that it travelled with; None while it is posted."""
 
 
+class CallThread:
+    """Does one thing after the other in a thread of its own; what follows on a failure fails with it."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bank-calls")
+        self._last: Future[Any] | None = None
+
+    def soon(self, job: Callable[..., _T], *arguments: Any) -> Future[_T]:
+        """Do something after all that came before.
+
+        A job waits for answers alone, each with a limit, so that its end may be waited for without one.
+        """
+        before = self._last
+
+        def after_it() -> _T:
+            if before:
+                before.result()
+            return job(*arguments)
+
+        self._last = future = self._pool.submit(after_it)
+        return future
+
+
 class ShardChannel:
     """All calls of one rank to the shards in one attempt; a lost shard is asked again where the run allows it.
 
-    What posts, sends and waits is to be done in :meth:`soon`, so that it is done in one order; :meth:`get` anywhere.
+    What posts, sends or waits for rounds is done in its thread, one thing after the other; :meth:`get` is for any.
     """
 
     def __init__(self, service: NeighborService, *, rank: int, world_size: int, token: str, timeout_s: float) -> None:
@@ -79,23 +102,7 @@ class ShardChannel:
         self._posted_ids: IdQuery | None = None
         self._in_flight: deque[CallRound] = deque()
         self._buffers: dict[str, NDArray[np.uint8]] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bank-calls")
-        self._last: Future[Any] | None = None
-
-    def soon(self, job: Callable[..., _T], *arguments: Any) -> Future[_T]:
-        """Do something in the channel's thread, after all that came before; what follows on a failure fails with it.
-
-        A job waits for answers alone, each with a limit, so that its end may be waited for without one.
-        """
-        before = self._last
-
-        def after_it() -> _T:
-            if before:
-                before.result()
-            return job(*arguments)
-
-        self._last = future = self._thread.submit(after_it)
-        return future
+        self.thread = CallThread()
 
     def owner(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] shard of each id."""

@@ -80,7 +80,7 @@ class NeighborClient:
     def find(self, step: int, ids: NDArray[np.int64], graph: int = 0) -> PendingIds:
         """Begin a step: ask a graph for the neighbours' ids of its batch [b]; travels with the next call."""
         with self._channel.busy():
-            query = self._channel.soon(self._channel.post_ids, ids, graph)
+            query = self._channel.thread.soon(self._channel.post_ids, ids, graph)
         context = StepContext(channel=self._channel, order=self._order, k=self._k)
         return PendingIds(step=step, query=query, context=context)
 
@@ -90,7 +90,7 @@ class NeighborClient:
         Every rank calls it between its write of step - 1 and its question for step + 1, also with no shards to save.
         """
         self._order.stand_before(step)
-        self._channel.soon(self._take_snapshot, step, shard_indices).result()
+        self._channel.thread.soon(self._take_snapshot, step, shard_indices).result()
 
     def write_snapshot(
         self, step: int, shard_indices: Sequence[int], uri: str, limit_s: float
@@ -122,7 +122,7 @@ class NeighborClient:
         """
         self._order.stand_before(step)
         channel = self._channel
-        channel.soon(channel.settle).result()
+        channel.thread.soon(channel.settle).result()
         refs = [shard.features.options(num_returns=2).remote(channel.token, step, graph) for shard in channel.shards]
         get_all([done for _, done in refs], channel.timeout_s, f"for the features of step {step}")
         return [features for features, _ in refs]

@@ -81,8 +81,8 @@ class PendingIds:
         channel = self.context.channel
         with channel.busy():
             self.context.order.ask(self.step)
-            ids = channel.soon(self._wait_ids)
-            found = channel.soon(self._look_up, ids)
+            ids = channel.thread.soon(self._wait_ids)
+            found = channel.thread.soon(self._look_up, ids)
         return PendingRows(step=self.step, coming_ids=ids, found=found, context=self.context)
 
     def _wait_ids(self) -> NDArray[np.int64]:
@@ -141,4 +141,4 @@ class StepLookup:
         assert update.step == self.step, f"outputs of step {update.step} for step {self.step}"
         with self.context.channel.busy():
             self.context.order.write(self.step)
-            self.context.channel.soon(self.context.channel.post_write, update)
+            self.context.channel.thread.soon(self.context.channel.post_write, update)

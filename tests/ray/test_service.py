@@ -215,7 +215,7 @@ def test_a_step_costs_one_call_for_each_shard(start, monkeypatch):
     each = [count(client) for client in clients]
     train(clients, 0, 10)
     for client, sent in zip(clients, each, strict=True):
-        client._channel.soon(lambda: None).result(20)  # everything before it is done
+        client._channel.thread.soon(lambda: None).result(20)  # everything before it is done
         first, *steps, last_but_one_write = sent  # the last write stays for a snapshot
         assert steps == [3] * 10
         assert first <= 3
