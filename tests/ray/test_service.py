@@ -481,6 +481,9 @@ def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing
         for step in range(steps):
             coming, found = found.ask(), client.find(step + 2, ids)
             lookup = asked.collect()
+            assert (
+                coming.ids.shape == GRAPH.shape
+            )  # their call, which brought a write along, is answered: the read alone meets the loss
             seen[rank][step], asked = lookup.neighbors, coming
             if in_step.wait() == 0 and step == 6:
                 os.kill(ray.get(service.shards[1].facts.remote(), timeout=20).pid, signal.SIGKILL)
