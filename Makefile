@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setup 2/4: torch"
 	@$(BIN)/python $(INSTALL) -c constraints.txt torch numpy
 	@echo "setup 3/4: Ray, FAISS, DeepSpeed (no operators are compiled), tools"
-	@$(BIN)/python $(INSTALL) -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
+	@DS_ACCELERATOR=cpu $(BIN)/python $(INSTALL) -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
 	@echo "setup 4/4: this project, editable"
 	@$(BIN)/python $(INSTALL) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c 'import ldlva_dist.run.sweep, ldlva_dist.training.worker' > /dev/null

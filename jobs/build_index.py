@@ -26,7 +26,7 @@ class Arguments:
     k_max: Count = K_MAX
     """Neighbours to keep; every run and trial with num_neighbors up to this shares the graph."""
     backend: Backend = "auto"
-    """auto: FAISS where it sees a GPU, else a KD-tree. All give the same graph."""
+    """auto: a KD-tree. All give the same graph."""
     num_shards: Annotated[int, Range(ge=1, le=4096)] | None = None
     """Actors that do the work, each with its part of the plane; 1 searches in this process. Default: as many as the
     cluster has CPUs, 1 for fewer than 100,000 samples."""

@@ -13,15 +13,24 @@ JOIN_LIMIT_S = 60
 
 
 @contextmanager
-def another_node(num_cpus: int, resources: dict[str, float] | None = None) -> Iterator[Node]:
-    """A node beside the first one, made as ``ray.cluster_utils.Cluster`` makes its nodes; gone after the block."""
+def another_node(
+    num_cpus: int,
+    resources: dict[str, float] | None = None,
+    num_gpus: int = 0,
+    labels: dict[str, str] | None = None,
+) -> Iterator[Node]:
+    """A node beside the first one, made as ``ray.cluster_utils.Cluster`` makes its nodes; gone after the block.
+
+    Ray counts the CPUs and GPUs that it is told of.
+    """
     address = ray.get_runtime_context().gcs_address
     parameters = RayParams(
         gcs_address=address,
         redis_address=address,
         num_cpus=num_cpus,
-        num_gpus=0,
+        num_gpus=num_gpus,
         resources=resources,
+        labels=labels,
         object_store_memory=150 * 2**20,
         min_worker_port=0,
         max_worker_port=0,

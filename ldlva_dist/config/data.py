@@ -16,6 +16,9 @@ class DataConfig:
     """Samples in one optimiser step, over all workers."""
     chunk_rows: Annotated[int, Range(ge=1, le=2**20)] = 128
     """Rows of one window of a lane, fetched by two ranged reads or fewer: larger reads less often and mixes less."""
+    max_lanes: Annotated[int, Range(ge=1, le=4096)] = 64
+    """Most lanes that the data set is read in; more than 64 workers need as many, and do equal work where the lanes
+    (the largest divisor of batch_size up to this) divide by their number."""
     balance: Share = 0.0
     """Rows of a class in an epoch grow with its count to the power of 1 - balance: 0 as packed, 1 all classes alike."""
     on_bad_data: Literal["fail", "skip", "quarantine"] = "fail"

@@ -67,9 +67,9 @@ class PlacementConfig:
     cpus_per_worker: Positive = 1.0
     """CPUs reserved for each training worker; torch uses as many threads."""
     data_cpus_per_worker: Positive = 1.0
-    """CPUs each worker's Ray Data pipeline may use at once."""
-    cpus_per_shard: NotNegative = 0.0
-    """CPUs reserved for each bank actor."""
+    """CPUs each worker's Ray Data pipeline may use at once, of the worker's own node while it has them."""
+    cpus_per_shard: NotNegative | None = None
+    """CPUs reserved for each bank actor; None: 1 with use_gpu, which keeps it off a head without CPUs, else 0."""
     cpus_per_index: NotNegative = 1.0
     """CPUs reserved for each index actor of index.space=feature."""
     gpus_per_index: NotNegative = 0.0
@@ -93,6 +93,11 @@ class PlacementConfig:
     def max_workers(self) -> int:
         """The most workers a run has."""
         return self._bounds[-1]
+
+    @property
+    def shard_cpus(self) -> float:
+        """CPUs reserved for each bank actor."""
+        return (1.0 if self.use_gpu else 0.0) if self.cpus_per_shard is None else self.cpus_per_shard
 
     @property
     def is_elastic(self) -> bool:

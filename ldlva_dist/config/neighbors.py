@@ -16,12 +16,12 @@ class IndexConfig:
     """va: neighbours in the valence-arousal plane, found once per data set by jobs/build_index.py; feature: in the
     network's own features, found anew while the run goes on (until then those in the plane)."""
     backend: Literal["auto", "kdtree", "faiss_cpu", "faiss_gpu"] = "auto"
-    """auto: FAISS where it sees a GPU, else a KD-tree in the plane and FAISS on the CPU in feature space."""
+    """auto: a KD-tree in the plane, FAISS in feature space: on the GPU where index actors have one, else on the CPU."""
     rebuild_every_epochs: Epochs = 1.0
     """feature: how often the neighbours are found anew; a rebuild takes effect half that time after it began."""
     min_recall: Annotated[float, Range(gt=0, le=1)] = 1.0
     """feature: 1 compares everything with everything; less lets FAISS search as few inverted lists (IVF) as find this
-    share of the true neighbours, measured on a sample at every rebuild."""
+    share of the true neighbours, measured on a sample at every rebuild; on a GPU it must be 1."""
     num_shards: Shards = 1
     """feature: index actors, each holding a range of the samples."""
 

@@ -52,7 +52,7 @@ KINDS = {
         function="devices.look_at_deepspeed",
         area="devices",
         limit_s=120,
-        cure="DS_BUILD_OPS=0 pip install -c constraints.txt --no-build-isolation deepspeed",
+        cure="DS_ACCELERATOR=cpu DS_BUILD_OPS=0 pip install -c constraints.txt --no-build-isolation deepspeed",
     ),
     "token": Kind(
         function="cluster.look_at_tokens", area="cluster", limit_s=60, cure="pip install -c constraints.txt ray"

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from ldlva_dist.doctor.finding import Finding, Look
 from ldlva_dist.errors import LdlvaError
 from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.interfaces import nodes_without_interface
 from ldlva_dist.storage.reachable import why_unreachable
 
 TOKEN = Path("~/.ray/auth_token")
+NODES_LIMIT_S = 60.0
+"""For all nodes' answers together; the look has 120 s."""
 
 
 def look_at_tokens() -> Look:
@@ -68,9 +72,22 @@ def look_at_ray() -> Look:
         f"{'joined ' + address if address else 'started here'}: {len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, "
         f"{total.get('GPU', 0):g} GPUs, object store {total.get('object_store_memory', 0) / 1e9:.1f} GB"
     )
+    collectives = _look_at_interfaces() if address else []
     facts: dict[str, Any] = {"ray_gpus": total.get("GPU", 0), "ray_nodes": len(nodes), "ray_is_local": not address}
     ray.shutdown()
-    return Look(findings=(_ok("Ray", found),), facts=facts)
+    return Look(findings=(_ok("Ray", found), *collectives), facts=facts)
+
+
+def _look_at_interfaces() -> list[Finding]:
+    """Whether gloo and NCCL of each node will use the network that Ray uses."""
+    try:
+        wrong = nodes_without_interface(NODES_LIMIT_S)
+    except RayError as error:
+        return [_problem("interfaces", f"a node does not run a task: {_first_line(error)}", _cure(""))]
+    cure = "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME on that node, or start Ray there with --node-ip-address"
+    if wrong:
+        return [_problem("interfaces", f"node {address}: {why}", cure) for address, why in wrong.items()]
+    return [_ok("interfaces", "gloo and NCCL use the interface of Ray's address on every node")]
 
 
 def _look_at_dashboard(address: str) -> Look:

@@ -149,6 +149,8 @@ def build_index(points_Nd: Points, backend: Backend = "auto", *, min_recall: flo
             CPU; its ``nprobe`` must then be found by measuring.
     """
     chosen = resolve_backend(backend, points_Nd.shape[1])
+    if chosen == "faiss_gpu" and min_recall < 1:
+        raise SettingError(f"index.min_recall must be 1 where FAISS searches on a GPU, exhaustively, got {min_recall}")
     if chosen == "kdtree":
         return KDTreeIndex(points_Nd)
     if chosen == "faiss_cpu" and min_recall < 1 and len(points_Nd) >= IVFIndex.MIN_POINTS:
@@ -157,9 +159,10 @@ def build_index(points_Nd: Points, backend: Backend = "auto", *, min_recall: flo
 
 
 def resolve_backend(backend: Backend, dimensions: int = 2) -> Backend:
-    """What "auto" stands for here: FAISS where it sees a GPU, else a KD-tree in few dimensions, else FAISS."""
+    """What "auto" stands for here: a KD-tree in few dimensions, else FAISS, on a GPU where it sees one."""
     if backend == "auto":
-        return "faiss_gpu" if _num_gpus() else exhaustive_on_cpu(dimensions)
+        cpu = exhaustive_on_cpu(dimensions)
+        return "faiss_gpu" if cpu != "kdtree" and _num_gpus() else cpu
     if backend == "faiss_gpu" and not _num_gpus():
         raise SettingError("index.backend faiss_gpu must find a GPU and the package faiss-gpu, got none")
     return backend

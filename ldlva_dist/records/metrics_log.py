@@ -14,13 +14,16 @@ from ldlva_dist.values.typed_json import parse_object
 
 FILE = "metrics.jsonl"
 REMOTE_FLUSH_S = 20.0
+NEW_SHARE = 1 / 8
+"""Least share of an object that new lines must be to have it written anew: some ten times the bytes of a line."""
 
 
 class MetricsLog:
     """One JSON object a line, in step order; a run that resumes continues the same file.
 
     A local file has every line at once. An object store cannot append: there the object is written anew by
-    :meth:`flush`, which :meth:`add` calls at most every 20 seconds.
+    :meth:`flush`, which :meth:`add` calls at most every 20 seconds, and only once the new lines are a share of the old
+    ones: so what is written for a line does not grow with their number.
     """
 
     def __init__(self, folder_uri: str, keep_until_step: int, tracker: Tracker | None = None) -> None:
@@ -30,6 +33,7 @@ class MetricsLog:
         self.last_step = kept[-1]["step"] if kept else 0
         """Step of the last line that stayed; 0 if there is none."""
         self._lines = [json.dumps(line) for line in kept]
+        self._unwritten = 0
         storage.write_bytes(self._uri, _joined(self._lines))
         self._flushed_at = time.monotonic()
         self._file: IO[str] | None = None
@@ -55,10 +59,16 @@ class MetricsLog:
                 raise ClusterError(f"the store failed at {self._uri}: {error.strerror}") from error
         else:
             self._lines.append(line)
-            if time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S:
-                self.flush()
+            self._unwritten += 1
         if self._tracker:
             self._tracker.add(metrics)
+        if self._file or self._is_due():
+            self.flush()
+
+    def _is_due(self) -> bool:
+        """Whether an object is to be written anew between two checkpoints."""
+        enough = self._unwritten >= NEW_SHARE * (len(self._lines) - self._unwritten)
+        return enough and time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S
 
     def _require_file(self, descriptor: int) -> None:
         """RunLost where the file has no name any more, or its name is another's: nobody would find the lines."""
@@ -73,7 +83,7 @@ class MetricsLog:
         """Make every line added so far visible to others; before a checkpoint, or a resumed run lacks lines."""
         if self._file is None:
             storage.write_bytes(self._uri, _joined(self._lines))
-            self._flushed_at = time.monotonic()
+            self._flushed_at, self._unwritten = time.monotonic(), 0
         if self._tracker:
             self._tracker.flush()
 

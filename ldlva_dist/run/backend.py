@@ -4,11 +4,12 @@ from typing import Any
 
 from ray.train.torch import TorchConfig
 
+from ldlva_dist.runtime.interfaces import take_node_interface
 from ldlva_dist.training.rank_votes import catch_sigterm
 
 
 class StoppableTorchConfig(TorchConfig):
-    """Ray's torch backend; a SIGTERM to a worker asks the run to save and stop.
+    """Ray's torch backend, on the network of Ray's own addresses; a SIGTERM to a worker asks the run to save and stop.
 
     Python sets signal handlers in a process's main thread only; training runs in another, but a backend's hooks do not.
     """
@@ -21,5 +22,6 @@ class StoppableTorchConfig(TorchConfig):
 
 class _StoppableBackend(TorchConfig().backend_cls):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(take_node_interface)
         super().on_start(worker_group, backend_config)
         worker_group.execute(catch_sigterm)

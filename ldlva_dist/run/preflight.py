@@ -91,7 +91,8 @@ def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple
         *([graph] if config.uses_neighbors else []),
         Check(
             require=partial(_require_batches, config, info),
-            cure="--data.batch-size: a multiple of 64 or of the number of workers, below the training split's rows",
+            cure="--data.batch-size: a multiple of the number of workers, below the training split's rows; "
+            "--data.max-lanes: the number of workers or a multiple of it, where there are more than 64",
         ),
         Check(
             require=fits,
@@ -176,7 +177,8 @@ def _require_batches(config: RunConfig, info: DatasetInfo) -> None:
     smallest = len(plan.positions(workers - 1, workers))
     if smallest < config.training.gradient_accumulation_steps:
         raise SettingError(
-            f"data.batch_size={config.data.batch_size} gives {plan.num_lanes} lanes (its largest divisor up to 64), "
+            f"data.batch_size={config.data.batch_size} and data.max_lanes={config.data.max_lanes} give "
+            f"{plan.num_lanes} lanes (the largest divisor of the one up to the other), "
             f"too few for placement.num_workers={workers} with "
             f"training.gradient_accumulation_steps={config.training.gradient_accumulation_steps}"
         )

@@ -10,6 +10,10 @@ from ldlva_dist.config import PlacementConfig
 from ldlva_dist.errors import SettingError
 from ldlva_dist.runtime.connect import connect as connect
 
+MARKET_TYPE, SPOT = "ray.io/market-type", "spot"
+"""Ray's own label of nodes that may be taken away; our cluster files set it."""
+TRIAL_CPUS = 0.05
+
 
 def scaling(placement: PlacementConfig) -> ScalingConfig:
     """One training worker per GPU, or ``num_workers`` CPU workers; two bounds make the group elastic."""
@@ -35,14 +39,17 @@ def backend(placement: PlacementConfig) -> str:
 
 def bank_actor(placement: PlacementConfig, num_bytes: int) -> dict[str, Any]:
     """A bank actor that holds so many bytes: spread over the nodes. Ray starts a lost one again, without its state."""
-    resources = {"num_cpus": placement.cpus_per_shard, "memory": num_bytes}  # Ray does not spread what asks for nothing
-    return {**resources, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+    resources = {"num_cpus": placement.shard_cpus, "memory": num_bytes}  # Ray does not spread what asks for nothing
+    return {**resources, **steady_nodes(), "max_restarts": -1, "scheduling_strategy": "SPREAD"}
 
 
 def index_actor(placement: PlacementConfig) -> dict[str, Any]:
     """An index actor, on a GPU or a share of one where that is asked for; one that is lost takes the run back."""
-    resources = {"num_cpus": placement.cpus_per_index, "num_gpus": placement.gpus_per_index}
-    return {**resources, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+    resources: dict[str, Any] = {"num_cpus": placement.cpus_per_index, "num_gpus": placement.gpus_per_index}
+    if not placement.gpus_per_index:
+        # Ray hides GPUs only from those that ask for some; FAISS would take all that it sees.
+        resources["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+    return {**resources, **steady_nodes(), "max_restarts": 0, "scheduling_strategy": "SPREAD"}
 
 
 def manifest_task() -> dict[str, Any]:
@@ -91,14 +98,40 @@ def version_task() -> dict[str, Any]:
     return {"num_cpus": 1, "max_retries": 0}
 
 
-def trial() -> dict[str, float]:
-    """A Tune trial only launches a run; its workers ask for their own resources. Tune refuses a trial of nothing."""
-    return {"CPU": 0.05}
+def trial() -> Any:
+    """A Tune trial only launches a run; its workers ask for their own resources. Tune refuses a trial of nothing.
+
+    It owns the run's services, which are lost with it, so it is kept off spot nodes as they are.
+    """
+    from ray.tune import PlacementGroupFactory  # slow to import, and needed by sweeps alone
+
+    steady = steady_nodes()
+    selectors: dict[str, Any] = {"bundle_label_selector": [steady["label_selector"]]} if steady else {}
+    return PlacementGroupFactory([{"CPU": TRIAL_CPUS}], **selectors)
+
+
+def steady_nodes() -> dict[str, Any]:
+    """Ray's options that keep an actor off spot nodes, whose loss rolls a run back.
+
+    Empty where no node is marked as one, or all others have no CPUs.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    spot = [node["Labels"].get(MARKET_TYPE) == SPOT for node in nodes]
+    has_cpus = [node["Resources"].get("CPU", 0.0) > 0 for node in nodes]
+    if not any(spot) or not any(cpus and not taken for cpus, taken in zip(has_cpus, spot, strict=True)):
+        return {}
+    return {"label_selector": {MARKET_TYPE: f"!{SPOT}"}}
 
 
 def check_fits(placement: PlacementConfig, bank_shards: int, index_shards: int) -> None:
     """SettingError if the cluster does not hold one run with its smallest number of workers."""
     _count_fitting(_run_resources(placement, placement.min_workers, bank_shards, index_shards))
+    most = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if placement.data_cpus_per_worker > most + 1e-6:
+        raise SettingError(
+            f"placement.data_cpus_per_worker must be <= the CPUs of the largest node ({most:g}), "
+            f"got {placement.data_cpus_per_worker:g}"
+        )
 
 
 def count_workers(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
@@ -153,13 +186,13 @@ def max_concurrent_trials(placement: PlacementConfig, bank_shards: int, index_sh
     Tune cannot see the workers of a trial, so it has to be told.
     """
     needed = _run_resources(placement, placement.max_workers, bank_shards, index_shards)
-    return _count_fitting(needed | {"CPU": needed["CPU"] + trial()["CPU"]})
+    return _count_fitting(needed | {"CPU": needed["CPU"] + TRIAL_CPUS})
 
 
 def _run_resources(placement: PlacementConfig, workers: int, bank_shards: int, index_shards: int) -> dict[str, float]:
     """What one run needs at once, so that neither its workers nor their pipelines wait for each other."""
-    cpus = workers * (placement.cpus_per_worker + min(1.0, placement.data_cpus_per_worker))
-    cpus += bank_shards * placement.cpus_per_shard + index_shards * placement.cpus_per_index
+    cpus = workers * (placement.cpus_per_worker + placement.data_cpus_per_worker)
+    cpus += bank_shards * placement.shard_cpus + index_shards * placement.cpus_per_index
     gpus = (workers if placement.use_gpu else 0) + index_shards * placement.gpus_per_index
     return {"CPU": cpus, "GPU": float(gpus)}
 

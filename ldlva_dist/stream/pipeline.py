@@ -20,11 +20,13 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import GetTimeoutError
 
 from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.messages import Batch
+from ldlva_dist.runtime.own_node import on_own_node, store_share
 from ldlva_dist.stream.manifest_columns import Manifest
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.stream.quarantine import BadRow, Quarantine
@@ -134,22 +136,27 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
 
     Args:
         supersteps: What the tasks do.
-        num_cpus: CPUs the pipeline may use at once.
+        num_cpus: CPUs the pipeline may use at once, of this node while it has them.
     """
     plan, positions = supersteps.plan, supersteps.plan.positions(supersteps.rank, supersteps.world_size)
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=num_cpus)
     context.enable_progress_bars = False
     begin = supersteps.first_step // plan.steps_per_superstep
     end = -(-supersteps.stop_step // plan.steps_per_superstep)
     context.target_max_block_size = supersteps.bytes_per_block
-    context.custom_execution_callback_classes = [_Breather]
+    context.custom_execution_callback_classes = [_OwnLimits, _Breather]
     per_task = max(1, TASK_ROWS // (plan.steps_per_superstep * len(positions)))
     for first in range(begin, end, per_task * TASKS_PER_PIPELINE):
         last = min(end, first + per_task * TASKS_PER_PIPELINE)
         items = [{"superstep": superstep} for superstep in range(first, last)]
         dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task)).map_batches(
-            supersteps, batch_size=None, num_cpus=min(1.0, num_cpus), compute=TaskPoolStrategy(max(1, int(num_cpus)))
+            supersteps,
+            batch_size=None,
+            num_cpus=min(1.0, num_cpus),
+            compute=TaskPoolStrategy(max(1, int(num_cpus))),
+            scheduling_strategy=on_own_node(),
         )
         # Whole blocks, because cutting batches anew would copy them.
         for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
@@ -157,6 +164,19 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
             for row in range(0, len(columns["step"]), len(positions)):
                 rows = slice(row, row + len(positions))
                 yield _to_batch({name: column[rows] for name, column in columns.items()}, positions)
+
+
+class _OwnLimits(ExecutionCallback):
+    """Lets a pipeline use what it was told, which preflight has counted.
+
+    Ray Data deals what a node has left among all pipelines by whole numbers: none each, where they are more.
+    """
+
+    def before_execution_starts(self, executor: StreamingExecutor) -> None:
+        cpus = executor._options.resource_limits.cpu
+        limits = ExecutionResources(cpu=cpus, object_store_memory=store_share(cpus))
+        autoscaler: Any = executor._cluster_autoscaler
+        autoscaler.get_total_resources = lambda: limits
 
 
 class _Breather(ExecutionCallback):

@@ -1,6 +1,7 @@
 """The plan: which rows global batch t trains on, as a pure function of :class:`Plan` and t.
 
-A plan is made of shard sizes, seed, batch size, chunk rows and class balance, all of which a run keeps to its end.
+A plan is made of shard sizes, seed, batch size, chunk rows, class balance and the most lanes, all of which a run keeps
+to its end.
 A shard is cut into *chunks* of up to ``chunk_rows`` consecutive rows, and these into *pieces* of half a window, the
 unit of reading. Epoch e is a permutation of all pieces by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd
 rows go round the lanes from epoch to epoch). The permutation keeps every lane in one Lth of the data set, another one
@@ -26,6 +27,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.stream.class_balance import Balance
 
 MAX_LANES = 64
+"""Most lanes of a plan that does not say; every run that was begun before it could be said has them."""
 PLAN_VERSION = 2
 """Version of the rules below; one more where the same step comes to hold other samples. A checkpoint remembers it."""
 
@@ -58,6 +60,8 @@ class Plan:
     batch_size: int
     chunk_rows: int
     balance: Balance | None = None
+    max_lanes: int = MAX_LANES
+    """Lanes are no more than this: a rank serves whole ones, so there must be as many as ranks."""
 
     def __post_init__(self) -> None:
         if self.batch_size > self.num_rows:
@@ -72,8 +76,8 @@ class Plan:
 
     @cached_property
     def num_lanes(self) -> int:
-        """L, the largest divisor of the batch size up to 64."""
-        return max(n for n in range(1, MAX_LANES + 1) if self.batch_size % n == 0)
+        """L, the largest divisor of the batch size up to ``max_lanes``."""
+        return max(n for n in range(1, self.max_lanes + 1) if self.batch_size % n == 0)
 
     @property
     def rows_per_step(self) -> int:

@@ -58,6 +58,7 @@ class Engine:
         self.module: Any = model
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._stage = settings.zero_stage
+        _name_device(next(model.parameters()).device)
         self._engine, self._wrapper, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(settings)
         )
@@ -214,6 +215,15 @@ def _is_scalar(value: Any) -> bool:
 def _copied(value: Tensor) -> Tensor:
     """A copy on the CPU, which training does not move, in row-major memory, which is all that safetensors takes."""
     return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _name_device(device: torch.device) -> None:
+    """Let DeepSpeed keep to the model's GPU.
+
+    It takes LOCAL_RANK for the device's index; Ray counts that by node addresses, and visible GPUs by node ids.
+    """
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index)
 
 
 def _import_deepspeed(use_gpu: bool) -> Any:

@@ -38,7 +38,8 @@ class Resources:
 
 def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:
     """The plan of a run over training shards of so many rows; its numbers do not depend on the class balance."""
-    return Plan(shard_rows, config.training.seed, config.data.batch_size, config.data.chunk_rows, balance)
+    data = config.data
+    return Plan(shard_rows, config.training.seed, data.batch_size, data.chunk_rows, balance, data.max_lanes)
 
 
 def balanced_plan(config: RunConfig, resources: Resources) -> Plan:

@@ -36,12 +36,11 @@ class Recorder:
             self._ids.add(batch)
 
     def add_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Write a line of metrics. It is out before this returns: a resumed run must find its checkpoint's line."""
+        """Write a line of metrics."""
         if self._log:
             self._require_lease()
             self._log.add(metrics)
             self._exported.set(metrics)
-            self._log.flush()
 
     def add_uncertainties(self, state: TrainState, epoch: float) -> None:
         """Add this rank's uncertainties to the history of the run."""
@@ -51,8 +50,10 @@ class Recorder:
                 state.config.uri, values_n, step=state.step, epoch=epoch, rank=dist.get_rank(), first_id=first_id
             )
 
-    def flush_ids(self) -> None:
-        """Make every id that was noted so far visible to others."""
+    def flush(self) -> None:
+        """Make every line and id so far visible to others: a run that resumes must find those of its checkpoint."""
+        if self._log:
+            self._log.flush()
         if self._ids:
             self._ids.flush()
 

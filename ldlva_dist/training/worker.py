@@ -130,7 +130,7 @@ class Worker:
 
     def save(self, metrics: dict[str, Any]) -> None:
         """Begin a checkpoint; it counts once every rank's files are in the run's folder."""
-        self.recorder.flush_ids()
+        self.recorder.flush()
         self._finish_checkpoint()
         files, elsewhere = self.state.copy()
         self.saver.begin(self.state.step, files, self.state.facts() | {"metrics": metrics}, elsewhere)

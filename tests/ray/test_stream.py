@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.data import DataContext
-from ray.data._internal.execution.interfaces import PhysicalOperator
+from ray.data._internal.execution.interfaces import ExecutionResources, PhysicalOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from ldlva_dist.dataset.dataset import Dataset
@@ -132,8 +131,7 @@ def test_ray_datas_loop_rests_while_a_batch_waits_and_no_cpu_is_left_for_a_task(
 
     monkeypatch.setattr(pipeline._Breather, "on_execution_step", note)
     monkeypatch.setattr(pipeline, "TASK_ROWS", 1)  # a task a superstep
-    options = DataContext.get_current().execution_options
-    monkeypatch.setattr(options, "resource_limits", options.resource_limits.copy(cpu=0))
+    monkeypatch.setattr(pipeline._OwnLimits, "before_execution_starts", _leave_none)
     supersteps = pipeline.Supersteps(
         plan=_plan(manifest), manifest=manifest, images=IMAGES, rank=0, world_size=1, first_step=0, stop_step=60
     )
@@ -141,6 +139,11 @@ def test_ray_datas_loop_rests_while_a_batch_waits_and_no_cpu_is_left_for_a_task(
     next(batches)
     assert enough.wait(60)
     assert turns[TURNS - 1] - turns[0] >= (TURNS - 1) * pipeline.LOOP_PAUSE_S
+
+
+def _leave_none(callback: pipeline._OwnLimits, executor: StreamingExecutor) -> None:
+    autoscaler: Any = executor._cluster_autoscaler
+    autoscaler.get_total_resources = ExecutionResources.zero
 
 
 def _tasks(operator: PhysicalOperator) -> int:

@@ -12,7 +12,9 @@ import jsonschema
 import pytest
 import yaml
 
+from ldlva_dist.config import TrainingConfig
 from ldlva_dist.run.cli import parse_run
+from ldlva_dist.runtime import placement
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -82,6 +84,14 @@ def test_every_kuberay_pod_has_shared_memory_for_the_object_store(name: str) -> 
         assert [(volume["name"], volume["emptyDir"]["medium"]) for volume in pod["volumes"]] == [("shm", "Memory")]
 
 
+@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob-sweep.yaml"])
+def test_kuberay_trainers_keep_services_off_and_have_time_to_save(name: str) -> None:
+    groups = {group["groupName"]: group for group in ray_cluster(name)["workerGroupSpecs"]}
+    assert groups["trainer"]["labels"] == {placement.MARKET_TYPE: placement.SPOT}
+    assert "labels" not in groups["bank"]
+    assert groups["trainer"]["template"]["spec"]["terminationGracePeriodSeconds"] > TrainingConfig().stop_grace_s
+
+
 def test_the_sweep_job_runs_a_script_that_exists_with_settings_that_it_takes() -> None:
     spec = load("rayjob-sweep.yaml")["spec"]
     interpreter, script, *arguments = shlex.split(spec["entrypoint"])
@@ -142,6 +152,15 @@ def test_image_installs_exact_versions_and_runs_as_a_user() -> None:
     copied = re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)
     for name in " ".join(copied).split():
         assert (ROOT / name).exists(), name
+
+
+def test_deepspeed_is_installed_without_a_look_for_the_compiler_of_a_gpu() -> None:
+    """Where torch sees a GPU and there is no nvcc, DeepSpeed's setup raises MissingCUDAException otherwise."""
+    for name in ("cluster/Dockerfile", "Makefile"):
+        text = (ROOT / name).read_text().replace("\\\n", " ")
+        [line] = [line for line in text.splitlines() if "--no-build-isolation -c" in line or 'REQUIREMENTS"' in line]
+        assert "DS_ACCELERATOR=cpu " in line, name
+    assert not re.search(r"^(ENV|export).*DS_ACCELERATOR", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 def test_image_has_what_the_launcher_runs_inside_its_container() -> None:

@@ -4,6 +4,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from ldlva_dist.errors import SettingError
+from ldlva_dist.index import backends
 from ldlva_dist.index.backends import build_index, resolve_backend
 
 
@@ -40,3 +41,11 @@ def test_without_a_gpu_faiss_gpu_is_refused_and_auto_is_a_tree_in_the_plane_only
         build_index(np.zeros((3, 2), dtype=np.float32), "faiss_gpu")
     assert resolve_backend("auto") == "kdtree"
     assert resolve_backend("auto", dimensions=512) == "faiss_cpu"
+
+
+def test_where_faiss_sees_a_gpu_the_plane_keeps_its_tree_and_a_recall_that_would_be_dropped_is_refused(monkeypatch):
+    monkeypatch.setattr(backends, "_num_gpus", lambda: 8)
+    assert resolve_backend("auto") == "kdtree"
+    assert resolve_backend("auto", dimensions=512) == "faiss_gpu"
+    with pytest.raises(SettingError, match=r"index\.min_recall must be 1 where FAISS searches on a GPU.* got 0\.9"):
+        build_index(np.zeros((3, 512), dtype=np.float32), "auto", min_recall=0.9)

@@ -129,6 +129,22 @@ def test_a_log_in_an_object_store_is_written_anew_by_flush(monkeypatch: pytest.M
     assert objects == {"s3://bucket/run/metrics.jsonl": (json.dumps(line(20)) + "\n").encode()}
 
 
+@pytest.mark.parametrize("lines", [1000, 8000])
+def test_a_log_in_an_object_store_writes_no_more_for_a_line_of_a_long_run(
+    monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    """By the clock alone it would write all of it every time: 4,000 lines for a line of a run of 8,000."""
+    written: list[int] = []
+    monkeypatch.setattr(storage, "write_bytes", lambda uri, data: written.append(len(data)))
+    monkeypatch.setattr(storage, "exists", lambda uri: False)
+    monkeypatch.setattr(metrics_log, "REMOTE_FLUSH_S", 0.0)
+    log = MetricsLog("s3://bucket/run", 1)
+    for step in range(1, lines + 1):
+        log.add(line(step))
+    log.close()
+    assert sum(written) < 12 * lines * len(json.dumps(line(lines)))
+
+
 def test_curves_have_a_panel_for_each_thing_measured(tmp_path: Path) -> None:
     ours = [line(step, uncertainty_mean=0.4, staleness_mean=step) for step in range(1, 90)]
     plain = [line(step, holdout_accuracy=0.5) for step in range(1, 5)]

@@ -1,5 +1,6 @@
 """The plan: every position exactly once, the same global batches on any number of ranks."""
 
+import json
 from collections import defaultdict
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldlva_dist.config import DataConfig, RunConfig, from_json, to_json
 from ldlva_dist.errors import SettingError
 from ldlva_dist.stream.class_balance import Balance, class_quotas
 from ldlva_dist.stream.plan import Plan
+from ldlva_dist.training.inputs import make_plan
 
 SHAPES = [
     ((47,) * 63 + (31,), 64, 256),
@@ -74,6 +77,25 @@ def test_every_epoch_trains_every_row_exactly_once(
 def test_global_batches_do_not_depend_on_the_number_of_ranks(world_size: int) -> None:
     plan = Plan((47,) * 9, seed=1, batch_size=24, chunk_rows=16)
     assert _global_batches(plan, world_size, 5) == _global_batches(plan, 1, 5)
+
+
+@pytest.mark.parametrize(("workers", "batch_size", "max_lanes"), [(96, 192, 96), (128, 128, 256), (48, 96, 48)])
+def test_more_than_64_workers_do_equal_work_and_train_every_row_once(
+    workers: int, batch_size: int, max_lanes: int
+) -> None:
+    plan = Plan((200,) * 4, seed=0, batch_size=batch_size, chunk_rows=16, max_lanes=max_lanes)
+    assert {len(plan.positions(rank, workers)) for rank in range(workers)} == {batch_size // workers}
+    batches = _global_batches(plan, workers, -(-plan.steps_for(1) // plan.steps_per_superstep) + 1)
+    first = [sample for batch in batches for epoch, sample in batch if epoch == 0]
+    assert sorted(first) == list(range(800))
+
+
+def test_settings_of_before_lanes_could_be_said_give_the_plan_that_they_gave() -> None:
+    saved = json.loads(to_json(RunConfig(data=DataConfig(batch_size=512))))
+    del saved["data"]["max_lanes"]
+    plan = make_plan(from_json(json.dumps(saved)), (9999,))
+    assert plan == Plan((9999,), 0, 512, 128)
+    assert plan.num_lanes == 64
 
 
 def test_a_run_of_rows_never_leaves_its_shard() -> None:

@@ -25,6 +25,7 @@ from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.build import build_state, step_settings
+from ldlva_dist.training.engine import _name_device
 from ldlva_dist.training.optimizer_step import optimize, to_tensors
 from ldlva_dist.training.state import TrainState
 from testing.forked_ranks import run_ranks
@@ -196,3 +197,12 @@ def test_a_run_goes_on_on_any_number_of_ranks(stage: int, name: str, runs: Path)
 
 def test_starting_the_engine_compiles_nothing(runs: Path) -> None:
     assert not (runs / "extensions").exists()
+
+
+def test_deepspeed_is_told_the_models_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods of one GPU that share a host's address: Ray says local rank 1, the pod sees GPU 0 alone."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    _name_device(torch.device("cpu"))
+    assert os.environ["LOCAL_RANK"] == "1"
+    _name_device(torch.device("cuda:0"))
+    assert os.environ["LOCAL_RANK"] == "0"

@@ -1,0 +1,110 @@
+"""A node that claims CPUs and GPUs which are not there: Ray counts what it is told."""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray._private.node import Node
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.util.placement_group import placement_group_table, remove_placement_group
+
+from ldlva_dist.config import PlacementConfig
+from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.interfaces import nodes_without_interface
+from ldlva_dist.stream import pipeline
+from ldlva_dist.stream.plan import Plan
+from testing.joining_nodes import another_node
+
+TRAINERS, DATA_CPUS = 16, 12
+
+
+@pytest.fixture(scope="module")
+def large_node(cluster: None) -> Iterator[Node]:
+    """A spot node for sixteen trainers and their pipelines."""
+    spot = {"ray.io/market-type": "spot"}
+    with another_node(TRAINERS * (DATA_CPUS + 1), num_gpus=TRAINERS, labels=spot) as node:
+        yield node
+
+
+class Where(pipeline.Supersteps):
+    """A superstep whose samples say on which node it was made."""
+
+    def __call__(self, items: Any) -> Iterator[dict[str, Any]]:
+        here = np.full(self.rows_per_step, _number(ray.get_runtime_context().get_node_id()))
+        none = np.zeros(self.rows_per_step)
+        yield {"step": none, "id": here, "image": none, "label": none, "va": none}
+
+
+class Trainers:
+    """All trainers of a node in one process: each opens its pipeline, takes a batch, and keeps it open."""
+
+    def decode(self) -> dict[str, Any]:
+        """Seconds until all had their first batch; for each whether it is of this node, and Ray Data's limit."""
+        limits, breathe = {}, pipeline._Breather.on_execution_step
+
+        def note(breather: pipeline._Breather, executor: StreamingExecutor) -> None:
+            limit = executor._resource_manager.get_global_limits()
+            limits[executor._dataset_id] = limit.cpu, limit.object_store_memory > 0
+            breathe(breather, executor)
+
+        pipeline._Breather.on_execution_step = note
+        images = pipeline.ImageSettings(size=16, channels=1, flip=False, pad=0, erase_probability=0.0)
+        plan, here = Plan((64,), 0, 32, 32), _number(ray.get_runtime_context().get_node_id())
+        began, opened, local = time.monotonic(), [], []
+        for _ in range(TRAINERS):
+            supersteps: Any = Where(
+                plan=plan, manifest=None, images=images, rank=0, world_size=1, first_step=0, stop_step=1
+            )
+            opened.append(pipeline.batches(supersteps, num_cpus=DATA_CPUS))
+            local.append(bool((next(opened[-1]).ids == here).all()))
+        return {"seconds": time.monotonic() - began, "local": local, "limits": list(limits.values())}
+
+
+def test_pipelines_of_one_node_have_the_cpus_they_asked_for_and_decode_there(large_node: Node) -> None:
+    """By Ray Data's own reckoning they would have none: what is left of the node, divided by sixteen, and whole."""
+    trainers: Any = ray.remote(num_gpus=1)(Trainers).remote()
+    seen = ray.get(trainers.decode.remote(), timeout=120)
+    ray.kill(trainers)
+    assert seen["limits"] == [(DATA_CPUS, True)] * TRAINERS
+    assert seen["local"] == [True] * TRAINERS
+
+
+def test_services_stay_off_spot_nodes_and_index_actors_without_a_gpu_see_none(
+    large_node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spot node has more room than the other one, and Ray hides GPUs only from those that ask for some."""
+    settings = PlacementConfig(cpus_per_shard=0.1, cpus_per_index=0.1)
+    first, Seen = ray.get_runtime_context().get_node_id(), ray.remote(Service)
+    services = [Seen.options(**placement.bank_actor(settings, 1)).remote() for _ in range(2)]
+    services += [Seen.options(**placement.index_actor(settings)).remote() for _ in range(2)]
+    nodes, visible = zip(*ray.get([service.look.remote() for service in services], timeout=120), strict=True)
+    for service in services:
+        ray.kill(service)
+    assert set(nodes) == {first}
+    assert visible[2:] == ("", "")
+    trial = placement.trial()
+    trial_group = trial.to_placement_group()
+    assert trial_group.wait(30)
+    assert set(placement_group_table(trial_group)["bundles_to_node_id"].values()) == {first}
+    remove_placement_group(trial_group)
+
+
+class Service:
+    """An actor of a run."""
+
+    def look(self) -> tuple[str, str | None]:
+        """The node it is on, and the GPUs that libraries would see."""
+        return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def _number(node_id: str) -> int:
+    return int(node_id[:12], 16)
+
+
+def test_every_node_says_on_which_interface_its_collectives_are(large_node: Node) -> None:
+    """Asked as doctor asks; nodes bear the address by which they joined."""
+    assert nodes_without_interface(limit_s=60) == {}
