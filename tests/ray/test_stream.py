@@ -16,6 +16,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError
 from ldlva_dist.messages import Batch
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.runtime.own_node import store_share
 from ldlva_dist.stream import pipeline
 from ldlva_dist.stream.class_balance import Balance, class_quotas
 from ldlva_dist.stream.plan import Plan
@@ -143,7 +144,8 @@ def test_ray_datas_loop_rests_while_a_batch_waits_and_no_cpu_is_left_for_a_task(
 
 def _leave_none(callback: pipeline._OwnLimits, executor: StreamingExecutor) -> None:
     autoscaler: Any = executor._cluster_autoscaler
-    autoscaler.get_total_resources = ExecutionResources.zero
+    limits = ExecutionResources(cpu=0, object_store_memory=store_share(1))
+    autoscaler.get_total_resources = lambda: limits
 
 
 def _tasks(operator: PhysicalOperator) -> int:
