@@ -1,0 +1,327 @@
+"""Claim: a small network trains nearly as fast as its own `step` on tensors in memory; the host's work is little.
+
+The demo's network (ResNet-10 of width 12, 48 px, B = 32, K = 32) on one and on two workers, each with one torch thread.
+Bare is the same ``step``, backward and optimiser on tensors in memory: one process with 32 rows, and two at once with
+16 rows each. Host work is what the training thread of rank 0 does in a step beside forward, backward and optimiser,
+waits included, by part; it is timed from outside, by wrapping functions that have the same names in every build, so
+that ``--checkout FOLDER`` (another build, with its own ``.venv``) is measured by the same rule, in turn with this one.
+
+Goals: one worker at least 0.90 of bare, two workers at least 0.70 of the two bare processes, host work at two workers
+at most 0.4 of the other build's.
+"""
+
+import functools
+import importlib
+import json
+import logging
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+import tyro
+
+ROWS, NEIGHBORS, CLASSES, TRAIN = 32, 32, 7, 1024
+BARE = "forward", "backward", "optimizer"
+"""Parts of a step that are no host work."""
+LIMIT_S = 900.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What is measured, and how long."""
+
+    checkout: str | None = None
+    """Folder of another build, to be measured in turn with this one."""
+    steps: int = 200
+    """Measured in each run."""
+    warmup: int = 48
+    """Steps before them: the bank is filled in 32."""
+    rounds: int = 1
+    workers: tuple[int, ...] = (1, 2)
+    measure: bool = False
+    """Measure the build that is imported, and print its figures alone."""
+
+
+def main(arguments: Arguments) -> None:
+    """Measure side by side and print one JSON line."""
+    if arguments.measure:
+        print(json.dumps(measure(arguments)), flush=True)
+        return
+    from bench.common import report
+
+    here = Path(__file__).parents[2]
+    builds = {"this": here} | ({"other": Path(arguments.checkout)} if arguments.checkout else {})
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for turn in range(arguments.rounds):
+        for name in sorted(builds, reverse=turn % 2 == 1):
+            found[name].append(in_build(builds[name], arguments))
+    figures = {name: {str(n): _mean([run[str(n)] for run in runs]) for n in arguments.workers}
+               for name, runs in found.items()}  # fmt: skip
+    mine, ok = figures["this"], True
+    ratios = {n: figure["samples_per_second"] / figure["bare_samples_per_second"] for n, figure in mine.items()}
+    ok &= ratios.get("1", 1.0) >= 0.90 and ratios.get("2", 1.0) >= 0.70
+    host = {n: mine[n]["host_ms"] / figure["host_ms"] for n, figure in figures.get("other", {}).items()}
+    report("overhead", ok=ok and host.get("2", 0.0) <= 0.4, ratio=ratios, host_of_other=host, **figures)
+
+
+def in_build(checkout: Path, arguments: Arguments) -> dict[str, Any]:
+    """The figures of a build, measured by this file in that build's own environment."""
+    command = [str(checkout / ".venv/bin/python"), __file__, "--measure", "--steps", str(arguments.steps)]
+    command += ["--warmup", str(arguments.warmup), "--workers", *map(str, arguments.workers)]
+    environment = os.environ | {"PYTHONPATH": str(checkout), "RAY_worker_niceness": "0"}
+    done = subprocess.run(command, env=environment, cwd=checkout, stdout=subprocess.PIPE, timeout=LIMIT_S, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(arguments: Arguments) -> dict[str, Any]:
+    """Figures of the build that is imported, by number of workers."""
+    from bench.common import drawn_faces
+
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = drawn_faces(folder, train=TRAIN, pixels=48)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        figures = {str(n): our_speed(arguments, folder, dataset, n) for n in arguments.workers}
+        ray.shutdown()
+    for n in arguments.workers:
+        figures[str(n)]["bare_samples_per_second"] = bare_speed(n, arguments)
+    return figures
+
+
+def our_speed(arguments: Arguments, folder: str, dataset: str, num_workers: int) -> dict[str, Any]:
+    """Samples/s, milliseconds of a step by part, and CPU milliseconds of a step by process, of a run."""
+    from ldlva_dist.config.presets import demo
+    from ldlva_dist.run import launch
+
+    config, steps = demo(), arguments.warmup + arguments.steps + 1
+    config = replace(
+        config,
+        name=f"overhead-{num_workers}",
+        storage_path=f"{folder}/runs",
+        data=replace(config.data, dataset=dataset, batch_size=ROWS),
+        loss=replace(config.loss, warmup_epochs=0.0),
+        training=replace(config.training, epochs=steps * ROWS / TRAIN, evaluate_every_epochs=999.0),
+        placement=replace(config.placement, num_workers=num_workers, max_failures=0),
+    )
+    result = f"{folder}/figures-{num_workers}.json"
+    launch.train_worker = functools.partial(timed_worker, result, arguments.warmup, arguments.steps)
+    launch.fit(config)
+    return json.loads(Path(result).read_text())
+
+
+def timed_worker(result: str, warmup: int, steps: int, config: Any, resources: Any) -> None:
+    """``train_worker`` with its parts timed; rank 0 writes the figures of some steps after the first ones."""
+    import torch.distributed as dist
+
+    from ldlva_dist.training.loop import train_worker
+
+    parts = Parts()
+    parts.wrap_all()
+    worker = importlib.import_module("ldlva_dist.training.worker").Worker
+    bare_step, begun = worker.step, {}
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        done = len(begun.setdefault("steps", []))
+        begun["steps"].append(None)
+        if dist.get_rank() == 0 and done == warmup:
+            parts.clear()
+            begun["at"] = time.monotonic(), time.thread_time(), cpu_by_process()
+        if dist.get_rank() == 0 and done == warmup + steps:
+            wall_s, thread_s = time.monotonic() - begun["at"][0], time.thread_time() - begun["at"][1]
+            cpu, before = cpu_by_process(), begun["at"][2]
+            part_ms = {name: 1000 * s / steps for name, s in parts.seconds.items()}
+            figures = {
+                "samples_per_second": config.data.batch_size * steps / wall_s,
+                "host_ms": 1000 * wall_s / steps - sum(part_ms.get(name, 0.0) for name in BARE),
+                "thread_cpu_ms": 1000 * thread_s / steps,
+                "part_ms": part_ms | {"loop": 1000 * wall_s / steps - sum(part_ms.values())},
+                "cpu_ms": {name: 1000 * (s - before.get(name, 0.0)) / steps for name, s in cpu.items()},
+            }
+            Path(result).write_text(json.dumps(figures))
+        return bare_step(self, *args, **kwargs)
+
+    worker.step = step
+    train_worker(config, resources)
+
+
+class Parts:
+    """Seconds of one thread by part; a part inside another is not counted to the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._open: list[str] = []
+        self._since = time.perf_counter()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.seconds.clear()
+        self._since = time.perf_counter()
+
+    def wrap_all(self) -> None:
+        """Wrap what the builds have in common; a name that a build lacks is no part of it."""
+        for names, part in WRAPPED.items():
+            module, *way = names.split(":")
+            for name in way[0].split():
+                self._wrap(importlib.import_module(module), name, part)
+        inputs: Any = importlib.import_module("ldlva_dist.training.build")
+        worker = importlib.import_module("ldlva_dist.training.worker").Worker
+        inputs.read_batches = self._each(inputs.read_batches, "stream")
+        worker.lookups = self._each(worker.lookups, "bank")
+
+    def _wrap(self, owner: Any, name: str, part: str) -> None:
+        *way, last = name.split(".")
+        for step in way:
+            owner = getattr(owner, step, None)
+        bare = getattr(owner, last, None)
+        if bare is not None:
+            setattr(owner, last, self._timed(bare, part))
+
+    def _timed(self, bare: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @functools.wraps(bare)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._switch(part)
+            try:
+                return bare(*args, **kwargs)
+            finally:
+                self._leave()
+
+        return timed
+
+    def _each(self, bare: Callable[..., Iterator[Any]], part: str) -> Callable[..., Iterator[Any]]:
+        def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            items = bare(*args, **kwargs)
+            take = self._timed(functools.partial(next, items, None), part)
+            while (item := take()) is not None:
+                yield item
+
+        return timed
+
+    def _switch(self, part: str) -> None:
+        self._count()
+        self._open.append(part)
+
+    def _leave(self) -> None:
+        self._count()
+        self._open.pop()
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+
+WRAPPED = {
+    "torch.distributed:all_reduce all_to_all_single broadcast reduce all_gather_into_tensor all_gather "
+    "reduce_scatter_tensor barrier": "collectives",
+    "torch:Tensor.backward": "backward",
+    "torch.optim:AdamW.step": "optimizer",
+    "ldlva_dist.models.ldlva:LDLVA.forward": "forward",
+    "ldlva_dist.training.engine:Engine.__call__ Engine.backward Engine.step": "engine",
+    "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer.reduce_gradients "
+    "DeepSpeedZeroOptimizer.reduce_ready_partitions_and_remove_grads": "engine",
+    "ldlva_dist.method.uncertainty_table:UncertaintyTable.route UncertaintyTable.read UncertaintyTable.apply": "table",
+    "ldlva_dist.training.optimizer_step:step": "forward",
+    "ldlva_dist.training.optimizer_step:to_tensors optimize": "copies",
+    "ldlva_dist.training.optimizer_step:_move_centers": "centers",
+    "ldlva_dist.training.worker:Worker.step Worker.vote Worker.due Worker.measure": "log",
+    "ldlva_dist.training.worker:Worker.write": "bank",
+}
+"""Functions by module, and the part that they are."""
+
+
+def cpu_by_process() -> dict[str, float]:
+    """CPU seconds of every process of this cluster so far, by kind; those that have ended are not there."""
+    me = psutil.Process()
+    raylet = next(p for p in me.parents() if p.name() == "raylet")
+    root = raylet.parent() or raylet
+    found: dict[str, float] = defaultdict(float)
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            times, command = process.cpu_times(), process.cmdline()
+        except psutil.Error:
+            continue
+        name = " ".join(command[:1]) if command and command[0].startswith("ray::") else process.name()
+        found[("trainer" if process.pid == me.pid else name)[:40]] += times.user + times.system
+    return found
+
+
+def bare_speed(num_processes: int, arguments: Arguments) -> float:
+    """Samples/s of ``step``, backward and optimiser on tensors in memory, of so many processes at once together."""
+    import torch.multiprocessing as mp
+
+    context = mp.get_context("spawn")
+    gate, speeds = context.Barrier(num_processes), context.Queue()
+    ranks = [context.Process(target=bare_rank, args=(ROWS // num_processes, arguments, gate, speeds))
+             for _ in range(num_processes)]  # fmt: skip
+    for rank in ranks:
+        rank.start()
+    total = sum(speeds.get(timeout=LIMIT_S) for _ in ranks)
+    for rank in ranks:
+        rank.join(LIMIT_S)
+    return total
+
+
+def bare_rank(rows: int, arguments: Arguments, gate: Any, speeds: Any) -> None:
+    """One of the bare processes."""
+    from ldlva_dist.config.presets import demo
+    from ldlva_dist.method.step import StepSettings, TensorBatch, TensorNeighbors, step
+    from ldlva_dist.models.backbone import build_backbone
+    from ldlva_dist.models.ldlva import LDLVA
+    from ldlva_dist.training.engine import build_optimizer
+
+    torch.set_num_threads(1)
+    model, optim = demo().model, demo().optim
+    backbone = build_backbone(model.name, width=model.width, channels=1, stem=model.stem)
+    network = LDLVA(backbone, CLASSES, recipe="official", calibration_hidden=model.calibration_hidden)
+    optimizer = build_optimizer(
+        network, optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum
+    )
+    shape = rows, NEIGHBORS
+    batch = TensorBatch(
+        images=torch.randint(0, 256, (rows, 48, 48, 1), dtype=torch.uint8),
+        labels_B=torch.randint(CLASSES, (rows,)),
+        va_B2=torch.rand(rows, 2),
+        logit_B=torch.zeros(rows),
+    )
+    neighbors = TensorNeighbors(
+        va_BK2=torch.rand(*shape, 2),
+        labels_BK=torch.randint(CLASSES, shape),
+        probs_BKC=torch.rand(*shape, CLASSES).softmax(dim=-1),
+        features_BKV=torch.rand(*shape, network.feature_width),
+        usable_BK=torch.ones(shape, dtype=torch.bool),
+        logit_BK=torch.zeros(shape),
+        label_only_BK=torch.zeros(shape, dtype=torch.bool),
+    )
+    settings, began = StepSettings(recipe="official", num_classes=CLASSES), 0.0
+    for turn in range(30 + arguments.steps):
+        if turn == 30:
+            gate.wait(LIMIT_S)
+            began = time.monotonic()
+        step(network, batch, neighbors, settings=settings, global_batch_size=ROWS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    speeds.put(rows * arguments.steps / (time.monotonic() - began))
+
+
+def _mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of figures of equal runs, number by number."""
+    first = runs[0]
+    return {
+        key: _mean([run.get(key, {}) for run in runs]) if isinstance(value, dict)
+        else statistics.mean(run.get(key, 0.0) for run in runs)
+        for key, value in first.items()
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
