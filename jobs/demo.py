@@ -58,7 +58,7 @@ def main() -> None:
     from ldlva_dist import storage
     from ldlva_dist.runtime import placement
 
-    placement.connect()
+    placement.connect(trials=True)
     dataset = prepare_faces(arguments)
     base = demo()
     base = replace(

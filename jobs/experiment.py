@@ -136,7 +136,7 @@ def main() -> None:
         max_concurrent=command.max_concurrent,
     )
     cells.begin_run(protocol.output, name, cells.learnt_from(settings, dataset.info.content_hash) | command.common())
-    placement.connect()
+    placement.connect(trials=True)
     say(f"{name}: {len(arms)} arms x {command.seeds} seeds, {settings.training.epochs:g} epochs, in {protocol.output}")
     rows: list[Row] = []
     for rows in compare_arms(arms, protocol, say):

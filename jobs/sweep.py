@@ -17,11 +17,14 @@ def main() -> None:
     config = with_absolute_paths(parse_run(description="Search around a preset."))
     config.check_search()
 
+    from ldlva_dist.runtime.connect import connect, import_meanwhile
+
+    import_meanwhile("torch")
+    connect(trials=True)
+
     from ldlva_dist.reporting.tables import print_trials
     from ldlva_dist.run.sweep import sweep
-    from ldlva_dist.runtime import placement
 
-    placement.connect()
     say(f"sweep {config.name}: {config.sweep.num_samples} trials around {config.loss.recipe}")
     result = sweep(config, on_result=print_result)
     print_trials(result.trials)

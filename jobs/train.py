@@ -16,10 +16,13 @@ def main() -> None:
     config = with_absolute_paths(parse_run(description="Train one run."))
 
     # Here and in the other jobs: what takes seconds to import is imported after the command line was checked.
-    from ldlva_dist.run import launch
-    from ldlva_dist.runtime import placement
+    from ldlva_dist.runtime.connect import connect, import_meanwhile
 
-    placement.connect()
+    import_meanwhile("torch")
+    connect()
+
+    from ldlva_dist.run import launch
+
     say(f"training {config.name}: {config.uri}")
     result = launch.fit(config, on_metrics=lambda metrics: say(format_line(metrics)))
     say(f"done: {result.checkpoint.uri}")

@@ -1,5 +1,8 @@
-"""Claim: the stream starts in seconds, does not pause between epochs, and its driver does not grow with the data set.
+"""Claim: jobs answer at once and start in seconds; so does the stream, and its driver does not grow with the data set.
 
+- answers: CPU seconds of `--help` and of an option that does not exist, the slowest job of all. Goal: at most 1.0.
+- first_step: seconds and CPU seconds from the command of the demo's run to the first line of its metrics, of this
+  checkout and, with --checkout PATH, of an older one in turn. Goal: at most 0.4 of its seconds.
 - start: seconds from nothing but a running Ray (no worker process yet) to the first batch, 1,000 shards of 1 MB. Goal:
   under 6.
 - epoch_end: the longest wait for a batch in the superstep around the end of the first epoch, and the longest of all
@@ -22,7 +25,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -30,11 +33,11 @@ import pyarrow as pa
 import tyro
 
 from bench.common import report
+from bench.processes import ROOT, Cost, cpu_of, demo_run, jobs_of, run_job, small_faces
 
 IMAGES_A_SHARD, PIXELS, BATCH = 50, 112, 64
+ANSWER_GOAL_S, FIRST_STEP_GOAL = 1.0, 0.4
 START_GOAL_S, PAUSE_GOAL, MEMORY_GOAL_MB = 6.0, 1.5, 32.0
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +46,78 @@ class Arguments:
 
     shards: int = 1000
     rows: tuple[int, ...] = (450_000, 10_000_000)
+    parts: tuple[Literal["answers", "first_step", "stream"], ...] = ("answers", "first_step", "stream")
+    checkout: Path | None = None
+    """Another checkout to compare the first step with, with an environment of its own in .venv."""
+    rounds: int = 2
+    """Starts of each checkout; the fastest counts."""
     measure: str | None = None
     """Used by this program itself: measure the data set in this folder, and print what was found."""
 
 
 def main(arguments: Arguments) -> None:
-    """Measure each data set in a fresh process; print one JSON line."""
+    """Measure what was asked for; print one JSON line."""
     if arguments.measure:
         print(json.dumps(measure(arguments.measure)))
         return
+    found = {name: PARTS[name](arguments) for name in arguments.parts}
+    report("start", ok=all(figures.pop("ok") for figures in found.values()), **found)
+
+
+def answers(_: Arguments) -> dict[str, Any]:
+    """CPU seconds of the slowest answers."""
+    jobs = jobs_of(ROOT)
+    helps = {job: cpu_of(ROOT, job, "--help") for job in jobs}
+    wrong = {job: cpu_of(ROOT, job, *("demo",) * (job in ("train", "sweep", "plan")), "--wrong", "1") for job in jobs}
+    slowest = max(*helps.values(), *wrong.values())
+    return {"ok": slowest <= ANSWER_GOAL_S, "help_cpu_s": helps, "wrong_option_cpu_s": wrong}
+
+
+def first_step(arguments: Arguments) -> dict[str, Any]:
+    """From the command to the first line of metrics, checkouts in turn."""
+    checkouts = [ROOT, *([arguments.checkout] if arguments.checkout else [])]
+    costs: dict[Path, list[Cost]] = {checkout: [] for checkout in checkouts}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = small_faces(folder)
+        for n in range(arguments.rounds):
+            for place, checkout in enumerate(checkouts):
+                name = f"run-{place}-{n}"
+                metrics = Path(folder, name, "metrics.jsonl")
+                settings = demo_run(dataset, folder, steps=4)
+                every_step = ("--name", name, "--training.log-every-steps", "1")
+                first, _ = run_job(
+                    checkout,
+                    "train",
+                    *settings,
+                    *every_step,
+                    until=lambda metrics=metrics: metrics.exists() and metrics.stat().st_size > 0,
+                )
+                costs[checkout].append(first)
+    ours, *theirs = (
+        {"wall_s": min(c.wall_s for c in found), "cpu_s": min(c.cpu_s for c in found)} for found in costs.values()
+    )
+    if not theirs:
+        return {"ok": True, **ours}
+    ratio = ours["wall_s"] / theirs[0]["wall_s"]
+    return {"ok": ratio <= FIRST_STEP_GOAL, **ours, "other": theirs[0], "ratio": ratio}
+
+
+def stream(arguments: Arguments) -> dict[str, Any]:
+    """Measure each data set in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         first = _in_a_process(_dataset(f"{folder}/start", arguments.shards * IMAGES_A_SHARD, IMAGES_A_SHARD))
         sizes = [_in_a_process(_dataset(f"{folder}/{rows}", rows, 7000)) for rows in arguments.rows]
     gains = [size["driver_mb"] + size["worker_mb"] for size in sizes]
-    report(
-        "start",
-        ok=first["first_batch_s"] < START_GOAL_S
+    return {
+        "ok": first["first_batch_s"] < START_GOAL_S
         and first["epoch_end_s"] <= PAUSE_GOAL * first["elsewhere_s"]
         and max(gains) - min(gains) <= MEMORY_GOAL_MB,
-        start={"shards": arguments.shards, **first},
-        driver={str(rows): size for rows, size in zip(arguments.rows, sizes, strict=True)},
-    )
+        "start": {"shards": arguments.shards, **first},
+        "driver": {str(rows): size for rows, size in zip(arguments.rows, sizes, strict=True)},
+    }
+
+
+PARTS = {"answers": answers, "first_step": first_step, "stream": stream}
 
 
 def measure(dataset: str) -> dict[str, float]:

@@ -5,6 +5,10 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -18,8 +22,11 @@ LOCAL = "local"
 """Ray's word for a cluster of this process's own."""
 
 
-def connect() -> None:
+def connect(*, trials: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it), or start one on this machine.
+
+    One that is started here has Ray's dashboard only for ``trials`` of Tune: Ray Train's cleaner, which frees the
+    workers of a stopped trial, asks it who is alive. It is several processes, a good part of what a start costs.
 
     Never joins a cluster it merely finds: on a shared host that is a stranger's. A process that is connected stays so.
     A SIGTERM (``ray job stop`` sends one) ends a connected job as a Ctrl-C does; Ray's own handler would abort it.
@@ -43,9 +50,13 @@ def connect() -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     named = os.environ.get("RAY_ADDRESS") or LOCAL
     if named == LOCAL:
-        _init(named, _reserve_address(), "Ray did not start on this machine")
+        # Nobody takes nodes of this cluster away; Ray Train's watcher for that is a process of its own for every run.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        with _inherited_address(_reserve_address()):
+            _init(named, "Ray did not start on this machine", include_dashboard=trials)
     else:
-        _init(named, _head_at(named), f"RAY_ADDRESS={named}: Ray could not join")
+        environment = {"env_vars": {"RAY_ADDRESS": _head_at(named)}}
+        _init(named, f"RAY_ADDRESS={named}: Ray could not join", runtime_env=environment)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -75,19 +86,38 @@ def why_no_head(address: str) -> str | None:
     return None
 
 
-def _init(named: str, address: str, failure: str) -> None:
+def import_meanwhile(module: str) -> None:
+    """Import in a thread what is needed soon, while this process waits for Ray to start; it must not import Ray."""
+    threading.Thread(target=import_module, args=(module,), name=f"import {module}", daemon=True).start()
+
+
+def _init(named: str, failure: str, **options: Any) -> None:
+    """Start Ray, or join it, so that its processes know where.
+
+    Ray Train's cleaner, which frees the workers of a stopped trial, looks for its cluster by itself: on a host with a
+    second cluster it finds both, gives up, and the next trial waits for ever.
+    """
     try:
-        ray.init(
-            address=named,
-            # Ray Train's cleaner, which frees the workers of a stopped trial, looks for its cluster by itself: on a
-            # host with a second cluster it finds both, gives up, and the next trial waits for ever.
-            runtime_env={"env_vars": {"RAY_ADDRESS": address}},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # what Ray's start raises is often nothing but an Exception
         said = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise ClusterError(f"{failure}: {said} (python jobs/doctor.py says what is wrong here)") from error
+
+
+@contextmanager
+def _inherited_address(address: str) -> Iterator[None]:
+    """Let the cluster that is started inherit its own address.
+
+    In a runtime environment it would make the workers that Ray starts ahead useless: they have none.
+    """
+    before = os.environ.pop("RAY_ADDRESS", None)
+    os.environ["RAY_ADDRESS"] = address
+    try:
+        yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
 
 
 def _reserve_address() -> str:
