@@ -58,7 +58,9 @@ def test_a_run_that_loses_a_node_and_gains_one_is_a_run_of_a_fixed_size(
         kept.resume()
 
         # The worker that was held may end its step before it is ended itself.
-        wait_until(lambda: " step " in said.read_text().partition("starting 1 workers")[2], job, "one worker's step")
+        wait_until(lambda: "starting 1 workers" in said.read_text(), job, "a group of one worker")
+        before = len(losses(run))
+        wait_until(lambda: len(losses(run)) != before, job, "one worker that goes on")
         (kept,) = training_workers()
         kept.suspend()
         later.enter_context(another_node(3))
