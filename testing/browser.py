@@ -1,4 +1,4 @@
-"""A headless Chromium of the machine's own, for bench/speed/report.py and the tests of the page."""
+"""A headless Chromium of the machine's own, for bench/size/report.py and the tests of the page."""
 
 import shutil
 from collections.abc import Iterator

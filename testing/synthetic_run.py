@@ -1,4 +1,4 @@
-"""A run of any size for bench/speed/report.py and its tests: drawn faces in one shard, beliefs out of a generator.
+"""A run of any size for bench/size/report.py and its tests: drawn faces in one shard, beliefs out of a generator.
 
 Every row of the manifest points at one of a pool of drawn faces; labels, predictions and uncertainties hang together as
 in a trained run. What the report reads of it is what it reads of a real one. N = samples, C = classes, K = neighbours.

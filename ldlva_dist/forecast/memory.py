@@ -28,7 +28,7 @@ from ldlva_dist.training.inputs import make_plan
 
 MB = 1 << 20
 IMPORTED = {"trainer": 440 * MB, "bank shard": 116 * MB, "index shard": 140 * MB, "stream task": 115 * MB}
-"""Private memory of a worker that has imported what its role needs, and holds nothing yet; see bench/speed/plan.py."""
+"""Private memory of a worker that has imported what its role needs, and holds nothing yet; see bench/size/plan.py."""
 CUDA_HOST = 1024 * MB
 """Memory of the host that a process with a GPU takes besides."""
 FIXED = {DRIVER: 370 * MB, "controller": 270 * MB}

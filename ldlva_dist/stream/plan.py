@@ -7,7 +7,7 @@ unit of reading. Epoch e is a permutation of all pieces by (seed, e); its N rows
 rows go round the lanes from epoch to epoch). The permutation keeps every lane in one Lth of the data set, another one
 each epoch, so that a batch, and a rank's share of it, has the mix of the whole even where the shards are in the order
 of classes. For the same end, over some batches, a window's two pieces are of the first and of the second half of the
-lane's Lth (bench/speed/shuffle.py).
+lane's Lth (bench/size/shuffle.py).
 With class balance (class_balance.py) a chunk gives each row as often as the epoch wants it; what it gives is cut into
 pieces.
 Lanes run on endlessly, and global batch t takes the next ``batch_size / L`` rows of every lane. A *superstep* is the

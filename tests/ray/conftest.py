@@ -11,9 +11,9 @@ from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.run import launch
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
+from testing.clusters.warm_cluster import warm_cluster
 from testing.tiny_runs import tiny_run
-from testing.warm_cluster import warm_cluster
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # no node is ever taken away here; 2 s of CPU a run

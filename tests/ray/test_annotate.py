@@ -24,7 +24,7 @@ from ldlva_dist.packing.annotate.regressor import Regressor
 from ldlva_dist.packing.annotate.settings import RegressorSettings
 from ldlva_dist.packing.annotate.va_table import PointFile
 from ldlva_dist.run import launch
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
 from testing.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")

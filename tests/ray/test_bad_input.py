@@ -14,7 +14,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import write_info
 from ldlva_dist.errors import DataError, LdlvaError, SettingError
 from ldlva_dist.run import launch
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
 from testing.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")

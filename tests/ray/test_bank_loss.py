@@ -10,7 +10,7 @@ from ldlva_dist.bank.records import BankSpec
 from ldlva_dist.bank.service import shard_loads, start_service
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.messages import BankUpdate
-from testing.joining_nodes import another_node, lose
+from testing.clusters.joining_nodes import another_node, lose
 
 LIMIT_S = 60.0
 HOLDS_A_BANK = {"bank": 1.0}

@@ -21,8 +21,8 @@ from ldlva_dist.run import launch
 from ldlva_dist.run.elastic import FollowCluster
 from ldlva_dist.runtime import placement
 from ldlva_dist.training.inputs import make_plan
+from testing.clusters.joining_nodes import another_node, lose, training_workers
 from testing.exactly_once import assert_exactly_once
-from testing.joining_nodes import another_node, lose, training_workers
 from testing.tiny_runs import losses, table, tiny_run
 from testing.training_jobs import LIMIT_S, training_job, wait_until
 

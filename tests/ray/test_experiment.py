@@ -11,7 +11,7 @@ from ldlva_dist.analysis.scoring import predict_split
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import to_json
 from ldlva_dist.dataset.dataset import Dataset
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
 from testing.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.usefixtures("cluster")

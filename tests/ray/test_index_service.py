@@ -21,7 +21,7 @@ from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
 from ldlva_dist.index.client import IndexClient
 from ldlva_dist.index.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
 from ldlva_dist.index.service import IndexService, build_graph_with_actors, start_index
-from testing.warm_workers import COLD
+from testing.clusters.warm_workers import COLD
 
 OPTIONS = {"num_cpus": 0.25, "max_restarts": 0}
 

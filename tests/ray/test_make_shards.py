@@ -15,7 +15,7 @@ from ldlva_dist.dataset.images import encode_image
 from ldlva_dist.dataset.manifest import DatasetInfo, float_column
 from ldlva_dist.dataset.shards import read_rows
 from ldlva_dist.packing.sources.drawn_faces.faces import draw_faces
-from testing.job_scripts import Done, Scripts
+from testing.clusters.job_scripts import Done, Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
 NAMES = ("path", "label", "valence", "arousal")

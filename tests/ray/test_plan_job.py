@@ -13,7 +13,7 @@ import ray
 from ldlva_dist.config import to_json
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -23,7 +23,7 @@ from ldlva_dist.inference.inputs import DatasetInputs, FolderInputs, Inputs, Par
 from ldlva_dist.inference.parts import PredictionWork, count_rejected, predict_part
 from ldlva_dist.inference.trained import read_model
 from ldlva_dist.packing.sources.listing import list_images
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
 from testing.tiny_runs import untrained_run
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -17,7 +17,7 @@ from ldlva_dist.runtime import placement
 from ldlva_dist.runtime.interfaces import nodes_without_interface
 from ldlva_dist.stream import pipeline
 from ldlva_dist.stream.plan import Plan
-from testing.joining_nodes import another_node
+from testing.clusters.joining_nodes import another_node
 
 TRAINERS, DATA_CPUS = 16, 12
 

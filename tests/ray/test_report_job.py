@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
 from testing.tiny_runs import untrained_run
 
 

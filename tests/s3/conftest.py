@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from ldlva_dist.storage.s3.client import client
+from testing.clusters.warm_cluster import warm_cluster
 from testing.s3_store import FaultProxy, Swift, use_store
-from testing.warm_cluster import warm_cluster
 
 BUCKET = "s3://faces"
 

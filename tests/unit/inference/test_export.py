@@ -27,7 +27,7 @@ from ldlva_dist.inference.trained import read_model
 from ldlva_dist.models import classifier
 from ldlva_dist.training.network import build_model
 from ldlva_dist.values.settings import Resize
-from testing.job_scripts import Scripts
+from testing.clusters.job_scripts import Scripts
 from testing.strong_edges import as_camera_jpeg, strong_edges
 from testing.synthetic_run import synthetic_run
 from testing.tiny_runs import untrained_run

@@ -10,8 +10,7 @@ import torch.distributed as dist
 
 from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch, Neighbors
-from ldlva_dist.training.meters import EDGES, Meters, count_ages, percentile
-from ldlva_dist.training.step_clock import PARTS
+from ldlva_dist.training.meters import EDGES, PARTS, Meters, count_ages, percentile
 from testing.forked_ranks import run_ranks
 
 STEPS, ROWS, K, RANKS, FIRST = 5, 6, 3, 2, 9000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-JOBS = Path(__file__).parents[1] / "jobs"
+JOBS = Path(__file__).parents[2] / "jobs"
 
 
 @dataclass(frozen=True)

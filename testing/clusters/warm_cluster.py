@@ -11,7 +11,7 @@ import ray
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
-from testing import warm_workers
+from testing.clusters import warm_workers
 
 END_LIMIT_S = 60
 
