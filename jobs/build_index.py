@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -83,12 +84,13 @@ def build(arguments: Arguments) -> tuple[str, "GraphInfo"]:
     """Search, in this process or on the cluster; how it was done, and the graph."""
     from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.index.service import build_graph_by_size
-    from ldlva_dist.runtime import placement
+    from ldlva_dist.runtime.placement import index_actor
 
-    options = placement.index_actor(PlacementConfig(gpus_per_index=arguments.gpus_per_shard))
+    options = partial(index_actor, PlacementConfig(gpus_per_index=arguments.gpus_per_shard))
+    on_gpu = arguments.gpus_per_shard > 0
     dataset, k_max, backend = Dataset.open(arguments.dataset), arguments.k_max, arguments.backend
     graph, num_actors = build_graph_by_size(
-        dataset, k_max, backend, num_shards=arguments.num_shards, actor_options=options
+        dataset, k_max, backend, num_shards=arguments.num_shards, on_gpu=on_gpu, actor_options=options
     )
     return f"{backend} on {num_actors} actors" if num_actors else resolve_backend(backend), graph
 

@@ -7,6 +7,7 @@ seed has flips, shuffles and initial weights of its own, the same for all arms.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -117,7 +118,9 @@ def _provide_graph(dataset: Dataset, version: Dataset, arm: Arm) -> None:
     if not arm.shuffle_va:
         copy_graphs(dataset, version)
     elif not any(info.num_neighbors >= k for _, info in graph_infos(version.uri)):
-        build_graph_by_size(version, k, actor_options=placement.index_actor(arm.config.placement))
+        reserved = arm.config.placement
+        options = partial(placement.index_actor, reserved)
+        build_graph_by_size(version, k, on_gpu=reserved.gpus_per_index > 0, actor_options=options)
 
 
 def _run_all(
@@ -147,7 +150,7 @@ def _side_by_side(configs: Mapping[str, RunConfig], limit: int) -> Iterator[tupl
 
     A task only launches a run, whose workers ask for their own resources.
     """
-    task: Any = ray.remote(cells.finish_run).options(num_cpus=placement.trial()["CPU"], max_retries=0)
+    task: Any = ray.remote(cells.finish_run).options(**placement.cell_task())
     waiting, running = list(configs.items()), dict[Any, str]()
     while waiting or running:
         while waiting and len(running) < limit:

@@ -3,6 +3,7 @@
 The actors belong to the process that started them: when it ends, however it ends, they end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -71,7 +72,8 @@ def build_graph_by_size(
     backend: Backend = "auto",
     *,
     num_shards: int | None = None,
-    actor_options: dict[str, Any],
+    on_gpu: bool,
+    actor_options: Callable[[], dict[str, Any]],
 ) -> tuple[GraphInfo, int]:
     """Build the graph of a data set in this process where that is faster, or else by actors on the cluster.
 
@@ -80,7 +82,8 @@ def build_graph_by_size(
         k_max: Neighbours K of each sample, or N - 1 where that is less.
         backend: Library that searches; "auto" is what suits the place where it runs.
         num_shards: Number of actors; None takes one for each CPU of the cluster, or none below SMALL_SAMPLES.
-        actor_options: Ray's options for each actor; with ``num_gpus`` there is always one.
+        on_gpu: Whether actors have a GPU or a share of one; then there is always one.
+        actor_options: Gives Ray's options for each actor, once this process is connected to a cluster.
 
     Returns:
         The graph, and the number of actors that built it, 0 for this process.
@@ -91,12 +94,12 @@ def build_graph_by_size(
     planned = plan_graph(dataset, k_max)
     if num_shards is None and planned.num_samples < SMALL_SAMPLES:
         num_shards = 1
-    if num_shards == 1 and not actor_options.get("num_gpus"):
+    if num_shards == 1 and not on_gpu:
         return build_graph(dataset, k_max, backend), 0
     connect()
     num_shards = num_shards or int(ray.cluster_resources()["CPU"])
     return build_graph_with_actors(
-        dataset, k_max, backend, num_shards=num_shards, actor_options=actor_options
+        dataset, k_max, backend, num_shards=num_shards, actor_options=actor_options()
     ), num_shards
 
 

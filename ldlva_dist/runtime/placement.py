@@ -110,6 +110,11 @@ def trial() -> Any:
     return PlacementGroupFactory([{"CPU": TRIAL_CPUS}], **selectors)
 
 
+def cell_task() -> dict[str, Any]:
+    """A task that only launches a run, as a trial does."""
+    return {"num_cpus": TRIAL_CPUS, "max_retries": 0, **steady_nodes()}
+
+
 def steady_nodes() -> dict[str, Any]:
     """Ray's options that keep an actor off spot nodes, whose loss rolls a run back.
 

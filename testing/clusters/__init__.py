@@ -1,1 +1,1 @@
-"""Ray clusters of the tests: warm workers, nodes that join, jobs run as scripts."""
+"""Ray clusters of the tests: one that tests share, nodes that join, jobs run as scripts."""

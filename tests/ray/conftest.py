@@ -12,7 +12,7 @@ from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.run import launch
 from testing.clusters.job_scripts import Scripts
-from testing.clusters.warm_cluster import warm_cluster
+from testing.clusters.shared_cluster import shared_cluster
 from testing.tiny_runs import tiny_run
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     Its workers know an MLflow database, as those of a user's cluster know a server.
     """
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-    with warm_cluster():
+    with shared_cluster():
         yield
 
 

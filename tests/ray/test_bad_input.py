@@ -90,7 +90,11 @@ def _copy(dataset: str, folder: Path) -> str:
         (_k_of_the_whole_set, SettingError, r"neighbors\.num_neighbors must be < the number of training samples"),
         (_k_above_the_graph, SettingError, r"num_neighbors.*20"),
         (_batch_above_an_epoch, SettingError, r"data\.batch_size must be <= the rows of one epoch \(\d+\), got 640"),
-        (_too_many_workers_for_the_lanes, SettingError, r"data\.batch_size=67 gives 1 lanes.*num_workers=2"),
+        (
+            _too_many_workers_for_the_lanes,
+            SettingError,
+            r"data\.batch_size=67 and data\.max_lanes=64 give 1 lanes.*num_workers=2",
+        ),
         (_too_many_cpus, SettingError, r"placement needs 32 CPUs .* got a cluster with 4 CPUs"),
         (_gpus_where_none_are, SettingError, r"placement needs .* 1 GPUs .* 0 GPUs"),
         (_storage_below_a_file, SettingError, r"storage path must be writable.*file/runs"),

@@ -104,7 +104,7 @@ def test_a_graph_that_does_not_come_ends_the_wait_with_what_to_change(service: N
     client = NeighborClient(service, rank=0, world_size=1, token="a", k=K, timeout_s=5.0)
     client.begin(0)
     with pytest.raises(NeighborServiceError, match=r"waited 5 s for graph 1: .* index\.rebuild_every_epochs"):
-        client.find(0, np.arange(3), graph=1).ask()
+        client.find(0, np.arange(3), graph=1).ask().collect()
 
 
 def _in_feature_space(faces: str, folder: Path, name: str) -> RunConfig:

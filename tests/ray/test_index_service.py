@@ -21,7 +21,6 @@ from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
 from ldlva_dist.index.client import IndexClient
 from ldlva_dist.index.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
 from ldlva_dist.index.service import IndexService, build_graph_with_actors, start_index
-from testing.clusters.warm_workers import COLD
 
 OPTIONS = {"num_cpus": 0.25, "max_restarts": 0}
 
@@ -194,15 +193,10 @@ def loaded_modules(ids: NDArray, squared: NDArray) -> list[str]:
     return sorted(sys.modules)
 
 
-def test_an_index_actor_never_imports_torch(cluster, tmp_path):
-    service = start_index(1, actor_options=OPTIONS | {"runtime_env": COLD})
-    try:
-        client = service.client(timeout_s=60)
-        client.build_from_dataset(write_dataset(tmp_path / "set", plane(50)))
-        answers = client._queries(client.facts).ask([(np.arange(50), loaded_modules)], 3)
-        [modules] = ray.get(answers, timeout=60)
-    finally:
-        service.stop()
+def test_an_index_actor_never_imports_torch(client, service, tmp_path):
+    client.build_from_dataset(write_dataset(tmp_path / "set", plane(50)))
+    answers = client._queries(client.facts).ask([(np.arange(50), loaded_modules)], 3)
+    [modules] = ray.get(answers, timeout=60)
     assert "ldlva_dist.index.shard" in modules
     assert "torch" not in modules
 

@@ -1,14 +1,10 @@
 """jobs/plan.py against the run that it tells of, and what it says of one that cannot start."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 
 from ldlva_dist.config import to_json
 from ldlva_dist.records.metrics_log import read_metrics
@@ -19,16 +15,15 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_a_plan_is_what_the_run_was_and_leaves_nothing_behind(
-    alone: launch.RunResult, root: Path, tmp_path: Path
+    alone: launch.RunResult, scripts: Scripts, tmp_path: Path
 ) -> None:
-    """In a process of its own: its workers' memory is that of workers that Ray starts, not of forked ones."""
     config = replace(alone.checkpoint.config, name="planned", storage_path=str(tmp_path / "runs"))
     (tmp_path / "run.json").write_text(to_json(config))
-    command = [sys.executable, str(root / "jobs" / "plan.py"), "--config", str(tmp_path / "run.json")]
-    command += ["--probe-seconds", "0.5", "--price-per-node-hour", "36", "--json", str(tmp_path / "plan.json")]
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    done = scripts.run(
+        *("plan", "--config", str(tmp_path / "run.json"), "--probe-seconds", "0.5"),
+        *("--price-per-node-hour", "36", "--json", str(tmp_path / "plan.json")),
+    )
+    assert done.code == 0, done.stderr
     planned = json.loads((tmp_path / "plan.json").read_text())
     assert planned["work"]["steps"] == read_metrics(alone.run_uri)[-1]["step"] == 20
     size = sum(file.stat().st_size for file in Path(alone.checkpoint.uri).rglob("*") if file.is_file())

@@ -52,7 +52,9 @@ class Trainers:
             breathe(breather, executor)
 
         pipeline._Breather.on_execution_step = note
-        images = pipeline.ImageSettings(size=16, channels=1, flip=False, pad=0, erase_probability=0.0)
+        images = pipeline.ImageSettings(
+            size=16, channels=1, resize="antialias", flip=False, pad=0, erase_probability=0.0
+        )
         plan, here = Plan((64,), 0, 32, 32), _number(ray.get_runtime_context().get_node_id())
         began, opened, local = time.monotonic(), [], []
         for _ in range(TRAINERS):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from ldlva_dist.storage.s3.client import client
-from testing.clusters.warm_cluster import warm_cluster
+from testing.clusters.shared_cluster import shared_cluster
 from testing.s3_store import FaultProxy, Swift, use_store
 
 BUCKET = "s3://faces"
@@ -35,7 +35,7 @@ def cluster(swift: Swift, proxy: FaultProxy) -> Iterator[None]:
     """A local cluster whose workers know the store through the proxy."""
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
     os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
-    with warm_cluster():
+    with shared_cluster():
         os.environ["AWS_ENDPOINT_URL"] = swift.endpoint
         yield
 
