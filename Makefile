@@ -6,8 +6,7 @@ STAMP := $(VENV)/.setup-done
 DOCS_STAMP := $(VENV)/.docs-done
 STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
-# Most of 20,000 modules are never imported; those of a run are compiled at the end of the setup.
-INSTALL := -m pip --disable-pip-version-check install -qq --no-compile
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 BENCHES := $(filter-out %.__init__ bench.speed.gpu bench.faults.mutators,$(subst /,.,$(basename $(wildcard bench/*/*.py))))
 
 export DS_BUILD_OPS := 0
@@ -26,14 +25,13 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make setup PYTHON=python3.11"; exit 2; }
 	@echo "setup 1/4: virtual environment in $(VENV), with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python $(INSTALL) -c constraints.txt setuptools wheel
+	@$(PIP) install -qq -c constraints.txt setuptools wheel
 	@echo "setup 2/4: torch"
-	@$(BIN)/python $(INSTALL) -c constraints.txt torch numpy
+	@$(PIP) install -qq -c constraints.txt torch numpy
 	@echo "setup 3/4: Ray, FAISS, DeepSpeed (no operators are compiled), tools"
-	@DS_ACCELERATOR=cpu $(BIN)/python $(INSTALL) -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
+	@DS_ACCELERATOR=cpu $(PIP) install -qq -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
 	@echo "setup 4/4: this project, editable"
-	@$(BIN)/python $(INSTALL) --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c 'import ldlva_dist.run.sweep, ldlva_dist.training.worker' > /dev/null
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "setup done: $$($(BIN)/python -c 'import torch, ray; print("torch", torch.__version__, "ray", ray.__version__)')"
 
@@ -51,7 +49,7 @@ store: $(STORE_STAMP) ## install the S3 store of tests and benchmarks (OpenStack
 $(STORE_STAMP): testing/s3_requirements.txt
 	@echo "store: OpenStack Swift in $(STORE)"
 	@$(PYTHON) -m venv $(STORE)
-	@$(STORE)/bin/python $(INSTALL) -r $<
+	@$(STORE)/bin/python -m pip --disable-pip-version-check install -qq -r $<
 	@touch $@
 
 demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA and its baseline, show what was found
@@ -94,6 +92,6 @@ docs: $(DOCS_STAMP) ## the documentation into build/docs; a broken link fails
 	@echo "open build/docs/index.html"
 
 $(DOCS_STAMP): $(STAMP)
-	@$(BIN)/python $(INSTALL) -c constraints.txt $$($(BIN)/python -c "import tomllib; \
+	@$(PIP) install -qq -c constraints.txt $$($(BIN)/python -c "import tomllib; \
 		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	@touch $@
