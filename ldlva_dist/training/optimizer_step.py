@@ -16,6 +16,9 @@ from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, Tensor
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
 from ldlva_dist.training.state import TrainState
 
+# Arrays of Ray's object store are read-only, and torch would say so; set once, as filters are the whole process's.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
 
 @dataclass(frozen=True)
 class StepOutputs:
@@ -138,6 +141,4 @@ def _micro_batches(num_rows: int, num_parts: int) -> list[slice]:
 
 def _tensor(array: NDArray, device: torch.device) -> Tensor:
     """The same memory where it can be: arrays of the object store are read-only, and nobody writes to a batch."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array).to(device, non_blocking=True)
+    return torch.from_numpy(array).to(device, non_blocking=True)
