@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,13 +25,13 @@ from ldlva_dist.checkpoint.checkpoint import CONFIG
 from ldlva_dist.checkpoint.saved_files import CHECKPOINT_PREFIX
 from ldlva_dist.checkpoint.saver import METRIC
 from ldlva_dist.config import RunConfig, read_back, to_json
-from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.runtime import placement
-from ldlva_dist.runtime.waiting import last_line
+from ldlva_dist.runtime.waiting import last_line, own_error
 
 TUNE = "tune"
 """Tune's own records of the sweep, a folder for each start. Nothing is deleted: who knows what else lies there."""
@@ -75,7 +75,7 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     Raises:
         SettingError: if the data set has no holdout, the settings do not fit it, or the name is that of another sweep
             or of anything else.
-        ClusterError: if every trial failed.
+        LdlvaError: if every trial failed, of the kind that a trial failed with, or ClusterError.
     """
     config = preflight.as_begun(_with_absolute_weights(with_absolute_paths(config)))
     config.check_search()
@@ -91,11 +91,18 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     trials = tuple(_trial(result, config) for result in results)
     finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
     if not finished:
-        raise ClusterError(f"all {len(trials)} trials failed; the first said: {trials[0].error}")
+        raise _failure([result.error for result in results if result.error])
     winner = max(finished, key=lambda trial: trial.accuracy or 0.0)
     best, uri = apply(config, winner.params), storage.join(folder, "best_config.json")
     storage.write_bytes(uri, to_json(best).encode())
     return SweepResult(trials=trials, best=best, best_config_uri=uri, best_run_uri=winner.run_uri)
+
+
+def _failure(errors: Sequence[Exception]) -> LdlvaError:
+    """What a sweep of failed trials says: damaged data keep their exit code."""
+    cause = own_error(*errors)
+    kind = next((kind for kind in (SettingError, DataError) if isinstance(cause, kind)), ClusterError)
+    return kind(f"all {len(errors)} trials failed; the first said: {cause or last_line(errors[0])}")
 
 
 def _with_absolute_weights(config: RunConfig) -> RunConfig:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ldlva_dist.config import LossConfig, RunConfig, TrainingConfig
+from ldlva_dist.config import LossConfig, RunConfig, SweepConfig, TrainingConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError
 from ldlva_dist.run import launch
+from ldlva_dist.run.sweep import sweep
 from ldlva_dist.stream.quarantine import read_quarantine
 from testing.tiny_runs import tiny_run
 
@@ -48,3 +49,8 @@ def test_within_the_budget_a_balanced_run_goes_to_its_end_and_lists_the_row(conf
     result = launch.fit(replace(config, data=data))
     assert result.checkpoint.uri.endswith("step-00000015")
     assert [row.id for row in read_quarantine(f"{result.run_uri}/quarantine.parquet")] == [BAD]
+
+
+def test_a_sweep_whose_trials_all_meet_the_bad_row_ends_with_the_sentence_about_the_data(config: RunConfig) -> None:
+    with pytest.raises(DataError, match=r"^all 1 trials failed; the first said: .*\.tar"):
+        sweep(replace(config, name="sweep", sweep=SweepConfig(num_samples=1)))
