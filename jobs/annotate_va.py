@@ -121,8 +121,8 @@ def by_table(command: Table, dataset: "Dataset") -> "Dataset":
     from ldlva_dist import storage
     from ldlva_dist.packing.annotate.annotate import annotate_by_table
     from ldlva_dist.packing.annotate.va_table import PointFile
-    from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
     from ldlva_dist.runtime import placement
+    from ldlva_dist.storage.csv_file import delimiter_option, delimiter_remark
 
     table = PointFile(
         uri=storage.absolute(command.table),

@@ -66,7 +66,7 @@ def take(arguments: Arguments, uri: str) -> "GraphInfo":
     """The graph of a table's column."""
     from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.packing.imported_graph import NeighborTable, import_graph
-    from ldlva_dist.packing.tables.csv_file import delimiter_option, delimiter_remark
+    from ldlva_dist.storage.csv_file import delimiter_option, delimiter_remark
 
     table = NeighborTable(
         uri=uri,

@@ -21,7 +21,7 @@ from ldlva_dist.index.backends import K_MAX
 from ldlva_dist.index.graph import GRAPH_PART_ROWS, GraphInfo, part_ids, write_part, writing
 from ldlva_dist.packing.sources.rows import USUAL_NAMES
 from ldlva_dist.packing.sources.user_columns import columns_present
-from ldlva_dist.packing.tables.csv_file import csv_columns, read_csv
+from ldlva_dist.storage.csv_file import csv_columns, read_csv
 
 _LIST = r"^\s*[\[(]?\s*[0-9]{1,18}(\s*[;,\s]\s*[0-9]{1,18})*\s*[\])]?\s*$"
 _BETWEEN = r"[^0-9]+"

@@ -14,7 +14,7 @@ from ldlva_dist.dataset.shards import sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.classes.class_index import ClassIndex, whole_number
 from ldlva_dist.packing.classes.known_sets import RAF_DB
-from ldlva_dist.packing.tables.csv_file import read_text
+from ldlva_dist.storage.csv_file import read_text
 
 _TAG = 0x6E6F6973  # keeps these draws apart from others of the same seed
 

@@ -20,7 +20,7 @@ from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import ClassIndex
 from ldlva_dist.packing.sources.readers.tables import need_columns
-from ldlva_dist.packing.tables.csv_file import read_csv
+from ldlva_dist.storage.csv_file import read_csv
 
 COLUMNS = ("id", "key", "given_label", "proposed_label")
 GUARDED = re.compile(r"'[' ]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")

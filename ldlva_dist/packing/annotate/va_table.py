@@ -16,7 +16,7 @@ from ldlva_dist.dataset.shards import sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.sources.user_columns import columns_present
 from ldlva_dist.packing.tables.cells import va_cells
-from ldlva_dist.packing.tables.csv_file import csv_blocks, csv_columns
+from ldlva_dist.storage.csv_file import csv_blocks, csv_columns
 
 _PLAIN = r"^[A-Za-z0-9_\-./ ]{1,80}$"
 

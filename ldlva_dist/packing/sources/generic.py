@@ -41,7 +41,7 @@ class Folder(Common):
 
     def notes(self) -> list[str]:
         """What was taken from the headers."""
-        from ldlva_dist.packing.tables.csv_file import delimiter_remark
+        from ldlva_dist.storage.csv_file import delimiter_remark
 
         source = self.source()
         return list(filter(None, (delimiter_remark(uri, source.delimiter) for uri in source.tables.values())))
@@ -54,7 +54,7 @@ class Folder(Common):
         """The rows to pack."""
         from ldlva_dist.packing.sources.readers.folder import FolderSource
         from ldlva_dist.packing.sources.user_columns import UserColumns
-        from ldlva_dist.packing.tables.csv_file import delimiter_option
+        from ldlva_dist.storage.csv_file import delimiter_option
 
         tables: dict[Part, str] = {"train": self.table}
         images: dict[Part, str] = {"train": self.images}

@@ -13,7 +13,7 @@ from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.sources.rows import USUAL_NAMES
 from ldlva_dist.packing.tables.cells import plain_type, va_cells
-from ldlva_dist.packing.tables.csv_file import check_once
+from ldlva_dist.storage.csv_file import check_once
 
 
 @dataclass(frozen=True, kw_only=True)

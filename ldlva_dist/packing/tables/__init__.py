@@ -1,1 +1,1 @@
-"""Tables that people hold: one reader of CSV files, one reader of cells. Read `cells.py` first."""
+"""Tables that people hold: what a cell means, whatever wrote it. Read `cells.py` first."""

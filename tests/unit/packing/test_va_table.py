@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ldlva_dist.dataset.shards import sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.annotate.va_table import PointFile, PointTable, keys_of
-from ldlva_dist.packing.tables import csv_file
+from ldlva_dist.storage import csv_file
 
 
 def _open(path: Path, *, clip: bool = False) -> PointTable:

@@ -36,7 +36,7 @@ from ldlva_dist.packing.sources.readers.tables import (
 )
 from ldlva_dist.packing.sources.rows import LEFT_OUT, Part, Partition, Rows
 from ldlva_dist.packing.tables.cells import label_of, number_of, va_cells
-from ldlva_dist.packing.tables.csv_file import csv_columns
+from ldlva_dist.storage.csv_file import csv_columns
 
 BOX = ("face_x", "face_y", "face_width", "face_height")
 COLUMNS = ("subDirectory_filePath", *BOX, "facial_landmarks", "expression", "valence", "arousal")

@@ -24,7 +24,7 @@ from ldlva_dist.dataset.shards import sanitise_key
 from ldlva_dist.packing.sources.readers.tables import csv_table, cut, image_uri, need_columns, order_of, spans
 from ldlva_dist.packing.sources.rows import LEFT_OUT, Part, Partition, Rows
 from ldlva_dist.packing.tables.cells import number_cells
-from ldlva_dist.packing.tables.csv_file import csv_columns
+from ldlva_dist.storage.csv_file import csv_columns
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 VOTES = (*CLASSES, "unknown", "NF")

@@ -14,7 +14,7 @@ from ldlva_dist.packing.sources.readers.tables import csv_table, cut, image_uri,
 from ldlva_dist.packing.sources.rows import Part, Partition, Rows
 from ldlva_dist.packing.sources.user_columns import UserColumns, find_columns, is_affectnet_layout, valence_arousal
 from ldlva_dist.packing.tables.cells import label_cells
-from ldlva_dist.packing.tables.csv_file import csv_columns
+from ldlva_dist.storage.csv_file import csv_columns
 
 
 @dataclass(frozen=True, kw_only=True)

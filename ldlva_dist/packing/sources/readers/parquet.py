@@ -27,7 +27,7 @@ from ldlva_dist.packing.sources.user_columns import (
     valence_arousal,
 )
 from ldlva_dist.packing.tables.cells import flag_cells, label_cells, name_cells, number_cells
-from ldlva_dist.packing.tables.csv_file import check_once
+from ldlva_dist.storage.csv_file import check_once
 
 BAD_VOTES = "the votes are no numbers"
 

@@ -13,7 +13,7 @@ from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.sources.rows import BLOCK_ROWS, PARTITION_ROWS, Part, Partition
 from ldlva_dist.packing.sources.user_columns import columns_present
-from ldlva_dist.packing.tables.csv_file import read_csv
+from ldlva_dist.storage.csv_file import read_csv
 
 MAX_KEY_BYTES = 1024
 """Longest key of a store."""

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.packing.tables import csv_file
-from ldlva_dist.packing.tables.csv_file import csv_columns, csv_delimiter, delimiter_option, delimiter_remark, read_csv
+from ldlva_dist.storage import csv_file
+from ldlva_dist.storage.csv_file import csv_columns, csv_delimiter, delimiter_option, delimiter_remark, read_csv
 
 ROWS = {"file": ["é/0.jpg", "1.jpg"], "expression": ["3", "Happy"]}
 
