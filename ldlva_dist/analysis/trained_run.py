@@ -193,12 +193,10 @@ class TrainedRun:
         """[n, K] logits of the calibration network on stored features; 0 where the run has no network or features."""
         if self._model.calibration is None or lacks_features(self._config):
             return torch.zeros(graph_nK.shape)
-        own_nV, other_MV = (
-            torch.from_numpy(decode_features(self._records[rows]).astype(np.float32))
-            for rows in (ids_n, graph_nK.reshape(-1))
+        own_nV, other_nKV = (
+            torch.from_numpy(decode_features(self._records[rows]).astype(np.float32)) for rows in (ids_n, graph_nK)
         )
-        row_M = torch.arange(len(ids_n)).repeat_interleave(graph_nK.shape[1])
-        return self._model.calibration(own_nV, other_MV, row_M).reshape(graph_nK.shape)
+        return self._model.calibration(own_nV, other_nKV)
 
     def _is_reached(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         return self._records["versions"][rows] >= 0

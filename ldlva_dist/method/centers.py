@@ -45,22 +45,26 @@ def inter_paper(centers_CV: Tensor) -> Tensor:
 
 
 def center_sums(
-    features_nV: Tensor, labels_n: Tensor, uncertainty_n: Tensor, centers_CV: Tensor
+    features_nV: Tensor, labels_n: Tensor, uncertainty_n: Tensor, centers_CV: Tensor, *, counts_n: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Pull of the samples on the centres of their classes: the sums of (1 - lambda)(v - mu_y).
 
     Args:
         features_nV: [n, V] features v.
         labels_n: [n] class indices y, 0..C-1.
-        uncertainty_n: [n] lambda in [0, 1]; a sample in doubt pulls less.
+        uncertainty_n: [n] lambda in [0, 1]; a sample in doubt pulls less, one that does not count is in full doubt.
         centers_CV: [C, V] class centres mu.
+        counts_n: [n] which samples count; None: all.
 
     Returns:
         Sums [C, V] and counts of samples [C], both of the centres' type.
     """
     pull_nV = (1 - uncertainty_n)[:, None] * (features_nV - centers_CV[labels_n])
     sums_CV = torch.zeros_like(centers_CV).index_add_(0, labels_n, pull_nV.to(centers_CV.dtype))
-    return sums_CV, torch.bincount(labels_n, minlength=len(centers_CV)).to(centers_CV.dtype)
+    ones_n = torch.ones_like(uncertainty_n) if counts_n is None else counts_n
+    # Not bincount, which waits for a GPU; whole numbers below 2 ** 24 are exact in any order.
+    counts_C = centers_CV.new_zeros(len(centers_CV)).index_add_(0, labels_n, ones_n.to(centers_CV.dtype))
+    return sums_CV, counts_C
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 LOG_EPSILON = 1e-10
 
@@ -68,7 +67,8 @@ def smoothed_labels(labels_B: Tensor, num_classes: int, smoothing: float) -> Ten
     Returns:
         [B, C] float32; rows sum to 1.
     """
-    onehot_BC = F.one_hot(labels_B, num_classes).float()
+    # Not one_hot, which looks at the labels.
+    onehot_BC = (labels_B[:, None] == torch.arange(num_classes, device=labels_B.device)).float()
     return onehot_BC * (1 - smoothing) + smoothing / num_classes
 
 

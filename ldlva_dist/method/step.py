@@ -124,7 +124,9 @@ def step(
         centers_CV = output.centers_CV
         assert centers_CV is not None, f"the model has no centres for recipe {settings.recipe!r}"
         official = settings.recipe == "official"
-        features_nV, labels_n, uncertainty_n = _members(output.features_BV, batch, neighbors if official else None)
+        features_nV, labels_n, uncertainty_n, counts_n = _members(
+            output.features_BV, batch, neighbors if official else None
+        )
         distance_n = centers.intra_distances(features_nV, labels_n, centers_CV)
         divisor = 1 + settings.reference_k if official else 1
         terms["uncertainty_mean"] = uncertainty_B.sum() / global_batch_size
@@ -134,7 +136,9 @@ def step(
             own_B = distance_n[: len(slope_B)].detach()
             logit_grad_B = logit_grad_B - settings.gamma * 0.5 / divisor * slope_B * own_B
         if official:
-            sums_CV, counts_C = centers.center_sums(features_nV.detach(), labels_n, uncertainty_n, centers_CV)
+            sums_CV, counts_C = centers.center_sums(
+                features_nV.detach(), labels_n, uncertainty_n, centers_CV, counts_n=counts_n
+            )
             loss = loss + settings.gamma * terms["intra"]
         else:
             terms["inter"] = centers.inter_paper(centers_CV) * len(batch.labels_B) / global_batch_size
@@ -200,14 +204,19 @@ def _classification(
 
 def _members(
     features_BV: Tensor, batch: TensorBatch, neighbors: TensorNeighbors | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [n, V], labels [n] and uncertainties [n] of the rows, and of neighbours that have features."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Rows, and their neighbours: features [n, V], labels [n], uncertainties [n], and which count [n]; None: all.
+
+    Those that do not count are in full doubt, and their features are zeros: they add nothing.
+    """
     if neighbors is None:
-        return features_BV, batch.labels_B, batch.logit_B.sigmoid()
+        return features_BV, batch.labels_B, batch.logit_B.sigmoid(), None
     known_BK = neighbors.has_features_BK
-    logit_n = torch.cat([batch.logit_B, neighbors.logit_BK[known_BK]])
+    counts_n = torch.cat([known_BK.new_ones(len(features_BV)), known_BK.flatten()])
+    logit_n = torch.cat([batch.logit_B, neighbors.logit_BK.flatten()])
     return (
-        torch.cat([features_BV, neighbors.features_BKV[known_BK]]),
-        torch.cat([batch.labels_B, neighbors.labels_BK[known_BK]]),
-        logit_n.sigmoid(),
+        torch.cat([features_BV, neighbors.features_BKV.where(known_BK[..., None], 0).flatten(0, 1)]),
+        torch.cat([batch.labels_B, neighbors.labels_BK.flatten()]),
+        logit_n.sigmoid().where(counts_n, 1),
+        counts_n,
     )

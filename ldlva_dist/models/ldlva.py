@@ -76,21 +76,8 @@ class LDLVA(nn.Module):
         assert hasattr(self, "centers"), "recipe ce takes no neighbours"
         if self.calibration is None:
             return torch.zeros(usable_BK.shape, device=usable_BK.device)
-        row_M = usable_BK.nonzero()[:, 0]
-        other_MV = neighbor_features_BKV[usable_BK].to(features_BV.dtype)
-        zeros_BK = torch.zeros(usable_BK.shape, device=usable_BK.device)
-        counting = [norm for norm in self.calibration if isinstance(norm, nn.BatchNorm1d) and norm.training]
-        if len(row_M) >= (2 if counting else 1):
-            return zeros_BK.masked_scatter(usable_BK, self.calibration(features_BV, other_MV, row_M).float())
-        # Too few for batch statistics. The network runs all the same, on nothing, so that every parameter takes part
-        # in the backward and the ranks' collectives (ZeRO-3 gathers weights module by module) do not diverge.
-        for norm in counting:
-            norm.eval()
-        nobody_1V = torch.zeros_like(features_BV[:1])
-        nothing = 0 * self.calibration(nobody_1V, nobody_1V, row_M.new_zeros(1)).float().sum()
-        for norm in counting:
-            norm.train()
-        return zeros_BK + nothing
+        other_BKV = neighbor_features_BKV.to(features_BV.dtype).where(usable_BK[..., None], 0)
+        return self.calibration(features_BV, other_BKV, usable_BK).float()
 
 
 def normalize(images_BHWc: Tensor) -> Tensor:

@@ -110,9 +110,9 @@ def test_opinions_and_targets_are_the_methods_own(
     for row, i in enumerate(ids):
         weights, u = np.zeros(K), 1 / (1 + np.exp(-float(logits[i])))
         for k, j in enumerate(made.graph_NK[i]):
-            pair = (torch.from_numpy(features[[n]].astype(np.float32)) for n in (i, j))
+            own_1V, other_11V = (torch.from_numpy(features[n].astype(np.float32)) for n in ([i], [[j]]))
             with torch.inference_mode():
-                g = float(model.calibration(*pair, torch.tensor([0])))
+                g = float(model.calibration(own_1V, other_11V))
             z = 1 / (1 + np.exp(-max(g, -1.3)))
             weights[k] = z * np.exp(-np.abs(made.va_N2[i] - made.va_N2[j]).sum() / config.loss.kernel_width) * usable[j]
         shares = weights / max(weights.sum(), 1e-30)
