@@ -43,17 +43,12 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
 
     def _follow(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:
         """Move the running statistics, of which the variance is the unbiased one."""
-        tracked = (
-            cast(Tensor, self.running_mean),
-            cast(Tensor, self.running_var),
-            cast(Tensor, self.num_batches_tracked),
-        )
-        running_mean, running_var, num_batches = tracked
+        running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
         is_enough = number >= FEWEST
         rate = is_enough * cast(float, self.momentum)
         running_mean.mul_(1 - rate).add_(rate * mean)
         running_var.mul_(1 - rate).add_(rate * variance * (number / (number - 1).clamp(min=1)))
-        num_batches.add_(is_enough)
+        cast(Tensor, self.num_batches_tracked).add_(is_enough)
 
 
 class Calibration(nn.Sequential):
