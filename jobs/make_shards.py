@@ -1,20 +1,21 @@
 """Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...; or read one again: verify DATASET.
 
 KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others. The same command resumes where an
-interrupted one stopped. `relabel` makes a version of a data set with corrected labels.
+interrupted one stopped. `relabel` makes a version of a data set with labels that people corrected.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, subcommand
 
-from ldlva_dist.errors import SettingError
+from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.sources.commands import Command
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.progress_bar import ProgressBar
 from ldlva_dist.reporting.terminal import print_lines, run_job
+from ldlva_dist.values.settings import check_name, check_options, require
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,17 @@ class Relabel:
     """Folder or s3:// prefix of the data set, or version of one, that the report was made of."""
     name: str
     """Name of the new version: it is written to DATASET/versions/NAME."""
-    marked: str
-    """CSV with columns id, key, given_label, proposed_label, as the page exports it; local or s3://."""
+    marked: tuple[str, ...]
+    """Files with decisions, one or several reviewers': the page's CSV, or any format of jobs/exchange.py."""
+    round: str | None = None
+    """Name of this round of relabelling in the record of who changed what; the version's name if not given."""
+    on_conflict: Literal["stop", "keep-given"] = "stop"
+    """Samples on which reviewers differ, which are listed: stop with exit code 3, or leave their labels as they are."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        require(bool(self.marked), "--marked must name a file at least, got none")
+        check_name("--round", self.round or self.name)
 
 
 def main() -> None:
@@ -79,10 +89,20 @@ def run_relabel(command: Relabel) -> None:
     from ldlva_dist.reporting.dataset_table import print_dataset
 
     dataset = Dataset.open(command.dataset)
-    corrections = read_corrections(command.marked, dataset.info)
-    made = relabel(dataset, command.name, corrections)
+    corrections = read_corrections(command.marked, dataset)
+    print_lines(corrections.conflict_lines())
+    conflicts = len(corrections.conflicts)
+    if conflicts and command.on_conflict == "stop":
+        raise DataError(
+            f"reviewers differ on {conflicts} samples, listed above: decide on them, or leave their labels as they are "
+            "with --on-conflict keep-given"
+        )
+    made = relabel(dataset, command.name, corrections, round_name=command.round)
     print_dataset(made.info, made.uri, reasons={})
-    say(f"labels changed: {corrections.num_changed} of {len(corrections.ids_M)} in {command.marked}")
+    marked = ", ".join(command.marked)
+    say(f"labels changed: {corrections.num_changed} of {len(corrections.ids_M) + conflicts} in {marked}")
+    if conflicts:
+        say(f"labels left as they were, because reviewers differ: {conflicts}")
     say(f"written: {made.uri}; train on it after: python jobs/build_index.py --dataset {made.uri}")
 
 

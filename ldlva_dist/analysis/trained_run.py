@@ -132,6 +132,12 @@ class TrainedRun:
             **{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in Opinions.__annotations__}
         )
 
+    def embeddings(self, ids_n: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[n, V] stored features of some samples, or [n, C] their probabilities where the run keeps no features."""
+        records = self._records[ids_n]
+        features_nV = decode_features(records)
+        return (features_nV if features_nV.shape[1] else records["probs"]).astype(np.float32)
+
     def findings(self) -> Findings:
         """Everything of every sample."""
         everyone = np.arange(self.dataset.info.num_train)

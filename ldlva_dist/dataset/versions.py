@@ -41,6 +41,8 @@ class Change:
     """
     source: Mapping[str, Any] = field(default_factory=dict)
     """Added to what ``dataset.json`` says of the source."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Written beside the manifest, by name."""
     scale: Literal["keep", "raw", "standard"] = "keep"
     """va_transform: the parent's, none, or mean and standard deviation of the new training rows."""
     needs_va: bool = False
@@ -85,6 +87,8 @@ def new_version(dataset: Dataset, name: str, change: Change) -> Dataset:
     with _appearing(uri) as folder:
         tally = Tally(old.class_names)
         write_blocks(folder, _changed(dataset, change, tally))
+        for file, data in change.files.items():
+            storage.write_bytes(storage.join(folder, file), data)
         transform = old.va_transform if change.scale == "keep" else None
         new = replace(
             old,

@@ -1,13 +1,14 @@
-"""Labels that a person corrected, as a new version of a data set. M = corrected samples, n = rows of one row group.
+"""Labels that people corrected, as a new version of a data set. M = samples with a decision, n = rows of a row group.
 
-The corrections are a CSV such as the report's page exports: columns id, key, given_label and proposed_label (class
-names); others are ignored. Every cell is checked against the data set, so that a list made from another one, or from
+Marks come in any format of ``exchange``, from one reviewer or several; they are merged by key. Every key, every class
+and every given label that a file states is checked against the data set, so that a list made from another one, or from
 another version, is refused instead of being applied to the wrong faces.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,35 +16,56 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.dataset.relabel_rounds import RELABELLED, with_round
 from ldlva_dist.dataset.versions import Change, new_version
 from ldlva_dist.errors import DataError
+from ldlva_dist.exchange.common_form import as_issues
+from ldlva_dist.exchange.formats import read_marked
 from ldlva_dist.packing.classes.class_index import ClassIndex
-from ldlva_dist.packing.sources.readers.tables import need_columns
-from ldlva_dist.storage.csv_file import read_csv
 
-COLUMNS = ("id", "key", "given_label", "proposed_label")
-GUARDED = re.compile(r"'[' ]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-"""A cell that begins as a formula does, with the apostrophe that the page puts before it (templates/marks.js)."""
-MAX_DIGITS = 18  # of an id
+OnConflict = Literal["stop", "keep-given"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What one reviewer decided of one sample."""
+
+    uri: str
+    """File that says so."""
+    reviewer: str
+    """As the file calls who decided, or else the file's own name."""
+    given: int | None
+    """Class that the file takes the sample to have; None where it says nothing."""
+    decision: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corrections:
-    """What a list asks for, by id in ascending order."""
+    """What is to be changed, by id in ascending order."""
 
-    uri: str
+    files: Sequence[str]
+    """Names of the lists."""
     class_names: Sequence[str]
     ids_M: NDArray[np.int64]
-    keys_M: pa.StringArray
+    keys_M: Sequence[str]
     given_M: NDArray[np.int16]
-    """The labels that the list takes the samples to have."""
-    proposed_M: NDArray[np.int16]
+    """The labels that the samples have."""
+    decided_M: NDArray[np.int16]
+    reviewers_M: Sequence[Sequence[str]]
+    """Who decided so."""
+    conflicts: Mapping[str, Sequence[Mark]]
+    """Samples on which reviewers differ, by key; none of them is among the M."""
 
     @property
     def num_changed(self) -> int:
         """Samples that get another label; a list may confirm some."""
-        return int((self.given_M != self.proposed_M).sum())
+        return int((self.given_M != self.decided_M).sum())
+
+    def conflict_lines(self) -> Iterator[str]:
+        """For people: a sentence for each sample on which reviewers differ."""
+        for key, marks in self.conflicts.items():
+            said = ", ".join(f"{mark.reviewer}: {self.class_names[mark.decision]}" for mark in marks)
+            yield f"conflict: {key}: {said}"
 
     def columns(self, block: pa.Table) -> Mapping[str, pa.Array]:
         """For ``versions.Change``: labels, the labels before all corrections, and which are known to be wrong.
@@ -53,8 +75,7 @@ class Corrections:
         """
         first, label_n = block["id"][0].as_py(), block["label"].to_numpy().copy()
         mine = slice(*np.searchsorted(self.ids_M, [first, first + len(block)]))
-        row_m, old_m, new_m = self.ids_M[mine] - first, self.given_M[mine], self.proposed_M[mine]
-        self._check(block, row_m, mine)
+        row_m, old_m, new_m = self.ids_M[mine] - first, self.given_M[mine], self.decided_M[mine]
         label_n[row_m] = new_m
         original_n = block["original_label" if "original_label" in block.column_names else "label"].to_numpy()
         columns = {"label": pa.array(label_n), "original_label": pa.array(original_n)}
@@ -66,83 +87,138 @@ class Corrections:
             columns["flipped"] = pa.array(flipped_n)
         return columns
 
-    def _check(self, block: pa.Table, row_m: NDArray[np.int64], mine: slice) -> None:
-        names = pa.array(self.class_names)
-        for what, found_m, listed_m in (
-            ("key", block["key"].take(pa.array(row_m)).combine_chunks(), self.keys_M[mine]),
-            ("label", names.take(block["label"].take(pa.array(row_m))), names.take(pa.array(self.given_M[mine]))),
-        ):
-            differs_m = pc.call_function("not_equal", [found_m, listed_m]).to_numpy(zero_copy_only=False)
-            if differs_m.any():
-                place = int(differs_m.argmax())
-                raise DataError(
-                    f"{self.uri} was made from another data set or version: sample {self.ids_M[mine][place]} has the "
-                    f"{what} {found_m[place].as_py()!r} here and {listed_m[place].as_py()!r} there"
-                )
+    def as_round(self) -> pa.Table:
+        """The decisions with the columns of ``relabel_rounds.ROUNDS``, but the round's name."""
+        names = np.array(self.class_names, dtype=np.str_)
+        return pa.table(
+            {
+                "id": self.ids_M,
+                "key": pa.array(self.keys_M, pa.string()),
+                "given": names[self.given_M],
+                "decision": names[self.decided_M],
+                "reviewers": pa.array(self.reviewers_M, pa.list_(pa.string())),
+            }
+        )
 
 
-def read_corrections(uri: str, info: DatasetInfo) -> Corrections:
-    """A list of corrections for a data set.
+def read_corrections(uris: Sequence[str], dataset: Dataset) -> Corrections:
+    """Lists of corrections for a data set, merged by key.
+
+    Args:
+        uris: Files in any format of ``exchange.formats``.
+        dataset: What they are for; one pass over its manifest is made.
 
     Raises:
-        DataError: for a file without the columns or without a row, an id that is none or stands twice, or a label that
-            is no class; keys and given labels are compared when they are applied.
+        DataError: for a file that is none of the formats or holds no decision, a key that the data set has not, and a
+            label that is no class, or not the one that the sample has.
     """
-    table = read_csv(uri, COLUMNS)
-    need_columns(table.column_names, COLUMNS, uri)
-    if not len(table):
-        raise DataError(f"{uri} has no rows: nothing was marked")
-    ids_M = _ids(uri, table["id"].to_pylist(), sum(split.rows for split in info.splits.values()))
-    order_M = np.argsort(ids_M, kind="stable")
-    twice = np.flatnonzero(np.diff(ids_M[order_M]) == 0)
-    if len(twice):
-        raise DataError(f"{uri} has sample {ids_M[order_M][twice[0]]} twice")
-    given_M, proposed_M = (_labels(uri, table, name, info)[order_M] for name in ("given_label", "proposed_label"))
+    classes = ClassIndex(dataset.info.class_names)
+    marks: dict[str, list[Mark]] = defaultdict(list)
+    for uri in uris:
+        decided = list(_marks(uri, classes))
+        if not decided:
+            raise DataError(f"{uri} has no decision: nothing was marked")
+        for key, mark in decided:
+            marks[key].append(mark)
+    found = _found(dataset, marks)
+    for key, (sample, label) in found.items():
+        _check_given(key, sample, label, marks[key], dataset.info.class_names)
+    conflicts = {key: marks[key] for key in found if len({mark.decision for mark in marks[key]}) > 1}
+    agreed = [key for key in found if key not in conflicts]
     return Corrections(
-        uri=uri,
-        class_names=info.class_names,
-        ids_M=ids_M[order_M],
-        keys_M=pa.array(_texts(table, "key")).take(pa.array(order_M)),
-        given_M=given_M,
-        proposed_M=proposed_M,
+        files=[uri.rpartition("/")[2] for uri in uris],
+        class_names=dataset.info.class_names,
+        ids_M=np.array([found[key][0] for key in agreed], dtype=np.int64),
+        keys_M=agreed,
+        given_M=np.array([found[key][1] for key in agreed], dtype=np.int16),
+        decided_M=np.array([marks[key][0].decision for key in agreed], dtype=np.int16),
+        reviewers_M=[list(dict.fromkeys(mark.reviewer for mark in marks[key])) for key in agreed],
+        conflicts=conflicts,
     )
 
 
-def relabel(dataset: Dataset, name: str, corrections: Corrections) -> Dataset:
+def relabel(dataset: Dataset, name: str, corrections: Corrections, *, round_name: str | None = None) -> Dataset:
     """Write the version ``name`` of a data set, or of one of its versions, with corrected labels.
 
-    The labels before all corrections stay beside them, as ``original_label``.
+    The labels before all corrections stay beside them, as ``original_label``; who changed what is in
+    ``relabelled.parquet``. Samples on which reviewers differ keep their labels.
+
+    Args:
+        dataset: The parent, which stays as it is.
+        name: Of the new version.
+        corrections: What :func:`read_corrections` made for this data set.
+        round_name: Of the round; None takes the version's.
 
     Raises:
-        SettingError: for a name that is taken.
-        DataError: for a list of another data set or version, or one that changes nothing.
+        SettingError: for a version or a round that there is already.
+        DataError: for lists that change nothing.
     """
-    if not corrections.num_changed:
-        raise DataError(f"{corrections.uri} changes nothing: every proposed label is the given one")
-    source = {"relabelled": corrections.num_changed, "relabelled_by": corrections.uri.rpartition("/")[2]}
-    line = f"{corrections.num_changed} labels corrected by hand"
-    return new_version(dataset, name, Change(line=line, columns=corrections.columns, source=source))
+    files, changed = ", ".join(corrections.files), corrections.num_changed
+    if not changed:
+        raise DataError(f"{files} changes nothing: every proposed label that stands is the given one")
+    record = {
+        "round": round_name or name,
+        "relabelled": changed,
+        "confirmed": len(corrections.ids_M) - changed,
+        "conflicts": len(corrections.conflicts),
+        "reviewers": sorted({who for names in corrections.reviewers_M for who in names}),
+    }
+    known = dataset.info.source.get("rounds")
+    change = Change(
+        line=f"{changed} labels corrected by hand",
+        columns=corrections.columns,
+        source={
+            "relabelled": changed,
+            "relabelled_by": files,
+            "rounds": [*(known if isinstance(known, list) else ()), record],
+        },
+        files={RELABELLED: with_round(dataset, round_name or name, corrections.as_round())},
+    )
+    return new_version(dataset, name, change)
 
 
-def _ids(uri: str, texts: list[str], rows: int) -> NDArray[np.int64]:
-    for line, text in enumerate(texts, 2):
-        if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) < rows):
-            raise DataError(f"{uri}, line {line}: id must be one of the samples 0..{rows - 1}, got {text[:40]!r}")
-    return np.array([int(text) for text in texts], dtype=np.int64)
+def _marks(uri: str, classes: ClassIndex) -> Iterator[tuple[str, Mark]]:
+    """The decisions of a file, with the keys of their samples."""
+    file = uri.rpartition("/")[2]
+    for issue in as_issues(read_marked(uri)):
+        if issue.decision is not None:
+            place = f"{uri}, sample {issue.key!r:.100}"
+            yield (
+                issue.key,
+                Mark(
+                    uri=uri,
+                    reviewer=issue.reviewer or file,
+                    given=None if issue.given is None else _class(issue.given, classes, f"{place}: the given label"),
+                    decision=_class(issue.decision, classes, f"{place}: the decision"),
+                ),
+            )
 
 
-def _texts(table: pa.Table, column: str) -> list[str]:
-    """Cells without the apostrophe of what begins as a formula does."""
-    return [text[1:] if GUARDED.match(text) else text for text in table[column].to_pylist()]
+def _class(text: str, classes: ClassIndex, place: str) -> int:
+    found = classes.find(text)
+    if found is None:
+        raise DataError(f"{place} must be a class ({', '.join(classes.class_names)}), got {text[:100]!r}")
+    return found
 
 
-def _labels(uri: str, table: pa.Table, column: str, info: DatasetInfo) -> NDArray[np.int16]:
-    classes = ClassIndex(info.class_names)
-    found = [classes.find(text) for text in _texts(table, column)]
-    if None in found:
-        line = found.index(None)
-        raise DataError(
-            f"{uri}, line {line + 2}: {column} must be a class ({', '.join(info.class_names)}), "
-            f"got {table[column][line].as_py()[:100]!r}"
-        )
-    return np.array(found, dtype=np.int16)
+def _found(dataset: Dataset, marks: Mapping[str, Sequence[Mark]]) -> dict[str, tuple[int, int]]:
+    """Id and label of each key, in the order of the ids."""
+    keys = pa.array(list(marks), pa.string())
+    found: dict[str, tuple[int, int]] = {}
+    for block in dataset.blocks(["id", "key", "label"]):
+        rows = block.filter(pc.call_function("is_in", [block["key"]], pc.SetLookupOptions(keys)))
+        ids, labels = rows["id"].to_pylist(), rows["label"].to_pylist()
+        found |= dict(zip(rows["key"].to_pylist(), zip(ids, labels, strict=True), strict=True))
+    lost = next((key for key in marks if key not in found), None)
+    if lost is not None:
+        raise DataError(f"{marks[lost][0].uri} was made from another data set: it has no sample {lost!r:.100}")
+    return found
+
+
+def _check_given(key: str, sample: int, label: int, marks: Sequence[Mark], names: Sequence[str]) -> None:
+    for mark in marks:
+        if mark.given not in (None, label):
+            raise DataError(
+                f"{mark.uri} was made from another data set or version: sample {sample} ({key!r}) has the label "
+                f"{names[label]!r} here and {names[mark.given]!r} there"
+            )

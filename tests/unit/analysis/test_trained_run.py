@@ -1,48 +1,34 @@
 """What the report reads of a checkpoint: tables, bank and calibration network, against the method row by row."""
 
 import json
-import runpy
 import shutil
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save
 
 from ldlva_dist.analysis import metrics, suspicion
 from ldlva_dist.analysis import trained_run as module
 from ldlva_dist.analysis.label_findings import scores
 from ldlva_dist.analysis.scoring import split_to_judge
 from ldlva_dist.analysis.trained_run import TrainedRun, find
-from ldlva_dist.bank import checkpoint_parts
-from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
-from ldlva_dist.bank.records import BankRows, blank, encode_records
-from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.saved_files import checkpoint_uri, write_saved_file
-from ldlva_dist.checkpoint.state_file import write_state
-from ldlva_dist.config import RunConfig, to_json
-from ldlva_dist.config.presets import demo
+from ldlva_dist.checkpoint.saved_files import checkpoint_uri
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.relabel import Corrections, relabel
 from ldlva_dist.reporting.report.collect import describe_run
 from ldlva_dist.reporting.report.overview import is_evaluation
-from ldlva_dist.training.build import bank_spec
 from ldlva_dist.training.network import build_model
+from testing.inline_jobs import run_inline
+from testing.synthetic_checkpoint import SILENT, small_config, write_checkpoint
 from testing.synthetic_run import SyntheticRun, synthetic_run
 
 N, K, C = 90, 4, 7
-SILENT = 11
-"""No neighbour of this sample was ever reached."""
 
 
 @pytest.fixture(scope="module")
@@ -52,52 +38,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     return run
 
 
-def config_of(run: SyntheticRun) -> RunConfig:
-    base = demo()
-    return replace(
-        base,
-        data=replace(base.data, dataset=run.dataset.uri),
-        model=replace(base.model, width=4, calibration_hidden=(8, 6)),
-        neighbors=replace(base.neighbors, num_neighbors=K),
-        loss=replace(base.loss, label_smoothing=0.1),
-    )
-
-
-def write_checkpoint(
-    folder: Path, run: SyntheticRun, config: RunConfig, graphs: Mapping[str, np.ndarray] = MappingProxyType({})
-) -> tuple[Checkpoint, torch.Tensor, np.ndarray]:
-    """A finished checkpoint in two parts; its uncertainty logits [N] and the bank's features [N, V]."""
-    uri, generator = checkpoint_uri(str(folder), 5), np.random.default_rng(0)
-    model, spec = build_model(config, C), bank_spec(config, run.dataset.info)
-    logits = torch.from_numpy(generator.normal(0, 1, N).astype(np.float32))
-    features = generator.normal(0, 1, (N, spec.feature_width)).astype(np.float16)
-    records = encode_records(run.findings.probs_NC, features, spec, 3)
-    records["versions"][run.graph_NK[SILENT]] = -1
-    parts = {
-        "model.safetensors": save({name: value.contiguous() for name, value in model.state_dict().items()}),
-        "config.json": to_json(config).encode(),
-        "classes.json": json.dumps(list(run.dataset.info.class_names)).encode(),
-    }
-    for start, stop in ((0, 40), (40, N)):
-        table = {"first_id": torch.tensor([start]), "logits": logits[start:stop], "velocity": torch.zeros(stop - start)}
-        parts[f"table/ids-{start:012d}-{stop:012d}.safetensors"] = save(table)
-        old = BankRows(ids=np.arange(start, stop), records=records[start:stop].copy())
-        header = checkpoint_parts.PartHeader(start=start, stop=stop, step=5)
-        own = {key: rows[start:stop] for key, rows in graphs.items()}
-        parts[header.name] = checkpoint_parts.part_file(CopyOnWriteRows(old), blank(0, 0, spec), header, own).read()
-    files = {name: write_saved_file(uri, name, data) for name, data in parts.items()}
-    info = run.dataset.info
-    facts = {"step": 5, "class_names": list(info.class_names), "content_hash": info.content_hash}
-    write_state(uri, facts | {"rows_hash": info.rows_hash}, files)
-    return Checkpoint.open(uri), logits, features
-
-
 def test_opinions_and_targets_are_the_methods_own(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """METHOD.md, section 3, official: s = exp(-L1 / delta), z = sigmoid(max(g, -1.3)), d = (1 - u) l + u dt."""
     monkeypatch.setattr(module, "PAIRS", 10 * K)  # several stretches
-    config = config_of(made)
+    config = small_config(made)
     saved, logits, features = write_checkpoint(tmp_path, made, config)
     trained = TrainedRun(saved, made.dataset)
     everyone, model = trained.findings(), build_model(config, C).eval()
@@ -133,7 +79,7 @@ def test_opinions_and_targets_are_the_methods_own(
 
 
 def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun, tmp_path: Path) -> None:
-    config = config_of(made)
+    config = small_config(made)
     saved, *_ = write_checkpoint(tmp_path / "va", made, config)
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
         TrainedRun(saved, replace(made.dataset, info=replace(made.dataset.info, content_hash="f" * 64)))
@@ -143,7 +89,7 @@ def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun
 
 
 def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: SyntheticRun, tmp_path: Path) -> None:
-    config = config_of(made)
+    config = small_config(made)
     config = replace(config, index=replace(config.index, space="feature"))
     graphs = {f"graph_{i}": np.roll(made.graph_NK, i, axis=0).astype(np.int32) for i in (2, 10)}
     for name, found, expected in (("none", {}, made.graph_NK), ("two", graphs, graphs["graph_10"])):
@@ -156,7 +102,7 @@ def test_neighbours_found_anew_in_feature_space_are_the_last_ones(made: Syntheti
 def test_exact_neighbours_leave_no_features_and_are_weighed_by_similarity_alone(
     made: SyntheticRun, tmp_path: Path
 ) -> None:
-    config = config_of(made)
+    config = small_config(made)
     exact = replace(config, neighbors=replace(config.neighbors, source="exact"))
     similar = replace(config, loss=replace(config.loss, calibration=False))
     ids, found, facts = np.array([0, SILENT, 41]), {}, {}
@@ -177,33 +123,25 @@ def judged(run: SyntheticRun) -> dict[str, Any]:
     return {**facts, "given": given}
 
 
-def run_job(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
-    """The job's exit code."""
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(Path(__file__).parents[3] / "jobs" / name), run_name="__main__")
-    return int(left.value.code or 0)
-
-
-def run_report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_report(*arguments: str) -> int:
     """The exit code of jobs/report.py."""
-    return run_job(monkeypatch, "report.py", *arguments)
+    return run_inline("report.py", *arguments)
 
 
 def test_the_job_writes_the_page_and_the_table(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = config_of(made)
+    config = small_config(made)
     for name, other in (("ours", config), ("plain", replace(config, loss=replace(config.loss, recipe="ce")))):
         saved, *_ = write_checkpoint(tmp_path / name, made, other)
         found = judged(made) | {"weights_crc32": saved.weights_crc32}
         (tmp_path / name / "evaluation.json").write_text(json.dumps(found))
     ours, plain = str(tmp_path / "ours"), str(tmp_path / "plain")
-    assert run_report(monkeypatch, "--run", ours, "--baseline", plain, "--samples", "20") == 0
+    assert run_report("--run", ours, "--baseline", plain, "--samples", "20") == 0
     assert "Compared with <b>plain</b>" in (tmp_path / "ours" / "report.html").read_text()
     table = pq.read_table(tmp_path / "ours" / "uncertainty.parquet")
     assert sorted(table["rank"].to_pylist()) == list(range(1, N + 1))
-    assert run_report(monkeypatch, "--run", plain) == 0
+    assert run_report("--run", plain) == 0
     assert "keeps no outputs of single samples" in (tmp_path / "plain" / "report.html").read_text()
     assert not (tmp_path / "plain" / "uncertainty.parquet").exists()
     for arguments, message in (
@@ -211,10 +149,10 @@ def test_the_job_writes_the_page_and_the_table(
         (("--run", ours, "--samples", "1"), "--samples must be >= 3, got 1"),
         (("--run", ours, "--megabytes", "0"), "--megabytes must be >= 1, got 0"),
     ):
-        assert run_report(monkeypatch, *arguments) == 2
+        assert run_report(*arguments) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
     for job in ("report.py", "evaluate.py"):
-        assert run_job(monkeypatch, job, "--run", ours, "--split", "tset") == 2
+        assert run_inline(job, "--run", ours, "--split", "tset") == 2
         assert "invalid choice 'tset'" in " ".join(capsys.readouterr().err.split())
 
 
@@ -223,26 +161,26 @@ def test_without_a_test_part_the_holdout_is_judged_and_that_is_said(
 ) -> None:
     run = synthetic_run(tmp_path / "some", rows=(N, 9, 0), k=K, pool=40, pixels=48)
     assert [split_to_judge(info) for info in (made.dataset.info, run.dataset.info)] == ["test", "holdout"]
-    config = config_of(run)
+    config = small_config(run)
     saved, *_ = write_checkpoint(tmp_path / "run", run, replace(config, loss=replace(config.loss, recipe="ce")))
     judgement = judged(run) | {"split": "holdout", "weights_crc32": saved.weights_crc32}
     place = tmp_path / "run" / "evaluation.json"
     place.write_text(json.dumps(judgement))
-    assert run_report(monkeypatch, "--run", str(tmp_path / "run")) == 0
+    assert run_report("--run", str(tmp_path / "run")) == 0
     assert "judged on its holdout" in capsys.readouterr().out
     assert "On split holdout" in (tmp_path / "run" / "report.html").read_text()
     for job in ("report.py", "evaluate.py"):
-        assert run_job(monkeypatch, job, "--run", str(tmp_path / "run"), "--split", "test") == 2
+        assert run_inline(job, "--run", str(tmp_path / "run"), "--split", "test") == 2
         assert "split must have samples (train, holdout), got 'test'" in capsys.readouterr().err
     bare = synthetic_run(tmp_path / "none", rows=N, k=K, pool=40, pixels=48)
-    config = config_of(bare)
+    config = small_config(bare)
     saved, *_ = write_checkpoint(tmp_path / "bare", bare, replace(config, loss=replace(config.loss, recipe="ce")))
     found = judged(bare) | {"split": "train", "weights_crc32": saved.weights_crc32}
     (tmp_path / "bare" / "evaluation.json").write_text(json.dumps(found))
     for job in ("report.py", "evaluate.py"):
-        assert run_job(monkeypatch, job, "--run", str(tmp_path / "bare")) == 2
+        assert run_inline(job, "--run", str(tmp_path / "bare")) == 2
         assert "has neither a test nor a holdout part" in capsys.readouterr().err
-    assert run_report(monkeypatch, "--run", str(tmp_path / "bare"), "--split", "train") == 0
+    assert run_report("--run", str(tmp_path / "bare"), "--split", "train") == 0
 
 
 def test_an_evaluation_of_another_shape_is_none(made: SyntheticRun) -> None:
@@ -258,7 +196,7 @@ def test_an_evaluation_of_another_shape_is_none(made: SyntheticRun) -> None:
 def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
     made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_checkpoint(tmp_path / "ours", made, config_of(made))
+    write_checkpoint(tmp_path / "ours", made, small_config(made))
     monkeypatch.chdir(tmp_path)
     ours = str(tmp_path / "ours")
     copied = Dataset.open(str(shutil.copytree(made.dataset.uri, tmp_path / "data")))
@@ -273,12 +211,14 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
     ours_data = Dataset.open(str(shutil.copytree(made.dataset.uri, tmp_path / "data")))
     labels = made.findings.labels_N
     change = Corrections(
-        uri="marked.csv",
+        files=["marked.csv"],
         class_names=made.dataset.info.class_names,
         ids_M=np.array([3]),
-        keys_M=pa.array(["face_0000003"]),
+        keys_M=["face_0000003"],
         given_M=labels[[3]].astype(np.int16),
-        proposed_M=((labels[[3]] + 1) % C).astype(np.int16),
+        decided_M=((labels[[3]] + 1) % C).astype(np.int16),
+        reviewers_M=[["marked.csv"]],
+        conflicts={},
     )
     changed = relabel(ours_data, "checked", change)
     runs = {
@@ -287,7 +227,7 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
         "other": synthetic_run(tmp_path / "else", rows=(N, 1, 1), k=K, pool=40, pixels=48, seed=1),
     }
     for name, run in runs.items():
-        config = config_of(run)
+        config = small_config(run)
         saved, *_ = write_checkpoint(tmp_path / name, run, replace(config, loss=replace(config.loss, recipe="ce")))
         for split in ("test", "holdout"):
             found = judged(run) | {"split": split, "weights_crc32": saved.weights_crc32}
@@ -297,7 +237,7 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
     def compare(with_whom: str, split: str) -> int:
         for name in ("ours", with_whom):
             shutil.copy(tmp_path / f"{name}-{split}.json", tmp_path / name / "evaluation.json")
-        return run_report(monkeypatch, "--run", ours, "--baseline", str(tmp_path / with_whom), "--split", split)
+        return run_report("--run", ours, "--baseline", str(tmp_path / with_whom), "--split", split)
 
     assert compare("version", "test") == 0
     assert compare("version", "holdout") == 2  # other labels may stand there
@@ -318,7 +258,7 @@ def test_the_command_makes_a_version_of_the_labels_that_were_marked(
     ]
     marked.write_text("\n".join(["id,key,given_label,proposed_label,uncertainty", *rows, ""]))
     arguments = ("relabel", "--dataset", str(dataset), "--name", "checked", "--marked", str(marked))
-    assert run_job(monkeypatch, "make_shards.py", *arguments) == 0
+    assert run_inline("make_shards.py", *arguments) == 0
     expected = labels.copy()
     expected[3] = other
     version = f"{dataset}/versions/checked"
@@ -326,5 +266,5 @@ def test_the_command_makes_a_version_of_the_labels_that_were_marked(
     said = capsys.readouterr().out
     assert f"labels changed: 1 of 2 in {marked}" in said
     assert f"python jobs/build_index.py --dataset {version}" in said
-    assert run_job(monkeypatch, "make_shards.py", *arguments) == 2
+    assert run_inline("make_shards.py", *arguments) == 2
     assert "a version's name must be new" in capsys.readouterr().err

@@ -167,7 +167,7 @@ def test_marked_samples_are_exported_and_become_a_version(page: Page, run: Synth
         }
         for i in sorted(proposed)
     ]
-    relabel(Dataset.open(run.dataset.uri), "v1", read_corrections(str(path), run.dataset.info))
+    relabel(Dataset.open(run.dataset.uri), "v1", read_corrections([str(path)], run.dataset))
     labels = Dataset.open(f"{run.dataset.uri}/versions/v1").columns(["label"])["label"].to_numpy()
     changed = {i: label for i, label in proposed.items() if label != found.labels_N[i]}
     assert {int(i): int(labels[i]) for i in np.flatnonzero(labels != found.labels_N)} == changed

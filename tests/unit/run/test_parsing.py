@@ -12,6 +12,7 @@ SLOW = {"ray", "torch", "deepspeed", "faiss", "pyarrow", "pandas", "scipy", "PIL
 NOT_UNDERSTOOD = 2
 SUBCOMMANDS = {
     "annotate_va": ["model", "table"],
+    "exchange": ["write", "read"],
     "experiment": ["noise", "ablation"],
     "make_shards": [
         *("folder", "class-folders", "parquet", "webdataset", "affectnet", "affectnet-folders", "rafdb", "ferplus"),
@@ -28,6 +29,7 @@ WRONG_VALUES = {
     "demo": ["--flip-share", "2"],
     "doctor": ["--only", "nothing"],
     "evaluate": ["--run", "there", "--num-tasks", "0"],
+    "exchange": ["write", "--run", "r", "--format", "cvat", "--output", "o", "--first", "0"],
     "experiment": ["noise", "--dataset", "there", "--seeds", "0"],
     "annotate_va": ["model", "--dataset", "there", "--name", "new", "--model", "m.onnx", "--input-size", "0"],
     "make_shards": ["folder", "--output", "o", "--table", "t", "--images", "i", "--holdout", "1"],
