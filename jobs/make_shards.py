@@ -127,6 +127,7 @@ def run_pack(command: Command) -> None:
         numbers=stated.numbers,
         size=command.size,
         holdout=command.holdout,
+        holdout_by=command.holdout_by,
         seed=command.seed,
         standardize_va=command.standardize_va,
         shuffle_va=command.shuffle_va,

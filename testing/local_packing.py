@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ldlva_dist.packing.passes.finish import finish_dataset
-from ldlva_dist.packing.passes.pass1_survey import survey_name, survey_partition
+from ldlva_dist.packing.passes.pass1_survey import survey_partition
 from ldlva_dist.packing.passes.pass2_order import Order, order_rows
 from ldlva_dist.packing.passes.pass3_write import write_task
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -20,7 +20,7 @@ def pack_here(source: Source, output: Path, settings: PackSettings, *, backwards
     stage, step = stage_of(str(output)), -1 if backwards else 1
     stage.begin("test")
     for number in range(len(partitions))[::step]:
-        stage.write_piece(survey_name(number), survey_partition(source, partitions[number], settings))
+        survey_partition(stage, source, partitions[number], settings, number)
     order = order_rows(stage, partitions, settings)
     for number in range(len(order.tasks))[::step]:
         first, stop = order.tasks[number]

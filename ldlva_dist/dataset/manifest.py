@@ -42,11 +42,14 @@ SCHEMA = pa.schema(
     ]
 )
 OPTIONAL = {
-    "votes": pa.list_(pa.float32()),  # raters per class
+    "votes": pa.list_(pa.float32()),  # per class: how many raters chose it, or their share
+    "raters": pa.float32(),  # all who were asked, those who chose no class among them; null where nobody says
     "true_distribution": pa.list_(pa.float32()),  # drawn faces only; never reaches training
     "original_label": pa.int16(),  # as given, where --noise put another one into ``label``; never reaches training
     "flipped": pa.bool_(),  # the label is known to be wrong: drawn faces, --noise; never reaches training
 }
+EXTRA = "extra_"
+"""How the names of the user's own columns begin: text for grouping and filtering, which never reaches training."""
 REQUIRED = tuple(name for name in SCHEMA.names if name not in ("valence", "arousal"))
 """Columns without nulls."""
 
@@ -155,7 +158,7 @@ def write_info(dataset_uri: str, info: DatasetInfo) -> None:
 @contextmanager
 def open_manifest(dataset_uri: str) -> Iterator[StoredRows]:
     """``manifest.parquet``, whoever wrote it last; a damaged one is a DataError."""
-    with open_rows(storage.join(dataset_uri, MANIFEST), schema_of(OPTIONAL), REQUIRED) as manifest:
+    with open_rows(storage.join(dataset_uri, MANIFEST), schema_of(OPTIONAL), REQUIRED, texts=EXTRA) as manifest:
         yield manifest
 
 
@@ -175,7 +178,7 @@ def float_column(table: pa.Table, name: str) -> NDArray[np.float32]:
 
 
 def write_manifest(dataset_uri: str, table: pa.Table) -> None:
-    """Write ``manifest.parquet`` from a table in id order with the columns of SCHEMA and any of OPTIONAL."""
+    """Write ``manifest.parquet`` from a table in id order; its columns as in :func:`schema_of`."""
     schema = schema_of(table.column_names)
     filesystem, path = storage.resolve(storage.join(dataset_uri, MANIFEST))
     ready = table.select(schema.names).cast(schema)
@@ -183,5 +186,6 @@ def write_manifest(dataset_uri: str, table: pa.Table) -> None:
 
 
 def schema_of(names: Collection[str]) -> pa.Schema:
-    """A manifest's schema: the columns of SCHEMA, and those of OPTIONAL that are among ``names``."""
-    return pa.schema([*SCHEMA, *(pa.field(name, kind) for name, kind in OPTIONAL.items() if name in names)])
+    """A manifest's schema: the columns of SCHEMA, and those of OPTIONAL and the user's own that are among ``names``."""
+    optional = [pa.field(name, kind) for name, kind in OPTIONAL.items() if name in names]
+    return pa.schema([*SCHEMA, *optional, *(pa.field(name, pa.string()) for name in names if name.startswith(EXTRA))])

@@ -99,11 +99,22 @@ class StoredRows:
 
 
 @contextmanager
-def open_rows(uri: str, schema: pa.Schema, required: Collection[str]) -> Iterator[StoredRows]:
-    """A file whose rows are read; whatever is wrong with it is a DataError that names it."""
+def open_rows(
+    uri: str, schema: pa.Schema, required: Collection[str], *, texts: str | None = None
+) -> Iterator[StoredRows]:
+    """A file whose rows are read; whatever is wrong with it is a DataError that names it.
+
+    Args:
+        uri: The file.
+        schema: Columns that may be read.
+        required: Those of them without nulls.
+        texts: Beginning of the names of further columns, of text.
+    """
     try:
         with storage.open_input(uri) as stream, pq.ParquetFile(stream, buffer_size=BUFFER_BYTES) as file:
-            yield StoredRows(uri, file, schema, required)
+            more = [name for name in file.schema_arrow.names if texts is not None and name.startswith(texts)]
+            known = pa.schema([*schema, *(pa.field(name, pa.string()) for name in dict.fromkeys(more))])
+            yield StoredRows(uri, file, known, required)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{uri} is damaged: it cannot be read as parquet ({_reason(error)})") from error
     except OSError as error:  # what parquet finds wrong has no number of the system's

@@ -92,8 +92,11 @@ def colours(cluster: None, tmp_path: Path) -> str:
     """A packed data set that is learnt in an epoch: 400 noisy images in seven colours, 70 more as holdout."""
     rng, names = np.random.default_rng(0), [f"colour {i:03b}" for i in range(1, 8)]
     rgb, va = np.array([[int(bit) for bit in name[-3:]] for name in names]) * 255, rng.uniform(-0.9, 0.9, (7, 2))
-    tables: dict[Part, str] = {"train": str(tmp_path / "train.csv"), "holdout": str(tmp_path / "holdout.csv")}
-    for (part, path), count in zip(tables.items(), (400, 70), strict=True):
+    tables: dict[Part, tuple[str, ...]] = {
+        "train": (str(tmp_path / "train.csv"),),
+        "holdout": (str(tmp_path / "holdout.csv"),),
+    }
+    for (part, (path,)), count in zip(tables.items(), (400, 70), strict=True):
         with open(path, "w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["subDirectory_filePath", "expression", "valence", "arousal"])

@@ -231,7 +231,7 @@ def test_an_image_that_changed_since_it_was_verified_ends_the_packing(tmp_path: 
     (tmp_path / "table.csv").write_text("\n".join(["subDirectory_filePath,expression", *rows]) + "\n")
     for i in range(12):
         (tmp_path / f"{i}.jpg").write_bytes(encode_image(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
-    folder = FolderSource(tables={"train": str(tmp_path / "table.csv")}, images={"train": str(tmp_path)})
+    folder = FolderSource(tables={"train": (str(tmp_path / "table.csv"),)}, images={"train": str(tmp_path)})
     settings, output = replace(SETTINGS, holdout=0.0), str(tmp_path / "set")
     with pytest.raises(KeyboardInterrupt):
         pack(folder, output, settings, progress=_stop_at("writing", 0))

@@ -1,21 +1,26 @@
 """Sources in a store give the rows that they give on a disk."""
 
 import io
+import shlex
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.images import encode_image
+from ldlva_dist.packing.sources.commands import Command
+from ldlva_dist.packing.sources.common import Common
 from ldlva_dist.packing.sources.known_sets.affectnet_folders import AffectNetFoldersSource
 from ldlva_dist.packing.sources.known_sets.raf_db import RafDbSource
 from ldlva_dist.packing.sources.readers.class_folders import ClassFoldersSource
 from ldlva_dist.packing.sources.readers.samples import Fields
 from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tars_of
 from ldlva_dist.packing.sources.rows import Source, all_rows
+from testing.layouts import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("swift")
 IMAGE = encode_image(np.zeros((8, 8, 3), dtype=np.uint8))
@@ -59,12 +64,31 @@ SOURCES: dict[str, Callable[[str], Source]] = {
 }
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_in_a_store_is_the_one_on_disk(name: str, tmp_path: Path) -> None:
+    root = f"{BUCKET}/layouts/{name}"
+    LAYOUTS[name].draw(tmp_path)
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        storage.write_bytes(f"{root}/{path.relative_to(tmp_path)}", path.read_bytes())
+    stored, local = (_layout_source(name, place) for place in (root, str(tmp_path)))
+    found = _facts(stored, root)
+    assert found
+    assert found == _facts(local, str(tmp_path))
+
+
+def _layout_source(name: str, root: str) -> Source:
+    arguments = shlex.split(LAYOUTS[name].arguments.format(root=root))
+    command = tyro.cli(Command, args=[*arguments, "--output", "set"])
+    assert isinstance(command, Common)
+    return command.source()
+
+
 def _facts(source: Source, root: str) -> list[tuple[object, ...]]:
     return [
         (rows.part, key, str(image).removeprefix(root), label, reason, *map(str, va))
         for rows in all_rows(source)
         for key, image, label, reason, va in zip(
-            rows.keys, rows.images, rows.labels, rows.reasons or (), rows.va, strict=True
+            rows.keys, rows.images, rows.labels, rows.reasons or [None] * len(rows.keys), rows.va, strict=True
         )
     ]
 

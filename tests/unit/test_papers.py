@@ -18,8 +18,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "re
 NAMED = re.compile(r"(?<![\w/.*:{-])((?:[\w.-]+/)*[\w-]+\.(?:py|sh|yaml|md))(?![\w*/])")
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python )?((?:jobs|cluster)/\w+\.py)([^`\n]*)")
-WRITTEN = {"MODEL.md", "NAME.md"}
-"""Files that jobs write."""
+WRITTEN = {"MODEL.md", "NAME.md", "data.yaml"}
+"""Files that jobs write, or that users have."""
 FOLDERS = ("ldlva_dist", "jobs", "cluster", "bench", "testing")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 

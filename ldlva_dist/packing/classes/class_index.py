@@ -20,6 +20,9 @@ _SPELLINGS = {
 }
 
 
+_EMOTIONS = frozenset(name.lower() for name in (*REFERENCE_CLASSES, "Contempt"))
+
+
 def whole_number(label: str) -> int | None:
     """The number that a label is, 3 for "3", "03" and "3.0"; None for any other text."""
     found = _WHOLE.fullmatch(label)
@@ -30,6 +33,11 @@ def spelling(name: str) -> str:
     """What all spellings of a class have in common."""
     word = name.strip().lower()
     return _SPELLINGS.get(word, word)
+
+
+def is_emotion(name: str | None) -> bool:
+    """Whether a word names an emotion that the known sets have, in a known spelling."""
+    return name is not None and spelling(name) in _EMOTIONS
 
 
 class ClassIndex:

@@ -79,7 +79,13 @@ def choose_rows(found: Columns, partitions: Sequence[Partition], settings: PackS
         raise DataError("the data set is empty: no row was accepted")
     partition_A = np.repeat(np.arange(len(partitions)), found.rows_P)[row_A]
     part_P = np.array([SPLITS.index(partition.part) for partition in partitions], dtype=np.int8)
-    split_A = _split(part_P[partition_A], found.hash_N[row_A], settings)
+    part_A = part_P[partition_A]
+    if settings.holdout_by is None:
+        split_A = _split(part_A, found.hash_N[row_A], settings)
+    elif found.group_N is None:
+        raise SettingError(f"--holdout-by must name a column of the data, got {settings.holdout_by!r}")
+    else:
+        split_A = _split_by_group(part_A, found.hash_N[row_A], found.group_N[row_A], settings)
     order = np.argsort(split_A, kind="stable")
     id_A = np.empty(len(row_A), dtype=np.int64)
     id_A[order] = np.arange(len(row_A))
@@ -104,10 +110,35 @@ def _split(part_A: NDArray[np.int8], hash_A: NDArray[np.uint64], settings: PackS
     """[A] a training row goes to the holdout by a hash of its key, unless the source has a holdout of its own."""
     if (part_A == SPLITS.index("holdout")).any():
         return part_A
-    hash_A = hash_A * np.uint64(2 * settings.seed + 0x9E3779B97F4A7C15)
-    hash_A = (hash_A ^ (hash_A >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    held_A = (hash_A >> np.uint64(11)) * 2.0**-53 < settings.holdout
-    return np.where((part_A == 0) & held_A, 1, part_A).astype(np.int8)
+    return np.where((part_A == 0) & (_uniform(hash_A, settings.seed) < settings.holdout), 1, part_A).astype(np.int8)
+
+
+def _split_by_group(
+    part_A: NDArray[np.int8], hash_A: NDArray[np.uint64], group_A: NDArray[np.uint64], settings: PackSettings
+) -> NDArray[np.int8]:
+    """[A] whole groups go to the holdout, in the order of their hashes, until it has its share of the training rows.
+
+    A row without a group is one by itself. With a share above 0 at least one group is held out.
+    """
+    if (part_A == SPLITS.index("holdout")).any():
+        raise SettingError("--holdout-by cuts a holdout from the training part, got data with a validation part")
+    group_A = np.where(group_A == 0, hash_A, group_A)
+    train_n = np.flatnonzero(part_A == 0)
+    groups, of_n, rows = np.unique(group_A[train_n], return_inverse=True, return_counts=True)
+    order = np.argsort(_uniform(groups, settings.seed), kind="stable")
+    before = np.cumsum(rows[order]) - rows[order]
+    held = np.zeros(len(groups), dtype=bool)
+    held[order] = before < settings.holdout * len(train_n)
+    split_A = part_A.copy()
+    split_A[train_n[held[of_n]]] = SPLITS.index("holdout")
+    return split_A
+
+
+def _uniform(hash_n: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
+    """[n] numbers in [0, 1) by hash and seed."""
+    hash_n = hash_n * np.uint64(2 * seed + 0x9E3779B97F4A7C15)
+    hash_n = (hash_n ^ (hash_n >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return (hash_n >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _noisy(

@@ -91,7 +91,7 @@ class _Work:
     def survey(self, number: int) -> None:
         """First pass, one partition."""
         partition = self._partitions(number, number + 1)[number]
-        self.stage.write_piece(survey_name(number), survey_partition(self.source, partition, self.settings))
+        survey_partition(self.stage, self.source, partition, self.settings, number)
 
     def order(self, _: int) -> None:
         """Second pass."""

@@ -1,4 +1,8 @@
-"""First pass: every row of a partition is verified, nothing is packed. n = rows of a block, P = all its rows."""
+"""First pass: every row of a partition is verified, nothing is packed. n = rows of a block, P = all its rows.
+
+Images that the source encoded itself (faces cut out, pixels of a table) are kept for the third pass in a piece of their
+own: they are made once.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,11 +13,13 @@ import pyarrow as pa
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
+from ldlva_dist.dataset.manifest import EXTRA
 from ldlva_dist.dataset.shards import key_hash
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import ClassIndex
 from ldlva_dist.packing.passes.load_images import READ_THREADS, load_images
 from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.passes.stage import Stage
 from ldlva_dist.packing.sources.rows import LEFT_OUT, Partition, Rows, Source
 
 NO_LABEL = "no label"
@@ -41,6 +47,7 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),  # why the row is not packed; null for a good one
     ]
 )
+IMAGES_SCHEMA = pa.schema([("row", pa.int64()), ("image", pa.binary())])
 
 
 def survey_name(number: int) -> str:
@@ -48,36 +55,64 @@ def survey_name(number: int) -> str:
     return f"survey-{number:05d}.parquet"
 
 
+def made_images_name(number: int) -> str:
+    """The images that were made for partition ``number``; there is no such piece where the source has them as files."""
+    return f"images-{number:05d}.parquet"
+
+
 def is_outside_budget(reason: str) -> bool:
     """Whether rows of this reason are no fault of the data: they have no label, or the protocol leaves them out."""
     return reason == NO_LABEL or reason.startswith(LEFT_OUT)
 
 
-def survey_partition(source: Source, partition: Partition, settings: PackSettings) -> pa.Table:
-    """[P] every row of a partition in reading order: SCHEMA, and what the source has of votes, truth and flips.
+def survey_partition(stage: Stage, source: Source, partition: Partition, settings: PackSettings, number: int) -> None:
+    """Write the piece of partition ``number``: [P] its rows in reading order.
+
+    They have the columns of SCHEMA, and what the source has of votes, truth, flips and the user's own columns.
 
     Raises:
         DataError: for a bad row, where the settings want that.
     """
-    classes, place = settings.classes, partition.place
+    classes, place, made = settings.classes, partition.place, list[pa.Table]()
+    blocks, at = [SCHEMA.empty_table()], 0
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        blocks = [_check(rows, place, classes, settings.size, pool) for rows in source.read(partition)]
-    table = pa.concat_tables([SCHEMA.empty_table(), *blocks], promote_options="default")
+        for rows in source.read(partition):
+            table, loaded = _check(rows, place, classes, settings.size, pool)
+            blocks.append(table)
+            if rows.are_made:
+                made.append(pa.table({"row": [at + i for i in loaded], "image": list(loaded.values())}, IMAGES_SCHEMA))
+            at += len(table)
+    table = _with_group(pa.concat_tables(blocks, promote_options="default"), settings.holdout_by)
     if settings.on_bad_data == "fail":
         _refuse(table, partition)
-    return table
+    if made:
+        stage.write_piece(made_images_name(number), pa.concat_tables(made), compression="none")
+    stage.write_piece(survey_name(number), table)
 
 
-def _check(rows: Rows, place: str, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor) -> pa.Table:
+def _with_group(table: pa.Table, column: str | None) -> pa.Table:
+    """With a hash of the values of one extra column, where there is such a column."""
+    if column is None or EXTRA + column not in table.column_names:
+        return table
+    values = table[EXTRA + column].to_pylist()
+    group = [None if value is None else key_hash(value) for value in values]
+    return table.append_column("group", pa.array(group, pa.uint64()))
+
+
+def _check(
+    rows: Rows, place: str, classes: ClassIndex, size: int | None, pool: ThreadPoolExecutor
+) -> tuple[pa.Table, dict[int, bytes]]:
+    """The rows as they are surveyed, and the images of those that are good so far."""
     labels = [None if classes.is_missing(label) else label for label in rows.labels]
     indices = [None if label is None else classes.find(label) for label in labels]
     reasons = list(_cheap_reasons(rows, labels, indices))
     todo = [i for i, reason in enumerate(reasons) if reason is None]
     sizes, checksums = [0] * len(reasons), [0] * len(reasons)
-    loaded = load_images([rows.images[i] for i in todo], size, pool, check=True)
+    images: dict[int, bytes] = {}
+    loaded = load_images([rows.images[i] for i in todo], size, pool, check=not rows.are_made)
     for i, data in zip(todo, loaded, strict=True):
         if isinstance(data, bytes):
-            sizes[i], checksums[i] = len(data), crc32(data)
+            sizes[i], checksums[i], images[i] = len(data), crc32(data), data
         else:
             reasons[i] = str(data)
     columns = {
@@ -93,9 +128,10 @@ def _check(rows: Rows, place: str, classes: ClassIndex, size: int | None, pool: 
         "checksum": pa.array(checksums, pa.uint32()),
         "reason": pa.array(reasons, pa.string()),
     }
-    optional = {"votes": rows.votes, "true_distribution": rows.truth, "flipped": rows.flipped}
+    optional = {"votes": rows.votes, "true_distribution": rows.truth, "flipped": rows.flipped, "raters": rows.raters}
     columns |= {name: _array(values) for name, values in optional.items() if values is not None}
-    return pa.table(columns)
+    columns |= {EXTRA + name: pa.array(values, pa.string()) for name, values in rows.extra.items()}
+    return pa.table(columns), images
 
 
 def _names(rows: Rows, place: str) -> dict[str, pa.Array]:
@@ -133,7 +169,7 @@ def _cheap_reasons(rows: Rows, labels: Sequence[str | None], indices: Sequence[i
 
 def _array(values: NDArray) -> pa.Array:
     if values.ndim == 1:
-        return pa.array(values)
+        return pa.array(values, from_pandas=True)  # NaN becomes null
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.manifest import OPTIONAL, SPLITS
+from ldlva_dist.dataset.manifest import EXTRA, OPTIONAL, SPLITS
 from ldlva_dist.packing.passes.choose import Chosen, choose_rows
 from ldlva_dist.packing.passes.copies import copies_said
 from ldlva_dist.packing.passes.deal import Dealt, deal
@@ -91,7 +91,10 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
         rows=[end - begin for begin, end in dealt.ranges],
         splits=np.bincount(chosen.split_A, minlength=len(SPLITS)).tolist(),
         class_counts=chosen.class_counts(len(settings.class_names)),
-        optional=[name for name in OPTIONAL if name in found.optional or name in columns],
+        optional=[
+            *(name for name in OPTIONAL if name in found.optional or name in columns),
+            *(name for name in found.optional if name.startswith(EXTRA)),
+        ],
         has_valence_arousal=bool(np.isfinite(chosen.va_A2[:, 0]).any()),
         va_transform=chosen.va_transform() if settings.standardize_va else None,
         flip_share=chosen.flip_share(),

@@ -12,17 +12,17 @@ import pyarrow.compute as pc
 from isal.isal_zlib import crc32
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.manifest import SPLITS, ShardInfo
+from ldlva_dist.dataset.manifest import EXTRA, SPLITS, ShardInfo
 from ldlva_dist.dataset.shards import ShardBuilder, public_facts
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.passes.load_images import READ_THREADS, load_images
-from ldlva_dist.packing.passes.pass1_survey import survey_name
+from ldlva_dist.packing.passes.pass1_survey import made_images_name, survey_name
 from ldlva_dist.packing.passes.pass2_order import order_name
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.stage import SHARDS, Stage
 from ldlva_dist.packing.sources.rows import Partition, Source
 
-_SURVEYED = ("key", "size", "checksum", "votes", "true_distribution", "flipped")
+_SURVEYED = ("key", "size", "checksum", "votes", "raters", "true_distribution", "flipped")
 INFOS = b"shards"
 
 
@@ -45,7 +45,10 @@ def write_task(
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for place, partition in partitions.items():
             rows = _with_survey(stage, todo.filter(pa.array(todo["partition"].to_numpy() == place)), place)
-            images = _images(source, partition, rows["row"].to_numpy(), settings.size, pool)
+            if stage.has_piece(made_images_name(place)):
+                images = _made_images(stage, place, rows["row"].to_numpy())
+            else:
+                images = _images(source, partition, rows["row"].to_numpy(), settings.size, pool)
             offsets = [
                 shards.write(facts, image, settings.class_names)
                 for facts, image in zip(_facts(rows), images, strict=True)
@@ -94,13 +97,20 @@ class _Shards:
 def _with_survey(stage: Stage, rows: pa.Table, place: int) -> pa.Table:
     """The rows of one partition with what the survey found of them; what was settled later wins."""
     with stage.open_piece(survey_name(place)) as piece:
-        names = [name for name in _SURVEYED if name in piece.schema_arrow.names]
+        names = [name for name in piece.schema_arrow.names if name in _SURVEYED or name.startswith(EXTRA)]
         surveyed = piece.read(names).take(rows["row"])
     for name in names:
         if name not in rows.column_names:
             rows = rows.append_column(name, surveyed[name])
     keys = pc.call_function("coalesce", [rows["key"], surveyed["key"]])
     return rows.set_column(rows.column_names.index("key"), "key", keys)
+
+
+def _made_images(stage: Stage, place: int, rows_n: np.ndarray) -> list[bytes]:
+    """[n] images that the first pass has kept, of rows ``rows_n`` (ascending places in the partition)."""
+    with stage.open_piece(made_images_name(place)) as piece:
+        kept = piece.read()
+    return kept["image"].take(np.searchsorted(kept["row"].to_numpy(), rows_n)).to_pylist()
 
 
 def _images(

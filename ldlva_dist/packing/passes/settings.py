@@ -30,6 +30,8 @@ class PackSettings:
     """Wrong labels to train on, ``symmetric:SHARE`` or ``list:FILE``; see :mod:`ldlva_dist.packing.noise`."""
     on_bad_data: BadData = "quarantine"
     """A bad row is listed in rejected.parquet, only counted, or ends the packing."""
+    holdout_by: str | None = None
+    """Extra column, such as a person: all rows of one value go to one part."""
     max_rejected: float = 0.01
     """Share of the labelled rows of each part that may be bad."""
 
@@ -45,7 +47,14 @@ class PackSettings:
 
     def describe(self) -> dict[str, Any]:
         """For ``dataset.json``."""
-        facts = {"size": self.size, "holdout": self.holdout, "seed": self.seed, "shuffle_va": self.shuffle_va}
+        facts: dict[str, Any] = {
+            "size": self.size,
+            "holdout": self.holdout,
+            "seed": self.seed,
+            "shuffle_va": self.shuffle_va,
+        }
+        if self.holdout_by is not None:
+            facts["holdout_by"] = self.holdout_by
         if self.noise is None:
             return facts
         kind, _, value = self.noise.partition(":")

@@ -61,15 +61,19 @@ class Stage:
         with full_disk_said(self.root):
             storage.write_bytes(uri, data)
 
-    def write_piece(self, name: str, table: pa.Table) -> None:
+    def write_piece(self, name: str, table: pa.Table, compression: str = "zstd") -> None:
         """Write a piece."""
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression=compression)
         self.write(storage.join(self.pieces, name), buffer.getvalue())
 
     def open_piece(self, name: str) -> pq.ParquetFile:
         """A piece, ready to be read."""
         return pq.ParquetFile(pa.BufferReader(storage.read_bytes(storage.join(self.pieces, name))))
+
+    def has_piece(self, name: str) -> bool:
+        """Whether a piece was written."""
+        return storage.exists(storage.join(self.pieces, name))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a few facts among the pieces."""

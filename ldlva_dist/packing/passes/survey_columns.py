@@ -1,21 +1,22 @@
 """What the survey found, as columns in memory, and the rules that need all rows. N = all rows, P = partitions."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ldlva_dist.dataset.manifest import OPTIONAL, float_column
+from ldlva_dist.dataset.manifest import EXTRA, OPTIONAL, float_column
 from ldlva_dist.packing.passes.pass1_survey import DUPLICATE, NO_VA, UNKNOWN_LABEL, survey_name
 from ldlva_dist.packing.passes.stage import Stage
 
 READ_THREADS = 16
 SHOWN_LABELS = 256  # of one piece; a column of names would have millions
-_WANTED = ("key_hash", "identity", "label", "valence", "arousal", "size", "checksum", "reason", "flipped")
+_WANTED = ("key_hash", "identity", "label", "valence", "arousal", "size", "checksum", "reason", "flipped", "group")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class Columns:
     unknown: Mapping[str, int]
     """Those of them that are no class."""
     optional: tuple[str, ...]
-    """Optional columns of the manifest that the source has."""
+    """Optional columns of the manifest that the source has, and the user's own."""
+    group_N: NDArray[np.uint64] | None = None
+    """Hash of what rows of one part have in common, such as a person; 0 where a row has none."""
 
     @property
     def first_P(self) -> NDArray[np.int64]:
@@ -122,8 +125,15 @@ def read_survey_columns(stage: Stage, partitions: int) -> Columns:
         reasons=reason.dictionary.to_pylist(),
         labels={label: count for (label, _), count in labels.items()},
         unknown={label: count for (label, is_class), count in labels.items() if not is_class},
-        optional=tuple(name for name in OPTIONAL if any(name in names for _, names, _ in found)),
+        optional=tuple(_optional([names for _, names, _ in found])),
+        group_N=table["group"].fill_null(0).to_numpy() if "group" in table.column_names else None,
     )
+
+
+def _optional(names_P: Sequence[Sequence[str]]) -> Iterator[str]:
+    present = dict.fromkeys(chain.from_iterable(names_P))
+    yield from (name for name in OPTIONAL if name in present)
+    yield from (name for name in present if name.startswith(EXTRA))
 
 
 def _read(stage: Stage, number: int) -> tuple[pa.Table, tuple[str, ...], Counter[tuple[str, bool]]]:

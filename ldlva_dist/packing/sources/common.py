@@ -2,11 +2,14 @@
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Suppress
 
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.classes.class_index import StatedClasses, stated_classes
 from ldlva_dist.packing.classes.known_sets import AFFECTNET
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.values.settings import Range, Seed, Share, check_name, check_options
 
 
@@ -28,6 +31,10 @@ class Common:
     """List bad rows in rejected.parquet, only count them, or end at the first one."""
     holdout: Annotated[float, Range(ge=0, lt=1)] = 0.1
     """Share of the training rows cut off for model selection, by a hash of the key."""
+    holdout_by: str | None = None
+    """Column such as a person's name: all rows of one value go to the training part, or all to the holdout."""
+    keep_column: tuple[str, ...] = ()
+    """Columns of the data that ride along as extra_NAME, text for groups and filters: age gender source person."""
     size: Annotated[int, Range(ge=16, le=4096)] | None = None
     """Resize images to this many pixels square; as they are if not given."""
     standardize_va: bool = False
@@ -38,8 +45,15 @@ class Common:
     """Train on wrong labels, the given ones kept beside them: symmetric:SHARE, or list:FILE of lines "name label"."""
     seed: Seed = 0
 
+    EXTRAS: ClassVar[tuple[str, ...] | None] = ()
+    """Columns that may ride along; None: any that the data have."""
+
     def __post_init__(self) -> None:
         stated_classes(self.classes)
+        for name in self.extra():
+            if self.EXTRAS is not None and name not in self.EXTRAS:
+                these = f"one of {', '.join(self.EXTRAS)}" if self.EXTRAS else "nothing for this kind of source"
+                raise SettingError(f"--keep-column and --holdout-by must be {these}, got {name!r}")
         check_options(self)
         if self.name is not None:
             check_name("--name", self.name)
@@ -48,16 +62,36 @@ class Common:
         """Sentences on what lies beside the rows and is passed over."""
         return []
 
+    def extra(self) -> tuple[str, ...]:
+        """The columns that ride along."""
+        return tuple(dict.fromkeys((*self.keep_column, *([self.holdout_by] if self.holdout_by else []))))
+
     def numbers_are_affectnets(self) -> bool:
         """Whether the layout itself says that numbers are in AffectNet's order, as the reference's lists have them."""
         return False
 
+    def numbers(self) -> dict[int, str] | None:
+        """What the layout itself says that numbers mean; None where it says nothing."""
+        return dict(enumerate(AFFECTNET)) if self.numbers_are_affectnets() else None
+
     def stated(self) -> StatedClasses:
         """The classes, and what numbers mean: by ``--classes``, else by the layout, else nothing."""
         stated = stated_classes(self.classes)
-        if not self.classes and self.numbers_are_affectnets():
-            return StatedClasses(stated.names, dict(enumerate(AFFECTNET)))
-        return stated
+        numbers = None if self.classes else self.numbers()
+        return stated if numbers is None else StatedClasses(stated.names, numbers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownClasses(Common):
+    """A data set whose classes are the reference's, with Contempt or without."""
+
+    classes: Suppress[tuple[str, ...]] = REFERENCE_CLASSES
+    num_classes: Literal[7, 8] = 7
+    """7 as in the reference, or 8 with Contempt; rows of a class that is not among them are left out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "classes", (*REFERENCE_CLASSES, "Contempt")[: self.num_classes])
 
 
 def check_there(setting: str, uri: str) -> None:

@@ -1,83 +1,29 @@
-"""Settings of the kinds of source that fit anybody's data.
+"""Settings of the kinds of source that fit anybody's data; tables of image files stand in `image_tables.py`.
 
 The command line reads this before anything is imported: a source is imported where it is made.
 """
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ldlva_dist.errors import SettingError
-from ldlva_dist.packing.classes.class_index import ClassIndex
+from ldlva_dist.packing.classes.class_index import ClassIndex, StatedClasses
 from ldlva_dist.packing.sources.common import Common, check_there
 from ldlva_dist.packing.sources.rows import EXTENSIONS, REFERENCE_CLASSES, Part, Source
-from ldlva_dist.values.settings import Share
+from ldlva_dist.values.settings import Range, Share
 
 if TYPE_CHECKING:
-    from ldlva_dist.packing.sources.readers.folder import FolderSource
     from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 
 _PART = re.compile(r"(train|validation|valid|val|dev|test)(?=[-_.])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(Common):
-    """A folder of images and a CSV that names them; the reference's layout is recognised by its header."""
-
-    table: str
-    """CSV of the training rows."""
-    images: str
-    """Folder that the paths in the CSV start from."""
-    test_table: str | None = None
-    """CSV of the test rows."""
-    test_images: str | None = None
-    """Folder of the test images; --images if not given."""
-    path_column: str | None = None
-    label_column: str | None = None
-    valence_column: str | None = None
-    arousal_column: str | None = None
-    delimiter: str | None = None
-    """Character between the cells of the CSVs; taken from their headers if not given."""
-
-    def notes(self) -> list[str]:
-        """What was taken from the headers."""
-        from ldlva_dist.storage.csv_file import delimiter_remark
-
-        source = self.source()
-        return list(filter(None, (delimiter_remark(uri, source.delimiter) for uri in source.tables.values())))
-
-    def numbers_are_affectnets(self) -> bool:
-        """Whether every table has AffectNet's column of labels, or valence and arousal beside its own."""
-        return self.source().numbers_are_affectnets()
-
-    def source(self) -> "FolderSource":
-        """The rows to pack."""
-        from ldlva_dist.packing.sources.readers.folder import FolderSource
-        from ldlva_dist.packing.sources.user_columns import UserColumns
-        from ldlva_dist.storage.csv_file import delimiter_option
-
-        tables: dict[Part, str] = {"train": self.table}
-        images: dict[Part, str] = {"train": self.images}
-        if self.test_table is not None:
-            tables["test"], images["test"] = self.test_table, self.test_images or self.images
-        for uri in (*tables.values(), *images.values()):
-            check_there("--table and --images", uri)
-        columns = UserColumns(
-            path=self.path_column, label=self.label_column, valence=self.valence_column, arousal=self.arousal_column
-        )
-        return FolderSource(
-            tables=tables,
-            images=images,
-            columns=columns,
-            delimiter=delimiter_option(self.delimiter),
-            seed=self.seed,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Parquet(Common):
     """Parquet files with encoded images in a column; rows keep the files' order."""
 
+    EXTRAS: ClassVar[tuple[str, ...] | None] = None
     train: tuple[str, ...]
     """Files of the training rows, or folders of them."""
     test: tuple[str, ...] = ()
@@ -89,6 +35,8 @@ class Parquet(Common):
     label_column: str | None = None
     valence_column: str | None = None
     arousal_column: str | None = None
+    va_scale: tuple[float, float] | None = None
+    """Numbers that stand for -1 and 1 in the columns of valence and arousal, such as 1 9; -1 1 if not given."""
     votes: tuple[str, ...] = ()
     """Columns with the number of raters for each class, in the order of --classes."""
     keep: tuple[str, ...] = ()
@@ -112,6 +60,7 @@ class Parquet(Common):
     def _source(self, votes: tuple[str, ...]) -> "ParquetSource":
         from ldlva_dist.packing.sources.readers.parquet import ParquetSource
         from ldlva_dist.packing.sources.user_columns import UserColumns
+        from ldlva_dist.packing.tables.cells import check_scale
 
         for uri in (*self.train, *self.test):
             check_there("--train and --test", uri)
@@ -119,7 +68,13 @@ class Parquet(Common):
         files: dict[Part, tuple[str, ...]] = {
             part: tuple(file for uri in uris for file in _files_of_a_part(uri, part)) for part, uris in given.items()
         }
-        columns = UserColumns(label=self.label_column, valence=self.valence_column, arousal=self.arousal_column)
+        check_scale(self.va_scale)
+        columns = UserColumns(
+            label=self.label_column,
+            valence=self.valence_column,
+            arousal=self.arousal_column,
+            va_scale=self.va_scale,
+        )
         return ParquetSource(
             files=files,
             columns=columns,
@@ -128,6 +83,7 @@ class Parquet(Common):
             votes=votes,
             keep=self.keep,
             drop=self.drop,
+            extra=self.extra(),
         )
 
 
@@ -177,8 +133,10 @@ class ClassFolders(Common):
 class WebDataset(Common):
     """WebDataset tars of images with .json or .cls members; rows keep the tars' order."""
 
+    EXTRAS: ClassVar[tuple[str, ...] | None] = None
     train: tuple[str, ...]
-    """Tars of the training part, or folders of tars."""
+    """Tars of the training part, folders of tars, or patterns such as shard-{000..010}.tar; .tar.gz is read too, and
+    so are tars in tars."""
     test: tuple[str, ...] = ()
     """Tars of the test part, or folders of tars."""
     validation: tuple[str, ...] = ()
@@ -187,6 +145,8 @@ class WebDataset(Common):
     """Field of the .json that holds the label; the .cls member if not given."""
     valence_field: str | None = None
     arousal_field: str | None = None
+    va_scale: tuple[float, float] | None = None
+    """Numbers that stand for -1 and 1 in the fields of valence and arousal, such as 1 9; -1 1 if not given."""
     image_extensions: tuple[str, ...] = EXTENSIONS
     """Extensions of the image member, all that follows the first dot of its name; each sample must have exactly one."""
     ignore: tuple[str, ...] = ()
@@ -207,12 +167,14 @@ class WebDataset(Common):
         """The rows to pack."""
         from ldlva_dist.packing.sources.readers.samples import Fields
         from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tars_of
+        from ldlva_dist.packing.tables.cells import check_scale
 
         if (self.valence_field is None) != (self.arousal_field is None):
             raise SettingError(
                 "--valence-field and --arousal-field must both be given, or neither, "
                 f"got {self.valence_field} and {self.arousal_field}"
             )
+        check_scale(self.va_scale)
         given: dict[Part, tuple[str, ...]] = {"train": self.train, "holdout": self.validation, "test": self.test}
         fields = Fields(
             image=self.image_extensions,
@@ -220,6 +182,8 @@ class WebDataset(Common):
             valence=self.valence_field,
             arousal=self.arousal_field,
             ignore=self.ignore,
+            va_scale=self.va_scale,
+            extra=self.extra(),
         )
         tars: dict[Part, tuple[str, ...]] = {part: tuple(tars_of(uris)) for part, uris in given.items() if uris}
         skip = self.damaged_tars == "skip"
@@ -229,7 +193,48 @@ class WebDataset(Common):
         """What is no tar in the folders."""
         from ldlva_dist.packing.sources.readers.web_dataset import tar_notes
 
-        return tar_notes([uri for uri in (*self.train, *self.validation, *self.test) if not uri.endswith(".tar")])
+        return tar_notes((*self.train, *self.validation, *self.test))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yolo(Common):
+    """Detection data in YOLO format: {train,valid,test}/{images,labels} and data.yaml, which names the classes."""
+
+    root: str
+    """Folder that holds data.yaml and the parts."""
+    crop: bool = True
+    """Cut the boxes out; otherwise whole pictures of one box are packed."""
+    box_margin: Annotated[float, Range(ge=0, le=2)] = 0.0
+    """Share of a box's width and height that is added on each side."""
+
+    def stated(self) -> StatedClasses:
+        """By ``--classes``; otherwise the reference's classes, with Contempt where data.yaml names it."""
+        from ldlva_dist import storage
+        from ldlva_dist.packing.sources.readers.yolo import class_names_of
+
+        stated = super().stated()
+        if self.classes or "contempt" not in map(str.lower, class_names_of(storage.join(self.root, "data.yaml"))):
+            return stated
+        return StatedClasses((*REFERENCE_CLASSES, "Contempt"), {})
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        from ldlva_dist import storage
+        from ldlva_dist.packing.sources.readers.yolo import YoloSource, class_names_of
+
+        data = storage.join(self.root, "data.yaml")
+        check_there("--root must hold data.yaml, which", data)
+        names: dict[Part, tuple[str, ...]] = {"train": ("train",), "holdout": ("valid", "val"), "test": ("test",)}
+        found: dict[Part, str] = {
+            part: uri
+            for part, folders in names.items()
+            for uri in [storage.join(self.root, folder) for folder in folders]
+            if storage.exists(storage.join(uri, "images"))
+        }
+        check_there("--root must hold train/images, which", storage.join(self.root, "train", "images"))
+        return YoloSource(
+            folders=found, class_names=class_names_of(data), crop=self.crop, margin=self.box_margin, seed=self.seed
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

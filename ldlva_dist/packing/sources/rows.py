@@ -1,7 +1,7 @@
 """Rows as a user has them, before they are verified. n = rows of one block, C = classes."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -38,7 +38,9 @@ class Rows:
     va: NDArray[np.float32]
     """[n, 2] valence and arousal; NaN where the row has none."""
     votes: NDArray[np.float32] | None = None
-    """[n, C] raters per class."""
+    """[n, C] how many raters chose each class, or their share."""
+    raters: NDArray[np.float32] | None = None
+    """[n] all who were asked, those who chose no class among them; NaN where nobody says."""
     truth: NDArray[np.float32] | None = None
     """[n, C] true distribution."""
     flipped: NDArray[np.bool_] | None = None
@@ -46,6 +48,10 @@ class Rows:
     """[n] what the user calls each row: its path in the folder, table or tar of its part. The keys where not given."""
     reasons: Sequence[str | None] | None = None
     """[n] why the source itself rejects a row (nothing more of it is checked), or leaves it out (``LEFT_OUT``)."""
+    extra: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """The user's own columns, by name: [n] texts."""
+    are_made: bool = False
+    """Whether the source encoded the images that come as bytes: they are sound, and not worth making again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

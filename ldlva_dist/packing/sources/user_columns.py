@@ -1,7 +1,7 @@
 """The columns of a user's table: which is which. n = rows."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.classes.known_layouts import AFFECTNET_COPY
 from ldlva_dist.packing.sources.rows import USUAL_NAMES
 from ldlva_dist.packing.tables.cells import plain_type, va_cells
 from ldlva_dist.storage.csv_file import check_once
@@ -24,6 +25,8 @@ class UserColumns:
     label: str | None = None
     valence: str | None = None
     arousal: str | None = None
+    va_scale: tuple[float, float] | None = None
+    """Numbers that stand for -1 and 1; None: the numbers are in [-1, 1], and -2 says that there is none."""
 
     def present(self) -> tuple[str, ...]:
         """The names that are known."""
@@ -48,7 +51,9 @@ def find_columns(names: Sequence[str], wanted: UserColumns, uri: str, need_path:
         DataError: for one that stands twice.
     """
     found: dict[str, str | None] = {}
-    for role, usual_name in USUAL_NAMES.items():
+    usual_names = {**USUAL_NAMES, **AFFECTNET_COPY} if is_affectnet_copy(names) else USUAL_NAMES
+    for role in USUAL_NAMES:
+        usual_name = usual_names[role]
         name = getattr(wanted, role)
         if name is not None and name not in names:
             raise SettingError(f"--{role}-column must be a column of {uri}, got {name!r}; {columns_present(names)}")
@@ -58,7 +63,7 @@ def find_columns(names: Sequence[str], wanted: UserColumns, uri: str, need_path:
             raise SettingError(f"--{role}-column must name the {role} column of {uri}; {columns_present(names)}")
     if (found["valence"] is None) != (found["arousal"] is None):
         raise SettingError(f"{uri} must have valence and arousal, or neither; {columns_present(names)}")
-    settled = UserColumns(**found)
+    settled = UserColumns(**found, va_scale=wanted.va_scale)
     check_once(names, settled.present(), uri)
     return settled
 
@@ -70,6 +75,18 @@ def is_affectnet_layout(label: str | None, valence: str | None, arousal: str | N
     the labels, which sets with other orders do not bring.
     """
     return label == USUAL_NAMES["label"] or (valence is not None and arousal is not None)
+
+
+def is_affectnet_copy(names: Collection[str]) -> bool:
+    """Whether a table has the columns that the copies of AffectNet on Kaggle have."""
+    return set(AFFECTNET_COPY.values()) <= set(names)
+
+
+def require_columns(names: Collection[str], wanted: Mapping[str, str], uri: str) -> None:
+    """SettingError for a column that a setting names and the table does not have; ``wanted`` has the settings."""
+    for name, setting in wanted.items():
+        if name not in names:
+            raise SettingError(f"{setting} must name columns of {uri}, got {name!r}; {columns_present(names)}")
 
 
 def columns_present(names: Collection[str]) -> str:
@@ -124,4 +141,4 @@ def valence_arousal(table: pa.Table, columns: UserColumns, uri: str) -> NDArray[
     """[n, 2] of the rows of a table; NaN where there is none, infinity where a cell is no number."""
     if columns.valence is None or columns.arousal is None:
         return np.full((len(table), 2), np.nan, dtype=np.float32)
-    return va_cells(table[columns.valence], table[columns.arousal], uri)
+    return va_cells(table[columns.valence], table[columns.arousal], uri, columns.va_scale)

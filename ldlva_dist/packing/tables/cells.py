@@ -75,6 +75,11 @@ def name_cells(column: pa.ChunkedArray, where: str) -> list[str]:
     return [label or "" for label in label_cells(column, where)]
 
 
+def text_cells(column: pa.ChunkedArray, where: str) -> list[str | None]:
+    """[n] texts and numbers as text; None where there is none."""
+    return [None if text is None or text.strip().lower() in NO_VALUE else text for text in label_cells(column, where)]
+
+
 def flag_cells(column: pa.ChunkedArray, where: str) -> NDArray[np.bool_]:
     """[n] yes or no, written as such, as true or false, or as 1 or 0; no where there is none. Else a SettingError."""
     words = [name.strip().lower() for name in name_cells(column, where)]
@@ -94,12 +99,27 @@ def number_cells(column: pa.ChunkedArray, where: str) -> NDArray[np.float32]:
     raise SettingError(f"{where} ({kind}) must hold numbers")
 
 
-def va_cells(valence: pa.ChunkedArray, arousal: pa.ChunkedArray, where: str) -> NDArray[np.float32]:
-    """[n, 2] numbers of two columns of a table; -2 says that there is none."""
+def va_cells(
+    valence: pa.ChunkedArray, arousal: pa.ChunkedArray, where: str, scale: tuple[float, float] | None = None
+) -> NDArray[np.float32]:
+    """[n, 2] numbers of two columns of a table, see :func:`scaled_va`."""
     pairs = (("valence", valence), ("arousal", arousal))
     va_n2 = np.stack([number_cells(column, f"the {role} of {where}") for role, column in pairs], axis=1)
-    va_n2[va_n2 == ABSENT] = np.nan
-    return va_n2
+    return scaled_va(va_n2, scale)
+
+
+def scaled_va(va_n2: NDArray[np.float32], scale: tuple[float, float] | None) -> NDArray[np.float32]:
+    """[n, 2] valence and arousal of another scale in [-1, 1]; where none is said, -2 says that there is no value."""
+    if scale is None:
+        return np.where(va_n2 == ABSENT, np.float32(np.nan), va_n2)
+    low, high = scale
+    return float32((va_n2.astype(np.float64) - low) * (2 / (high - low)) - 1)
+
+
+def check_scale(scale: tuple[float, float] | None) -> None:
+    """SettingError for two numbers that are no scale."""
+    if scale is not None and not (math.isfinite(scale[0]) and math.isfinite(scale[1]) and scale[0] < scale[1]):
+        raise SettingError(f"--va-scale must be the numbers that stand for -1 and 1, got {scale[0]:g} {scale[1]:g}")
 
 
 def float32(numbers: Any) -> NDArray[np.float32]:

@@ -87,7 +87,7 @@ def test_rows_whose_keys_meet_are_found_by_their_paths(tmp_path: Path) -> None:
     header = "subDirectory_filePath,expression,valence,arousal,knn"
     lines = [f"{name},{'xy'[i % 2]},0.{i},0,{(i + 1) % 3};{(i + 2) % 3}" for i, name in enumerate(names)]
     (tmp_path / "train.csv").write_text("\n".join([header, *lines]))
-    source = FolderSource(tables={"train": str(tmp_path / "train.csv")}, images={"train": str(tmp_path)})
+    source = FolderSource(tables={"train": (str(tmp_path / "train.csv"),)}, images={"train": str(tmp_path)})
     pack_here(source, tmp_path / "set", PackSettings(name="set", class_names=("x", "y"), holdout=0.0))
     import_graph(Dataset.open(str(tmp_path / "set")), NeighborTable(uri=str(tmp_path / "train.csv")), k_min=2)
     keys = Dataset.open(str(tmp_path / "set")).columns(["key"])["key"].to_pylist()

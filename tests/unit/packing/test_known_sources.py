@@ -14,16 +14,18 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.classes.class_index import stated_classes
 from ldlva_dist.packing.sources.commands import Command
 from ldlva_dist.packing.sources.common import Common
-from ldlva_dist.packing.sources.known_sets.affectnet import BAD_BOX, AffectNetSource
+from ldlva_dist.packing.sources.known_sets.affectnet import AffectNetSource
+from ldlva_dist.packing.sources.known_sets.affectnet_commands import AffectNet
 from ldlva_dist.packing.sources.known_sets.affectnet_folders import (
     BAD_ANNOTATION,
     NO_ANNOTATION,
     AffectNetFoldersSource,
     npy_value,
 )
-from ldlva_dist.packing.sources.known_sets.commands import AffectNet, FerPlus, RafDb
+from ldlva_dist.packing.sources.known_sets.commands import FerPlus, RafDb
 from ldlva_dist.packing.sources.known_sets.fer_plus import BAD_VOTES, FerPlusSource, majority
 from ldlva_dist.packing.sources.known_sets.raf_db import NO_SPLIT, RafDbSource
+from ldlva_dist.packing.sources.readers.boxes import BAD_BOX
 from ldlva_dist.packing.sources.readers.class_folders import NO_CLASS, ClassFoldersSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Rows, Source, all_rows
 
@@ -309,8 +311,15 @@ KINDS = {
     "webdataset": "--train a.tar b.tar --label-field emotion --ignore npy",
     "affectnet": "--train a.csv --test b.csv --images i --num-classes 8 --crop",
     "affectnet-folders": "--root r --num-classes 7",
+    "affectnet-plus": "--root r --keep-column age",
     "rafdb": "--root r --suffix ''",
     "ferplus": "--table t --images i --no-public-test",
+    "fer2013": "--table t --votes v",
+    "ckextended": "--table t",
+    "expw": "--root r --min-confidence 80",
+    "kdef": "--images i --angles S",
+    "jaffe": "--images i",
+    "yolo": "--root r --no-crop",
     "faces": "--train 10",
 }
 
@@ -321,7 +330,7 @@ def test_every_kind_is_packed_by_its_name_on_the_command_line(kind: str) -> None
     assert isinstance(command, Common)
     names = stated_classes(command.classes).names
     assert names[:7] == REFERENCE_CLASSES
-    assert len(names) == (8 if kind in ("affectnet", "ferplus") else 7)
+    assert len(names) == (8 if kind in ("affectnet", "ferplus", "ckextended") else 7)
 
 
 @pytest.mark.parametrize(

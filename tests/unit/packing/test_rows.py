@@ -126,13 +126,13 @@ def test_two_roots_of_one_last_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def _folder(tmp_path: Path, train: Sequence[str], test: Sequence[str] = ()) -> FolderSource:
-    tables: dict[Part, str] = {}
+    tables: dict[Part, tuple[str, ...]] = {}
     given: dict[Part, Sequence[str]] = {"train": train, "test": test}
     for part, names in given.items():
         if names:
             path = tmp_path / f"{part}.csv"
             path.write_text("\n".join(["path,label", *(f"{name},{CLASSES[i % 2]}" for i, name in enumerate(names))]))
-            tables[part] = str(path)
+            tables[part] = (str(path),)
     images = dict.fromkeys(tables, str(tmp_path / "faces"))
     return FolderSource(tables=tables, images=images, columns=UserColumns(path="path", label="label"))
 
@@ -234,7 +234,7 @@ def test_each_part_has_a_budget_of_its_own(tmp_path: Path, part: Part) -> None:
 def test_a_part_without_a_row_left_is_refused(tmp_path: Path) -> None:
     _draw(tmp_path / "faces", ["0.png", "1.png", "2.png"])
     source = _folder(tmp_path, ["0.png", "1.png"], ["2.png"])
-    test = Path(source.tables["test"])
+    test = Path(source.tables["test"][0])
     test.write_text("path,label\n2.png,\n")
     with pytest.raises(DataError, match=r"the test part is empty: no label \(1\)"):
         pack_here(source, tmp_path / "set", replace(SETTINGS, max_rejected=1.0))

@@ -35,7 +35,7 @@ def _folder(tmp_path: Path, csv: str, **columns: str) -> FolderSource:
     (tmp_path / "table.csv").write_text(csv)
     images = str(tmp_path / "faces")
     return FolderSource(
-        tables={"train": str(tmp_path / "table.csv")}, images={"train": images}, columns=UserColumns(**columns)
+        tables={"train": (str(tmp_path / "table.csv"),)}, images={"train": images}, columns=UserColumns(**columns)
     )
 
 

@@ -14,17 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from ldlva_dist import storage
-from ldlva_dist.dataset.image_files import MAX_SIDE
-from ldlva_dist.dataset.images import decode, encode_image
 from ldlva_dist.dataset.shards import sanitise_key
-from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import whole_number
 from ldlva_dist.packing.classes.known_sets import AFFECTNET
-from ldlva_dist.packing.passes.load_images import MAX_IMAGE_BYTES
+from ldlva_dist.packing.sources.readers.boxes import Boxes
 from ldlva_dist.packing.sources.readers.tables import (
     csv_table,
     cut,
@@ -35,13 +30,13 @@ from ldlva_dist.packing.sources.readers.tables import (
     spans,
 )
 from ldlva_dist.packing.sources.rows import LEFT_OUT, Part, Partition, Rows
-from ldlva_dist.packing.tables.cells import label_of, number_of, va_cells
+from ldlva_dist.packing.tables.cells import label_of, va_cells
 from ldlva_dist.storage.csv_file import csv_columns
 
 BOX = ("face_x", "face_y", "face_width", "face_height")
 COLUMNS = ("subDirectory_filePath", *BOX, "facial_landmarks", "expression", "valence", "arousal")
 NEEDED = ("subDirectory_filePath", "expression", "valence", "arousal")
-BAD_BOX = "the face's box lies outside of the image"
+BOXES = Boxes(columns=tuple(zip(("left", "top", "width", "height"), BOX, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +76,7 @@ class AffectNetSource:
                 labels, reasons = settle(rows["expression"].to_pylist(), self.num_classes)
                 images: list[bytes | str | None] = [image_uri(self.images, path) for path in paths]
                 if self.crop:
-                    boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
-                    cuts = list(pool.map(_face, images, boxes, reasons))
+                    cuts = list(pool.map(BOXES.cut_out, images, BOXES.of_rows(rows), reasons))
                     images, reasons = [image for image, _ in cuts], [reason for _, reason in cuts]
                 yield Rows(
                     part=partition.part,
@@ -93,6 +87,7 @@ class AffectNetSource:
                     labels=labels,
                     va=va_cells(rows["valence"], rows["arousal"], partition.place),
                     reasons=reasons,
+                    are_made=self.crop,
                 )
 
 
@@ -115,19 +110,3 @@ def _table(uri: str, crop: bool) -> pa.Table:
     if not headless:
         need_columns(present, keep, uri)
     return csv_table(uri, keep, names=COLUMNS if headless else None)
-
-
-def _face(image: bytes | str | None, box: tuple[str, ...], reason: str | None) -> tuple[bytes | str | None, str | None]:
-    """The face cut out of an image, or why it cannot be; an image that cannot be read is left to who checks it."""
-    if reason is not None or not isinstance(image, str):
-        return image, reason
-    numbers = np.array([number_of(cell) for cell in box])
-    if not (np.abs(numbers) < MAX_SIDE).all():
-        return image, BAD_BOX
-    try:
-        pixels = decode(storage.read_bytes(image, MAX_IMAGE_BYTES), 3)
-    except DataError:
-        return image, None
-    x, y, width, height = numbers.round().astype(int).tolist()
-    face = pixels[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-    return (encode_image(face), None) if face.size else (image, BAD_BOX)

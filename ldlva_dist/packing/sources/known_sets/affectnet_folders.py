@@ -23,7 +23,7 @@ from ldlva_dist.packing.sources.known_sets.affectnet import settle
 from ldlva_dist.packing.sources.listing import list_images
 from ldlva_dist.packing.sources.readers.tables import cut, order_of, refuse_empty, spans
 from ldlva_dist.packing.sources.rows import Part, Partition, Rows
-from ldlva_dist.packing.tables.cells import ABSENT, float32
+from ldlva_dist.packing.tables.cells import float32, scaled_va
 
 READERS = 16
 KINDS = ("exp", "val", "aro")
@@ -64,8 +64,6 @@ class AffectNetFoldersSource:
                 stems = [storage.join(partition.place, "annotations", name.rpartition(".")[0]) for name in names]
                 facts = list(pool.map(_facts, stems))
                 labels, reasons = settle([expression for expression, _, _ in facts], self.num_classes)
-                va_n2 = float32([va for _, va, _ in facts]).reshape(-1, 2)
-                va_n2[va_n2 == ABSENT] = np.nan
                 yield Rows(
                     part=partition.part,
                     numbers=numbers,
@@ -73,7 +71,7 @@ class AffectNetFoldersSource:
                     names=names,
                     images=[storage.join(_images(partition.place), name) for name in names],
                     labels=labels,
-                    va=va_n2,
+                    va=scaled_va(float32([va for _, va, _ in facts]).reshape(-1, 2), None),
                     reasons=[bad or reason for (_, _, bad), reason in zip(facts, reasons, strict=True)],
                 )
 

@@ -75,6 +75,7 @@ class FerPlusSource:
                 labels=labels,
                 va=np.full((len(names), 2), np.nan, dtype=np.float32),
                 votes=votes_nV[:, : self.num_classes],
+                raters=np.where(np.isfinite(votes_nV), votes_nV, 0).sum(axis=1).astype(np.float32),
                 reasons=[reason if name else reason or NO_NAME for name, reason in zip(names, reasons, strict=True)],
             )
 

@@ -26,7 +26,8 @@ from ldlva_dist.packing.sources.user_columns import (
     parquet_schema,
     valence_arousal,
 )
-from ldlva_dist.packing.tables.cells import flag_cells, label_cells, name_cells, number_cells
+from ldlva_dist.packing.sources.votes import raters_of
+from ldlva_dist.packing.tables.cells import flag_cells, label_cells, name_cells, number_cells, text_cells
 from ldlva_dist.storage.csv_file import check_once
 
 BAD_VOTES = "the votes are no numbers"
@@ -51,6 +52,8 @@ class ParquetSource:
     """Boolean columns: only rows where each is true stay."""
     drop: tuple[str, ...] = ()
     """Boolean columns: rows where any is true go."""
+    extra: tuple[str, ...] = ()
+    """Columns that ride along."""
 
     def describe(self) -> dict[str, Any]:
         """Kind, file names and filters."""
@@ -98,7 +101,7 @@ class ParquetSource:
                 )
 
     def _columns_of(self, schema: pa.Schema, uri: str) -> list[str]:
-        wanted = [*self._roles(schema, uri), self.key, *self.votes]
+        wanted = [*self._roles(schema, uri), self.key, *self.votes, *self.extra]
         wanted += [name for name in (*self.keep, *self.drop) if name in schema.names]
         chosen = list(dict.fromkeys(name for name in wanted if name is not None))
         missing = [name for name in chosen if name not in schema.names]
@@ -144,6 +147,8 @@ class ParquetSource:
             labels=labels if class_names is None else named_labels(labels, class_names),
             va=valence_arousal(table, found, uri),
             votes=votes,
+            raters=None if votes is None else raters_of(votes),
+            extra={name: text_cells(*_column(table, name, uri)) for name in self.extra},
             reasons=None if votes is None else [None if np.isfinite(row).all() else BAD_VOTES for row in votes],
         )
 

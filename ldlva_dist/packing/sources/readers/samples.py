@@ -10,11 +10,12 @@ from typing import Any
 from ldlva_dist.packing.sources.listing import is_hidden
 from ldlva_dist.packing.sources.readers.tar_members import Damage, Member, members
 from ldlva_dist.packing.sources.rows import EXTENSIONS, LEFT_OUT
-from ldlva_dist.packing.tables.cells import ABSENT, CellError, label_of, number_of
+from ldlva_dist.packing.tables.cells import CellError, label_of, number_of
 
 UNSAFE = ("pkl", "pickle", "pyd", "pt", "pth", "ten", "tb", "npy", "npz", "joblib", "dill")
 """Extensions that other readers unpickle, or hand to code that may."""
 LABELS = ("cls", "json")
+TAR = ".tar"
 BAD_LABEL = "its label is neither a name nor an index"
 MAX_JSON, MAX_CLS = 1 << 20, 1 << 10
 
@@ -31,6 +32,10 @@ class Fields:
     arousal: str | None = None
     ignore: tuple[str, ...] = ()
     """Extensions of members that are passed over although they are unsafe."""
+    va_scale: tuple[float, float] | None = None
+    """Numbers that stand for -1 and 1; None: the numbers are in [-1, 1], and -2 says that there is none."""
+    extra: tuple[str, ...] = ()
+    """Fields of the JSON that ride along."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,8 @@ class Sample:
     label: str | None = None
     va: tuple[float, float] = (nan, nan)
     reason: str | None = None
+    extra: tuple[str | None, ...] = ()
+    """Values of ``Fields.extra``."""
     flaw: str | None = None
     """Fault of the tar rather than of this sample, where there is one."""
 
@@ -60,12 +67,18 @@ def read_samples(tar: memoryview, name: str, fields: Fields) -> Iterator[Sample]
     """What stands in a tar called ``name``, in its order; damages are found under ``name@BYTE``.
 
     Folders and ``__names__`` of WebDataset's own are no samples, and hidden files are left out. What is wrong with the
-    tar itself comes as a ``flaw``: how many samples it hides, nobody knows.
+    tar itself comes as a ``flaw``: how many samples it hides, nobody knows. Samples of a tar in the tar have its name
+    before theirs.
     """
     hidden: list[Member] = []
     empty = True
     for key, group in groupby(_shown(members(tar), hidden), _key):
         empty = False
+        if key is not None and key.lower().endswith(TAR):
+            for member in group:
+                assert isinstance(member, Member), "only members have a key"
+                yield from _read_tar_in_tar(member, tar, name, fields)
+            continue
         if key is None:
             yield from (_lost(entry, name) for entry in group)
         else:
@@ -74,6 +87,16 @@ def read_samples(tar: memoryview, name: str, fields: Fields) -> Iterator[Sample]
         yield _flawed(name, "the tar is empty: it holds no samples", f"{name} holds no samples")
     for member in hidden:
         yield Sample(key=f"{name}@{member.begin}", reason=f"{LEFT_OUT}hidden files")
+
+
+def _read_tar_in_tar(member: Member, tar: memoryview, name: str, fields: Fields) -> Iterator[Sample]:
+    """The samples of a member that is a tar itself."""
+    if not member.is_file:
+        yield Sample(key=f"{name}@{member.begin}", reason="a tar in it is no plain file")
+        return
+    folder = member.name.removeprefix("./")[: -len(TAR)]
+    for sample in read_samples(tar[member.begin : member.end], f"{name}/{member.name}", fields):
+        yield replace(sample, key=f"{folder}/{sample.key}")
 
 
 def _shown(entries: Iterable[Member | Damage], hidden: list[Member]) -> Iterator[Member | Damage]:
@@ -162,13 +185,14 @@ def parse_sample(found: FoundMembers, tar: memoryview, fields: Fields) -> Sample
     if not images:
         return replace(blank, reason="it has no image member")
     try:
-        facts = _json(found, tar) if fields.label or fields.valence else {}
+        facts = _json(found, tar) if fields.label or fields.valence or fields.extra else {}
         label = _label(facts.get(fields.label)) if fields.label else _cls(found, tar)
-        va = tuple(nan if name is None else _point(facts.get(name)) for name in (fields.valence, fields.arousal))
+        va = tuple(nan if name is None else number_of(facts.get(name)) for name in (fields.valence, fields.arousal))
+        extra = tuple(_label(facts.get(name)) for name in fields.extra)
     except _BadSampleError as error:
         return replace(blank, reason=str(error))
     image = found.members[images[0]]
-    return replace(blank, image=bytes(tar[image.begin : image.end]), label=label, va=(va[0], va[1]))
+    return replace(blank, image=bytes(tar[image.begin : image.end]), label=label, va=(va[0], va[1]), extra=extra)
 
 
 class _BadSampleError(Exception):
@@ -180,6 +204,8 @@ def _key(entry: Member | Damage) -> str | None:
     if isinstance(entry, Damage) or _trouble(entry):
         return None
     folder, slash, name = entry.name.rpartition("/")
+    if name.lower().endswith(TAR):
+        return entry.name
     return folder.removeprefix("./") + slash + name.partition(".")[0]
 
 
@@ -226,8 +252,3 @@ def _label(value: Any) -> str | None:
     if label is not None and not label.isprintable():
         raise _BadSampleError(BAD_LABEL)
     return label
-
-
-def _point(value: Any) -> float:
-    number = number_of(value)
-    return nan if number == ABSENT else number

@@ -67,13 +67,13 @@ def need_columns(present: Sequence[str], names: Sequence[str], uri: str) -> None
         raise DataError(f"{uri} has no column {missing[0]!r}, which its layout has; {columns_present(present)}")
 
 
-def refuse_repeated(uris: Iterable[str]) -> None:
+def refuse_repeated(uris: Iterable[str], settings: str = "--train, --validation and --test") -> None:
     """SettingError where two of the files that a user names are one."""
     known: set[str] = set()
     for uri in uris:
         real = uri if storage.is_remote(uri) else os.path.realpath(uri)
         if real in known:
-            raise SettingError(f"--train, --validation and --test must name each file once, got {uri!r} again")
+            raise SettingError(f"{settings} must name each file once, got {uri!r} again")
         known.add(real)
 
 

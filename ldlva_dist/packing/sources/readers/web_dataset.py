@@ -4,17 +4,20 @@ A key is a member's path up to the first dot of its file name, its extension all
 stand together are one sample. Only images, ``.json`` and ``.cls`` are ever opened, and nothing is unpickled or written
 to disk. A sample that is not right becomes a rejected row with a reason; a tar that is not right (empty, cut off, with
 a hole, or with names that hide samples) ends the packing. Rows keep the tars' order. A tar is read whole: a task needs
-its size in memory.
+its size in memory, or what it holds where it is compressed (``.tar.gz``). A tar in a tar is read as one more.
 """
 
+import gzip
 import os
 import posixpath
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+from braceexpand import braceexpand
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.shards import sanitise_key
@@ -24,9 +27,13 @@ from ldlva_dist.packing.sources.listing import count_others, is_hidden
 from ldlva_dist.packing.sources.readers.samples import Fields, Sample, read_samples
 from ldlva_dist.packing.sources.readers.tables import names_in, refuse_repeated
 from ldlva_dist.packing.sources.rows import BLOCK_ROWS, Part, Partition, Rows
-from ldlva_dist.packing.tables.cells import float32
+from ldlva_dist.packing.tables.cells import float32, scaled_va
 
 BLOCK_BYTES = 32 << 20
+COMPRESSED = (".tar.gz", ".tgz")
+ENDINGS = (".tar", *COMPRESSED)
+MAX_TARS = 100_000
+"""Names that a pattern may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,7 @@ class WebDatasetSource:
         Raises:
             DataError: for a tar that is damaged, unless such are to be skipped.
         """
-        tar = memoryview(storage.read_bytes(partition.place))
+        tar = memoryview(_unpacked(partition.place))
         block: list[Sample] = []
         first = num_bytes = 0
         for sample in read_samples(tar, posixpath.basename(partition.place), self.fields):
@@ -81,17 +88,24 @@ class WebDatasetSource:
             names=names_in(partition.place, self.tars[partition.part], [sample.key for sample in block]),
             images=[sample.image for sample in block],
             labels=[sample.label for sample in block],
-            va=float32([sample.va for sample in block]).reshape(-1, 2),
+            va=scaled_va(float32([sample.va for sample in block]).reshape(-1, 2), self.fields.va_scale),
             reasons=[sample.reason for sample in block],
+            extra={
+                name: [sample.extra[at] if sample.extra else None for sample in block]
+                for at, name in enumerate(self.fields.extra)
+            },
         )
 
 
 def tars_of(uris: Sequence[str]) -> Iterator[str]:
-    """The tars themselves, and in their order those of each folder; SettingError where there is none."""
-    for uri in uris:
-        is_file = uri.endswith(".tar") or os.path.isfile(uri)
+    """The tars themselves, and in their order those of each folder; SettingError where there is none.
+
+    A pattern such as ``shard-{000..010}.tar`` stands for all the names that it has.
+    """
+    for uri in chain.from_iterable(map(_expanded, uris)):
+        is_file = uri.endswith(ENDINGS) or os.path.isfile(uri)
         tars = [uri] if is_file else [storage.join(uri, name) for name in storage.list_folder(uri)]
-        tars = [tar for tar in tars if tar.endswith(".tar") and not is_hidden(posixpath.basename(tar))]
+        tars = [tar for tar in tars if tar.endswith(ENDINGS) and not is_hidden(posixpath.basename(tar))]
         if not tars or not storage.exists(uri):
             raise SettingError(f"--train, --validation and --test must name tars or folders of tars, got {uri!r}")
         for tar in tars:
@@ -99,9 +113,33 @@ def tars_of(uris: Sequence[str]) -> Iterator[str]:
         yield from tars
 
 
+def _expanded(uri: str) -> list[str]:
+    """The names that a pattern has; what is there under its own name is no pattern."""
+    if "{" not in uri or storage.exists(uri):
+        return [uri]
+    try:
+        return list(islice(braceexpand(uri, escape=False), MAX_TARS))
+    except ValueError as error:
+        raise SettingError(
+            f"--train, --validation and --test must have both braces of a pattern, got {uri!r}"
+        ) from error
+
+
+def _unpacked(uri: str) -> bytes:
+    """The bytes of a tar; DataError for one whose compression is damaged."""
+    data = storage.read_bytes(uri)
+    if not uri.endswith(COMPRESSED):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{uri}: its gzip compression is damaged: {error}") from error
+
+
 def tar_notes(uris: Sequence[str]) -> list[str]:
     """What is passed over in folders of tars."""
-    found = {uri: [name for name in storage.list_folder(uri) if not name.endswith(".tar")] for uri in uris}
+    folders = [uri for uri in uris if not uri.endswith(ENDINGS) and storage.exists(uri)]
+    found = {uri: [name for name in storage.list_folder(uri) if not name.endswith(ENDINGS)] for uri in folders}
     shown = {uri: [name for name in names if not is_hidden(name)] for uri, names in found.items()}
     return [
         f"passed over: {len(names)} files ({count_others(names)}) in {uri}" for uri, names in shown.items() if names
