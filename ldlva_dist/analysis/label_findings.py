@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.analysis import suspicion
+from ldlva_dist.analysis import metrics, suspicion
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.dataset.manifest import EXTRA, DatasetInfo, list_column
 
 FILE = "uncertainty.parquet"
 
@@ -62,22 +62,25 @@ def write_uncertainty(run_uri: str, dataset: Dataset, findings: Findings) -> str
 
     Columns: ``id``; ``key``; ``label``, the given one, and ``proposed_label``, class names; ``uncertainty``;
     ``p_label``: the model's probability of the label; ``agreement``: the neighbours', null where no neighbour was
-    reached; ``suspicion`` and ``rank``: the combined score, and the place by it from 1, the most suspicious.
+    reached; ``suspicion`` and ``rank``: the combined score, and the place by it from 1, the most suspicious. Where the
+    data set has votes, ``votes_entropy`` in nats, null where a sample has none; and its extra columns.
     """
     uri, rank_N, info = storage.join(run_uri, FILE), findings.rank_N, dataset.info
     agreement_N = suspicion.of_label(findings.aggregated_NC, findings.labels_N).astype(np.float32)
     is_silent_N = np.asarray(~findings.aggregated_NC.any(axis=1))
     p_label_N = suspicion.of_label(findings.probs_NC, findings.labels_N).astype(np.float32)
     sink, writer = pa.BufferOutputStream(), None
-    for block in dataset.blocks(["id", "key"]):
+    more = [name for name in dataset.column_names() if name == "votes" or name.startswith(EXTRA)]
+    for block in dataset.blocks(["id", "key", *more]):
         first = block["id"][0].as_py()
         rows = slice(first, min(first + len(block), info.num_train))
         if rows.start >= rows.stop:
             break
+        block = block.slice(0, rows.stop - rows.start)
         table = pa.table(
             {
-                "id": block["id"][: rows.stop - rows.start],
-                "key": block["key"][: rows.stop - rows.start],
+                "id": block["id"],
+                "key": block["key"],
                 "label": _named(findings.labels_N[rows], info),
                 "uncertainty": findings.uncertainty_N[rows],
                 "p_label": p_label_N[rows],
@@ -85,6 +88,7 @@ def write_uncertainty(run_uri: str, dataset: Dataset, findings: Findings) -> str
                 "proposed_label": _named(findings.proposed_N[rows], info),
                 "suspicion": findings.suspicion_N[rows].astype(np.float32),
                 "rank": rank_N[rows],
+                **_of_manifest(block.select(more)),
             }
         )
         writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
@@ -93,6 +97,15 @@ def write_uncertainty(run_uri: str, dataset: Dataset, findings: Findings) -> str
     writer.close()
     storage.write_bytes(uri, sink.getvalue().to_pybytes())
     return uri
+
+
+def _of_manifest(block: pa.Table) -> dict[str, Any]:
+    """The extra columns, and the entropy of the votes."""
+    columns: dict[str, Any] = {name: block[name] for name in block.column_names if name.startswith(EXTRA)}
+    if "votes" in block.column_names:
+        entropy_n = metrics.vote_entropy(list_column(block["votes"]))
+        columns["votes_entropy"] = pa.array(entropy_n.astype(np.float32), from_pandas=True)  # NaN becomes null
+    return columns
 
 
 def _named(indices_n: NDArray[np.int64], info: DatasetInfo) -> pa.Array:

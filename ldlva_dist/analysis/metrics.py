@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import rel_entr
-from scipy.stats import mannwhitneyu
+from scipy.special import entr, rel_entr
+from scipy.stats import mannwhitneyu, rankdata
 
 ECE_BINS = 15
 PROBABILITY_FLOOR = 1e-10
@@ -90,6 +90,47 @@ def confusion_matrix(labels_N: NDArray[Any], predicted_N: NDArray[Any], num_clas
     """
     cells_N = labels_N.astype(np.int64) * num_classes + predicted_N.astype(np.int64)
     return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def shares(weights_NC: NDArray[Any]) -> NDArray[np.float64]:
+    """Votes as distributions.
+
+    Args:
+        weights_NC: [N, C] counts or shares, >= 0.
+
+    Returns:
+        [N, C] rows that sum to 1; rows of zeros stay zeros.
+    """
+    total_N1 = weights_NC.sum(axis=1, keepdims=True, dtype=np.float64)
+    return weights_NC / np.where(total_N1 > 0, total_N1, 1)
+
+
+def vote_entropy(weights_NC: NDArray[Any]) -> NDArray[np.float64]:
+    """How much raters differ.
+
+    Args:
+        weights_NC: [N, C] counts or shares, >= 0.
+
+    Returns:
+        [N] entropy in nats, 0 where all agree; NaN where there are no votes.
+    """
+    return np.where(weights_NC.sum(axis=1) > 0, entr(shares(weights_NC)).sum(axis=1), np.nan)
+
+
+def rank_correlation(one_N: NDArray[Any], other_N: NDArray[Any]) -> dict[str, Any]:
+    """Whether two numbers of each sample rise together.
+
+    Args:
+        one_N: [N] numbers.
+        other_N: [N] numbers; NaN where nothing is known.
+
+    Returns:
+        ``samples`` that both are known of; ``spearman`` in [-1, 1], None where one of the two does not vary.
+    """
+    known_N = np.isfinite(one_N) & np.isfinite(other_N)
+    one, other = (rankdata(values[known_N]) for values in (one_N, other_N))
+    varies = known_N.sum() > 1 and np.ptp(one) > 0 and np.ptp(other) > 0
+    return {"samples": int(known_N.sum()), "spearman": float(np.corrcoef(one, other)[0, 1]) if varies else None}
 
 
 def label_distribution(truth_NC: NDArray[Any], probs_NC: NDArray[Any]) -> dict[str, float | None]:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from ldlva_dist.analysis import metrics
+from ldlva_dist.analysis.groups import judge_groups
 from ldlva_dist.analysis.trained_run import read_sample_outputs
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.dataset.manifest import EXTRA, DatasetInfo, list_column
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.runtime.waiting import own_errors
 from ldlva_dist.training.evaluate import SplitReader, predict_share
@@ -52,6 +53,9 @@ def score(
         ``given``: against the given labels: accuracy, mean_class_accuracy, macro_f1, ece, confusion (rows = labels);
         ``votes`` / ``truth``, where the data set has raters' votes / true distributions: the same against their
         largest entry, and kl, jensen_shannon, chebyshev, clark, canberra, cosine, intersection against them;
+        ``groups``, where the data set has extra columns: see :func:`ldlva_dist.analysis.groups.judge_groups`;
+        ``ambiguity``, where it has votes and the run uncertainties: ``spearman``, the rank correlation of a training
+        sample's uncertainty and the entropy of its votes;
         ``noise``, where wrong training labels are known (flipped, or the label is not the votes' majority):
         wrong_share, and auroc and average_precision of ``uncertainty``, ``one_minus_p_label`` and ``bayes`` (the
         best that is possible, from the true distributions).
@@ -75,6 +79,9 @@ def score(
     if config.uses_neighbors:
         uncertainty_N, probs_NC = read_sample_outputs(checkpoint, info)
         result["noise"] = _noise(dataset, *wrong, probs_NC, uncertainty_N)
+        if (votes := _columns(dataset, "train", ["votes"])).num_columns:
+            entropy_N = metrics.vote_entropy(list_column(votes["votes"]))
+            result["ambiguity"] = metrics.rank_correlation(uncertainty_N, entropy_N)
     elif predict_training:
         probs_NC = predict_split(checkpoint, dataset, split="train", num_tasks=num_tasks)
         result["noise"] = _noise(dataset, *wrong, probs_NC)
@@ -150,25 +157,30 @@ def wrong_labels(dataset: Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]
         return flipped.astype(bool), np.ones(len(flipped), dtype=bool)
     if "votes" not in columns.column_names:
         return None
-    votes_NC = _lists(columns["votes"])
+    votes_NC = list_column(columns["votes"])
     return votes_NC.argmax(axis=1) != columns["label"].to_numpy(), votes_NC.sum(axis=1) > 0
 
 
 def against_columns(dataset: Dataset, split: str, probs_NC: NDArray[np.float32]) -> dict[str, Any]:
-    """``given``, and ``votes`` and ``truth`` where the data set has them: see :func:`score`."""
-    columns = _columns(dataset, split, ["label", "votes", "true_distribution"])
-    num_classes = len(dataset.info.class_names)
-    result = {"given": metrics.classification(columns["label"].to_numpy(), probs_NC, num_classes=num_classes)}
-    for name, column in (("votes", "votes"), ("truth", "true_distribution")):
-        if column in columns.column_names:
-            weights_NC = _lists(columns[column])
-            known = weights_NC.sum(axis=1) > 0
-            truth_NC = weights_NC[known] / weights_NC[known].sum(axis=1, keepdims=True)
-            result[name] = {
-                "samples": int(known.sum()),
-                **metrics.classification(truth_NC.argmax(axis=1), probs_NC[known], num_classes=num_classes),
-                **metrics.label_distribution(truth_NC, probs_NC[known]),
-            }
+    """``given``, and ``votes``, ``truth`` and ``groups`` where the data set has them: see :func:`score`."""
+    extra = [name for name in dataset.column_names() if name.startswith(EXTRA)]
+    columns = _columns(dataset, split, ["label", "votes", "true_distribution", *extra])
+    labels_N, num_classes = columns["label"].to_numpy(), len(dataset.info.class_names)
+    names = {"votes": "votes", "truth": "true_distribution"}
+    references = {
+        name: list_column(columns[column]) for name, column in names.items() if column in columns.column_names
+    }
+    result: dict[str, Any] = {"given": metrics.classification(labels_N, probs_NC, num_classes=num_classes)}
+    for name, weights_NC in references.items():
+        known = weights_NC.sum(axis=1) > 0
+        truth_NC = weights_NC[known] / weights_NC[known].sum(axis=1, keepdims=True)
+        result[name] = {
+            "samples": int(known.sum()),
+            **metrics.classification(truth_NC.argmax(axis=1), probs_NC[known], num_classes=num_classes),
+            **metrics.label_distribution(truth_NC, probs_NC[known]),
+        }
+    if extra:
+        result["groups"] = judge_groups(columns.select(extra), labels_N, probs_NC, references)
     return result
 
 
@@ -185,7 +197,7 @@ def _noise(
     scores = {} if uncertainty is None else {"uncertainty": uncertainty}
     scores["one_minus_p_label"] = 1 - probs_NC[np.arange(len(labels)), labels]
     if "true_distribution" in columns.column_names and dataset.info.flip_share is not None:
-        truth_NC = _lists(columns["true_distribution"])
+        truth_NC = list_column(columns["true_distribution"])
         scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, dataset.info.flip_share)
     return metrics.judge_noise_scores(scores, wrong, known)
 
@@ -195,9 +207,3 @@ def _columns(dataset: Dataset, split: str, wanted: list[str]) -> pa.Table:
     names, place = dataset.column_names(), dataset.info.splits[split]
     there = [name for name in wanted if name in names]
     return dataset.columns(there, first_id=place.first_id, rows=place.rows)
-
-
-def _lists(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """[n, C] from a column of lists."""
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values.astype(np.float32).reshape(len(column), -1)

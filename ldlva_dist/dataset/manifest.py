@@ -177,6 +177,18 @@ def float_column(table: pa.Table, name: str) -> NDArray[np.float32]:
     return table[name].combine_chunks().to_numpy(zero_copy_only=False).astype(np.float32)
 
 
+def list_column(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """[n, C] a column of lists of one length; rows of zeros where there is none."""
+    column = column.combine_chunks()
+    there_n = column.is_valid().to_numpy(zero_copy_only=False)
+    rows_m = column.drop_null()
+    values = rows_m.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    width = len(values) // max(len(rows_m), 1)
+    lists_nC = np.zeros((len(column), width), dtype=np.float32)
+    lists_nC[there_n] = values.reshape(len(rows_m), width)
+    return lists_nC
+
+
 def write_manifest(dataset_uri: str, table: pa.Table) -> None:
     """Write ``manifest.parquet`` from a table in id order; its columns as in :func:`schema_of`."""
     schema = schema_of(table.column_names)

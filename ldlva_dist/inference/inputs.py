@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import EXTRA
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.passes.load_images import READ_THREADS, load_images
 from ldlva_dist.packing.sources.readers.row_groups import group_rows, read_stretch
@@ -52,7 +53,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInputs:
-    """The rows of a split of a data set, or of all splits. ``key`` and ``id`` are the manifest's."""
+    """The rows of a split of a data set, or of all splits. ``key``, ``id`` and extra columns are the manifest's."""
 
     dataset: Dataset
     split: str | None
@@ -72,9 +73,14 @@ class DatasetInputs:
         """One ranged read a block and shard; an image whose bytes are damaged is an error of its own."""
         first = self.dataset.info.splits[self.split].first_id if self.split else 0
         stored = self.dataset.images(range(first + begin, first + end))
+        extra = [name for name in self.dataset.column_names() if name.startswith(EXTRA)]
+        more = self.dataset.columns(extra, first_id=first + begin, rows=end - begin)
         for at in range(0, end - begin, BLOCK_ROWS):
             block = stored.part(at, at + BLOCK_ROWS)
-            yield Block(block.rows.select(["key", "id"]), block.read_each())
+            names = block.rows.select(["key", "id"])
+            for name in extra:
+                names = names.append_column(name, more[name].slice(at, len(names)))
+            yield Block(names, block.read_each())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ MEASURES = {
     "cosine": "cosine",
     "intersection": "intersection",
 }
+GROUP_MEASURES = {"kl": "KL", "chebyshev": "Chebyshev"}
 SUSPICIONS = {"uncertainty": "uncertainty", "one_minus_p_label": "1 - p(label)", "bayes": "Bayes' best"}
 PARAMS = {
     "lr": "lr",
@@ -73,6 +74,11 @@ def print_evaluation(result: Mapping[str, Any], *, console: DataConsole | None =
         if any(key in result[name] for name in references):
             table.add_row(measure, *(_figure(result[name].get(key)) for name in references))
     _print(table, console)
+    for name, groups in result.get("groups", {}).items():
+        _print(_group_table(name, groups), console)
+    if (ambiguity := result.get("ambiguity", {})).get("spearman") is not None:
+        said = f"uncertainty and entropy of the raters' votes: rank correlation {ambiguity['spearman']:.3f}"
+        (console or DataConsole()).print(said)
     if "noise" in result:
         noise = result["noise"]
         found = _table(
@@ -81,6 +87,19 @@ def print_evaluation(result: Mapping[str, Any], *, console: DataConsole | None =
         for key in (key for key in SUSPICIONS if key in noise):
             found.add_row(SUSPICIONS[key], _figure(noise[key]["auroc"]), _figure(noise[key]["average_precision"]))
         _print(found, console)
+
+
+def judged_groups(groups: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table of groups: samples, accuracy, and distances from what is known of distributions."""
+    known = [name for name in ("votes", "truth") if any(name in group for group in groups.values())]
+    pairs = [(name, key) for name in known for key in ("kl", "chebyshev")]
+    headings = ["samples", "accuracy", "mean class acc.", *(f"{GROUP_MEASURES[key]} ({name})" for name, key in pairs)]
+    rows = []
+    for value, group in groups.items():
+        distances = [group.get(name, {}).get(key) for name, key in pairs]
+        figures = [group["accuracy"], group["mean_class_accuracy"], *distances]
+        rows.append([value, f"{group['samples']:,}", *map(_figure, figures)])
+    return headings, rows
 
 
 def print_comparison(ldlva: Mapping[str, Any], ce: Mapping[str, Any], *, console: DataConsole | None = None) -> None:
@@ -114,6 +133,14 @@ def _add_pair(
 
 def _auroc(result: Mapping[str, Any], key: str) -> float | None:
     return result.get("noise", {}).get(key, {}).get("auroc")
+
+
+def _group_table(name: str, groups: Mapping[str, Any]) -> Table:
+    headings, rows = judged_groups(groups)
+    table = _table(f"by {name}", name, *headings)
+    for value, *figures in rows:
+        table.add_row(Text(value), *figures)
+    return table
 
 
 def _table(title: str, *headings: str) -> Table:

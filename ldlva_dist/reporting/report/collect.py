@@ -13,7 +13,7 @@ from ldlva_dist.analysis.scoring import wrong_labels
 from ldlva_dist.analysis.trained_run import Opinions, lacks_features
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.manifest import DatasetInfo
+from ldlva_dist.dataset.manifest import EXTRA, DatasetInfo, list_column
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.records.uncertainty_history import read_history
@@ -157,6 +157,7 @@ def _show(run_uri: str, trained: HasNeighbors, findings: Findings, count: int, l
         ids_n=ids_n,
         kinds_n=kinds_n,
         keys_n=trained.dataset.take(["key"], ids_n)["key"].to_pylist(),
+        extra=_extra(trained.dataset, ids_n),
         labels_n=findings.labels_N[ids_n],
         proposed_n=findings.proposed_N[ids_n],
         ranks_n=findings.rank_N[ids_n],
@@ -178,7 +179,12 @@ def _truth(dataset: Dataset, ids_n: NDArray[np.int64]) -> tuple[str, NDArray[np.
     names = dataset.column_names()
     for column, name in TRUTHS.items():
         if column in names:
-            lists_n = dataset.take([column], ids_n)[column].to_numpy(zero_copy_only=False)
-            weights_nC = np.stack(lists_n).astype(np.float32)
+            weights_nC = list_column(dataset.take([column], ids_n)[column])
             return name, weights_nC / np.maximum(weights_nC.sum(axis=1, keepdims=True), 1e-9)
     return "", None
+
+
+def _extra(dataset: Dataset, ids_n: NDArray[np.int64]) -> dict[str, list[str | None]]:
+    names = [name for name in dataset.column_names() if name.startswith(EXTRA)]
+    table = dataset.take(names, ids_n)
+    return {name.removeprefix(EXTRA): table[name].to_pylist() for name in names}

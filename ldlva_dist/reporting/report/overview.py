@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.reporting.report import charts
-from ldlva_dist.reporting.tables import MEASURES, REFERENCES
+from ldlva_dist.reporting.tables import MEASURES, REFERENCES, judged_groups
 
 MATRIX, LISTED = 40, 200
 """Classes in the confusion matrix, and in the list of sizes: a browser draws no million cells."""
@@ -69,6 +69,16 @@ class ClassSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Figures of the groups of one extra column."""
+
+    name: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """Value, and its figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Overview:
     """What the template shows."""
 
@@ -85,6 +95,9 @@ class Overview:
     noise: Sequence[Figure] = field(default_factory=list)
     """How well each score finds the wrong labels that are known: AUROC (baseline: average precision)."""
     wrong_share: float | None = None
+    groups: Sequence[Groups] = field(default_factory=list)
+    spearman: float | None = None
+    """Rank correlation of uncertainty and entropy of the votes."""
 
 
 def overview(run: ReportedRun, baseline: ReportedRun | None) -> Overview:
@@ -108,7 +121,14 @@ def overview(run: ReportedRun, baseline: ReportedRun | None) -> Overview:
             if noise.get(key, {}).get("auroc") is not None
         ],
         wrong_share=noise.get("wrong_share"),
+        groups=[_groups(name, groups) for name, groups in run.evaluation.get("groups", {}).items() if groups],
+        spearman=run.evaluation.get("ambiguity", {}).get("spearman"),
     )
+
+
+def _groups(name: str, groups: Mapping[str, Any]) -> Groups:
+    headings, rows = judged_groups(groups)
+    return Groups(name=name, headings=headings, rows=rows)
 
 
 def _confusion(counts_CC: NDArray[np.int64]) -> Confusion:

@@ -3,14 +3,15 @@
 N = training samples, n = shown, K = neighbours, C = classes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 from numpy.typing import NDArray
 
+from ldlva_dist.analysis.metrics import vote_entropy
 from ldlva_dist.errors import SettingError
 
 KINDS = ("mislabelled", "uncertain", "confident")
@@ -43,6 +44,8 @@ class Shown:
     truth_nC: NDArray[np.float32] | None = None
     """Raters' votes or true distributions, where the data set has them; rows sum to 1, or to 0 where none is known."""
     truth_name: str = "truth"
+    extra: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """Extra columns of the manifest, by their names."""
     epochs_E: NDArray[np.float64] | None = None
     history_En: NDArray[np.float32] | None = None
     """Uncertainty over the epochs, where the run kept it."""
@@ -99,7 +102,10 @@ def as_json(
         "va": _short(va_N2[shown.ids_n], PLACES),
         "near": place_nK.reshape(shown.neighbors_nK.shape).tolist(),
         "shares": _short(shown.shares_nK),
+        "extra": {name: list(values) for name, values in shown.extra.items()},
     }
+    if shown.truth_nC is not None:
+        columns["entropy"] = _short(vote_entropy(shown.truth_nC))
     columns |= _distributions(shown)
     if shown.history_En is not None and shown.epochs_E is not None and len(shown.epochs_E):
         columns["history"] = _short(shown.history_En.T)

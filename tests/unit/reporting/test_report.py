@@ -325,6 +325,18 @@ def test_a_run_without_neighbours_is_shown_without_samples(run: SyntheticRun) ->
     assert "keeps no outputs of single samples" in "".join(found.text)
 
 
+def test_groups_and_their_distances_stand_on_the_page(run: SyntheticRun) -> None:
+    judged = glance(run)
+    votes = {"samples": 9, "kl": 0.25, "jensen_shannon": 0.1, "chebyshev": 0.125, "cosine": 0.9}
+    easy = {"samples": 1200, "accuracy": 0.75, "mean_class_accuracy": 0.5, "votes": votes}
+    judged.evaluation["groups"] = {"subset": {HOSTILE: easy, "hard": {**easy, "votes": {}}}}
+    judged.evaluation["ambiguity"] = {"samples": 9, "spearman": 0.375}
+    text = " ".join(" ".join(Scripts(render(overview(judged, None), None).decode()).text).split())
+    assert "By subset samples accuracy mean class acc. KL (votes) Chebyshev (votes)" in text
+    assert "1,200 0.750 0.500 0.250 0.125 hard 1,200 0.750 0.500 - -" in text
+    assert "entropy of the raters' votes: 0.375" in text
+
+
 def test_a_baseline_is_compared_figure_by_figure(run: SyntheticRun) -> None:
     ours, theirs = glance(run), glance(run, "plain")
     given = ours.evaluation["given"]

@@ -18,7 +18,9 @@ function head(i) {
   const facts = [
     ["suspicion", `rank ${S.rank[i].toLocaleString("en")}`], ["uncertainty", S.uncertainty[i].toFixed(3)],
     ["p(label)", own(S.model)(i).toFixed(3)], ["agreement", own(S.neighbors)(i).toFixed(3)],
+    ...(S.entropy ? [[`entropy (${DATA.truthName})`, S.entropy[i].toFixed(2)]] : []),
     ["id", S.id[i]], ["key", S.key[i]],
+    ...Object.entries(S.extra).filter(([, values]) => values[i] !== null).map(([name, values]) => [name, values[i]]),
   ];
   const list = el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value, title: value })]));
   return el("div", { class: "head" }, picture(S.picture[i], "face", `sample ${S.id[i]}`), el("div", {}, title, list));
