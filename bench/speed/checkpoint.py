@@ -46,9 +46,10 @@ from ldlva_dist.messages import Batch
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.training import build
 from ldlva_dist.training import rank_votes as agreement_module
+from ldlva_dist.training.device.tensors import batch_tensors, with_logits
 from ldlva_dist.training.meters import Meters
-from ldlva_dist.training.neighbors.prefetch import prefetch_neighbors
-from ldlva_dist.training.optimizer_step import optimize, to_tensors
+from ldlva_dist.training.neighbors.prefetch import Prefetch
+from ldlva_dist.training.optimizer_step import optimize
 from ldlva_dist.training.rank_votes import Agreement
 from ldlva_dist.training.state import TrainState
 from ldlva_dist.training.worker import bank_update
@@ -124,13 +125,16 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
     peak = PrivatePeak()
     table = state.table
     assert table, "the recipe has neighbours"
-    for batch, lookup, route in prefetch_neighbors(_batches(), client, meters, route_of=table.route):
-        assert lookup, "there is a client"
-        assert route, "there is a table"
-        rows, near = to_tensors(batch, lookup.neighbors, table.read(route), state.engine.device)
+    copies = state.engine.copies
+    prefetch = Prefetch(client=client, meters=meters, route_of=table.route, copies=copies)
+    for inputs in prefetch.steps(_batches()):
+        assert inputs.lookup, "there is a client"
+        assert inputs.near, "and so there are neighbours"
+        assert inputs.route, "there is a table"
+        rows, near = with_logits(inputs.rows(), inputs.near(), table.read(inputs.route), copies)
         outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
-        table.apply(route, outputs.logit_grads)
-        lookup.write(bank_update(batch, outputs))
+        table.apply(inputs.route, outputs.logit_grads)
+        inputs.lookup.write(bank_update(inputs.batch, outputs))
         state.step += 1
         seconds, began_step = time.monotonic() - began_step, time.monotonic()
         if saver.in_flight:
@@ -254,7 +258,7 @@ def _agree(rank: int, folder: str, steps: int) -> None:
     step_s, verdict_s = [], []
     for batch in islice(_batches(BATCH // SAVERS), WARMUP + steps):
         began = time.monotonic()
-        rows, _ = to_tensors(batch, None, None, state.engine.device)
+        rows = batch_tensors(batch, state.engine.copies)
         outputs = optimize(state, rows, None, settings=settings, lr=1e-3, use_neighbors=False)
         loss, done = float(outputs.terms["loss"]), time.monotonic()
         agreement.after_step(loss=loss, uploading=False)

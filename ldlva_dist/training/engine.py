@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ldlva_dist.errors import DataError
+from ldlva_dist.training.device.copies import copies_for
 
 BUCKET_NUMBERS = 50_000_000
 """Gradients reduced at a time. DeepSpeed's own 500 million would take 4 GB of each GPU, whatever the network's size."""
@@ -71,6 +72,7 @@ class Engine:
             self._engine.enable_backward_allreduce = False
         self._optimizer: torch.optim.Optimizer = getattr(self._wrapper, "optimizer", self._wrapper)
         self.device = next(model.parameters()).device
+        self.copies = copies_for(self.device)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Forward."""

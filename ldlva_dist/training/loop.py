@@ -27,10 +27,10 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
 
 def train(worker: Worker) -> None:
     """Do every step that is left, or stop where the ranks agree to."""
-    for batch, lookup, route in worker.lookups():
-        outputs = worker.step(batch, lookup, route)
-        worker.write(batch, lookup, outputs)
-        verdict = worker.vote(batch, route, outputs)
+    for inputs in worker.lookups():
+        outputs = worker.step(inputs)
+        worker.write(inputs, outputs)
+        verdict = worker.vote(inputs, outputs)
         due = worker.due(verdict)
         if due.log:
             metrics = worker.measure(due)

@@ -1,6 +1,6 @@
 """One optimiser step on one rank's rows: micro-batches through the method, then weights, centres and uncertainty."""
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -10,14 +10,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldlva_dist.messages import LABEL, NEVER, Batch, Neighbors
 from ldlva_dist.method.centers import update_centers
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors, step
+from ldlva_dist.training.device.copies import DeviceCopies
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
 from ldlva_dist.training.state import TrainState
-
-# Arrays of Ray's object store are read-only, and torch would say so; set once, as filters are the whole process's.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class StepOutputs:
     logit_grads: Tensor
     """[b] gradients of the rows' own losses in their uncertainty logits, on the CPU."""
     terms: dict[str, Tensor]
-    """Sums over the rank's rows, divided by the global batch size."""
+    """Scalars on the CPU: sums over the rank's rows, divided by the global batch size."""
 
 
 def optimize(
@@ -45,6 +42,8 @@ def optimize(
 ) -> StepOutputs:
     """Train network and centres on one global batch, of which ``batch`` is this rank's part. Collective.
 
+    Outputs are known after the forward: on a GPU the host gets them while backward and optimiser still run.
+
     Args:
         state: What is trained; its step counter and its table are left to the caller.
         batch: This rank's rows.
@@ -56,6 +55,7 @@ def optimize(
     config, engine = state.config, state.engine
     num_parts = config.training.gradient_accumulation_steps
     results: list[StepResult] = []
+    coming: list[Callable[[], dict[str, Tensor]]] = []
     centers = None
     # DeepSpeed averages over ranks and micro-batches; the losses are shares of the global batch's, so they add up.
     scale = dist.get_world_size() * num_parts
@@ -72,43 +72,20 @@ def optimize(
             use_neighbors=use_neighbors,
         )
         results.append(result)
+        coming.append(_bring_out(result, engine.copies))
         if settings.recipe == "official" and len(results) == num_parts:
             centers = CenterSums(results)
         engine.backward(result.loss * scale)
         engine.step(lr)
     if centers:
         centers.move(engine.module.centers, rate=config.loss.center_rate)
+    there = [wait() for wait in coming]
+    terms_T = torch.stack([part["terms"] for part in there]).sum(dim=0)
     return StepOutputs(
-        probs=torch.cat([result.probs_BC for result in results]).cpu().numpy(),
-        features=torch.cat([result.features_BV for result in results]).cpu().numpy(),
-        logit_grads=torch.cat([result.logit_grad_B for result in results]).cpu(),
-        terms={key: torch.stack([result.terms[key] for result in results]).sum() for key in results[0].terms},
-    )
-
-
-def to_tensors(
-    batch: Batch, neighbors: Neighbors | None, logits: Tensor | None, device: torch.device
-) -> tuple[TensorBatch, TensorNeighbors | None]:
-    """Put a batch and its neighbours on the device, with the logits of both, one after the other; None: all are 0."""
-    rows = len(batch.ids)
-    logits = torch.zeros(rows, device=device) if logits is None else logits.to(device)
-    tensors = TensorBatch(
-        images=_tensor(batch.images, device),
-        labels_B=_tensor(batch.labels, device),
-        va_B2=_tensor(batch.va, device),
-        logit_B=logits[:rows],
-    )
-    if neighbors is None:
-        return tensors, None
-    return tensors, TensorNeighbors(
-        va_BK2=_tensor(neighbors.va, device),
-        labels_BK=_tensor(neighbors.labels, device),
-        probs_BKC=_tensor(neighbors.probs, device).float(),
-        features_BKV=_tensor(neighbors.features, device).float(),
-        usable_BK=_tensor(neighbors.versions != NEVER, device),
-        label_only_BK=_tensor(neighbors.versions == LABEL, device),
-        logit_BK=logits[rows:].view(neighbors.ids.shape),
-        images=None if neighbors.images is None else _tensor(neighbors.images, device),
+        probs=_joined([part["probs"] for part in there]).numpy(),
+        features=_joined([part["features"] for part in there]).numpy(),
+        logit_grads=_joined([part["logit_grads"] for part in there]),
+        terms=dict(zip(results[0].terms, terms_T, strict=True)),
     )
 
 
@@ -133,12 +110,23 @@ class CenterSums:
         update_centers(centers_CV, self._sums_CV1[:, :-1], self._sums_CV1[:, -1], rate=rate)
 
 
+def _bring_out(result: StepResult, copies: DeviceCopies) -> Callable[[], dict[str, Tensor]]:
+    return copies.outward(
+        {
+            "probs": result.probs_BC,
+            "features": result.features_BV,
+            "logit_grads": result.logit_grad_B,
+            "terms": torch.stack(list(result.terms.values())),
+        }
+    )
+
+
 def _micro_batches(num_rows: int, num_parts: int) -> list[slice]:
     """Consecutive rows, the first parts one longer where it must be."""
     sizes = [num_rows // num_parts + (part < num_rows % num_parts) for part in range(num_parts)]
     return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
-def _tensor(array: NDArray, device: torch.device) -> Tensor:
-    """The same memory where it can be: arrays of the object store are read-only, and nobody writes to a batch."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One after the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

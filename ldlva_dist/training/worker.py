@@ -10,18 +10,18 @@ import ray.train
 from numpy.typing import NDArray
 
 from ldlva_dist.bank.client import NeighborClient
-from ldlva_dist.bank.session import StepLookup
 from ldlva_dist.checkpoint.saver import METRIC, Saver
 from ldlva_dist.messages import BankUpdate, Batch
 from ldlva_dist.method.step import StepSettings
 from ldlva_dist.method.uncertainty_table import Route
 from ldlva_dist.stream.plan import Plan
+from ldlva_dist.training.device.tensors import with_logits
 from ldlva_dist.training.evaluate import holdout_accuracy
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
 from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs
-from ldlva_dist.training.neighbors.prefetch import prefetch_neighbors
-from ldlva_dist.training.optimizer_step import StepOutputs, optimize, to_tensors
+from ldlva_dist.training.neighbors.prefetch import Prefetch, StepInputs
+from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.rank_votes import Agreement, Verdict, give_up
 from ldlva_dist.training.recorder import Recorder
 from ldlva_dist.training.schedule import Due, Schedule, due_at
@@ -48,30 +48,38 @@ class Worker:
     saver: Saver
     agreement: Agreement
 
-    def lookups(self) -> Iterator[tuple[Batch, StepLookup | None, Route | None]]:
+    def lookups(self) -> Iterator[StepInputs]:
         """Batches with what their neighbours said last, and the way of their rows of the table.
 
         A graph that is due is begun between the write of one step and the question for the next.
         """
         self.graphs.rebuild_if_due(self.state.step)
-        batches, clock = self._timed_batches(), self.meters.clock
-        for found in prefetch_neighbors(
-            batches, self.client, self.meters, self.images, self.graphs.graph_of, self._route
-        ):
+        clock = self.meters.clock
+        prefetch = Prefetch(
+            client=self.client,
+            meters=self.meters,
+            images=self.images,
+            graph_of=self.graphs.graph_of,
+            route_of=self._route,
+            copies=self.state.engine.copies,
+        )
+        for inputs in prefetch.steps(self._timed_batches()):
             clock.mark("bank")
-            yield found
+            yield inputs
             self.graphs.rebuild_if_due(self.state.step)
 
-    def step(self, batch: Batch, lookup: StepLookup | None, route: Route | None) -> StepOutputs:
+    def step(self, inputs: StepInputs) -> StepOutputs:
         """Learn from a batch, but for its uncertainties, which move with the vote."""
-        step, neighbors, clock = self.state.step, lookup and lookup.neighbors, self.meters.clock
-        logits = self.state.table.read(route) if self.state.table and route else None
+        step, clock, copies = self.state.step, self.meters.clock, self.state.engine.copies
+        logits = self.state.table.read(inputs.route) if self.state.table and inputs.route else None
         clock.mark("table")
-        tensors, near = to_tensors(batch, neighbors, logits, self.state.engine.device)
+        rows, near = inputs.rows(), inputs.near and inputs.near()
+        if logits is not None:
+            rows, near = with_logits(rows, near, logits, copies)
         clock.mark("copies")
         outputs = optimize(
             self.state,
-            tensors,
+            rows,
             near,
             settings=self.settings,
             lr=self.schedule.rate(step),
@@ -79,25 +87,25 @@ class Worker:
         )
         clock.mark("network")
         self.state.step += 1
-        self.meters.add(outputs.terms, batch, neighbors)
+        self.meters.add(outputs.terms, inputs.batch, inputs.lookup and inputs.lookup.neighbors)
         return outputs
 
-    def write(self, batch: Batch, lookup: StepLookup | None, outputs: StepOutputs) -> None:
+    def write(self, inputs: StepInputs, outputs: StepOutputs) -> None:
         """Give the bank what the network said of the batch."""
         self.meters.clock.mark("log")
-        if lookup:
+        if inputs.lookup:
             features_read = self.state.config.neighbors.source == "bank"
-            lookup.write(bank_update(batch, outputs, features_read=features_read))
+            inputs.lookup.write(bank_update(inputs.batch, outputs, features_read=features_read))
         self.meters.clock.mark("bank")
-        self.recorder.add_batch(batch)
+        self.recorder.add_batch(inputs.batch)
 
-    def vote(self, batch: Batch, route: Route | None, outputs: StepOutputs) -> Verdict:
+    def vote(self, inputs: StepInputs, outputs: StepOutputs) -> Verdict:
         """What the ranks decide together after a step, whose uncertainties move; an uploaded checkpoint is finished.
 
         Raises:
             DataError: where the loss of some rank is not finite.
         """
-        loss = float(outputs.terms["loss"])
+        loss, batch, route = float(outputs.terms["loss"]), inputs.batch, inputs.route
         self.meters.clock.mark("log")
         table, learns = self.state.table, self._uses_neighbors(batch.step)
         share = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None

@@ -7,15 +7,19 @@ packed only when the straight run is at its end: what was learnt meanwhile must 
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load
+from torch import Tensor
 
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import checkpoint_uri
@@ -25,8 +29,10 @@ from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.build import build_state, step_settings
+from ldlva_dist.training.device.copies import NoCopies
+from ldlva_dist.training.device.tensors import batch_tensors, neighbor_tensors, with_logits
 from ldlva_dist.training.engine import _name_device
-from ldlva_dist.training.optimizer_step import optimize, to_tensors
+from ldlva_dist.training.optimizer_step import optimize
 from ldlva_dist.training.state import TrainState
 from testing.forked_ranks import run_ranks
 from testing.tiny_runs import table as whole_table
@@ -36,6 +42,23 @@ CASES = ((0, "adamw"), (1, "adamw"), (2, "adam"), (3, "adamw"), (1, "sgd"))
 ROWS, BATCH, K, CLASSES, SAVED_AT, STEPS = 90, 14, 4, 5, 3, 8
 """14 lanes of one row: three and four ranks have slices of different sizes."""
 DEVICE = torch.device("cpu")
+
+
+class CopiesBeside(NoCopies):
+    """As if the CPU were a device: inputs are copied in a thread ahead, and outputs when they are asked for."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    def inward(self, values: Any) -> Tensor:
+        return super().inward(values).clone()
+
+    def ahead(self, make: Callable[[], Any]) -> Callable[[], Any]:
+        return self._thread.submit(make).result
+
+    def outward(self, tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
+        there = {name: tensor.clone() for name, tensor in tensors.items()}
+        return lambda: there
 
 
 def _config(folder: str, stage: int, name: str) -> RunConfig:
@@ -100,7 +123,10 @@ def _train(state: TrainState, steps: int) -> list[float]:
     for _ in range(steps):
         batch, neighbors = _batch(state, plan)
         route = state.table.route(np.concatenate([batch.ids, neighbors.ids.ravel()]), len(batch.ids))
-        rows, near = to_tensors(batch, neighbors, state.table.read(route), DEVICE)
+        copies = state.engine.copies
+        rows = copies.ahead(partial(batch_tensors, batch, copies))
+        near = copies.ahead(partial(neighbor_tensors, neighbors, copies))
+        rows, near = with_logits(rows(), near(), state.table.read(route), copies)
         outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
         state.table.apply(route, outputs.logit_grads)
         state.step += 1
@@ -148,6 +174,7 @@ def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
             saved = Checkpoint.open(checkpoint_uri(f"{place}/on-2", SAVED_AT))
             state = build_state(config, _info(), None, device=DEVICE, checkpoint=saved)
             _assert_is_what_was_saved(state, saved)
+            state.engine.copies = CopiesBeside()  # copies change nothing: on two ranks the losses are the same bits
             losses = _train(state, STEPS - SAVED_AT)
         last = _save(state)[0] if phase == "straight" or world_size != 2 else None
         if rank == 0:
@@ -193,6 +220,16 @@ def test_a_run_goes_on_on_any_number_of_ranks(stage: int, name: str, runs: Path)
         losses, other = _outcome(case, "resume", world_size)
         np.testing.assert_allclose(losses, straight, rtol=1e-5)
         np.testing.assert_allclose(whole_table(other), table, atol=1e-5, rtol=0)
+
+
+def test_on_the_cpu_a_tensor_is_the_arrays_own_memory() -> None:
+    images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    images.flags.writeable = False
+    rows = Batch(step=0, positions=np.arange(2, dtype=np.int32), ids=np.arange(2), images=images, labels=np.arange(2),
+                 va=np.zeros((2, 2), np.float32))  # fmt: skip
+    assert np.shares_memory(batch_tensors(rows, NoCopies()).images.numpy(), images)
+    outputs = {"probs": torch.zeros(2)}
+    assert NoCopies().outward(outputs)()["probs"] is outputs["probs"]
 
 
 def test_starting_the_engine_compiles_nothing(runs: Path) -> None:

@@ -1,0 +1,1 @@
+"""What passes between the host's memory and the device's. Read `copies.py` first."""
