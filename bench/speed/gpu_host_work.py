@@ -115,8 +115,8 @@ def run_rank(rank: int, arguments: Arguments, address: str, folder: str, figures
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     torch.set_num_threads(1)
     rank_votes.ASK_RAY_EVERY_S = math.inf  # outside of Ray Train there is nobody to ask
-    store = dist.FileStore(f"{folder}/store", arguments.ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=arguments.ranks)
+    meeting = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=arguments.ranks)
     optimizer_step.step = stub_step()
     clock: dict[int, tuple[float, float]] = {}
     train(build_worker(rank, arguments, clock))
