@@ -77,7 +77,8 @@ def measure(modules: Mapping[str, Module]) -> dict[str, float | str | list[str]]
     arrows = {
         (modules[one].room, modules[other].room): f"{one} imports {other}" for one in imports for other in imports[one]
     }
-    arrows = {pair: said for pair, said in arrows.items() if pair[0] != pair[1]}
+    # The package itself is no room: its two functions open doors to rooms.
+    arrows = {pair: said for pair, said in arrows.items() if pair[0] != pair[1] and PACKAGE not in pair}
     floors = _floors()
     folders = Counter(module.path.parent for module in modules.values())
     names = defaultdict(list)

@@ -3,6 +3,7 @@
 N = training samples, C = classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,18 +59,29 @@ def scores(findings: Findings) -> dict[str, NDArray[Any]]:
 
 
 def write_uncertainty(run_uri: str, dataset: Dataset, findings: Findings) -> str:
-    """Write RUN/uncertainty.parquet, a row for each training sample in id order; returns its place.
+    """Write RUN/uncertainty.parquet, :func:`uncertainty_blocks`; returns its place."""
+    uri, sink, writer = storage.join(run_uri, FILE), pa.BufferOutputStream(), None
+    for table in uncertainty_blocks(dataset, findings):
+        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+        writer.write_table(table)
+    assert writer is not None, "a run has training samples"
+    writer.close()
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+    return uri
+
+
+def uncertainty_blocks(dataset: Dataset, findings: Findings) -> Iterator[pa.Table]:
+    """A row for each training sample in id order, some thousands at a time.
 
     Columns: ``id``; ``key``; ``label``, the given one, and ``proposed_label``, class names; ``uncertainty``;
     ``p_label``: the model's probability of the label; ``agreement``: the neighbours', null where no neighbour was
     reached; ``suspicion`` and ``rank``: the combined score, and the place by it from 1, the most suspicious. Where the
     data set has votes, ``votes_entropy`` in nats, null where a sample has none; and its extra columns.
     """
-    uri, rank_N, info = storage.join(run_uri, FILE), findings.rank_N, dataset.info
+    rank_N, info = findings.rank_N, dataset.info
     agreement_N = suspicion.of_label(findings.aggregated_NC, findings.labels_N).astype(np.float32)
     is_silent_N = np.asarray(~findings.aggregated_NC.any(axis=1))
     p_label_N = suspicion.of_label(findings.probs_NC, findings.labels_N).astype(np.float32)
-    sink, writer = pa.BufferOutputStream(), None
     more = [name for name in dataset.column_names() if name == "votes" or name.startswith(EXTRA)]
     for block in dataset.blocks(["id", "key", *more]):
         first = block["id"][0].as_py()
@@ -77,26 +89,25 @@ def write_uncertainty(run_uri: str, dataset: Dataset, findings: Findings) -> str
         if rows.start >= rows.stop:
             break
         block = block.slice(0, rows.stop - rows.start)
-        table = pa.table(
+        yield pa.table(
             {
                 "id": block["id"],
                 "key": block["key"],
-                "label": _named(findings.labels_N[rows], info),
+                "label": class_column(findings.labels_N[rows], info),
                 "uncertainty": findings.uncertainty_N[rows],
                 "p_label": p_label_N[rows],
                 "agreement": pa.array(agreement_N[rows], mask=is_silent_N[rows]),
-                "proposed_label": _named(findings.proposed_N[rows], info),
+                "proposed_label": class_column(findings.proposed_N[rows], info),
                 "suspicion": findings.suspicion_N[rows].astype(np.float32),
                 "rank": rank_N[rows],
                 **_of_manifest(block.select(more)),
             }
         )
-        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
-        writer.write_table(table)
-    assert writer is not None, "a run has training samples"
-    writer.close()
-    storage.write_bytes(uri, sink.getvalue().to_pybytes())
-    return uri
+
+
+def class_column(indices_n: NDArray[np.int64], info: DatasetInfo) -> pa.Array:
+    """[n] the names of some classes, as a dictionary of all of them."""
+    return pa.DictionaryArray.from_arrays(indices_n.astype(np.int16), pa.array(info.class_names))
 
 
 def _of_manifest(block: pa.Table) -> dict[str, Any]:
@@ -106,7 +117,3 @@ def _of_manifest(block: pa.Table) -> dict[str, Any]:
         entropy_n = metrics.vote_entropy(list_column(block["votes"]))
         columns["votes_entropy"] = pa.array(entropy_n.astype(np.float32), from_pandas=True)  # NaN becomes null
     return columns
-
-
-def _named(indices_n: NDArray[np.int64], info: DatasetInfo) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(indices_n.astype(np.int16), pa.array(info.class_names))

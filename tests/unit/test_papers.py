@@ -142,7 +142,8 @@ def test_members_of_the_reference_page_are_in_their_modules() -> None:
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
     missing = []
     for block in page.split("::: ")[1:]:
-        module = ROOT / (block.split()[0].replace(".", "/") + ".py")
+        module = ROOT / block.split()[0].replace(".", "/")
+        module = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
         names = {getattr(node, "name", "") for node in ast.parse(module.read_text()).body}
         listed = re.search(r"members: \[(.*)\]", block)
         missing += [name for name in (listed[1].split(", ") if listed else ()) if name not in names]

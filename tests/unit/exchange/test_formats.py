@@ -1,7 +1,6 @@
 """What goes out in a tool's format comes back the same; what others made of it is understood or refused."""
 
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,44 +15,16 @@ from hypothesis import strategies as st
 from ldlva_dist.errors import DataError
 from ldlva_dist.exchange import common_form
 from ldlva_dist.exchange.clean_lab import write_arrays
-from ldlva_dist.exchange.common_form import LabelIssue, Listed, as_issues, as_table
+from ldlva_dist.exchange.common_form import LabelIssue, as_issues
 from ldlva_dist.exchange.formats import FORMATS, FormatName, read_marked, recognise
+from testing.random_issues import listed, random_issues
 
-CLASSES = ("Neutral", 'Très "glad", <&> so', "=sad\u0301", "'-fear", "5", "怒り\u00a0")
 NAMES: tuple[FormatName, ...] = tuple(FORMATS)
-
-
-def random_rows(count: int, seed: int = 0) -> list[LabelIssue]:
-    """Rows as a run would propose them, a third of them decided by a reviewer."""
-    draw = random.Random(seed)
-    letters = "abcXYZ019-_éß怒"
-    return [
-        LabelIssue(
-            key=f"{'-' if i % 50 == 0 else ''}{''.join(draw.choices(letters, k=9))}_{i}",
-            given=draw.choice(CLASSES),
-            proposed=draw.choice(CLASSES),
-            score=draw.choice([draw.random(), draw.random() ** 40, 1 - 2**-53, 5e-324, 0.0, 1.0]),
-            decision=draw.choice([None, None, draw.choice(CLASSES)]),
-        )
-        for i in range(count)
-    ]
-
-
-def listed(rows: list[LabelIssue]) -> Listed:
-    embedding = np.random.default_rng(0).normal(size=(len(rows), 4)).astype(np.float32)
-    return Listed(
-        rows=as_table(rows),
-        class_names=CLASSES,
-        image_names=[f"{row.key}.jpg" for row in rows],
-        image_sizes=[(48, 40)] * len(rows),
-        image_address="/data/local-files/?d=out/images",
-        embedding_nV=embedding,
-    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_thousand_rows_come_back_as_they_went(name: FormatName, tmp_path: Path) -> None:
-    rows = random_rows(1000)
+    rows = random_issues(1000)
     uri = FORMATS[name].write(str(tmp_path), listed(rows))[0]
     assert recognise(uri) == name
     assert as_issues(read_marked(uri)) == rows
@@ -216,7 +187,7 @@ def test_a_parquet_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uris = [FORMATS[name].write(str(tmp_path / name), listed(random_rows(9)))[0] for name in NAMES]
+    uris = [FORMATS[name].write(str(tmp_path / name), listed(random_issues(9)))[0] for name in NAMES]
     monkeypatch.setattr("ldlva_dist.exchange.common_form.MAX_BYTES", 500)
     monkeypatch.setattr("ldlva_dist.exchange.csv_list.MAX_BYTES", 500)
     monkeypatch.setattr("ldlva_dist.exchange.spotlight.MAX_ROWS", 8)
@@ -226,7 +197,7 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def good_bytes(name: FormatName, folder: Path) -> bytes:
-    return Path(FORMATS[name].write(str(folder), listed(random_rows(4)))[0]).read_bytes()
+    return Path(FORMATS[name].write(str(folder), listed(random_issues(4)))[0]).read_bytes()
 
 
 FIELDS = (
