@@ -1,7 +1,7 @@
 """The paper's experiments: python jobs/experiment.py noise|ablation --dataset DATASET [--preset PRESET] [...].
 
-`noise` compares sides (plain cross-entropy, label smoothing, LDLVA, LDLVA without its parts) on labels of which a share
-is flipped; `ablation` varies K, delta, gamma and the initial uncertainty, one at a time. All arms have the same
+`noise` compares sides (plain cross-entropy, label smoothing, other methods, LDLVA, LDLVA without its parts) on labels of
+which a share is flipped; `ablation` varies K, delta, gamma and the initial uncertainty, one at a time. All arms have the same
 settings, number of learning rates to choose from, epochs and seeds; the last epoch counts (experiments/protocol.py).
 Writes OUTPUT/noise.* or OUTPUT/ablation.*: tables (md, csv, parquet, json) and plots (pdf, png). The same command goes
 on where it was interrupted, and never trains a run twice. Any setting of jobs/train.py can be given besides, such as

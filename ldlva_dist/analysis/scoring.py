@@ -3,6 +3,7 @@
 Votes and truth are read here and nowhere in training.
 """
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,7 @@ from ray.exceptions import RayError
 
 from ldlva_dist.analysis import metrics
 from ldlva_dist.analysis.groups import judge_groups
-from ldlva_dist.analysis.trained_run import read_sample_outputs
+from ldlva_dist.analysis.trained_run import read_sample_outputs, read_stored_probabilities
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import EXTRA, DatasetInfo, list_column
@@ -57,7 +58,8 @@ def score(
         ``ambiguity``, where it has votes and the run uncertainties: ``spearman``, the rank correlation of a training
         sample's uncertainty and the entropy of its votes;
         ``noise``, where wrong training labels are known (flipped, or the label is not the votes' majority):
-        wrong_share, and auroc and average_precision of ``uncertainty``, ``one_minus_p_label`` and ``bayes`` (the
+        wrong_share, and auroc and average_precision of ``uncertainty``, ``one_minus_p_label``,
+        ``one_minus_own_average`` (recipe ``elr``: 1 - the moving average's share of the label) and ``bayes`` (the
         best that is possible, from the true distributions).
 
     Raises:
@@ -78,13 +80,14 @@ def score(
         return result
     if config.uses_neighbors:
         uncertainty_N, probs_NC = read_sample_outputs(checkpoint, info)
-        result["noise"] = _noise(dataset, *wrong, probs_NC, uncertainty_N)
+        result["noise"] = _noise(dataset, *wrong, probs_NC, {"uncertainty": uncertainty_N})
         if (votes := _columns(dataset, "train", ["votes"])).num_columns:
             entropy_N = metrics.vote_entropy(list_column(votes["votes"]))
             result["ambiguity"] = metrics.rank_correlation(uncertainty_N, entropy_N)
     elif predict_training:
         probs_NC = predict_split(checkpoint, dataset, split="train", num_tasks=num_tasks)
-        result["noise"] = _noise(dataset, *wrong, probs_NC)
+        own = {"one_minus_own_average": _own_average(checkpoint, dataset)} if config.reads_own_outputs else {}
+        result["noise"] = _noise(dataset, *wrong, probs_NC, own)
     return result
 
 
@@ -189,17 +192,23 @@ def _noise(
     wrong: NDArray[np.bool_],
     known: NDArray[np.bool_],
     probs_NC: NDArray[np.float32],
-    uncertainty: NDArray[np.float32] | None = None,
+    own: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, Any]:
-    """What :func:`score` tells of wrong labels, by probabilities of the training samples, and their uncertainties."""
+    """What :func:`score` tells of wrong labels, by probabilities of the training samples and by the method's own."""
     columns = _columns(dataset, "train", ["label", "true_distribution"])
     labels = columns["label"].to_numpy().astype(np.int64)
-    scores = {} if uncertainty is None else {"uncertainty": uncertainty}
+    scores = dict(own)
     scores["one_minus_p_label"] = 1 - probs_NC[np.arange(len(labels)), labels]
     if "true_distribution" in columns.column_names and dataset.info.flip_share is not None:
         truth_NC = list_column(columns["true_distribution"])
         scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, dataset.info.flip_share)
     return metrics.judge_noise_scores(scores, wrong, known)
+
+
+def _own_average(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.float32]:
+    """[N] 1 - t(label) of the moving averages t that early-learning regularisation keeps; 1 where there is none."""
+    average_NC, labels_N = read_stored_probabilities(checkpoint, dataset.info), dataset.labels("train")
+    return 1 - average_NC[np.arange(len(labels_N)), labels_N]
 
 
 def _columns(dataset: Dataset, split: str, wanted: list[str]) -> pa.Table:

@@ -80,8 +80,13 @@ def read_sample_outputs(checkpoint: Checkpoint, info: DatasetInfo) -> tuple[NDAr
         [N] uncertainties, the weight of the neighbours in the sample's target, in (0, 1).
         [N, C] class probabilities as they are stored; zeros where the sample was never reached.
     """
-    logit_N, (outputs, _) = checkpoint.read_logits(info.num_train), _read_bank(checkpoint, info)
-    return logit_N.sigmoid().numpy(), outputs.records["probs"].astype(np.float32)
+    logit_N = checkpoint.read_logits(info.num_train)
+    return logit_N.sigmoid().numpy(), read_stored_probabilities(checkpoint, info)
+
+
+def read_stored_probabilities(checkpoint: Checkpoint, info: DatasetInfo) -> NDArray[np.float32]:
+    """[N, C] what the bank of a run holds of every training sample; zeros where it was never reached."""
+    return _read_bank(checkpoint, info)[0].records["probs"].astype(np.float32)
 
 
 def lacks_features(config: RunConfig) -> bool:

@@ -31,6 +31,8 @@ class BankSpec:
     """Weight of the old value when a stored probability is overwritten."""
     label_smoothing: float | None = None
     """A new bank holds each row's own label, smoothed by so much; None = it is empty."""
+    own_row: bool = False
+    """Whether a lookup gives each sample itself too, behind its neighbours."""
     timeout_s: float = 60.0
     """Longest wait of a shard for the other ranks' messages."""
 

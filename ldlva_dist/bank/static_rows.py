@@ -22,8 +22,9 @@ class ShardRows:
 
 
 def load_shard_rows(dataset: Dataset, start: int, stop: int, k: int) -> ShardRows:
-    """The rows of one shard from the data set and its graph."""
+    """The rows of one shard from the data set and, for k > 0, its graph."""
     static = np.zeros(stop - start, dtype=STATIC)
     static["va"] = dataset.va(start, stop - start)
     static["label"] = dataset.columns(("label",), first_id=start, rows=stop - start)["label"].to_numpy()
-    return ShardRows(start=start, static=static, graph=read_graph(dataset, start, stop - start, k)[0])
+    graph = read_graph(dataset, start, stop - start, k)[0] if k else np.empty((stop - start, 0), dtype=np.int32)
+    return ShardRows(start=start, static=static, graph=graph)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ldlva_dist.config.data import DataConfig
 from ldlva_dist.config.execution import PlacementConfig, SweepConfig, TrainingConfig
 from ldlva_dist.config.neighbors import BankConfig, IndexConfig, NeighborConfig, UncertaintyConfig
-from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig
+from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig, RobustConfig
 from ldlva_dist.config.saved import build_settings, parse_json
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.values.settings import check_name, check_settings, require
@@ -21,6 +21,7 @@ __all__ = [
     "NeighborConfig",
     "OptimConfig",
     "PlacementConfig",
+    "RobustConfig",
     "RunConfig",
     "SweepConfig",
     "TrainingConfig",
@@ -42,6 +43,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     neighbors: NeighborConfig = field(default_factory=NeighborConfig)
     bank: BankConfig = field(default_factory=BankConfig)
@@ -91,7 +93,32 @@ class RunConfig:
     @property
     def uses_neighbors(self) -> bool:
         """Whether the run needs the neighbour graph, the bank and the uncertainty table."""
-        return self.loss.recipe != "ce"
+        return self.loss.recipe in ("official", "paper")
+
+    @property
+    def reads_own_outputs(self) -> bool:
+        """Whether a step reads what the network said of its own samples before; the bank keeps it."""
+        return self.loss.recipe == "elr"
+
+    @property
+    def uses_bank(self) -> bool:
+        """Whether the run has a bank."""
+        return self.uses_neighbors or self.reads_own_outputs
+
+    @property
+    def bank_neighbors(self) -> int:
+        """Neighbours of each sample whose ids the bank holds."""
+        return self.neighbors.num_neighbors if self.uses_neighbors else 0
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the bank holds features, which the calibration network and the index of the features read."""
+        return self.uses_neighbors and not self.reads_images
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the neighbours' images are read and forwarded in every step."""
+        return self.uses_neighbors and self.neighbors.source == "exact"
 
     @property
     def uri(self) -> str:

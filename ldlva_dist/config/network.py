@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldlva_dist.values.settings import Count, Momentum, NotNegative, Positive, Range, Share, check_settings
+from ldlva_dist.values.settings import Count, Momentum, NotNegative, Positive, Range, Share, check_settings, require
 
 Width = Annotated[int, Range(ge=1, le=4096)]
 Epoch = Annotated[float, Range(ge=0, le=10**6)]
@@ -34,8 +34,10 @@ class ModelConfig:
 class LossConfig:
     """The method (METHOD.md, sections 2 and 3)."""
 
-    recipe: Literal["official", "paper", "ce"] = "official"
-    """official: the reference implementation; paper: the paper's equations; ce: plain cross-entropy, the baseline."""
+    recipe: Literal["official", "paper", "ce", "elr", "gce", "sce", "mixup"] = "official"
+    """official: the reference implementation; paper: the paper's equations; ce: plain cross-entropy, the baseline.
+    Methods of others against wrong labels, which need no valence-arousal (their constants: robust): elr, early-learning
+    regularisation; gce and sce, generalised and symmetric cross-entropy; mixup."""
     gamma: NotNegative = 0.01
     """Weight of the discriminative loss."""
     kernel_width: Positive = 0.5
@@ -57,6 +59,32 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "loss")
+        require(
+            self.label_smoothing == 0 or self.recipe not in ("gce", "sce"),
+            f"loss.label_smoothing must be 0 for loss.recipe={self.recipe}, whose formula has whole labels, "
+            f"got {self.label_smoothing:g}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustConfig:
+    """Constants of the recipes of others (METHOD.md, section 8)."""
+
+    elr_weight: NotNegative = 3.0
+    """elr: weight of the regularisation."""
+    elr_momentum: Momentum = 0.7
+    """elr: weight of the old value in the moving average of a sample's outputs."""
+    gce_q: Annotated[float, Range(gt=0, le=1)] = 0.7
+    """gce: exponent; towards 0 it is cross-entropy, 1 the mean absolute error."""
+    sce_alpha: NotNegative = 0.1
+    """sce: weight of the cross-entropy."""
+    sce_beta: NotNegative = 1.0
+    """sce: weight of the reverse cross-entropy."""
+    mixup_alpha: Positive = 1.0
+    """mixup: both parameters of the Beta distribution that shares are drawn from."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "robust")
 
 
 @dataclass(frozen=True, kw_only=True)

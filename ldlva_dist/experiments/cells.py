@@ -94,6 +94,6 @@ def figures(evaluation: dict[str, Any]) -> dict[str, float]:
     judged = next(evaluation[name] for name in REFERENCES if name in evaluation)
     found = {name: judged.get(name) for name in ("accuracy", "kl", "chebyshev")}
     for name, values in evaluation.get("noise", {}).items():
-        if name in ("uncertainty", "one_minus_p_label"):
+        if name in ("uncertainty", "one_minus_p_label", "one_minus_own_average"):
             found |= {f"{measure}_{name}": values[measure] for measure in ("auroc", "average_precision")}
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -24,6 +24,7 @@ FIGURES = {
     "chebyshev": "Chebyshev distance (less is better)",
     "auroc_uncertainty": "AUROC of wrong labels by uncertainty",
     "auroc_one_minus_p_label": "AUROC of wrong labels by 1 - p(label)",
+    "auroc_one_minus_own_average": "AUROC of wrong labels by ELR's moving averages",
 }
 """Figures of the tables, in their order; distributions are compared with true ones, or with the raters' votes."""
 

@@ -68,7 +68,7 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
     else:
         trainer += network
     roles.append(Role(name="trainer", processes=placement.max_workers, each=trainer))
-    if config.uses_neighbors:
+    if config.uses_bank:
         roles.append(Role(name="bank shard", processes=config.bank.num_shards, each=_shard_bytes(config, info)))
     if config.index_shards:
         points = info.num_train * model.feature_width * 4 // config.index_shards
@@ -140,7 +140,7 @@ def _checkpoint_copies(config: RunConfig, model: LDLVA) -> int:
 def _shard_bytes(config: RunConfig, info: DatasetInfo) -> int:
     """A shard's rows, graphs found anew, and a piece of the file that they are written to; few old rows change then."""
     spec, rows = planned_bank_spec(config, info), -(-info.num_train // config.bank.num_shards)
-    row = bytes_per_row(spec, config.neighbors.num_neighbors) + 4 * graph_columns(config)
+    row = bytes_per_row(spec, config.bank_neighbors) + 4 * graph_columns(config)
     return IMPORTED["bank shard"] + rows * row + min(PIECE_BYTES, rows * row)
 
 

@@ -101,7 +101,7 @@ def speed(lines: Sequence[dict[str, Any]], batch_size: int) -> float:
 
 
 def _probing(config: RunConfig) -> RunConfig:
-    warm = "labels" if config.uses_neighbors and config.neighbors.source == "bank" else "empty"
+    warm = "labels" if config.uses_bank and not config.reads_images else "empty"
     return replace(
         config,
         name=f"{PREFIX}{uuid.uuid4().hex[:8]}",

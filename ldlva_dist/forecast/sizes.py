@@ -60,16 +60,18 @@ def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
     }
     files = 4
     if config.uses_neighbors:
-        workers, shards = config.placement.max_workers, config.bank.num_shards
-        table = [_table_file_bytes(rows) for rows in _table_files(info.num_train, workers)]
+        table = [_table_file_bytes(rows) for rows in _table_files(info.num_train, config.placement.max_workers)]
+        parts["table"] = sum(table)
+        files += len(table)
+    if config.uses_bank:
+        shards = config.bank.num_shards
         bounds = [info.num_train * i // shards for i in range(shards + 1)]
         spec = planned_bank_spec(config, info)
-        parts["table"] = sum(table)
         parts["bank"] = sum(
             bank_part_bytes(spec, stop - start, config.data.batch_size // shards, graph_columns(config))
             for start, stop in pairwise(bounds)
         )
-        files += len(table) + shards
+        files += shards
     parts["description"] = len(to_json(config)) + FACTS_BYTES + files * LIST_ENTRY_BYTES
     return parts
 

@@ -43,7 +43,7 @@ def work_of(config: RunConfig, info: DatasetInfo) -> RunWork:
     evaluations = sum(due_at(training, plan, step).evaluation for step in _evaluation_steps(config, plan))
     every = training.checkpoint_every_steps
     checkpoints = -(-steps // every) if every else evaluations
-    fills = config.uses_neighbors and config.bank.warm_start == "forward"
+    fills = config.uses_bank and config.bank.warm_start == "forward"
     return RunWork(
         steps=steps,
         samples=steps * plan.batch_size,

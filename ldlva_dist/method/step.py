@@ -5,12 +5,13 @@ B = rows of one micro-batch, K = neighbours, C = classes, V = feature width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ldlva_dist.method import centers, losses, targets
+from ldlva_dist.method.robust_losses import RobustSettings
 from ldlva_dist.method.similarity import log_similarity
 from ldlva_dist.models.ldlva import ModelOutput
 
@@ -28,6 +29,7 @@ class StepSettings:
     detach_uncertainty: bool = True
     class_weights: Tensor | None = None
     """[C]"""
+    robust: RobustSettings = field(default_factory=RobustSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

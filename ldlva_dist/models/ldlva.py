@@ -34,7 +34,7 @@ class LDLVA(nn.Module):
         recipe: str,
         calibration_hidden: tuple[int, int] | None = (512, 256),
     ) -> None:
-        """Build the network; recipe ``ce`` has neither calibration nor centres, others can do without calibration.
+        """Build the network; recipes other than ``official`` and ``paper`` have neither calibration nor centres.
 
         ``official`` centres are a buffer with its own update rule, ``paper`` centres are a parameter.
         """
@@ -43,7 +43,7 @@ class LDLVA(nn.Module):
         self.backbone = backbone
         self.feature_width = int(backbone.feature_width)  # pyright: ignore[reportArgumentType]
         self.classifier = nn.Linear(self.feature_width, num_classes)
-        hidden = None if recipe == "ce" else calibration_hidden
+        hidden = calibration_hidden if recipe in ("official", "paper") else None
         self.calibration = Calibration(self.feature_width, hidden) if hidden else None
         zeros_CV = torch.zeros(num_classes, self.feature_width)
         if recipe == "official":

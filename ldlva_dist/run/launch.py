@@ -94,7 +94,7 @@ def fit(
 def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[Any], until: Event | None) -> None:
     """Start the services, train to the end, take the services away."""
     manifest = pipeline.Manifest(dataset, placement.manifest_task())
-    service = _start_service(config, dataset) if config.uses_neighbors else None
+    service = _start_service(config, dataset) if config.uses_bank else None
     index = None
     control: Any = ray.remote(RunControl).options(**placement.control_actor()).remote()
     try:
@@ -183,7 +183,7 @@ def write_settings(config: RunConfig) -> None:
 
 
 def _start_service(config: RunConfig, dataset: Dataset) -> NeighborService:
-    info, bank, k = dataset.info, config.bank, config.neighbors.num_neighbors
+    info, bank, k = dataset.info, config.bank, config.bank_neighbors
     spec = build.bank_spec(config, info)
     num_bytes = info.num_train * bytes_per_row(spec, k)
     say(

@@ -22,6 +22,7 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.messages import Batch
 from ldlva_dist.method.losses import balanced_class_weights
+from ldlva_dist.method.robust_losses import RobustSettings
 from ldlva_dist.method.step import StepSettings
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.records.ids_log import IdsLog
@@ -133,17 +134,18 @@ def _gloo_group(timeout_s: float) -> dist.ProcessGroup:
 
 def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     """What the run's bank stores. Labels that a bank starts with are smoothed as those of the loss, or by 0.1."""
-    num_classes, exact = len(info.class_names), config.neighbors.source == "exact"
+    num_classes = len(info.class_names)
     with torch.device("meta"):
         feature_width = int(backbone_of(config).feature_width)  # pyright: ignore[reportArgumentType]
     return BankSpec(
         num_classes=num_classes,
         # The exact source reads nothing back; its probabilities are kept for the reports.
-        feature_width=0 if exact else feature_width,
+        feature_width=feature_width if config.keeps_features else 0,
         probs_dtype=config.bank.probs_dtype,
         features_dtype=config.bank.features_dtype,
-        momentum=config.bank.momentum,
+        momentum=config.robust.elr_momentum if config.loss.recipe == "elr" else config.bank.momentum,
         label_smoothing=(config.loss.label_smoothing or 0.1) if config.bank.warm_start == "labels" else None,
+        own_row=config.reads_own_outputs,
         timeout_s=config.neighbors.timeout_s,
     )
 
@@ -164,6 +166,7 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
         label_smoothing=loss.label_smoothing,
         detach_uncertainty=loss.detach_uncertainty,
         class_weights=weights,
+        robust=RobustSettings(**dataclasses.asdict(config.robust)),
     )
 
 
@@ -217,7 +220,7 @@ def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClie
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         token=token[0],
-        k=config.neighbors.num_neighbors,
+        k=config.bank_neighbors,
         timeout_s=config.neighbors.timeout_s,
     )
 

@@ -70,7 +70,7 @@ def read_batches(
 
 def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> NeighborImages | None:
     """The reader of neighbours' images for the exact source; None for the bank."""
-    if config.neighbors.source == "bank":
+    if not config.reads_images:
         return None
     access = RandomAccess(
         resources.manifest,

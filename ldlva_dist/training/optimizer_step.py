@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldlva_dist.method.centers import update_centers
+from ldlva_dist.method.robust_losses import mixup_share
+from ldlva_dist.method.robust_step import ROBUST, robust_step
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors, step
 from ldlva_dist.training.device.copies import DeviceCopies
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
@@ -47,7 +49,7 @@ def optimize(
     Args:
         state: What is trained; its step counter and its table are left to the caller.
         batch: This rank's rows.
-        neighbors: Their neighbours; None for the recipe ``ce``.
+        neighbors: Their neighbours, for ``elr`` themselves; None where the bank is not read.
         settings: The method's settings.
         lr: The network's learning rate in this step.
         use_neighbors: False while the run warms up on the given labels alone.
@@ -61,15 +63,26 @@ def optimize(
     scale = dist.get_world_size() * num_parts
     for part in _micro_batches(len(batch.labels_B), num_parts):
         near = neighbors and neighbors[part]
-        if near and config.neighbors.source == "exact":
+        if near and config.reads_images:
             near = forward_exact(engine, near, settings, engine.module.feature_width)
-        result = step(
-            engine,
-            batch[part],
-            near,
-            settings=settings,
-            global_batch_size=config.data.batch_size,
-            use_neighbors=use_neighbors,
+        result = (
+            robust_step(
+                engine,
+                batch[part],
+                near,
+                settings=settings,
+                global_batch_size=config.data.batch_size,
+                mix_share=mixup_share(config.training.seed, state.step, settings.robust.mixup_alpha),
+            )
+            if settings.recipe in ROBUST
+            else step(
+                engine,
+                batch[part],
+                near,
+                settings=settings,
+                global_batch_size=config.data.batch_size,
+                use_neighbors=use_neighbors,
+            )
         )
         results.append(result)
         coming.append(_bring_out(result, engine.copies))

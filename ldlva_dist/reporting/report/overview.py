@@ -17,6 +17,7 @@ SHOWN = ("accuracy", "mean_class_accuracy", "macro_f1", "kl", "chebyshev", "ece"
 SCORES = {
     "uncertainty": "uncertainty",
     "one_minus_p_label": "1 \N{MINUS SIGN} p(label)",
+    "one_minus_own_average": "1 \N{MINUS SIGN} t(label)",
     "neighbor_disagreement": "neighbours disagree",
     "suspicion": "combined suspicion",
     "bayes": "the best that is possible",

@@ -1,0 +1,52 @@
+"""Early-learning regularisation as a run: its bank of moving averages on any ranks, resumed, and what it scores."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldlva_dist.analysis.scoring import score
+from ldlva_dist.analysis.trained_run import read_stored_probabilities
+from ldlva_dist.config import LossConfig, RunConfig
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.packing.passes.pack import pack
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.run import launch
+from testing.tiny_runs import losses, tiny_run
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def without_graph(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Drawn faces of which nobody has looked for neighbours: this recipe needs none."""
+    output = str(tmp_path_factory.mktemp("data") / "faces")
+    source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
+    pack(source, output, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
+    return output
+
+
+def _config(dataset: str, folder: Path, name: str) -> RunConfig:
+    return replace(tiny_run(dataset, folder, name), loss=LossConfig(recipe="elr"))
+
+
+def test_two_ranks_and_a_resumed_run_keep_the_averages_of_one_rank(without_graph: str, tmp_path: Path) -> None:
+    info = Dataset.open(without_graph).info
+    one = launch.fit(_config(without_graph, tmp_path, "one"))
+    averages, lines = read_stored_probabilities(one.checkpoint, info), losses(one.run_uri)
+    assert len(lines) == 20
+    assert (averages.sum(axis=1) > 0).all()
+    shutil.rmtree(one.checkpoint.uri)
+    resumed = launch.fit(_config(without_graph, tmp_path, "one"))
+    assert losses(resumed.run_uri) == lines
+    np.testing.assert_array_equal(read_stored_probabilities(resumed.checkpoint, info), averages)
+    two = _config(without_graph, tmp_path, "two")
+    done = launch.fit(replace(two, placement=replace(two.placement, num_workers=2)))
+    np.testing.assert_allclose(losses(done.run_uri), lines, rtol=2e-4)
+    np.testing.assert_allclose(read_stored_probabilities(done.checkpoint, info), averages, atol=2e-4)
+    noise = score(done.checkpoint, Dataset.open(without_graph), predict_training=True)["noise"]
+    assert set(noise) == {"wrong_share", "one_minus_own_average", "one_minus_p_label", "bayes"}
