@@ -1,8 +1,9 @@
 """The paper's experiments: python jobs/experiment.py noise|ablation --dataset DATASET [--preset PRESET] [...].
 
-`noise` compares sides (plain cross-entropy, label smoothing, other methods, LDLVA, LDLVA without its parts) on labels of
-which a share is flipped; `ablation` varies K, delta, gamma and the initial uncertainty, one at a time. All arms have the same
-settings, number of learning rates to choose from, epochs and seeds; the last epoch counts (experiments/protocol.py).
+`noise` compares sides (plain cross-entropy, label smoothing, other methods, LDLVA, LDLVA without its parts) on labels
+of which a share is flipped; `ablation` varies K, delta, gamma and the initial uncertainty, one at a time. All arms have
+the same settings, number of learning rates to choose from, epochs and seeds; the last epoch counts
+(experiments/protocol.py).
 Writes OUTPUT/noise.* or OUTPUT/ablation.*: tables (md, csv, parquet, json) and plots (pdf, png). The same command goes
 on where it was interrupted, and never trains a run twice. Any setting of jobs/train.py can be given besides, such as
 --training.epochs 20.
@@ -11,14 +12,14 @@ on where it was interrupted, and never trains a run twice. Any setting of jobs/t
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import subcommand
 from tyro.constructors import PrimitiveConstructorSpec
 
 from ldlva_dist.config import RunConfig
-from ldlva_dist.experiments.arms import SIDES, Arm, ablation_arms, noise_arms
+from ldlva_dist.experiments.arms import SIDES, Arm, NoiseKind, ablation_arms, noise_arms
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.run.cli import parse_run
@@ -74,14 +75,21 @@ class Noise(Common):
     sides: Names = tuple(SIDES)
     label_smoothing: Share = 0.1
     """Smoothing of the method "label smoothing"."""
+    kind: Literal["symmetric", "confusion", "instance", "votes"] = "symmetric"
+    """Wrong labels: symmetric, any other class; confusion, what a network takes their class for; instance, another
+    class that raters or the truth saw, of ambiguous samples first; votes, one rater's vote (--levels 0,1)."""
+    confusion: str | None = None
+    """confusion: a CSV (columns given and the classes), or the evaluation.json of a run on the holdout."""
 
     def common(self) -> dict[str, Any]:
         """What tables do not show."""
-        return {"learning_rates": self.learning_rates, "label_smoothing": self.label_smoothing}
+        common = {"learning_rates": self.learning_rates, "label_smoothing": self.label_smoothing}
+        return common if self.kind == "symmetric" else common | {"kind": self.kind, "confusion": self.confusion}
 
     def arms(self, config: RunConfig) -> list[Arm]:
         """Every side at every level."""
-        return noise_arms(config, self.levels, self.sides, self.label_smoothing)
+        kind = NoiseKind(name=self.kind, confusion=self.confusion)
+        return noise_arms(config, self.levels, self.sides, self.label_smoothing, kind)
 
 
 @dataclass(frozen=True, kw_only=True)

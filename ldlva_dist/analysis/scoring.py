@@ -199,7 +199,10 @@ def _noise(
     labels = columns["label"].to_numpy().astype(np.int64)
     scores = dict(own)
     scores["one_minus_p_label"] = 1 - probs_NC[np.arange(len(labels)), labels]
-    if "true_distribution" in columns.column_names and dataset.info.flip_share is not None:
+    # The best that is possible is known for labels that may become any other class alike.
+    noise = dataset.info.source.get("noise") or "symmetric"
+    is_symmetric = isinstance(noise, str) and noise.startswith("symmetric")
+    if "true_distribution" in columns.column_names and dataset.info.flip_share is not None and is_symmetric:
         truth_NC = list_column(columns["true_distribution"])
         scores["bayes"] = metrics.bayes_flip_probability(truth_NC, labels, dataset.info.flip_share)
     return metrics.judge_noise_scores(scores, wrong, known)

@@ -123,6 +123,8 @@ class BankAnswer:
         ends = np.cumsum([HELD.itemsize, *(size * len(at) for size, (_, at) in zip(sizes, sources, strict=True))])
         buffer = np.empty(ends[-1], dtype=np.uint8)
         for size, begin, end, (source, at) in zip(sizes, ends[:-1], ends[1:], sources, strict=True):
+            if not size:  # a bank without neighbours
+                continue
             # With "clip" numpy gathers into ``out`` without a copy.
             target = buffer[begin:end].reshape(-1, size)
             source.view(np.uint8).reshape(-1, size).take(at, axis=0, out=target, mode="clip")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ldlva_dist.config import RunConfig
 from ldlva_dist.errors import SettingError
@@ -19,7 +20,8 @@ class Arm:
     x: float
     """Place on the line: the noise level, or the setting's value."""
     config: RunConfig
-    flip_share: float = 0.0
+    noise: str | None = None
+    """Wrong labels to train on, as ``--noise`` says them."""
     shuffle_va: bool = False
 
 
@@ -50,7 +52,37 @@ SIDES: Mapping[str, Change] = {
 """From common settings to those of each side. Without uncertainty every sample keeps the initial one."""
 
 
-def noise_arms(config: RunConfig, levels: Sequence[float], sides: Sequence[str], label_smoothing: float) -> list[Arm]:
+@dataclass(frozen=True, kw_only=True)
+class NoiseKind:
+    """How labels become wrong."""
+
+    name: Literal["symmetric", "confusion", "instance", "votes"] = "symmetric"
+    confusion: str | None = None
+    """For confusion: what is taken for what, see ``noise.read_confusion``."""
+
+    def __post_init__(self) -> None:
+        if (self.name == "confusion") != (self.confusion is not None):
+            raise SettingError(
+                "--confusion must name a CSV or an evaluation.json for --kind confusion, and nothing for other kinds, "
+                f"got {self.confusion} for {self.name}"
+            )
+
+    def at(self, level: float) -> str | None:
+        """The noise of a share of flipped labels; votes know no share, only 0 and 1."""
+        if level == 0:
+            return None
+        if self.name == "votes":
+            return "votes"
+        return ":".join([self.name, f"{level:g}", *([self.confusion] if self.confusion else [])])
+
+
+def noise_arms(
+    config: RunConfig,
+    levels: Sequence[float],
+    sides: Sequence[str],
+    label_smoothing: float,
+    kind: NoiseKind = NoiseKind(),
+) -> list[Arm]:
     """Every side at every share of flipped labels, all else equal.
 
     Raises:
@@ -62,7 +94,10 @@ def noise_arms(config: RunConfig, levels: Sequence[float], sides: Sequence[str],
             f"--sides must be of {', '.join(SIDES)}, and --levels numbers; got {', '.join(sides) or 'no side'} "
             f"and {', '.join(f'{level:g}' for level in levels) or 'no level'}"
         )
-    if not all(0 <= level < 1 for level in levels):
+    if kind.name == "votes":
+        if not set(levels) <= {0, 1}:
+            raise SettingError(f"--levels must be of 0 and 1 for --kind votes, got {', '.join(map(str, levels))}")
+    elif not all(0 <= level < 1 for level in levels):
         raise SettingError(f"--levels must be in [0, 1), got {', '.join(f'{level:g}' for level in levels)}")
     smoothing = _loss(label_smoothing=label_smoothing)
     return [
@@ -70,7 +105,7 @@ def noise_arms(config: RunConfig, levels: Sequence[float], sides: Sequence[str],
             group=side,
             x=level,
             config=SIDES[side](smoothing(config) if side == SMOOTHED else config),
-            flip_share=level,
+            noise=kind.at(level),
             shuffle_va=side == SHUFFLED,
         )
         for level in levels
@@ -87,7 +122,7 @@ def ablation_arms(config: RunConfig, axes: Mapping[str, Sequence[float]], level:
     if not any(axes.values()):
         raise SettingError("an ablation needs at least one value of one setting, got none")
     return [
-        Arm(group=axis, x=value, config=AXES[axis](config, value), flip_share=level)
+        Arm(group=axis, x=value, config=AXES[axis](config, value), noise=NoiseKind().at(level))
         for axis, values in axes.items()
         for value in values
     ]

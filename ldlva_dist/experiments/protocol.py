@@ -95,7 +95,7 @@ def compare_arms(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], N
 
 def _cell(arm: Arm, seed: int, lr: float, protocol: Protocol) -> RunConfig:
     """The run of an arm with a seed; its version of the data set, with its graph, is there afterwards."""
-    control = Control(flip_share=arm.flip_share, shuffle_va=arm.shuffle_va, seed=seed)
+    control = Control(noise=arm.noise, shuffle_va=arm.shuffle_va, seed=seed)
     given = Dataset.open(protocol.dataset)
     dataset = controlled(given, control)
     if arm.config.uses_neighbors:

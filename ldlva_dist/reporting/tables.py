@@ -26,17 +26,13 @@ MEASURES = {
     "cosine": "cosine",
     "intersection": "intersection",
 }
-<<<<<<< HEAD
 GROUP_MEASURES = {"kl": "KL", "chebyshev": "Chebyshev"}
-SUSPICIONS = {"uncertainty": "uncertainty", "one_minus_p_label": "1 - p(label)", "bayes": "Bayes' best"}
-=======
 SUSPICIONS = {
     "uncertainty": "uncertainty",
     "one_minus_p_label": "1 - p(label)",
     "one_minus_own_average": "1 - t(label)",
     "bayes": "Bayes' best",
 }
->>>>>>> 81a8cce (Methods of others in the same loop: early-learning regularisation, generalised and symmetric cross-entropy, mixup)
 PARAMS = {
     "lr": "lr",
     "num_neighbors": "K",

@@ -93,14 +93,10 @@ class Worker:
     def write(self, inputs: StepInputs, outputs: StepOutputs) -> None:
         """Give the bank what the network said of the batch."""
         self.meters.clock.mark("log")
-<<<<<<< HEAD
         if inputs.lookup:
-            features_read = self.state.config.neighbors.source == "bank"
-            inputs.lookup.write(bank_update(inputs.batch, outputs, features_read=features_read))
-=======
-        if lookup:
-            lookup.write(bank_update(batch, outputs, features_read=self.state.config.keeps_features))
->>>>>>> 81a8cce (Methods of others in the same loop: early-learning regularisation, generalised and symmetric cross-entropy, mixup)
+            inputs.lookup.write(
+                bank_update(inputs.batch, outputs, features_read=self.state.config.keeps_features)
+            )
         self.meters.clock.mark("bank")
         self.recorder.add_batch(inputs.batch)
 

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from ldlva_dist.dataset.manifest import SPLITS
 from ldlva_dist.dataset.shards import key_apart, key_hash, sanitise_key
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.packing.noise import Symmetric, candidate_keys, list_labels, parse_noise, read_list, symmetric
+from ldlva_dist.packing.noise import (
+    Confusion,
+    NoiseList,
+    Symmetric,
+    candidate_keys,
+    list_labels,
+    parse_noise,
+    read_confusion,
+    read_list,
+    symmetric,
+    weighted,
+)
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.survey_columns import Columns
 from ldlva_dist.packing.sources.rows import Partition
@@ -151,6 +162,15 @@ def _noisy(
         ours = split_A != TEST
         label_A[ours] = symmetric(label_A[ours], noise.share, len(settings.class_names), settings.seed)
         return label_A
+    if isinstance(noise, Confusion):
+        ours, confusion_CC = split_A != TEST, read_confusion(noise.uri, settings.class_names)
+        label_A[ours] = weighted(label_A[ours], confusion_CC[label_A[ours]], noise.share, settings.seed)
+        return label_A
+    if not isinstance(noise, NoiseList):
+        raise SettingError(
+            "--noise by the raters' votes is for data that are packed: python jobs/experiment.py noise --kind instance "
+            f"or votes makes versions of it, got {settings.noise}"
+        )
     row_n, label_n = _listed(noise.uri, found, settings.class_names)
     listed_N = np.full(len(found.label_N), -1, dtype=np.int16)
     listed_N[row_n] = label_n

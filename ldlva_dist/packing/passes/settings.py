@@ -1,11 +1,10 @@
 """What a user decides about packing."""
 
-import posixpath
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ldlva_dist.packing.classes.class_index import ClassIndex, check_class_names
-from ldlva_dist.packing.noise import parse_noise
+from ldlva_dist.packing.noise import parse_noise, shown_noise
 
 BadData = Literal["quarantine", "skip", "fail"]
 
@@ -27,7 +26,7 @@ class PackSettings:
     shuffle_va: int | None = None
     """Seed that permutes valence-arousal among the training samples: a control experiment."""
     noise: str | None = None
-    """Wrong labels to train on, ``symmetric:SHARE`` or ``list:FILE``; see :mod:`ldlva_dist.packing.noise`."""
+    """Wrong labels to train on, such as ``symmetric:SHARE`` or ``list:FILE``; see ``noise.parse_noise``."""
     on_bad_data: BadData = "quarantine"
     """A bad row is listed in rejected.parquet, only counted, or ends the packing."""
     holdout_by: str | None = None
@@ -57,5 +56,4 @@ class PackSettings:
             facts["holdout_by"] = self.holdout_by
         if self.noise is None:
             return facts
-        kind, _, value = self.noise.partition(":")
-        return {**facts, "noise": f"{kind}:{posixpath.basename(value)}"}
+        return {**facts, "noise": shown_noise(self.noise)}

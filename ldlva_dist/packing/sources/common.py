@@ -42,7 +42,8 @@ class Common:
     shuffle_va: Seed | None = None
     """Control experiment: permute valence-arousal among the training rows by this seed."""
     noise: str | None = None
-    """Train on wrong labels, the given ones kept beside them: symmetric:SHARE, or list:FILE of lines "name label"."""
+    """Train on wrong labels, the given ones kept beside them: symmetric:SHARE, confusion:SHARE:FILE
+    (a CSV of the columns given and the classes, or an evaluation.json), or list:FILE of lines "name label"."""
     seed: Seed = 0
 
     EXTRAS: ClassVar[tuple[str, ...] | None] = ()

@@ -52,7 +52,7 @@ def test_every_side_differs_in_what_its_name_says_and_in_nothing_else() -> None:
         "shuffled VA": {},
     }
     assert [name for name, arm in arms.items() if arm.shuffle_va] == ["shuffled VA"]
-    assert {arm.flip_share for arm in arms.values()} == {0.3}
+    assert {arm.noise for arm in arms.values()} == {"symmetric:0.3"}
 
 
 def test_an_ablation_changes_one_setting_at_a_time() -> None:
@@ -64,7 +64,7 @@ def test_an_ablation_changes_one_setting_at_a_time() -> None:
         {"loss.gamma": 0.1},
         {"uncertainty.initial_logit": pytest.approx(math.log(3))},
     ]
-    assert {arm.flip_share for arm in arms} == {0.2}
+    assert {arm.noise for arm in arms} == {"symmetric:0.2"}
 
 
 @pytest.mark.parametrize(

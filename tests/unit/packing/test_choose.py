@@ -112,3 +112,19 @@ def test_valence_arousal_that_does_not_vary_cannot_be_standardised() -> None:
     chosen = choose_rows(columns, _partitions("train"), replace(SETTINGS, holdout=0.0))
     with pytest.raises(SettingError, match="--standardize-va needs"):
         chosen.va_transform()
+
+
+def test_labels_are_confused_while_packing_and_those_of_the_test_part_stay(tmp_path: Path) -> None:
+    columns, _ = _columns(10, 4)
+    path = tmp_path / "confusion.csv"
+    path.write_text("given,calm,glad\ncalm,3,1\nglad,1,0\n")
+    settings = replace(SETTINGS, holdout=0.0, noise=f"confusion:0.5:{path}")
+    chosen = choose_rows(columns, _partitions("train", "test"), settings)
+    assert chosen.flipped_A is not None
+    assert chosen.flipped_A[:10].sum() == 5
+    assert not chosen.flipped_A[10:].any()
+    assert settings.describe()["noise"] == "confusion:0.5:confusion.csv"
+    with pytest.raises(
+        SettingError, match=r"noise --kind instance or votes makes versions of it, got votes"
+    ):
+        choose_rows(columns, _partitions("train", "test"), replace(settings, noise="votes"))
