@@ -31,6 +31,8 @@ __all__ = [
     "to_json",
 ]
 
+MOBILEFACENET_PIXELS = 112
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -62,6 +64,10 @@ class RunConfig:
             batch >= micro,
             "data.batch_size must be >= placement.num_workers x training.gradient_accumulation_steps "
             f"({micro}), got {batch}",
+        )
+        require(
+            self.model.name != "mobilefacenet" or self.data.image_size == MOBILEFACENET_PIXELS,
+            f"data.image_size must be {MOBILEFACENET_PIXELS} for model.name=mobilefacenet, got {self.data.image_size}",
         )
         if self.index.space == "feature":
             require(

@@ -14,7 +14,7 @@ class ModelConfig:
     """The network."""
 
     name: str = "resnet18"
-    """resnet10, resnet18, resnet34, resnet50, or timm:NAME where timm is installed."""
+    """resnet10, resnet18, resnet34, resnet50, mobilefacenet (112 pixels), or timm:NAME where timm is installed."""
     width: Width = 64
     """Channels of the first stage of a built-in ResNet."""
     stem: Literal["imagenet", "small"] = "imagenet"

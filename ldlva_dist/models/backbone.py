@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.models.mobilefacenet import MobileFaceNet
 from ldlva_dist.models.resnet import BLOCKS, ResNet
 from ldlva_dist.models.weights_file import fits, form, not_finite, read_weights, shown_name
 
-NAMES = tuple(f"resnet{depth}" for depth in BLOCKS)
+NAMES = (*(f"resnet{depth}" for depth in BLOCKS), "mobilefacenet")
 PREFIXES = ("", "module.", "backbone.", "model.", "module.backbone.", "module.model.", "model.backbone.")
 STEMS = ("imagenet", "small")
 NAMES_SHOWN = 4
@@ -24,10 +25,13 @@ ResNet-34 are just enough."""
 def build_backbone(name: str, *, width: int, channels: int, stem: str) -> nn.Module:
     """A network from float images [B, channels, H, W] to features [B, V], with V as its ``feature_width``.
 
-    ``width`` and ``stem`` shape the built-in ResNets; a ``timm:NAME`` model has its own.
+    ``width`` and ``stem`` shape the built-in ResNets; ``mobilefacenet``, for 112 pixels, and a ``timm:NAME`` model have
+    their own.
     """
     if stem not in STEMS:
         raise SettingError(f"model.stem must be one of {', '.join(STEMS)}, got {stem!r}")
+    if name == "mobilefacenet":
+        return MobileFaceNet(channels)
     if name in NAMES:
         return ResNet(int(name.removeprefix("resnet")), width=width, channels=channels, stem=stem)
     if name.startswith("timm:"):

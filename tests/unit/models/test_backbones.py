@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -376,3 +377,64 @@ def test_a_run_that_begins_says_what_it_loads_and_one_that_goes_on_does_not_need
     (tmp_path / "run" / "step-00000010" / "state.json").touch()
     say_pretrained(config)
     assert not capsys.readouterr().out
+
+
+def arcface_shapes() -> dict[str, tuple[int, ...]]:
+    """Shapes of the MobileFaceNet that ArcFace's PyTorch code saves, written out from its published layers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def norm(name: str, width: int) -> None:
+        shapes.update({f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")})
+        shapes[f"{name}.num_batches_tracked"] = ()
+
+    def block(name: str, weight: tuple[int, ...], prelu: bool = True) -> None:
+        shapes[f"{name}.conv.weight"] = weight
+        norm(f"{name}.bn", weight[0])
+        if prelu:
+            shapes[f"{name}.prelu.weight"] = (weight[0],)
+
+    def bottleneck(name: str, inputs: int, outputs: int, hidden: int) -> None:
+        block(f"{name}.conv", (hidden, inputs, 1, 1))
+        block(f"{name}.conv_dw", (hidden, 1, 3, 3))
+        block(f"{name}.project", (outputs, hidden, 1, 1), prelu=False)
+
+    block("conv1", (64, 3, 3, 3))
+    block("conv2_dw", (64, 1, 3, 3))
+    for name, inputs, outputs, hidden, count in (
+        ("conv_23", 64, 64, 128, 0),
+        ("conv_3", 64, 64, 128, 4),
+        ("conv_34", 64, 128, 256, 0),
+        ("conv_4", 128, 128, 256, 6),
+        ("conv_45", 128, 128, 512, 0),
+        ("conv_5", 128, 128, 256, 2),
+    ):
+        names = [f"{name}.model.{place}" for place in range(count)] or [name]
+        for one in names:
+            bottleneck(one, inputs, outputs, hidden)
+    block("conv_6_sep", (512, 128, 1, 1))
+    block("conv_6_dw", (512, 1, 7, 7), prelu=False)
+    shapes["linear.weight"] = (512, 512)
+    norm("bn", 512)
+    return shapes
+
+
+def test_mobilefacenet_takes_the_weights_of_arcface_whole() -> None:
+    network = build_backbone("mobilefacenet", width=64, channels=3, stem="imagenet")
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert shapes == arcface_shapes()
+    assert 0.9e6 < sum(parameter.numel() for parameter in network.parameters()) < 1.3e6
+    given = {f"module.{name}": torch.rand(shape) + 0.5 for name, shape in arcface_shapes().items() if shape}
+    report = load_pretrained(network, save(given | {"module.head.weight": torch.zeros(3, 512)}))
+    assert report.share == pytest.approx(1, abs=1e-4)  # all but the counts of batches
+    assert report.unexpected == ("module.head.weight",) or report.unexpected == ("head.weight",)
+    torch.testing.assert_close(
+        network.state_dict()["conv_4.model.5.conv_dw.prelu.weight"], given["module.conv_4.model.5.conv_dw.prelu.weight"]
+    )
+
+
+def test_mobilefacenet_gives_one_feature_a_face_and_only_for_its_pixels() -> None:
+    network = build_backbone("mobilefacenet", width=64, channels=1, stem="imagenet").eval()
+    assert network(torch.randn(2, 1, 112, 112)).shape == (2, network.feature_width)
+    config = RunConfig()
+    with pytest.raises(SettingError, match=r"data\.image_size must be 112 for model\.name=mobilefacenet, got 96"):
+        replace(config, model=ModelConfig(name="mobilefacenet"), data=replace(config.data, image_size=96))

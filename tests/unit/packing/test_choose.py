@@ -124,7 +124,5 @@ def test_labels_are_confused_while_packing_and_those_of_the_test_part_stay(tmp_p
     assert chosen.flipped_A[:10].sum() == 5
     assert not chosen.flipped_A[10:].any()
     assert settings.describe()["noise"] == "confusion:0.5:confusion.csv"
-    with pytest.raises(
-        SettingError, match=r"noise --kind instance or votes makes versions of it, got votes"
-    ):
+    with pytest.raises(SettingError, match=r"noise --kind instance or votes makes versions of it, got votes"):
         choose_rows(columns, _partitions("train", "test"), replace(settings, noise="votes"))
