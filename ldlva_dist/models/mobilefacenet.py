@@ -31,7 +31,7 @@ class ConvNorm(nn.Module):
         return x if self.prelu is None else self.prelu(x)
 
 
-class Bottleneck(nn.Module):
+class InvertedBottleneck(nn.Module):
     """Widened by 1x1, filtered by 3x3 channel by channel, narrowed by a linear 1x1."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int, stride: int) -> None:
@@ -47,12 +47,12 @@ class Bottleneck(nn.Module):
         return x + y if self.is_residual else y
 
 
-class Repeated(nn.Module):
+class BottleneckRow(nn.Module):
     """Bottlenecks in a row."""
 
     def __init__(self, width: int, hidden: int, count: int) -> None:
         super().__init__()
-        self.model = nn.Sequential(*(Bottleneck(width, width, hidden, 1) for _ in range(count)))
+        self.model = nn.Sequential(*(InvertedBottleneck(width, width, hidden, 1) for _ in range(count)))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, H, W] to the same shape."""
@@ -67,12 +67,12 @@ class MobileFaceNet(nn.Module):
         super().__init__()
         self.conv1 = ConvNorm(channels, 64, 3, stride=2, padding=1)
         self.conv2_dw = ConvNorm(64, 64, 3, padding=1)
-        self.conv_23 = Bottleneck(64, 64, 128, 2)
-        self.conv_3 = Repeated(64, 128, 4)
-        self.conv_34 = Bottleneck(64, 128, 256, 2)
-        self.conv_4 = Repeated(128, 256, 6)
-        self.conv_45 = Bottleneck(128, 128, 512, 2)
-        self.conv_5 = Repeated(128, 256, 2)
+        self.conv_23 = InvertedBottleneck(64, 64, 128, 2)
+        self.conv_3 = BottleneckRow(64, 128, 4)
+        self.conv_34 = InvertedBottleneck(64, 128, 256, 2)
+        self.conv_4 = BottleneckRow(128, 256, 6)
+        self.conv_45 = InvertedBottleneck(128, 128, 512, 2)
+        self.conv_5 = BottleneckRow(128, 256, 2)
         self.conv_6_sep = ConvNorm(128, 512)
         self.conv_6_dw = ConvNorm(512, 512, PIXELS // 16, linear=True)
         self.linear = nn.Linear(512, FEATURES, bias=False)

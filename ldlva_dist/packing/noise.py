@@ -30,7 +30,7 @@ class Symmetric:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusedClasses:
     """Exactly round(share * N) labels are replaced as a network confuses their classes."""
 
     share: float
@@ -57,7 +57,7 @@ class NoiseList:
     uri: str
 
 
-Noise = Symmetric | Confusion | Instance | Votes | NoiseList
+Noise = Symmetric | ConfusedClasses | Instance | Votes | NoiseList
 
 
 def parse_noise(text: str) -> Noise:
@@ -70,7 +70,7 @@ def parse_noise(text: str) -> Noise:
     number, _, uri = value.partition(":")
     share = _share(number)
     if share is not None and kind == "confusion" and uri:
-        return Confusion(share, uri)
+        return ConfusedClasses(share, uri)
     if share is not None and not uri and kind in ("symmetric", "instance"):
         return Symmetric(share) if kind == "symmetric" else Instance(share)
     raise SettingError(

@@ -17,7 +17,7 @@ from ldlva_dist.dataset.manifest import DATASET
 from ldlva_dist.dataset.versions import Change, new_version, version_uri
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.noise import (
-    Confusion,
+    ConfusedClasses,
     Instance,
     Noise,
     NoiseList,
@@ -123,7 +123,7 @@ def _noisy_labels(dataset: Dataset, noise: Noise, seed: int) -> NDArray[np.int16
     match noise:
         case Symmetric(share):
             return symmetric(given_N, share, len(info.class_names), seed)
-        case Confusion(share, uri):
+        case ConfusedClasses(share, uri):
             return weighted(given_N, read_confusion(uri, info.class_names)[given_N], share, seed)
         case Instance(share):
             return weighted(given_N, _distributions(dataset, rows, ("votes", "true_distribution")), share, seed)

@@ -11,7 +11,7 @@ from ldlva_dist.dataset.manifest import SPLITS
 from ldlva_dist.dataset.shards import key_apart, key_hash, sanitise_key
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.noise import (
-    Confusion,
+    ConfusedClasses,
     NoiseList,
     Symmetric,
     candidate_keys,
@@ -162,7 +162,7 @@ def _noisy(
         ours = split_A != TEST
         label_A[ours] = symmetric(label_A[ours], noise.share, len(settings.class_names), settings.seed)
         return label_A
-    if isinstance(noise, Confusion):
+    if isinstance(noise, ConfusedClasses):
         ours, confusion_CC = split_A != TEST, read_confusion(noise.uri, settings.class_names)
         label_A[ours] = weighted(label_A[ours], confusion_CC[label_A[ours]], noise.share, settings.seed)
         return label_A

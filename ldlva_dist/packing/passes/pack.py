@@ -14,7 +14,7 @@ from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, DataError, SettingError
-from ldlva_dist.packing.noise import Confusion, NoiseList, parse_noise
+from ldlva_dist.packing.noise import ConfusedClasses, NoiseList, parse_noise
 from ldlva_dist.packing.passes.finish import finish_dataset
 from ldlva_dist.packing.passes.pass1_survey import survey_name, survey_partition
 from ldlva_dist.packing.passes.pass2_order import ORDER, Order, order_rows, read_order
@@ -149,7 +149,7 @@ def source_fingerprint(source: Source, partitions: Sequence[Partition], settings
     facts += [_stamp(place) for place in dict.fromkeys(partition.place for partition in partitions)]
     facts += [dataclasses.astuple(partition) for partition in partitions]
     noise = parse_noise(settings.noise) if settings.noise else None
-    if isinstance(noise, NoiseList | Confusion):
+    if isinstance(noise, NoiseList | ConfusedClasses):
         facts.append(hashlib.sha256(storage.read_bytes(noise.uri)).hexdigest())
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -8,7 +8,7 @@ import pytest
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.classes.class_index import ClassIndex
 from ldlva_dist.packing.noise import (
-    Confusion,
+    ConfusedClasses,
     Instance,
     NoiseList,
     Symmetric,
@@ -97,7 +97,7 @@ def test_numbers_that_most_rows_contradict_are_refused() -> None:
 
 
 def test_the_other_kinds_of_noise_are_parsed_and_nothing_else() -> None:
-    assert parse_noise("confusion:0.3:s3://bucket/matrix.csv") == Confusion(0.3, "s3://bucket/matrix.csv")
+    assert parse_noise("confusion:0.3:s3://bucket/matrix.csv") == ConfusedClasses(0.3, "s3://bucket/matrix.csv")
     assert parse_noise("instance:0.2") == Instance(0.2)
     assert parse_noise("votes") == Votes()
     for text in ("confusion:0.3", "instance:0.2:file", "votes:0.3", "instance", "confusion:2:file", "instance:nan"):
