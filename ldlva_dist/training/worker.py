@@ -94,9 +94,7 @@ class Worker:
         """Give the bank what the network said of the batch."""
         self.meters.clock.mark("log")
         if inputs.lookup:
-            inputs.lookup.write(
-                bank_update(inputs.batch, outputs, features_read=self.state.config.keeps_features)
-            )
+            inputs.lookup.write(bank_update(inputs.batch, outputs, features_read=self.state.config.keeps_features))
         self.meters.clock.mark("bank")
         self.recorder.add_batch(inputs.batch)
 
