@@ -6,19 +6,20 @@ exported from the page as a CSV, which `python jobs/make_shards.py relabel` make
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import run_job
+from ldlva_dist.reporting.terminal import print_lines, run_job
 from ldlva_dist.values.settings import Count, check_options, require
 
 if TYPE_CHECKING:
-    from ldlva_dist.analysis.trained_run import Place
-    from ldlva_dist.dataset.manifest import DatasetInfo
+    from ldlva_dist.analysis.label_findings import Findings
+    from ldlva_dist.analysis.trained_run import Place, TrainedRun
+    from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.reporting.report.overview import ReportedRun
     from ldlva_dist.reporting.report.page import Samples
 
@@ -55,10 +56,11 @@ def main() -> None:
 
     from ldlva_dist import storage
     from ldlva_dist.analysis.scoring import NO_TEST_PART, split_to_judge
-    from ldlva_dist.analysis.trained_run import find
+    from ldlva_dist.analysis.trained_run import TrainedRun, find
     from ldlva_dist.packing.verify import require_sound
     from ldlva_dist.reporting.report.overview import overview
     from ldlva_dist.reporting.report.page import render
+    from ldlva_dist.reporting.report.rounds import relabel_rounds
 
     ours = find(arguments.run, arguments.dataset)
     theirs = find(arguments.baseline, arguments.dataset) if arguments.baseline else None
@@ -68,24 +70,31 @@ def main() -> None:
     if arguments.split is None and split != "test":
         say(NO_TEST_PART.format(info.name))
     if theirs:
-        check_comparable(info, theirs.dataset.info, split)
+        check_comparable(ours.dataset, theirs.dataset, split)
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
-    shown = samples_of(arguments, run, baseline, ours) if ours.checkpoint.config.uses_neighbors else None
+    trained = TrainedRun(ours.checkpoint, ours.dataset) if ours.checkpoint.config.uses_neighbors else None
+    findings = trained.findings() if trained else None
+    run = replace(run, rounds=relabel_rounds(ours.dataset, findings))
+    print_lines(str(each) for each in run.rounds)
+    shown = samples_of(arguments, run, baseline, ours, trained, findings) if trained and findings else None
     page = render(overview(run, baseline), shown)
     uri = storage.join(ours.run, FILE)
     storage.write_bytes(uri, page)
     say(f"written: {uri}, {len(page) / 1e6:.1f} MB")
 
 
-def check_comparable(ours: "DatasetInfo", theirs: "DatasetInfo", split: str) -> None:
-    """SettingError where the runs would be judged on other faces or labels; versions share the test split alone."""
-    hash_name = "rows_hash" if split == "test" else "content_hash"
-    ours_is, theirs_is = ((getattr(info, hash_name), info.class_names) for info in (ours, theirs))
-    if ours_is != theirs_is:
+def check_comparable(ours: "Dataset", theirs: "Dataset", split: str) -> None:
+    """SettingError where the runs would be judged on other faces or labels; versions may share those of a split."""
+    ours_is, theirs_is = ours.info, theirs.info
+    is_same = ours_is.class_names == theirs_is.class_names and (
+        ours_is.content_hash == theirs_is.content_hash
+        or (ours_is.rows_hash == theirs_is.rows_hash and (ours.labels(split) == theirs.labels(split)).all())
+    )
+    if not is_same:
         raise SettingError(
-            f"--baseline must be a run on the same {split} samples and classes as --run "
-            f"({ours.name!r}, {ours_is[0][:12]}), got {theirs.name!r}, {theirs_is[0][:12]}"
+            f"--baseline must be a run on the same {split} samples, labels and classes as --run "
+            f"({ours_is.name!r}, {ours_is.content_hash[:12]}), got {theirs_is.name!r}, {theirs_is.content_hash[:12]}"
         )
 
 
@@ -132,16 +141,20 @@ def _json(text: bytes) -> Any:
         return None  # damaged, as by a full disk: the run is judged again
 
 
-def samples_of(arguments: Arguments, run: "ReportedRun", baseline: "ReportedRun | None", place: "Place") -> "Samples":
+def samples_of(
+    arguments: Arguments,
+    run: "ReportedRun",
+    baseline: "ReportedRun | None",
+    place: "Place",
+    trained: "TrainedRun",
+    findings: "Findings",
+) -> "Samples":
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
     from ldlva_dist.analysis.label_findings import write_uncertainty
-    from ldlva_dist.analysis.trained_run import TrainedRun
     from ldlva_dist.reporting.report.collect import Limits, collect, noise
     from ldlva_dist.reporting.report.overview import overview
     from ldlva_dist.reporting.report.page import NOTHING, render
 
-    trained = TrainedRun(place.checkpoint, place.dataset)
-    findings = trained.findings()
     say(f"written: {write_uncertainty(place.run, place.dataset, findings)}")
     bayes = {name: found for name, found in run.evaluation.get("noise", {}).items() if name == "bayes"}
     run.evaluation["noise"] = noise(place.dataset, findings) | bayes

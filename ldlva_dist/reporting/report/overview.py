@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.reporting.report import charts
+from ldlva_dist.reporting.report.rounds import RelabelRound
 from ldlva_dist.reporting.tables import MEASURES, REFERENCES, judged_groups
 
 MATRIX, LISTED = 40, 200
@@ -38,6 +39,8 @@ class ReportedRun:
     class_names: Sequence[str]
     class_counts: Sequence[int]
     """[C] training samples."""
+    rounds: Sequence[RelabelRound] = ()
+    """What people changed before, oldest first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,25 +205,31 @@ def test_a_run_is_found_by_addresses_that_mean_the_same_everywhere(
         assert (place.run, place.checkpoint.uri, place.dataset) == (ours, checkpoint_uri(ours, 5), found_in)
 
 
-def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
-    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ours_data = Dataset.open(str(shutil.copytree(made.dataset.uri, tmp_path / "data")))
-    labels = made.findings.labels_N
+def one_correction(run: SyntheticRun, dataset: Dataset, name: str, sample: int) -> SyntheticRun:
+    """The run on a version in which one label was changed."""
+    old = int(dataset.columns(["label"], first_id=sample, rows=1)["label"][0].as_py())
     change = Corrections(
         files=["marked.csv"],
-        class_names=made.dataset.info.class_names,
-        ids_M=np.array([3]),
-        keys_M=["face_0000003"],
-        given_M=labels[[3]].astype(np.int16),
-        decided_M=((labels[[3]] + 1) % C).astype(np.int16),
+        class_names=dataset.info.class_names,
+        ids_M=np.array([sample]),
+        keys_M=[f"face_{sample:07d}"],
+        given_M=np.array([old], np.int16),
+        decided_M=np.array([(old + 1) % C], np.int16),
         reviewers_M=[["marked.csv"]],
         conflicts={},
     )
-    changed = relabel(ours_data, "checked", change)
+    return replace(run, dataset=relabel(dataset, name, change))
+
+
+def test_a_baseline_is_refused_unless_it_was_judged_on_the_same_samples_and_labels(
+    made: SyntheticRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours is on the data set; others on versions with another label in the training or holdout part, or elsewhere."""
+    ours_data = Dataset.open(str(shutil.copytree(made.dataset.uri, tmp_path / "data")))
     runs = {
         "ours": replace(made, dataset=ours_data),
-        "version": replace(made, dataset=changed),
+        "trained": one_correction(made, ours_data, "trained", 3),
+        "held": one_correction(made, ours_data, "held", N),
         "other": synthetic_run(tmp_path / "else", rows=(N, 1, 1), k=K, pool=40, pixels=48, seed=1),
     }
     for name, run in runs.items():
@@ -232,18 +238,59 @@ def test_a_baseline_on_other_data_is_refused_and_one_on_a_version_is_not(
         for split in ("test", "holdout"):
             found = judged(run) | {"split": split, "weights_crc32": saved.weights_crc32}
             (tmp_path / f"{name}-{split}.json").write_text(json.dumps(found))
-    ours, refused = str(tmp_path / "ours"), "--baseline must be a run on the same {} samples and classes as --run"
+    ours = str(tmp_path / "ours")
 
     def compare(with_whom: str, split: str) -> int:
         for name in ("ours", with_whom):
             shutil.copy(tmp_path / f"{name}-{split}.json", tmp_path / name / "evaluation.json")
         return run_report("--run", ours, "--baseline", str(tmp_path / with_whom), "--split", split)
 
-    assert compare("version", "test") == 0
-    assert compare("version", "holdout") == 2  # other labels may stand there
+    assert [compare("trained", split) for split in ("test", "holdout")] == [0, 0]
+    assert [compare("held", split) for split in ("test", "holdout")] == [0, 2]
+    refused = "--baseline must be a run on the same {} samples, labels and classes as --run"
     assert refused.format("holdout") in capsys.readouterr().err
     assert compare("other", "test") == 2
     assert refused.format("test") in capsys.readouterr().err
+
+
+def test_the_report_says_what_people_changed_and_whether_the_run_agrees(
+    made: SyntheticRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One suspect gets the proposed class, another one a third class; a confirmed label and one of the holdout too."""
+    dataset = Dataset.open(str(shutil.copytree(made.dataset.uri, tmp_path / "data")))
+    build_graph(dataset, k_max=K)
+    saved, *_ = write_checkpoint(tmp_path / "first", replace(made, dataset=dataset), small_config(made))
+    before = TrainedRun(saved, replace(dataset, info=made.dataset.info)).findings()
+    names, suspect = dataset.info.class_names, np.flatnonzero(before.proposed_N != before.labels_N)
+    third = next(c for c in range(C) if c not in (before.proposed_N[suspect[1]], before.labels_N[suspect[1]]))
+    held = int(dataset.labels("holdout")[0])
+    decisions = {
+        int(suspect[0]): (int(before.labels_N[suspect[0]]), int(before.proposed_N[suspect[0]])),
+        int(suspect[1]): (int(before.labels_N[suspect[1]]), third),
+        80: (int(before.labels_N[80]), int(before.labels_N[80])),
+        N: (held, (held + 1) % C),
+    }
+    lines = [f"face_{i:07d},{names[old]},{names[new]}" for i, (old, new) in decisions.items()]
+    (tmp_path / "anna.csv").write_text("\n".join(["key,given,decision", *lines, ""]))
+    marked = ("--name", "v1", "--round", "spring", "--marked", str(tmp_path / "anna.csv"))
+    assert run_inline("make_shards.py", "relabel", "--dataset", dataset.uri, *marked) == 0
+    version = Dataset.open(f"{dataset.uri}/versions/v1")
+    build_graph(version, k_max=K)
+    run = replace(made, dataset=version)
+    saved, *_ = write_checkpoint(tmp_path / "second", run, small_config(run))
+    found = judged(run) | {"weights_crc32": saved.weights_crc32}
+    (tmp_path / "second" / "evaluation.json").write_text(json.dumps(found))
+    assert run_report("--run", str(tmp_path / "second"), "--samples", "20") == 0
+    after = TrainedRun(saved, version).findings().proposed_N
+    trained = {i: pair for i, pair in decisions.items() if i < N and pair[0] != pair[1]}
+    new, former = (sum(int(after[i]) == pair[which] for i, pair in trained.items()) for which in (1, 0))
+    agreement = f"of 2 changed training labels the run proposes the new class for {new}, the former for {former}"
+    said = capsys.readouterr().out
+    assert f"round spring: 3 labels changed, 1 confirmed, by anna.csv; {agreement}" in " ".join(said.split())
+    page = (tmp_path / "second" / "report.html").read_text()
+    assert "Round spring" in page
+    assert agreement in page
+    assert new >= 1
 
 
 def test_the_command_makes_a_version_of_the_labels_that_were_marked(
