@@ -1,7 +1,8 @@
 """Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...; or read one again: verify DATASET.
 
-KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others. The same command resumes where an
-interrupted one stopped. `relabel` makes a version of a data set with labels that people corrected.
+KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others; `guess PATH` says which. The same
+command resumes where an interrupted one stopped. `relabel` makes a version of a data set with labels that people
+corrected.
 """
 
 from dataclasses import dataclass
@@ -50,16 +51,43 @@ class Relabel:
         check_name("--round", self.round or self.name)
 
 
+@dataclass(frozen=True)
+class Guess:
+    """Say what a folder, table or tar is: the command that packs it, its classes and counts. Nothing is written."""
+
+    path: Positional[str]
+    """Folder, file or s3:// prefix."""
+
+
 def main() -> None:
-    """Pack, verify or relabel."""
+    """Pack, guess, verify or relabel."""
     others = Annotated[Verify, subcommand("verify")] | Annotated[Relabel, subcommand("relabel")]
-    command = tyro.cli(Command | others, description=__doc__)
-    if isinstance(command, Verify):
+    command = tyro.cli(Command | others | Annotated[Guess, subcommand("guess")], description=__doc__)
+    if isinstance(command, Guess):
+        run_guess(command.path)
+    elif isinstance(command, Verify):
         run_verify(command.dataset)
     elif isinstance(command, Relabel):
         run_relabel(command)
     else:
         run_pack(command)
+
+
+def run_guess(path: str) -> None:
+    """Say every kind that fits, the known set first."""
+    from ldlva_dist.packing.guess.guess import guess
+
+    found = guess(path)
+    if len(found) > 1:
+        say(f"{len(found)} kinds of source fit")
+    for one in found:
+        say(one.why)
+        for part, counts in one.counts.items():
+            listed = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+            say(f"  {part}: {listed or 'no labels'}")
+        for note in one.notes:
+            say(f"  {note}")
+        say(f"  {one.command}")
 
 
 def run_verify(uri: str) -> None:
@@ -128,6 +156,7 @@ def run_pack(command: Command) -> None:
         size=command.size,
         holdout=command.holdout,
         holdout_by=command.holdout_by,
+        drop_copies=command.drop_copies,
         seed=command.seed,
         standardize_va=command.standardize_va,
         shuffle_va=command.shuffle_va,

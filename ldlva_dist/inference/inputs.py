@@ -112,7 +112,7 @@ class FolderInputs:
             for at in range(begin, end, BLOCK_ROWS):
                 paths = self.paths.slice(at, min(BLOCK_ROWS, end - at))
                 uris = [storage.join(self.folder, path) for path in paths.to_pylist()]
-                yield Block(pa.table({"key": paths}), list(load_images(uris, None, pool, check=False)))
+                yield Block(pa.table({"key": paths}), list(load_images(uris, None, pool)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class ParquetInputs:
                 if key
                 else [f"{file}:{row + n}" for n in range(len(table))]
             )
-            yield Block(pa.table({"key": keys}), list(load_images(column.to_pylist(), None, pool, check=False)))
+            yield Block(pa.table({"key": keys}), list(load_images(column.to_pylist(), None, pool)))
 
     def _columns(self, uri: str) -> list[str]:
         """The images' column, and the keys'."""

@@ -1,6 +1,7 @@
-"""Images that stand in a data set more than once, byte for byte: said, and never dropped. N = rows of all splits.
+"""Images that stand in a data set more than once. N = rows of all splits.
 
-Two images of one size and one CRC-32 are taken for copies.
+While a set is packed, images are copies where their pixels are the same, in whatever formats, by 64 bits of checksums.
+Of a packed set only the bytes are compared, by size and CRC-32.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,19 +17,18 @@ from ldlva_dist.dataset.manifest import SPLITS
 
 def copies_said(
     split_N: NDArray[np.int8],
-    size_N: NDArray[np.int32],
-    checksum_N: NDArray[np.uint32],
+    image_N: NDArray[np.uint64],
     names_of: Callable[[NDArray[np.int64]], Sequence[str]],
+    how: str = "pixel by pixel",
 ) -> list[str]:
     """One sentence for every two splits that share images, and for every split that holds some twice.
 
     Args:
         split_N: Index into SPLITS.
-        size_N: Bytes of the image.
-        checksum_N: Its CRC-32.
+        image_N: Equal where two images are one.
         names_of: What some rows are called, for the examples.
+        how: What is the same.
     """
-    image_N = size_N.astype(np.uint64) << np.uint64(32) | checksum_N
     rows = [np.flatnonzero(split_N == split) for split in range(len(SPLITS))]
     said = []
     for later in (2, 1, 0):
@@ -38,7 +38,7 @@ def copies_said(
                 one, other = names_of(np.array([again_n[0], first_n[0]]))
                 where = f"in {SPLITS[earlier]} too" if earlier < later else "there more than once"
                 said.append(
-                    f"copies: {len(again_n)} of {len(rows[later])} {SPLITS[later]} images are {where}, byte for byte, "
+                    f"copies: {len(again_n)} of {len(rows[later])} {SPLITS[later]} images are {where}, {how}, "
                     f"such as {one}, identical with {other}"
                 )
     return said
@@ -53,12 +53,21 @@ def copies_in(dataset: Dataset) -> list[str]:
         keys = (dataset.columns(["key"], first_id=row, rows=1)["key"][0] for row in rows_n.tolist())
         return [repr(str(key)) for key in keys]
 
-    return copies_said(
-        split_N.fill_null(-1).to_numpy().astype(np.int8),
-        table["size"].to_numpy(),
-        table["checksum"].to_numpy(),
-        names_of,
-    )
+    image_N = table["size"].to_numpy().astype(np.uint64) << np.uint64(32) | table["checksum"].to_numpy()
+    return copies_said(split_N.fill_null(-1).to_numpy().astype(np.int8), image_N, names_of, "byte for byte")
+
+
+def leaks(part_n: NDArray[np.int8], image_n: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """[n] which rows stand in a later part too: a training row in the holdout or the test part, a holdout row in it.
+
+    Args:
+        part_n: [n] index into SPLITS of the part that each row comes from.
+        image_n: [n] equal where two images are one.
+    """
+    leaks_n = np.zeros(len(part_n), dtype=bool)
+    for part in range(len(SPLITS) - 1):
+        leaks_n |= (part_n == part) & np.isin(image_n, image_n[part_n > part])
+    return leaks_n
 
 
 def _again(

@@ -24,7 +24,7 @@ from ldlva_dist.packing.passes.stage import Stage, stage_of
 from ldlva_dist.packing.sources.rows import Partition, Source
 from ldlva_dist.runtime.pieces import run_pieces
 
-FORMAT = 2
+FORMAT = 3
 BLOCK = 4096
 GET_TIMEOUT_S = 60.0
 Progress = Callable[[str, int, int], None]

@@ -17,7 +17,7 @@ from ldlva_dist.dataset.manifest import EXTRA
 from ldlva_dist.dataset.shards import key_hash
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import ClassIndex
-from ldlva_dist.packing.passes.load_images import READ_THREADS, load_images
+from ldlva_dist.packing.passes.load_images import READ_THREADS, check_images
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.stage import Stage
 from ldlva_dist.packing.sources.rows import LEFT_OUT, Partition, Rows, Source
@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("arousal", pa.float32()),
         ("size", pa.int32()),  # of the image as it will be packed, in bytes
         ("checksum", pa.uint32()),
+        ("pixels", pa.uint64()),  # checksum of the decoded image, the same whatever its format
         ("reason", pa.string()),  # why the row is not packed; null for a good one
     ]
 )
@@ -107,14 +108,15 @@ def _check(
     indices = [None if label is None else classes.find(label) for label in labels]
     reasons = list(_cheap_reasons(rows, labels, indices))
     todo = [i for i, reason in enumerate(reasons) if reason is None]
-    sizes, checksums = [0] * len(reasons), [0] * len(reasons)
+    sizes, checksums, pixels = [0] * len(reasons), [0] * len(reasons), [0] * len(reasons)
     images: dict[int, bytes] = {}
-    loaded = load_images([rows.images[i] for i in todo], size, pool, check=not rows.are_made)
-    for i, data in zip(todo, loaded, strict=True):
-        if isinstance(data, bytes):
-            sizes[i], checksums[i], images[i] = len(data), crc32(data), data
-        else:
-            reasons[i] = str(data)
+    loaded = check_images([rows.images[i] for i in todo], size, pool, are_made=rows.are_made)
+    for i, found in zip(todo, loaded, strict=True):
+        if isinstance(found, DataError):
+            reasons[i] = str(found)
+            continue
+        images[i], pixels[i] = found
+        sizes[i], checksums[i] = len(images[i]), crc32(images[i])
     columns = {
         "number": pa.array(rows.numbers, pa.int64()),
         "key": pa.array(rows.keys, pa.string()),
@@ -126,6 +128,7 @@ def _check(
         "arousal": pa.array(rows.va[:, 1], pa.float32(), from_pandas=True),
         "size": pa.array(sizes, pa.int32()),
         "checksum": pa.array(checksums, pa.uint32()),
+        "pixels": pa.array(pixels, pa.uint64()),
         "reason": pa.array(reasons, pa.string()),
     }
     optional = {"votes": rows.votes, "true_distribution": rows.truth, "flipped": rows.flipped, "raters": rows.raters}

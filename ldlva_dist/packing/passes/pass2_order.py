@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist.dataset.manifest import EXTRA, OPTIONAL, SPLITS
 from ldlva_dist.packing.passes.choose import Chosen, choose_rows
-from ldlva_dist.packing.passes.copies import copies_said
+from ldlva_dist.packing.passes.copies import copies_said, leaks
 from ldlva_dist.packing.passes.deal import Dealt, deal
 from ldlva_dist.packing.passes.pass1_survey import is_outside_budget
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -24,9 +24,10 @@ from ldlva_dist.packing.rules.budget import check_budget
 from ldlva_dist.packing.rules.keys import tell_apart
 from ldlva_dist.packing.rules.labels import check_labels, label_notes
 from ldlva_dist.packing.rules.places import Places
-from ldlva_dist.packing.sources.rows import Partition
+from ldlva_dist.packing.sources.rows import LEFT_OUT, Partition
 
 ORDER, LATE = "order.json", "late.parquet"
+A_COPY = f"{LEFT_OUT}its image stands in the test or validation part too"
 
 
 def order_name(number: int) -> str:
@@ -78,6 +79,8 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
     surveyed_N = found.code_N.copy()
     repeated = found.reject_duplicates()
     found.reject_missing_va()
+    if settings.drop_copies:
+        _leave_out_copies(found, partitions)
     places = Places(stage, found, partitions)
     check_labels(found, settings)
     check_budget(places, repeated, 0.0 if settings.on_bad_data == "fail" else settings.max_rejected)
@@ -107,12 +110,18 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
     return order
 
 
+def _leave_out_copies(found: Columns, partitions: Sequence[Partition]) -> None:
+    fine = np.flatnonzero(found.code_N < 0)
+    part_P = np.array([SPLITS.index(partition.part) for partition in partitions], dtype=np.int8)
+    copies_N = np.zeros(len(found.code_N), dtype=bool)
+    copies_N[fine] = leaks(np.repeat(part_P, found.rows_P)[fine], found.pixels_N[fine])
+    found.reject(copies_N, A_COPY)
+
+
 def _notes(places: Places, repeated: Repeated, chosen: Chosen) -> list[str]:
     """Sentences on rows that stand twice and on images that do."""
     found, row_A = places.found, chosen.row_A
-    said = copies_said(
-        chosen.split_A, found.size_N[row_A], found.checksum_N[row_A], lambda rows_n: places.of(row_A[rows_n])
-    )
+    said = copies_said(chosen.split_A, found.pixels_N[row_A], lambda rows_n: places.of(row_A[rows_n]))
     if len(repeated.row_D):
         again, first = places.of(np.array([repeated.row_D[0], repeated.first_D[0]]))
         said.append(f"rows that stand twice: {len(repeated.row_D)}, the first is {again}, which is {first} again")

@@ -120,7 +120,7 @@ def _images(
     at = 0
     for block in source.read(partition):
         begin, end = np.searchsorted(rows_n, (at, at + len(block.keys)))
-        yield from load_images([block.images[row - at] for row in rows_n[begin:end].tolist()], size, pool, check=False)
+        yield from load_images([block.images[row - at] for row in rows_n[begin:end].tolist()], size, pool)
         at += len(block.keys)
     for _ in range(int((rows_n >= at).sum())):
         yield DataError("the row is gone")

@@ -31,6 +31,8 @@ class PackSettings:
     """A bad row is listed in rejected.parquet, only counted, or ends the packing."""
     holdout_by: str | None = None
     """Extra column, such as a person: all rows of one value go to one part."""
+    drop_copies: bool = False
+    """Leave out rows whose image stands in the test part too, or, in the training part, in the source's own holdout."""
     max_rejected: float = 0.01
     """Share of the labelled rows of each part that may be bad."""
 
@@ -52,6 +54,8 @@ class PackSettings:
             "seed": self.seed,
             "shuffle_va": self.shuffle_va,
         }
+        if self.drop_copies:
+            facts["drop_copies"] = True
         if self.holdout_by is not None:
             facts["holdout_by"] = self.holdout_by
         if self.noise is None:

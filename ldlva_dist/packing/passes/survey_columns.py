@@ -16,7 +16,8 @@ from ldlva_dist.packing.passes.stage import Stage
 
 READ_THREADS = 16
 SHOWN_LABELS = 256  # of one piece; a column of names would have millions
-_WANTED = ("key_hash", "identity", "label", "valence", "arousal", "size", "checksum", "reason", "flipped", "group")
+_WANTED = ("key_hash", "identity", "label", "valence", "arousal", "size", "checksum", "pixels", "reason")
+_MAYBE = ("flipped", "group")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Columns:
     va_N2: NDArray[np.float32]
     size_N: NDArray[np.int32]
     checksum_N: NDArray[np.uint32]
+    pixels_N: NDArray[np.uint64]
+    """Checksum of the decoded image."""
     flipped_N: NDArray[np.bool_] | None
     code_N: NDArray[np.int32]
     reasons: list[str]
@@ -120,6 +123,7 @@ def read_survey_columns(stage: Stage, partitions: int) -> Columns:
         va_N2=np.stack([float_column(table, name) for name in ("valence", "arousal")], axis=1),
         size_N=table["size"].to_numpy(),
         checksum_N=table["checksum"].to_numpy(),
+        pixels_N=table["pixels"].to_numpy(),
         flipped_N=flipped,
         code_N=reason.indices.fill_null(-1).to_numpy(zero_copy_only=False).copy(),
         reasons=reason.dictionary.to_pylist(),
@@ -140,7 +144,7 @@ def _read(stage: Stage, number: int) -> tuple[pa.Table, tuple[str, ...], Counter
     """The wanted columns of a piece, the names of all it has, and how often each label stands there, class or not."""
     with stage.open_piece(survey_name(number)) as piece:
         names = tuple(piece.schema_arrow.names)
-        table = piece.read([name for name in (*_WANTED, "given") if name in names])
+        table = piece.read([name for name in (*_WANTED, *_MAYBE, "given") if name in names])
     pairs = zip(table["given"].to_pylist(), table["reason"].to_pylist(), strict=True)
     labels = Counter((given, not reason) for given, reason in pairs if given and reason in (None, UNKNOWN_LABEL))
     return table.drop_columns("given"), names, Counter(dict(labels.most_common(SHOWN_LABELS)))

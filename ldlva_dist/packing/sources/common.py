@@ -33,6 +33,8 @@ class Common:
     """Share of the training rows cut off for model selection, by a hash of the key."""
     holdout_by: str | None = None
     """Column such as a person's name: all rows of one value go to the training part, or all to the holdout."""
+    drop_copies: bool = False
+    """Leave out training rows whose image, pixel by pixel, stands in the test or validation part too."""
     keep_column: tuple[str, ...] = ()
     """Columns of the data that ride along as extra_NAME, text for groups and filters: age gender source person."""
     size: Annotated[int, Range(ge=16, le=4096)] | None = None

@@ -20,7 +20,7 @@ from PIL import Image
 import ldlva_dist
 from ldlva_dist.dataset.image_files import DARK_IMAGE, HUGE_IMAGE, ODD_NUMBERS, ImageError
 from ldlva_dist.dataset.images import decode
-from ldlva_dist.packing.passes.load_images import load_images
+from ldlva_dist.packing.passes.load_images import check_images, load_images
 from ldlva_dist.reporting.report.pictures import FACE, Pictures
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -103,8 +103,11 @@ def test_a_packed_photograph_is_upright_once(size: int | None, kind: str) -> Non
     """As it is, of another size, and of the size that it has already."""
     square = UPRIGHT[:, :40].repeat(2, axis=0)[16:64].repeat(2, axis=1)[:, 8:56]  # 48 x 48
     with ThreadPoolExecutor(1) as pool:
-        (packed,) = load_images([photograph(6, kind, square)], size, pool, check=True)
+        (packed,) = load_images([photograph(6, kind, square)], size, pool)
+        (checked,) = check_images([photograph(6, kind, square)], size, pool)
     assert isinstance(packed, bytes)
+    assert isinstance(checked, tuple)
+    assert checked[0] == packed
     found, step = decode(packed, 3), 48 // (size or 48)
     np.testing.assert_allclose(found[2::8, 2::8], square[::step, ::step][2::8, 2::8], atol=24)
 
@@ -314,7 +317,7 @@ def test_reasons_are_the_same_for_all_images_of_a_kind() -> None:
     images = [_tiff(DEEP[:, :, :1].astype("f4")), _png_of_16_bits(DEEP // 256), b"no image", cut]
     images.append(b"P5\n20000 1\n255\n" + bytes(20000))
     with ThreadPoolExecutor(1) as pool:
-        found = [str(answer) for answer in load_images(images, None, pool, check=True)]
+        found = [str(answer) for answer in check_images(images, None, pool)]
     assert found == [ODD_NUMBERS, DARK_IMAGE, "the image cannot be decoded", "the image cannot be decoded", HUGE_IMAGE]
 
 

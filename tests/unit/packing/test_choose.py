@@ -29,6 +29,7 @@ def _columns(*rows: int) -> tuple[Columns, list[str]]:
         identity_N=np.array([key_hash(key) for key in keys], dtype=np.uint64),
         size_N=np.ones(len(keys), dtype=np.int32),
         checksum_N=np.arange(len(keys), dtype=np.uint32),
+        pixels_N=np.arange(len(keys), dtype=np.uint64),
         flipped_N=None,
         code_N=np.full(len(keys), -1, dtype=np.int32),
         reasons=[],

@@ -83,6 +83,7 @@ def _check(labels: Mapping[str, int], settings: PackSettings, missing_images: in
         va_N2=np.zeros((total, 2), np.float32),
         size_N=nothing.astype(np.int32),
         checksum_N=nothing,
+        pixels_N=nothing,
         flipped_N=None,
         code_N=np.array(codes + [-1] * (total - len(codes)), dtype=np.int32),
         reasons=[UNKNOWN_LABEL, "the image is missing"],

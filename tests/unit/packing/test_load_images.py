@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ldlva_dist.dataset.images import encode_image
-from ldlva_dist.packing.passes.load_images import HUGE_FILE, MAX_IMAGE_BYTES, NO_IMAGE, load_images
+from ldlva_dist.packing.passes.load_images import HUGE_FILE, MAX_IMAGE_BYTES, NO_IMAGE, check_images, load_images
 
 
 def test_an_odd_path_is_one_rejected_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,13 @@ def test_an_odd_path_is_one_rejected_row(tmp_path: Path, monkeypatch: pytest.Mon
     paths = ["good.jpg", *odd, "huge.jpg", "good.jpg"]
     with socket.socket(socket.AF_UNIX) as server, ThreadPoolExecutor(4) as pool:
         server.bind("socket")
-        found = list(load_images([f"{tmp_path}/{path}" for path in paths], None, pool, check=True))
+        uris = [f"{tmp_path}/{path}" for path in paths]
+        found = list(load_images(uris, None, pool))
+        checked = list(check_images(uris, None, pool))
     assert found[0] == found[-1] == good
+    assert [str(answer) for answer in checked[1:-1]] == [str(answer) for answer in found[1:-1]]
+    assert isinstance(checked[0], tuple)
+    assert checked[0] == checked[-1]
+    assert checked[0][0] == good
     assert [str(reason) for reason in found[1:-2]] == [NO_IMAGE] * len(odd)
     assert str(found[-2]) == HUGE_FILE

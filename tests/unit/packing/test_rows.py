@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.images import decode, encode_image
 from ldlva_dist.dataset.shards import key_apart, sanitise_key
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.packing.passes.copies import copies_in
+from ldlva_dist.packing.passes.copies import copies_in, leaks
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.generic import ClassFolders
 from ldlva_dist.packing.sources.listing import list_images
@@ -274,16 +275,66 @@ def test_copies_of_images_are_said_and_kept(tmp_path: Path) -> None:
     order = pack_here(ClassFoldersSource(folders={"train": train, "test": test}), tmp_path / "set", SETTINGS)
     assert order.splits == [8, 0, 4]
     between, within = order.notes
-    assert [line.partition(", such as ")[0] for line in copies_in(Dataset.open(str(tmp_path / "set")))] == [
-        line.partition(", such as ")[0] for line in order.notes
-    ]
-    assert between.startswith("copies: 2 of 4 test images are in train too, byte for byte, such as '")
+    packed = [line.partition(", such as ")[0] for line in copies_in(Dataset.open(str(tmp_path / "set")))]
+    said = [line.partition(", such as ")[0] for line in order.notes]
+    assert packed == [line.replace("pixel by pixel", "byte for byte") for line in said]
+    assert between.startswith("copies: 2 of 4 test images are in train too, pixel by pixel, such as '")
     one, _, other = between.partition(", identical with ")
     assert (tmp_path / "test/calm/8.png" if "8.png" in one else tmp_path / "test/calm/9.png").as_posix() in one
     assert ("2.png" if "8.png" in one else "3.png") in other
     assert within.startswith("copies: 1 of 8 train images are there more than once")
     assert "calm/0.png" in within
     assert "glad/3.png" in within
+
+
+def _photograph(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    return encode_image(pixels)
+
+
+def _as(kind: str, image: bytes) -> bytes:
+    """The same pixels in another format, which loses none."""
+    buffer = io.BytesIO()
+    more = {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(decode(image, 3)).save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+def _planted(tmp_path: Path) -> ClassFoldersSource:
+    """Of the test images, two stand in the training part byte for byte and three in other formats."""
+    for number, name in enumerate(_both(*(f"{n}.jpg" for n in range(8)))):
+        for part, first in (("train", 0), ("test", 100)):
+            path = tmp_path / part / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_photograph(first + number))
+    copied = [(tmp_path / "test" / "calm" / f"{n}.jpg").read_bytes() for n in range(5)]
+    for n, kind in enumerate((None, None, "PNG", "BMP", "WEBP")):
+        (tmp_path / "train" / "glad" / f"copy{n}.jpg").write_bytes(_as(kind, copied[n]) if kind else copied[n])
+    list_images.cache_clear()
+    return ClassFoldersSource(folders={"train": str(tmp_path / "train"), "test": str(tmp_path / "test")})
+
+
+def test_planted_copies_are_found_in_whatever_format(tmp_path: Path) -> None:
+    order = pack_here(_planted(tmp_path), tmp_path / "set", SETTINGS)
+    assert order.splits == [21, 0, 16]
+    (said,) = order.notes
+    assert said.startswith("copies: 5 of 16 test images are in train too, pixel by pixel")
+
+
+def test_copies_of_the_test_part_are_left_out_of_training_where_that_is_asked_for(tmp_path: Path) -> None:
+    order = pack_here(_planted(tmp_path), tmp_path / "set", replace(SETTINGS, drop_copies=True))
+    assert order.splits == [16, 0, 16]
+    assert order.notes == []
+    assert {(row["part"], row["key"], row["reason"]) for row in rejected(tmp_path / "set")} == {
+        ("train", f"train_glad_copy{n}", "left out: its image stands in the test or validation part too")
+        for n in range(5)
+    }
+
+
+def test_a_leak_is_a_row_that_stands_in_a_later_part() -> None:
+    part_n = np.array([0, 0, 0, 1, 1, 2, 2], dtype=np.int8)
+    image_n = np.array([1, 1, 2, 2, 3, 3, 4], dtype=np.uint64)
+    assert leaks(part_n, image_n).tolist() == [False, False, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("make", [lambda: [], lambda: ["a"]])

@@ -8,6 +8,7 @@ that differs says that the two tables do not belong together. Pictures are packe
 import io
 import math
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,18 @@ class PixelsSource:
             )
             yield found if votes is None else votes.joined(found, names)
 
+    def label_counts(self) -> dict[str, Counter[str]]:
+        """How often each label stands in each part; no pixel is read."""
+        table = csv_table(self.table, ("emotion", "Usage"))
+        return {
+            part: Counter(
+                label
+                for label in map(self._label, table["emotion"].take(self._lines_of(table, part)).to_pylist())
+                if label is not None
+            )
+            for part in self.packed
+        }
+
     def _label(self, cell: str) -> str | None:
         number = whole_number(cell)
         return label_of(cell) if number is None or not 0 <= number < len(self.order) else self.order[number]
@@ -116,7 +129,10 @@ class PixelsSource:
         return csv_table(self.table, (*COLUMNS, *self.extra))
 
     def _lines(self, part: Part) -> NDArray[np.int64]:
-        return np.flatnonzero(np.isin(np.asarray(self._table()["Usage"], dtype=np.str_), self.usages[part]))
+        return self._lines_of(self._table(), part)
+
+    def _lines_of(self, table: pa.Table, part: Part) -> NDArray[np.int64]:
+        return np.flatnonzero(np.isin(np.asarray(table["Usage"], dtype=np.str_), self.usages[part]))
 
     def _check_votes(self, usage_N: NDArray[np.str_], votes: NameVotes) -> None:
         """The votes name every row of the table, or leave some out, and put each into the same part."""
