@@ -35,6 +35,8 @@ fi
 export RAY_worker_niceness=0
 # Else Ray quietly replaces 127.0.0.1 by the address that others reach this machine at.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
+# `ray job stop` kills what has not ended after 3 s; a run that saves has training.stop_grace_s, 60 s.
+export RAY_JOB_STOP_WAIT_TIME_S=90
 export PYTHONUNBUFFERED=1 # the log is read below
 # Else Ray waits 30 s at the end for work to move to other nodes; there are none.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0

@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = (*sorted((ROOT / "jobs").glob("*.py")), ROOT / "cluster" / "serve.py")
+SCRIPTS = (*sorted((ROOT / "jobs").glob("*.py")), *(ROOT / "cluster" / name for name in ("drain.py", "serve.py")))
 _COMMANDS = re.compile(r"^usage: [^{\n]*\{([a-z0-9,-]+)\}", re.MULTILINE)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -39,6 +40,12 @@ def commands(name: str) -> str:
     return "\n".join(line for line in (CLUSTER / name).read_text().splitlines() if not line.lstrip().startswith("#"))
 
 
+def workdir() -> str:
+    found = re.search(r"^WORKDIR (\S+)$", commands("Dockerfile"), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
 def pinned(package: str) -> str:
     found = re.search(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert found, f"{package} is not in constraints.txt"
@@ -66,13 +73,11 @@ def test_kuberay_cluster_has_an_idle_head_cpu_banks_and_gpu_trainers(name: str) 
     spec = ray_cluster(name)
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
-    assert {name: group["rayStartParams"]["num-gpus"] for name, group in groups.items()} == {
-        "bank": "0",
-        "trainer": "1",
-    }
-    limits = {name: group["template"]["spec"]["containers"][0]["resources"]["limits"] for name, group in groups.items()}
-    assert limits["trainer"]["nvidia.com/gpu"] == "1"
-    assert "nvidia.com/gpu" not in limits["bank"]
+    for name, group in groups.items():
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        # All GPUs of a host in one pod: NCCL has neither NVLink nor shared memory between pods.
+        gpus = "0" if name == "bank" else "8"
+        assert (group["rayStartParams"]["num-gpus"], limits.get("nvidia.com/gpu", "0")) == (gpus, gpus)
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob-sweep.yaml"])
@@ -80,32 +85,48 @@ def test_every_kuberay_pod_has_shared_memory_for_the_object_store(name: str) -> 
     spec = ray_cluster(name)
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         pod = group["template"]["spec"]
-        assert pod["containers"][0]["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm"}]
-        assert [(volume["name"], volume["emptyDir"]["medium"]) for volume in pod["volumes"]] == [("shm", "Memory")]
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
+        assert mounts["shm"] == "/dev/shm"
+        assert volumes["shm"]["medium"] == "Memory"
+        assert mounts.keys() == volumes.keys()
+        # Objects that do not fit are spilled to a disk of the pod's, not to the container's layer.
+        assert mounts.get("spill") == group["rayStartParams"].get("object-spilling-directory")
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob-sweep.yaml"])
 def test_kuberay_trainers_keep_services_off_and_have_time_to_save(name: str) -> None:
     groups = {group["groupName"]: group for group in ray_cluster(name)["workerGroupSpecs"]}
-    assert groups["trainer"]["labels"] == {placement.MARKET_TYPE: placement.SPOT}
-    assert "labels" not in groups["bank"]
-    assert groups["trainer"]["template"]["spec"]["terminationGracePeriodSeconds"] > TrainingConfig().stop_grace_s
+    assert groups["bank"]["labels"] == {placement.MARKET_TYPE: "on-demand"}
+    assert {placement.MARKET_TYPE: placement.SPOT} in [group["labels"] for group in groups.values()]
+    for group in groups.values():
+        if group["groupName"] == "bank":
+            continue
+        pod = group["template"]["spec"]
+        command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        seconds = int(command[command.index("--seconds") + 1])
+        assert TrainingConfig().stop_grace_s < seconds < pod["terminationGracePeriodSeconds"]
+        assert (ROOT / Path(command[1]).relative_to(workdir())).is_file()
+        assert "IPC_LOCK" in pod["containers"][0]["securityContext"]["capabilities"]["add"]
 
 
 def test_the_sweep_job_runs_a_script_that_exists_with_settings_that_it_takes() -> None:
     spec = load("rayjob-sweep.yaml")["spec"]
     interpreter, script, *arguments = shlex.split(spec["entrypoint"])
-    workdir = re.search(r"^WORKDIR (\S+)$", commands("Dockerfile"), re.MULTILINE)
-    assert workdir is not None
     assert interpreter == "python"
-    assert (ROOT / Path(script).relative_to(workdir[1])).is_file()
+    assert (ROOT / Path(script).relative_to(workdir())).is_file()
 
     config = parse_run(arguments, description="")
 
     groups = {group["groupName"]: group for group in spec["rayClusterSpec"]["workerGroupSpecs"]}
     assert config.placement.use_gpu
     assert config.placement.cpus_per_shard > 0  # else the bank could land on the head
-    assert groups["trainer"]["replicas"] % config.placement.max_workers == 0
+    limits = groups["trainer"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    gpus = groups["trainer"]["replicas"] * int(limits["nvidia.com/gpu"])
+    assert gpus % config.placement.max_workers == 0
+    assert int(limits["cpu"]) >= int(limits["nvidia.com/gpu"]) * (
+        config.placement.cpus_per_worker + config.placement.data_cpus_per_worker
+    )
     assert config.data.dataset.startswith("s3://")
     assert config.storage_path.startswith("s3://")
 
@@ -147,7 +168,7 @@ def test_image_installs_exact_versions_and_runs_as_a_user() -> None:
     assert users[-1] not in ("root", "0")
     text = commands("Dockerfile")
     assert "constraints.txt" in text
-    assert "['gpu']" in text
+    assert text.count("-c constraints-gpu.txt") == text.count("-c constraints.txt") > 0
     assert pinned("torch").startswith("2.")
     copied = re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)
     for name in " ".join(copied).split():
@@ -167,9 +188,88 @@ def test_image_has_what_the_launcher_runs_inside_its_container() -> None:
     assert {"openssh-client", "rsync"} <= set(commands("Dockerfile").split())
 
 
-def test_all_kubernetes_files_use_one_image() -> None:
-    images = {c["image"] for name in ("raycluster.yaml", "rayjob-sweep.yaml") for c in containers(ray_cluster(name))}
-    assert images == {load("ray-launcher.yaml")["docker"]["image"]}
+def test_trainers_have_the_image_without_faiss_and_the_bank_the_other() -> None:
+    """Both are targets of the Dockerfile, and the launcher's are the same."""
+    launcher = load("ray-launcher.yaml")
+    trainer = launcher["docker"]["image"]
+    index = launcher["available_node_types"]["bank"]["docker"]["worker_image"]
+    for name in ("raycluster.yaml", "rayjob-sweep.yaml"):
+        spec = ray_cluster(name)
+        assert spec["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == trainer
+        for group in spec["workerGroupSpecs"]:
+            wanted = index if group["groupName"] == "bank" else trainer
+            assert group["template"]["spec"]["containers"][0]["image"] == wanted
+    targets = re.split(r"^FROM .* AS ", commands("Dockerfile"), flags=re.MULTILINE)
+    found = {target.split()[0]: "faiss-gpu" in target for target in targets[1:]}
+    assert found == {"libraries": False, "trainer": False, "index": True}
+    for image, target in ((trainer, "trainer"), (index, "index")):
+        assert f"--target {target} -t {image} ." in (CLUSTER / "Dockerfile").read_text()
+
+
+SCHEMAS = {"raycluster.yaml": "rayclusters", "rayjob-sweep.yaml": "rayjobs", "rayservice.yaml": "rayservices"}
+
+
+def crd_schema(plural: str) -> dict[str, Any]:
+    """KubeRay's schema of a kind, from its file in LDLVA_KUBERAY_CRDS or in kuberay-crds beside the checkout."""
+    folder = Path(os.environ.get("LDLVA_KUBERAY_CRDS") or ROOT.parent / "kuberay-crds")
+    path = folder / f"ray.io_{plural}.yaml"
+    if not path.is_file():
+        pytest.skip(f"there is no {path}: LDLVA_KUBERAY_CRDS names a folder with KubeRay's ray.io_*.yaml")
+    crd = yaml.load(path.read_text(), yaml.CSafeLoader)
+    (schema,) = [each["schema"]["openAPIV3Schema"] for each in crd["spec"]["versions"] if each["name"] == "v1"]
+    schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    forbid_unknown(schema)
+    return schema
+
+
+def forbid_unknown(schema: Any) -> None:
+    """The API server drops fields that it does not know without a word; here they are errors."""
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        forbid_unknown(inner)
+    if not isinstance(schema, dict):
+        return
+    keeps = schema.get("x-kubernetes-preserve-unknown-fields")
+    if schema.get("type") == "object" and "properties" in schema and not keeps:
+        schema.setdefault("additionalProperties", False)
+    if schema.pop("x-kubernetes-int-or-string", False):
+        schema.pop("anyOf", None)
+        schema["type"] = ["integer", "string"]
+
+
+def schema_errors(document: dict[str, Any], schema: dict[str, Any]) -> list[str]:
+    found = jsonschema.Draft202012Validator(schema).iter_errors(document)
+    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in found]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_kuberays_own_schema_takes_the_file(name: str) -> None:
+    schema = crd_schema(SCHEMAS[name])
+    assert schema_errors(load(name), schema) == []
+    broken = load(name)
+    broken["spec"]["noSuchField"] = 1
+    assert len(schema_errors(broken, schema)) == 1, "the schema refuses what it does not know"
+
+
+def test_kuberays_own_schema_takes_gcs_fault_tolerance_as_the_comment_has_it() -> None:
+    schema, lines = crd_schema("rayclusters"), (CLUSTER / "raycluster.yaml").read_text().splitlines()
+    first = lines.index("  # gcsFaultToleranceOptions:")
+    block = [line for line in lines[first : first + 6] if line.startswith("  # ")]
+    lines[first : first + len(block)] = [line.replace("# ", "", 1) for line in block]
+    document = yaml.safe_load("\n".join(lines))
+    assert document["spec"]["gcsFaultToleranceOptions"]["redisAddress"]
+    assert schema_errors(document, schema) == []
+
+
+def test_pod_rules_choose_the_pods_of_the_clusters() -> None:
+    policy, budget = yaml.safe_load_all((CLUSTER / "pod-rules.yaml").read_text())
+    assert (policy["kind"], budget["kind"]) == ("NetworkPolicy", "PodDisruptionBudget")
+    inside, outside = policy["spec"]["ingress"]
+    assert policy["spec"]["podSelector"] == inside["from"][0]["podSelector"]
+    assert "ports" not in inside
+    assert {port["port"] for port in outside["ports"]} == {8265, 8000}
+    assert budget["spec"]["selector"]["matchLabels"]["ray.io/group"] in {
+        group["groupName"] for group in ray_cluster("raycluster.yaml")["workerGroupSpecs"]
+    }
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.iterdir()), ids=lambda path: path.name)
@@ -178,6 +278,7 @@ def test_every_job_that_a_file_names_exists(path: Path) -> None:
         assert (ROOT / job).is_file(), job
 
 
-def test_constraints_are_exact_versions_without_addresses() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-gpu.txt"])
+def test_constraints_are_exact_versions_without_addresses(name: str) -> None:
+    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line) for line in lines)
