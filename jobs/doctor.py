@@ -1,7 +1,8 @@
 """What is wrong here, and its cure: python jobs/doctor.py [--storage URI] [--constraints FILE] [--json FILE].
 
 Looks at packages and extras, GPUs as driver, torch, FAISS and Ray see them, DeepSpeed, shared memory, limits and disks,
-the cluster that RAY_ADDRESS names (or one that is started here), its token, and a folder or bucket by writing to it.
+the cluster that RAY_ADDRESS names (or one that is started here), its token, GPUs as workers of its nodes see them
+(torch and its driver, NCCL, FAISS), and a folder or bucket by writing to it.
 Every look has a limit. Exit code 0 when all is well, warnings too, and 2 for problems.
 """
 
@@ -30,7 +31,7 @@ class Arguments:
     json: str | None = None
     """A file to write the findings to as well."""
     only: tuple[str, ...] = ()
-    """Some looks instead of all: software, machine, driver, torch, FAISS, DeepSpeed, token, Ray, storage."""
+    """Some looks instead of all: software, machine, driver, torch, FAISS, DeepSpeed, token, Ray, workers, storage."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.only if name not in KINDS]

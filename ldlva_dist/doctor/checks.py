@@ -63,6 +63,12 @@ KINDS = {
         limit_s=120,
         cure="is the head that RAY_ADDRESS names up, and reachable from here? Without one: Ray's logs in /tmp/ray",
     ),
+    "workers": Kind(
+        function="workers.look_at_workers",
+        area="cluster",
+        limit_s=180,
+        cure="is the head that RAY_ADDRESS names up, and are its GPUs free?",
+    ),
     "storage": Kind(
         function="store.look_at_store",
         area="storage",

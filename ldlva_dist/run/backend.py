@@ -1,9 +1,12 @@
 """The process group of the workers, set up by Ray Train, in workers that do not die of a SIGTERM at once."""
 
+import socket
 from typing import Any
 
 from ray.train.torch import TorchConfig
 
+from ldlva_dist.errors import SettingError
+from ldlva_dist.runtime.gpu_sight import why_no_gpu
 from ldlva_dist.runtime.interfaces import take_node_interface
 from ldlva_dist.training.rank_votes import catch_sigterm
 
@@ -16,12 +19,26 @@ class StoppableTorchConfig(TorchConfig):
 
     @property
     def backend_cls(self) -> Any:
-        """Ray's backend with one more thing done on every worker."""
+        """Ray's backend with more done on every worker."""
         return _StoppableBackend
 
 
 class _StoppableBackend(TorchConfig().backend_cls):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if "nccl" in (backend_config.backend or ""):
+            _require_gpus(worker_group.execute(_find_fault))
         worker_group.execute(take_node_interface)
         super().on_start(worker_group, backend_config)
         worker_group.execute(catch_sigterm)
+
+
+def _find_fault() -> str | None:
+    why = why_no_gpu()
+    return why and f"on {socket.gethostname()} {why}"
+
+
+def _require_gpus(faults: list[str | None]) -> None:
+    """SettingError where a worker cannot use its GPU: NCCL would say less, and a restart would meet the same."""
+    found = sorted({fault for fault in faults if fault})
+    if found:
+        raise SettingError(f"placement.use_gpu needs a torch that sees a GPU in every worker, got: {'; '.join(found)}")
