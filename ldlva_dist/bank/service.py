@@ -77,6 +77,8 @@ def start_service(
     spec: BankSpec,
     actor_options: dict[str, Any],
     reload: ReloadBank | None = None,
+    *,
+    start_limit_s: float = 0.0,
 ) -> NeighborService:
     """Start the shards of one run's bank and wait until they have loaded.
 
@@ -86,13 +88,14 @@ def start_service(
         spec: What they store.
         actor_options: Ray's options for each of them (resources, scheduling, restarts).
         reload: With it, clients continue after a loss (``bank.on_loss=continue``).
+        start_limit_s: Longest wait, at least BANK_START_TIMEOUT_S, in which a node for them may have to come first.
     """
     shards: list[Any] = []
     try:
         for load in loads:
             options = actor_options | {"name": _actor_name(name, len(shards)), "namespace": NAMESPACE}
             shards.append(_start(name, options, load, spec, reload))
-        service = _service_of(name, shards)
+        service = _service_of(name, shards, max(start_limit_s, BANK_START_TIMEOUT_S))
     except LdlvaError:
         _kill(shards)
         raise
@@ -129,10 +132,8 @@ def _start(name: str, options: dict[str, Any], *arguments: Any) -> Any:
             time.sleep(0.5)
 
 
-def _service_of(name: str, shards: Sequence[Any]) -> NeighborService:
-    facts = cast(
-        list[ShardFacts], get_all([shard.facts.remote() for shard in shards], BANK_START_TIMEOUT_S, "to start")
-    )
+def _service_of(name: str, shards: Sequence[Any], limit_s: float = BANK_START_TIMEOUT_S) -> NeighborService:
+    facts = cast(list[ShardFacts], get_all([shard.facts.remote() for shard in shards], limit_s, "to start"))
     return NeighborService(
         name=name,
         shards=tuple(shards),

@@ -132,6 +132,11 @@ class RunConfig:
         return f"{self.storage_path.rstrip('/')}/{self.name}"
 
     @property
+    def bank_shards(self) -> int:
+        """Bank actors that the run needs."""
+        return self.bank.num_shards if self.uses_bank else 0
+
+    @property
     def index_shards(self) -> int:
         """Index actors that the run needs."""
         return self.index.num_shards if self.uses_neighbors and self.index.space == "feature" else 0

@@ -66,8 +66,9 @@ class PlacementConfig:
     use_gpu: bool = False
     cpus_per_worker: Positive = 1.0
     """CPUs reserved for each training worker; torch uses as many threads."""
-    data_cpus_per_worker: Positive = 1.0
-    """CPUs each worker's Ray Data pipeline may use at once, of the worker's own node while it has them."""
+    data_cpus_per_worker: Positive | None = None
+    """CPUs each worker's Ray Data pipeline may use at once, of the worker's own node while it has them; None: with
+    use_gpu what the nodes have left for each GPU beside workers and services, else 1."""
     cpus_per_shard: NotNegative | None = None
     """CPUs reserved for each bank actor; None: 1 with use_gpu, which keeps it off a head without CPUs, else 0."""
     cpus_per_index: NotNegative = 1.0
@@ -98,6 +99,11 @@ class PlacementConfig:
     def shard_cpus(self) -> float:
         """CPUs reserved for each bank actor."""
         return (1.0 if self.use_gpu else 0.0) if self.cpus_per_shard is None else self.cpus_per_shard
+
+    @property
+    def data_cpus(self) -> float:
+        """CPUs of each worker's pipeline; 1 where the nodes have yet to say how many there are."""
+        return 1.0 if self.data_cpus_per_worker is None else self.data_cpus_per_worker
 
     @property
     def is_elastic(self) -> bool:

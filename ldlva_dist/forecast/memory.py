@@ -75,7 +75,7 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
         # The points of the graph in use and of the one being built, and the index's own copy of both.
         each = IMPORTED["index shard"] + 4 * points
         roles.append(Role(name="index shard", processes=config.index_shards, each=each))
-    tasks = placement.max_workers * max(1, int(placement.data_cpus_per_worker))
+    tasks = placement.max_workers * max(1, int(placement.data_cpus))
     roles.append(Role(name="stream task", processes=tasks, each=IMPORTED["stream task"] + _task_bytes(config, info)))
     roles += [Role(name=name, processes=1, each=each) for name, each in FIXED.items()]
     roles.append(Role(name=STORE, processes=nodes, each=store_bytes(config, info) // nodes))

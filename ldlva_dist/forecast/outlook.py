@@ -1,7 +1,7 @@
 """All that can be told of a run before it starts, and what stands in its way."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from ldlva_dist.forecast.memory import STORE, Role, computed_memory, measured_me
 from ldlva_dist.forecast.probe import Probe, probe
 from ldlva_dist.forecast.sizes import checkpoint_bytes, epoch_bytes, planned_bank_spec
 from ldlva_dist.forecast.work import RunWork, work_of
+from ldlva_dist.run import launch
 from ldlva_dist.run.preflight import Check, Problem, checks, find_problems
 from ldlva_dist.runtime import placement
 from ldlva_dist.stream import pipeline
@@ -87,11 +88,17 @@ def estimate_run(
         SettingError: for settings that nothing can be computed of.
         RunStopped: where the user stopped the probe.
     """
-    info, nodes = dataset.info, placement.count_nodes()
-    work = work_of(config, info)
+    info, work, fits = dataset.info, work_of(config, dataset.info), checks(config, dataset)
+    if probe_seconds is not None and not find_problems(fits):
+        with launch.nodes_for(config):  # the probe, a run, asks for them again
+            pass
+    nodes = placement.count_nodes()
+    config = replace(
+        config, placement=placement.settle_data_cpus(config.placement, config.bank_shards, config.index_shards)
+    )
     memory = computed_memory(config, info, nodes)
     sizes = checkpoint_bytes(config, info)
-    problems = find_problems([*checks(config, dataset), *_room(config, info, memory, work, sum(sizes.values()))])
+    problems = find_problems([*fits, *_room(config, info, memory, work, sum(sizes.values()))])
     seen: Probe | None = None
     if probe_seconds is not None and not problems:
         tell(f"probing: a start, and {probe_seconds:g} s of training")

@@ -45,7 +45,12 @@ class IndexService:
 
 
 def start_index(
-    num_shards: int, *, backend: Backend = "auto", min_recall: float = 1.0, actor_options: dict[str, Any]
+    num_shards: int,
+    *,
+    backend: Backend = "auto",
+    min_recall: float = 1.0,
+    actor_options: dict[str, Any],
+    start_limit_s: float = 0.0,
 ) -> IndexService:
     """Start the shards of an index, which hold nothing yet; the caller's process owns them.
 
@@ -54,12 +59,14 @@ def start_index(
         backend: What each of them searches with; "auto" is what suits the place where it runs.
         min_recall: Below 1 FAISS on the CPU searches an IVF index, with an ``nprobe`` that finds this share.
         actor_options: Ray's options for each of them; Ray lets as many threads search as ``num_cpus`` says.
+        start_limit_s: Longest wait, at least INDEX_START_TIMEOUT_S, in which a node for them may have to come first.
     """
     actor = IndexActor.options(**actor_options)
     shards = tuple(actor.remote(i, backend, min_recall=min_recall) for i in range(num_shards))
     service = IndexService(shards=shards, min_recall=min_recall)
     try:
-        get_all([shard.versions.remote() for shard in shards], INDEX_START_TIMEOUT_S, "to start", kind=KIND)
+        limit_s = max(start_limit_s, INDEX_START_TIMEOUT_S)
+        get_all([shard.versions.remote() for shard in shards], limit_s, "to start", kind=KIND)
     except LdlvaError:
         service.stop()
         raise

@@ -1,6 +1,9 @@
 """What the launching process and the workers tell each other besides the training itself; an actor."""
 
 import asyncio
+import time
+
+from ldlva_dist.waits.patience import TELL_EVERY_S
 
 PATIENCE_S = 5.0
 """Ranks that wait for the same rank give up within this time of each other."""
@@ -15,6 +18,7 @@ class RunControl:
         self._sentences: list[str] = []
         self._told = asyncio.Event()
         self._waiting: dict[str, set[int]] = {}
+        self._told_wait: float | None = None
 
     async def stop(self) -> None:
         """Ask the workers to save and stop after the step they are at."""
@@ -54,6 +58,13 @@ class RunControl:
         """Show a sentence on the terminal of whoever launched the run."""
         self._sentences.append(sentence)
         self._told.set()
+
+    async def tell_wait(self, sentence: str) -> None:
+        """The same of somebody who waits; of many that wait for the same at once, one is shown."""
+        now = time.monotonic()
+        if self._told_wait is None or now - self._told_wait >= TELL_EVERY_S:
+            self._told_wait = now
+            await self.tell(sentence)
 
     async def hear(self) -> list[str]:
         """Answers with what was told since the last call, once there is something."""

@@ -29,7 +29,10 @@ from ray.train.v2._internal.execution.scaling_policy import (
 )
 from ray.train.v2.api.config import ScalingConfig
 
+from ldlva_dist.config import PlacementConfig
 from ldlva_dist.errors import ClusterError
+from ldlva_dist.runtime import growth
+from ldlva_dist.waits.patience import Patience, tell_by
 
 START_LIMIT_S = 20.0
 """For the workers' places on the nodes, which are free; Ray's own minute is for clusters that grow first. A node that
@@ -53,67 +56,74 @@ class LimitedTrainer(TorchTrainer):
         return [callback for callback in super()._create_default_callbacks() if type(callback) is not DatasetsCallback]
 
 
-class Patience:
+class WorkerWait:
     """The longest time that a run stands without workers."""
 
-    def __init__(self, limit_s: float, min_workers: int, count_workers: Callable[[], int]) -> None:
-        """``count_workers`` counts those that the cluster holds beside all else that the run needs."""
-        self._limit_s, self._min_workers, self._count_workers = limit_s, min_workers, count_workers
-        self._idle_since: float | None = None
+    def __init__(self, placement: PlacementConfig, count_workers: Callable[[], int], control: Any) -> None:
+        """``count_workers`` counts those that the cluster holds beside all else; ``control`` hears what is waited for.
+
+        Args:
+            placement: How many workers are wanted, and how long they are waited for.
+            count_workers: Workers that the cluster holds beside all else that the run needs; called in the controller.
+            control: The run's :class:`RunControl` actor; None says it on stderr.
+        """
+        self._placement, self._count_workers, self._control = placement, count_workers, control
+        self._patience: Patience | None = None
 
     def check(self) -> None:
         """ClusterError when the time is over; called while there are no workers."""
-        now = time.monotonic()
-        self._idle_since = self._idle_since or now
-        if now - self._idle_since > self._limit_s:
+        tell_by(self._control and self._control.tell_wait.remote)
+        limit_s, asked = self._placement.wait_for_workers_s, self._placement.min_workers
+        if self._patience is None:
+            self._patience = Patience(limit_s)
+            return
+        if not self._patience.left_s:
             raise ClusterError(
-                f"the run had no workers for {self._limit_s:g} s (placement.wait_for_workers_s): placement.num_workers "
-                f"asks for at least {self._min_workers}, the nodes that are there hold {self._count_workers()} where "
+                f"the run had no workers for {limit_s:g} s (placement.wait_for_workers_s): placement.num_workers "
+                f"asks for at least {asked}, the nodes that are there hold {self._count_workers()} where "
                 "nothing else runs on them; run the same command again to resume from the last checkpoint"
             )
+        self._patience.tell(
+            "workers",
+            f"{asked} are wanted, the nodes that are there hold {self._count_workers()} where nothing else runs on "
+            f"them, and {growth.words(ray.available_resources())} are free",
+        )
 
     def renew(self) -> None:
         """There are workers."""
-        self._idle_since = None
+        self._patience = None
 
 
 class WaitForCluster(FixedScalingPolicy):
     """As many workers as were asked for, as soon as the cluster holds them."""
 
-    def __init__(self, scaling_config: ScalingConfig, count_workers: Callable[[], int], wait_limit_s: float) -> None:
-        """A fixed number, for which ``count_workers`` and ``wait_limit_s`` are as in :class:`FollowCluster`."""
+    def __init__(self, scaling_config: ScalingConfig, wait: WorkerWait) -> None:
+        """A fixed number."""
         super().__init__(scaling_config)
-        self._patience = Patience(wait_limit_s, scaling_config.max_workers, count_workers)
+        self._wait = wait
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start them; Ray asks again where their places are not there within the limit of a start."""
-        self._patience.check()
+        self._wait.check()
         return super().make_decision_for_non_running_worker_group()
 
     def make_decision_for_running_worker_group(self, *args: Any, **kwargs: Any) -> ScalingDecision:
         """Leave them as they are."""
-        self._patience.renew()
+        self._wait.renew()
         return super().make_decision_for_running_worker_group(*args, **kwargs)
 
 
 class FollowCluster(ElasticScalingPolicy):
     """As many workers as the cluster holds now."""
 
-    def __init__(self, scaling_config: ScalingConfig, count_workers: Callable[[], int], wait_limit_s: float) -> None:
-        """Follow the cluster between the bounds of ``scaling_config``.
-
-        Args:
-            scaling_config: With two bounds.
-            count_workers: Workers that the cluster holds beside all else that the run needs; called in the controller.
-            wait_limit_s: Longest time without workers; then the run ends with a ClusterError.
-        """
+    def __init__(self, scaling_config: ScalingConfig, wait: WorkerWait, count_workers: Callable[[], int]) -> None:
+        """Follow the cluster between the bounds of ``scaling_config``; ``count_workers`` as in :class:`WorkerWait`."""
         super().__init__(scaling_config)
-        self._count_workers = count_workers
-        self._patience = Patience(wait_limit_s, scaling_config.min_workers, count_workers)
+        self._wait, self._count_workers = wait, count_workers
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start what fits, or wait: a second at a time, as Ray's loop would ask again at once."""
-        self._patience.check()
+        self._wait.check()
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
             time.sleep(ASK_AGAIN_S)
@@ -121,7 +131,7 @@ class FollowCluster(ElasticScalingPolicy):
 
     def make_decision_for_running_worker_group(self, *args: Any, **kwargs: Any) -> ScalingDecision:
         """Ray's own: every ``elastic_resize_monitor_interval_s`` a group of another size, where that fits."""
-        self._patience.renew()
+        self._wait.renew()
         return super().make_decision_for_running_worker_group(*args, **kwargs)
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:

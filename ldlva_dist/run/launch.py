@@ -1,9 +1,9 @@
 """One run: check, start the services, fit, take the services away."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 from typing import Any
@@ -29,11 +29,12 @@ from ldlva_dist.records.follow import Follower
 from ldlva_dist.run import preflight
 from ldlva_dist.run.backend import StoppableTorchConfig
 from ldlva_dist.run.control import RunControl
-from ldlva_dist.run.elastic import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster
+from ldlva_dist.run.elastic import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster, WorkerWait
 from ldlva_dist.run.lease import Holder, Lease, leased
+from ldlva_dist.run.outcome import recorded
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.run.supervise import attend
-from ldlva_dist.runtime import placement
+from ldlva_dist.runtime import growth, placement
 from ldlva_dist.runtime.waiting import last_line, own_error
 from ldlva_dist.stream import pipeline, quarantine
 from ldlva_dist.training import build
@@ -83,18 +84,23 @@ def fit(
     """
     config = preflight.as_begun(with_absolute_paths(config))
     dataset = prepare(config, sound=sound)
-    with leased(config.uri, holder) as lease:
+    with leased(config.uri, holder) as lease, recorded(config.uri) as say_done:
         write_settings(config)
         with Follower(config.uri, on_metrics) if on_metrics else nullcontext():
             _run(config, dataset, lease, callbacks, until)
         lease.claim.require()
-        return _result(config)
+        result = _result(config)
+        say_done(f"trained to step {result.metrics['step']}; the last checkpoint is {result.checkpoint.uri}")
+        return result
 
 
 def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[Any], until: Event | None) -> None:
     """Start the services, train to the end, take the services away."""
-    manifest = pipeline.Manifest(dataset, placement.manifest_task())
-    service = _start_service(config, dataset) if config.uses_bank else None
+    with nodes_for(config):
+        settled = placement.settle_data_cpus(config.placement, config.bank_shards, config.index_shards)
+        config = replace(config, placement=settled)
+        manifest = pipeline.Manifest(dataset, placement.manifest_task())
+        service = _start_service(config, dataset) if config.uses_bank else None
     index = None
     control: Any = ray.remote(RunControl).options(**placement.control_actor()).remote()
     try:
@@ -110,7 +116,7 @@ def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[
         )
         trainer = LimitedTrainer(
             partial(train_worker, config, resources),
-            policy=_policy(config),
+            policy=_policy(config, control),
             torch_config=StoppableTorchConfig(
                 backend=placement.backend(config.placement), timeout_s=math.ceil(config.training.timeout_s)
             ),
@@ -182,6 +188,27 @@ def write_settings(config: RunConfig) -> None:
         storage.write_bytes(uri, preflight.settings_of(config.uri) or to_json(config).encode())
 
 
+@contextmanager
+def nodes_for(config: RunConfig) -> Iterator[None]:
+    """Ask for nodes that hold a run with its smallest number of workers, and wait; the request ends with the block.
+
+    Args:
+        config: The run's settings.
+
+    Raises:
+        SettingError: if the cluster can never hold it, as far as that is known.
+        ClusterError: after ``placement.wait_for_workers_s``.
+    """
+    place = config.placement
+    bundles = placement.run_bundles(place, place.min_workers, config.bank_shards, config.index_shards)
+    request = growth.NodeRequest(config.uri)
+    try:
+        growth.wait_for_nodes(request, bundles, place.wait_for_workers_s)
+        yield
+    finally:
+        request.cancel()
+
+
 def _start_service(config: RunConfig, dataset: Dataset) -> NeighborService:
     info, bank, k = dataset.info, config.bank, config.bank_neighbors
     spec = build.bank_spec(config, info)
@@ -198,6 +225,7 @@ def _start_service(config: RunConfig, dataset: Dataset) -> NeighborService:
         spec,
         placement.bank_actor(config.placement, num_bytes // bank.num_shards),
         reload=partial(newest_bank_files, config.uri) if bank.on_loss == "continue" else None,
+        start_limit_s=config.placement.wait_for_workers_s,
     )
 
 
@@ -207,6 +235,7 @@ def _start_index(config: RunConfig) -> IndexService:
         backend=config.index.backend,
         min_recall=config.index.min_recall,
         actor_options=placement.index_actor(config.placement),
+        start_limit_s=config.placement.wait_for_workers_s,
     )
 
 
@@ -222,10 +251,10 @@ def _start_quarantine(config: RunConfig, info: DatasetInfo) -> Any:
     )
 
 
-def _policy(config: RunConfig) -> FollowCluster | WaitForCluster:
-    policy = FollowCluster if config.placement.is_elastic else WaitForCluster
-    count_workers = partial(placement.count_workers, config.placement, config.bank.num_shards, config.index_shards)
-    return policy(placement.scaling(config.placement), count_workers, config.placement.wait_for_workers_s)
+def _policy(config: RunConfig, control: Any) -> FollowCluster | WaitForCluster:
+    count_workers = partial(placement.count_workers, config.placement, config.bank_shards, config.index_shards)
+    wait, scaling = WorkerWait(config.placement, count_workers, control), placement.scaling(config.placement)
+    return FollowCluster(scaling, wait, count_workers) if config.placement.is_elastic else WaitForCluster(scaling, wait)
 
 
 def _resize_callbacks(config: RunConfig, control: Any) -> list[Any]:

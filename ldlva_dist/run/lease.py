@@ -156,6 +156,21 @@ def leased(folder: str, holder: Holder | None = None) -> Iterator[Lease]:
         lease.release()
 
 
+def find_holder(folder: str) -> Holder | None:
+    """The process of the job that works in a folder; None where there is none, or it is gone.
+
+    Args:
+        folder: Its uri.
+    """
+    try:
+        number = max(_numbers(folder))
+        holder = _read_holder(folder, number)
+        written, now = storage.times(_uri(folder, number))
+    except (DataError, ValueError):  # none, or released a moment ago
+        return None
+    return None if holder is None or holder.is_gone() or now - written > EXPIRES_S else holder
+
+
 def _take(folder: str, holder: Holder) -> Claim:
     storage.make_folder(folder)
     while True:

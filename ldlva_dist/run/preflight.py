@@ -70,7 +70,7 @@ def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple
         require=partial(require_graph, dataset, k=k),
         cure=f"python jobs/build_index.py --dataset {dataset.uri} --k-max {k}",
     )
-    fits = partial(placement.check_fits, config.placement, config.bank.num_shards, config.index_shards)
+    fits = partial(placement.check_fits, config.placement, config.bank_shards, config.index_shards)
     return (
         Check(
             require=partial(build.check_against_dataset, config, info),

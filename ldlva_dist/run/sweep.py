@@ -17,7 +17,7 @@ from typing import Any
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ldlva_dist import storage
@@ -29,8 +29,9 @@ from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
+from ldlva_dist.run.outcome import recorded
 from ldlva_dist.run.paths import with_absolute_paths
-from ldlva_dist.runtime import placement
+from ldlva_dist.runtime import growth, placement
 from ldlva_dist.runtime.waiting import last_line, own_error
 
 TUNE = "tune"
@@ -84,16 +85,23 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
     dataset = launch.prepare(config)
     if dataset.info.splits["holdout"].rows == 0:
         raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
-    with leased(folder) as lease:
+    with leased(folder) as lease, recorded(folder) as say_done:
         launch.write_settings(config)
         printers = [_Printer(config, on_result)] if on_result else []
-        results = _tuner(config, [_RequireLease(lease.claim), *printers]).fit()
+        result = _choose_best(config, _search_runs(config, [_RequireLease(lease.claim), *printers]))
+        say_done(f"{len(result.trials)} trials; best settings: {result.best_config_uri}")
+        return result
+
+
+def _choose_best(config: RunConfig, results: tune.ResultGrid) -> SweepResult:
+    """The winner, whose settings are written down."""
     trials = tuple(_trial(result, config) for result in results)
     finished = [trial for trial in trials if trial.status == "finished" and trial.accuracy is not None]
     if not finished:
         raise _failure([result.error for result in results if result.error])
     winner = max(finished, key=lambda trial: trial.accuracy or 0.0)
-    best, uri = apply(config, winner.params), storage.join(folder, "best_config.json")
+    best = apply(config, winner.params)
+    uri = storage.join(config.storage_path, config.name, "best_config.json")
     storage.write_bytes(uri, to_json(best).encode())
     return SweepResult(trials=trials, best=best, best_config_uri=uri, best_run_uri=winner.run_uri)
 
@@ -192,12 +200,21 @@ def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:
     )
 
 
-def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
+def _search_runs(config: RunConfig, callbacks: list[tune.Callback]) -> tune.ResultGrid:
+    """Run the trials, as many at once as the nodes hold, which are asked for and may come and go."""
+    request = growth.NodeRequest(storage.join(config.storage_path, config.name))
+    growth.wait_for_nodes(request, _bundles_of(config, 1), config.placement.wait_for_workers_s)
+    follower = FollowNodes(config, _search(config), request)
+    try:
+        return _tuner(config, follower.search_alg, [follower, *callbacks]).fit()
+    finally:
+        request.cancel()
+
+
+def _tuner(config: RunConfig, search_alg: SearchAlgorithm | Searcher, callbacks: list[tune.Callback]) -> tune.Tuner:
     trainable = tune.with_resources(partial(_run_trial, config=config, holder=Holder.here()), placement.trial())
     folder = storage.join(config.storage_path, config.name)
     records = launch.train_storage(storage.join(folder, TUNE))
-    fits = placement.max_concurrent_trials(config.placement, config.bank.num_shards, config.index_shards)
-    limit = min(fits, config.sweep.max_concurrent_trials or fits)
     return tune.Tuner(
         trainable,
         param_space=search_space(config),
@@ -205,9 +222,8 @@ def _tuner(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Tuner:
             metric=METRIC,
             mode="max",
             num_samples=config.sweep.num_samples,
-            max_concurrent_trials=limit,
             scheduler=_scheduler(config),
-            search_alg=_search(config, limit),
+            search_alg=search_alg,
         ),
         run_config=tune.RunConfig(
             name=f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}", callbacks=callbacks, verbose=0, **records
@@ -226,12 +242,16 @@ def _scheduler(config: RunConfig) -> TrialScheduler | None:
     )
 
 
-def _search(config: RunConfig, max_concurrent: int) -> Searcher | SearchAlgorithm:
+def _search(config: RunConfig) -> BasicVariantGenerator | ConcurrencyLimiter:
+    """What draws the trials; :class:`FollowNodes` says how many there are at a time."""
     own, seed = [_own_params(config)], config.training.seed
     if config.sweep.search == "optuna":
-        return OptunaSearch(points_to_evaluate=own, seed=seed)
-    # Tune's own max_concurrent_trials does not reach a generator that is passed in.
-    return BasicVariantGenerator(points_to_evaluate=own, random_state=seed, max_concurrent=max_concurrent)
+        return ConcurrencyLimiter(OptunaSearch(points_to_evaluate=own, seed=seed), max_concurrent=1)
+    return BasicVariantGenerator(points_to_evaluate=own, random_state=seed, max_concurrent=1)
+
+
+def _bundles_of(config: RunConfig, trials: int) -> list[dict[str, float]]:
+    return trials * placement.trial_bundles(config.placement, config.bank_shards, config.index_shards)
 
 
 def _trial(result: tune.Result, config: RunConfig) -> Trial:
@@ -247,6 +267,50 @@ def _trial(result: tune.Result, config: RunConfig) -> Trial:
         run_uri=_run_of(config, params).uri,
         error=last_line(result.error) if result.error else None,
     )
+
+
+class FollowNodes(tune.Callback):
+    """As many trials at a time as the nodes hold that are there now; one more is asked for while some are left.
+
+    Trials on a node that left go on with the nodes that are there, as their runs do.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        search_alg: BasicVariantGenerator | ConcurrencyLimiter,
+        request: growth.NodeRequest,
+    ) -> None:
+        """Look at the nodes now.
+
+        Args:
+            config: The sweep's settings.
+            search_alg: What draws the trials, at most ``max_concurrent`` at a time.
+            request: What the sweep asks the autoscaler for.
+        """
+        self.search_alg, self._config, self._request = search_alg, config, request
+        self._looked = time.monotonic()
+        self._most: int | None = None
+        """Trials that the autoscaler refused more of."""
+        self.look([])
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Several times a second."""
+        if time.monotonic() - self._looked > BEAT_S:
+            self._looked = time.monotonic()
+            self.look(trials)
+
+    def look(self, trials: list[Any]) -> None:
+        """Let as many trials run as fit, of those that are left at most."""
+        sweep, place = self._config.sweep, self._config.placement
+        fits = placement.count_trials(place, self._config.bank_shards, self._config.index_shards)
+        left = sweep.num_samples - sum(trial.is_finished() for trial in trials)
+        wanted = max(1, min(left, sweep.max_concurrent_trials or left))
+        self.search_alg.max_concurrent = max(1, min(fits, wanted))
+        if growth.can_grow():
+            if self._request.is_refused(alone=False):
+                self._most = fits
+            self._request.renew(_bundles_of(self._config, min(fits + 1, wanted, max(fits, self._most or wanted))))
 
 
 class _RequireLease(tune.Callback):

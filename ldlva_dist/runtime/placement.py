@@ -1,5 +1,7 @@
 """Every CPU, GPU and actor count in one place."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -8,6 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ldlva_dist.config import PlacementConfig
 from ldlva_dist.errors import SettingError
+from ldlva_dist.runtime import growth
 from ldlva_dist.runtime.connect import connect as connect
 
 MARKET_TYPE, SPOT = "ray.io/market-type", "spot"
@@ -129,25 +132,43 @@ def steady_nodes() -> dict[str, Any]:
 
 
 def check_fits(placement: PlacementConfig, bank_shards: int, index_shards: int) -> None:
-    """SettingError if the cluster does not hold one run with its smallest number of workers."""
-    _count_fitting(_run_resources(placement, placement.min_workers, bank_shards, index_shards))
+    """SettingError if the cluster can never hold one run with its smallest number of workers, as far as is known."""
+    growth.require_reachable(run_bundles(placement, placement.min_workers, bank_shards, index_shards))
     most = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    if placement.data_cpus_per_worker > most + 1e-6:
+    if placement.data_cpus > most + 1e-6 and not growth.can_grow():
         raise SettingError(
             f"placement.data_cpus_per_worker must be <= the CPUs of the largest node ({most:g}), "
-            f"got {placement.data_cpus_per_worker:g}"
+            f"got {placement.data_cpus:g}"
         )
+
+
+def settle_data_cpus(placement: PlacementConfig, bank_shards: int, index_shards: int) -> PlacementConfig:
+    """The same with a number of CPUs for each pipeline, by the nodes that are there.
+
+    With GPUs, what is left for each of them on the nodes that have some: beside the workers, and beside those services
+    that find no CPUs on other nodes. One at least.
+    """
+    if placement.data_cpus_per_worker is not None or not placement.use_gpu:
+        return replace(placement, data_cpus_per_worker=placement.data_cpus)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    services = bank_shards * placement.shard_cpus + index_shards * placement.cpus_per_index + TRIAL_CPUS
+    lacking = max(0.0, services - sum(node.get("CPU", 0.0) for node in nodes if not node.get("GPU")))
+    left = [
+        (node.get("CPU", 0.0) - lacking) / node["GPU"] - placement.cpus_per_worker for node in nodes if node.get("GPU")
+    ]
+    return replace(placement, data_cpus_per_worker=max(1.0, float(math.floor(min(left, default=1.0)))))
 
 
 def count_workers(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
     """Workers of one run, up to the largest number, that the cluster as it is holds beside pipelines and services."""
-    total = ray.cluster_resources()
-
-    def fits(workers: int) -> bool:
-        needed = _run_resources(placement, workers, bank_shards, index_shards)
-        return all(amount <= total.get(name, 0.0) + 1e-6 for name, amount in needed.items())
-
-    return next((workers for workers in range(placement.max_workers, 0, -1) if fits(workers)), 0)
+    return next(
+        (
+            workers
+            for workers in range(placement.max_workers, 0, -1)
+            if growth.has_room(run_bundles(placement, workers, bank_shards, index_shards))
+        ),
+        0,
+    )
 
 
 def check_memory(bank_bytes: int, num_shards: int) -> None:
@@ -185,30 +206,29 @@ def count_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def max_concurrent_trials(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
-    """Trials that fit the cluster side by side; SettingError if not even one does.
+def count_trials(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
+    """Trials that fit the cluster as it is side by side. Tune cannot see the workers of a trial, so it is told."""
+    return growth.fitting(growth.total(trial_bundles(placement, bank_shards, index_shards)))
 
-    Tune cannot see the workers of a trial, so it has to be told.
+
+def trial_bundles(placement: PlacementConfig, bank_shards: int, index_shards: int) -> list[dict[str, float]]:
+    """What one trial of a sweep needs at once: its run, and the trial itself."""
+    return [*run_bundles(placement, placement.max_workers, bank_shards, index_shards), {"CPU": TRIAL_CPUS}]
+
+
+def run_bundles(
+    placement: PlacementConfig, workers: int, bank_shards: int, index_shards: int
+) -> list[dict[str, float]]:
+    """What each process of one run needs at once, so that neither workers nor pipelines wait for each other.
+
+    A pipeline's CPUs are counted with its worker, on whose node it works. Memory is not among it: not every autoscaler
+    knows how much its nodes have.
     """
-    needed = _run_resources(placement, placement.max_workers, bank_shards, index_shards)
-    return _count_fitting(needed | {"CPU": needed["CPU"] + TRIAL_CPUS})
-
-
-def _run_resources(placement: PlacementConfig, workers: int, bank_shards: int, index_shards: int) -> dict[str, float]:
-    """What one run needs at once, so that neither its workers nor their pipelines wait for each other."""
-    cpus = workers * (placement.cpus_per_worker + placement.data_cpus_per_worker)
-    cpus += bank_shards * placement.shard_cpus + index_shards * placement.cpus_per_index
-    gpus = (workers if placement.use_gpu else 0) + index_shards * placement.gpus_per_index
-    return {"CPU": cpus, "GPU": float(gpus)}
-
-
-def _count_fitting(needed: dict[str, float]) -> int:
-    total = ray.cluster_resources()
-    fits = [int(total.get(name, 0.0) / amount + 1e-6) for name, amount in needed.items() if amount]
-    if min(fits) < 1:
-        have = {name: total.get(name, 0.0) for name in needed}
-        raise SettingError(
-            f"placement needs {needed['CPU']:g} CPUs and {needed['GPU']:g} GPUs for one run, "
-            f"got a cluster with {have['CPU']:g} CPUs and {have['GPU']:g} GPUs"
-        )
-    return min(fits)
+    worker = {
+        "CPU": placement.cpus_per_worker + placement.data_cpus,
+        "GPU": 1.0 if placement.use_gpu else 0.0,
+    }
+    bank = {"CPU": placement.shard_cpus}
+    index = {"CPU": placement.cpus_per_index, "GPU": placement.gpus_per_index}
+    bundles = [*[worker] * workers, *[bank] * bank_shards, *[index] * index_shards]
+    return [{name: amount for name, amount in bundle.items() if amount} for bundle in bundles]

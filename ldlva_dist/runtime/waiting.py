@@ -9,6 +9,7 @@ from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, NeighborServiceError, SettingError, StateLost
+from ldlva_dist.waits.patience import TELL_EVERY_S, Patience
 
 
 class ShardsLost(NeighborServiceError):
@@ -32,12 +33,17 @@ def get_all(
         ShardsLost: as soon as the first loss is known.
         NeighborServiceError: for shards that do not answer.
     """
-    names = range(len(refs)) if names is None else names
+    names, patience = range(len(refs)) if names is None else names, Patience(timeout_s)
     try:
-        return ray.get(list(refs), timeout=timeout_s)
+        while True:
+            try:
+                return ray.get(list(refs), timeout=min(TELL_EVERY_S, patience.left_s))
+            except GetTimeoutError:
+                if not patience.left_s:
+                    raise
+                patience.tell(kind, f"{_late(refs, names)} of {list(names)} have yet to answer when asked {what}")
     except GetTimeoutError as e:
-        _, late = ray.wait(list(refs), num_returns=len(refs), timeout=0)
-        slow = [name for name, ref in zip(names, refs, strict=True) if ref in late]
+        slow = _late(refs, names)
         raise NeighborServiceError(f"{kind} {slow} did not answer in {timeout_s:.3g} s when asked {what}") from e
     except (RayActorError, ObjectLostError, RayTaskError) as e:
         errors = {name: error for name, ref in zip(names, refs, strict=True) if (error := _error(ref))}
@@ -48,6 +54,11 @@ def get_all(
         if cause is None:
             raise
         raise type(cause)(f"{kind} {list(errors)} failed when asked {what}: {cause}") from e
+
+
+def _late(refs: Sequence[ObjectRef[Any]], names: Sequence[int]) -> list[int]:
+    _, late = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+    return [name for name, ref in zip(names, refs, strict=True) if ref in late]
 
 
 def _error(ref: ObjectRef[Any]) -> Exception | None:

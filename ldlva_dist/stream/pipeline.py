@@ -31,6 +31,7 @@ from ldlva_dist.stream.manifest_columns import Manifest
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.stream.quarantine import BadRow, Quarantine
 from ldlva_dist.stream.superstep import Columns, ImageSettings, Window, fetch, finish_superstep
+from ldlva_dist.waits.patience import tell_by
 
 TASKS_PER_PIPELINE = 512
 # A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
@@ -55,6 +56,8 @@ class Supersteps:
     stop_step: int
     quarantine: Any = None
     """Handle of a :func:`start_quarantine` actor, which counts bad rows; None: the first one stops the run."""
+    control: Any = None
+    """Handle of the run's :class:`RunControl` actor, which shows what tasks wait for; None: nobody hears of it."""
 
     @property
     def rows_per_step(self) -> int:
@@ -73,6 +76,8 @@ class Supersteps:
 
     def __call__(self, items: Any) -> Iterator[Columns]:
         """Yield the batches of the supersteps ``items["superstep"]`` as columns, some whole ones at a time."""
+        if self.control:
+            tell_by(self.control.tell_wait.remote)
         per_superstep, b = self.plan.steps_per_superstep, self.rows_per_step
         for superstep in items["superstep"].tolist():
             first = superstep * per_superstep

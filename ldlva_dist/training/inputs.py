@@ -64,8 +64,9 @@ def read_batches(
         first_step=steps.start,
         stop_step=steps.stop,
         quarantine=resources.quarantine,
+        control=resources.control,
     )
-    return pipeline.batches(supersteps, num_cpus=config.placement.data_cpus_per_worker)
+    return pipeline.batches(supersteps, num_cpus=config.placement.data_cpus)
 
 
 def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> NeighborImages | None:

@@ -11,12 +11,14 @@ from ldlva_dist.training.build import build_worker
 from ldlva_dist.training.inputs import Resources
 from ldlva_dist.training.late_ranks import named_waits
 from ldlva_dist.training.worker import Worker
+from ldlva_dist.waits.patience import tell_by
 
 FIND_LATE_S = 30.0
 
 
 def train_worker(config: RunConfig, resources: Resources) -> None:
     """Train from the last checkpoint, or the beginning, to the last step; a rank that others wait for is named."""
+    tell_by(resources.control.tell_wait.remote)
     try:
         with named_waits(partial(_find_late, resources.control)):
             train(build_worker(config, resources))

@@ -18,7 +18,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import ClusterError
 from ldlva_dist.records.ids_log import read_ids
 from ldlva_dist.run import launch
-from ldlva_dist.run.elastic import FollowCluster
+from ldlva_dist.run.elastic import FollowCluster, WorkerWait
 from ldlva_dist.runtime import placement
 from ldlva_dist.training.inputs import make_plan
 from testing.clusters.joining_nodes import another_node, lose, training_workers
@@ -88,8 +88,8 @@ def test_workers_leave_room_for_pipelines_and_are_not_waited_for_without_a_limit
     assert _decide(settings, lambda: placement.count_workers(replace(settings, cpus_per_shard=1.5), 2, 0)) == (
         NoopDecision()
     ), "two bank shards leave one CPU"
-    with pytest.raises(ClusterError, match=r"no workers for 0 s .* at least 1, the nodes that are there hold 0"):
-        _decide(settings, lambda: 0, limit_s=0.0)
+    with pytest.raises(ClusterError, match=r"no workers for 1e-09 s .* at least 1, the nodes that are there hold 0"):
+        _decide(settings, lambda: 0, limit_s=1e-9)
 
 
 def test_a_run_of_a_fixed_size_does_not_wait_for_its_workers_without_a_limit(
@@ -120,7 +120,8 @@ def taken(cpus: float) -> Iterator[None]:
 def _decide(settings: PlacementConfig, count: Callable[[], int], limit_s: float = 60.0) -> object:
     """What the policy does before the first worker is there."""
     scaling: ScalingConfig = placement.scaling(settings)
-    policy = FollowCluster(scaling, count, limit_s)
+    wait = WorkerWait(replace(settings, wait_for_workers_s=limit_s), count, control=None)
+    policy = FollowCluster(scaling, wait, count)
     policy.after_controller_start(SimpleNamespace(run_id="elastic"))
     try:
         policy.make_decision_for_non_running_worker_group()

@@ -53,11 +53,20 @@ while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
 """
 
 
+JOINED = """
+from ldlva_dist.runtime.connect import connect
+connect()
+import ray
+print("a task ran on", ray.get(ray.remote(ray.util.get_node_ip_address).remote(), timeout=60))
+"""
+
+
 @dataclass(frozen=True)
 class Head:
     """A head that runs."""
 
     address: str
+    gcs: str
     token: Path
     process: subprocess.Popen[str]
 
@@ -82,7 +91,8 @@ def head() -> Iterator[Head]:
             )
         try:
             wait_until_ready(process, log)
-            yield Head(f"http://127.0.0.1:{ports[1]}", Path(folder) / "state" / "token", process)
+            gcs = f"127.0.0.1:{ports[0]}"
+            yield Head(f"http://127.0.0.1:{ports[1]}", gcs, Path(folder) / "state" / "token", process)
         finally:
             end(process)
 
@@ -171,6 +181,15 @@ def test_a_job_submitted_with_another_token_is_refused(head: Head, tmp_path: Pat
     assert code != 0
     assert "Invalid authentication token" in output
     assert "submitted successfully" not in output
+
+
+def test_a_process_beside_the_head_joins_it_on_the_loopback(head: Head) -> None:
+    """Ray would take 127.0.0.1 for another address of this machine, at which the head does not listen."""
+    joining = {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token)}
+    command, environment = [sys.executable, "-c", JOINED], without_token() | joining
+    done = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=JOB_LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "a task ran on 127.0.0.1\n"
 
 
 def test_the_token_can_be_read_by_its_owner_alone(head: Head) -> None:

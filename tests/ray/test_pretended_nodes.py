@@ -3,6 +3,8 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,16 @@ from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.util.placement_group import placement_group_table, remove_placement_group
 
 from ldlva_dist.config import PlacementConfig
+from ldlva_dist.doctor import workers
+from ldlva_dist.errors import SettingError
+from ldlva_dist.run import launch
+from ldlva_dist.run.outcome import read_outcome
 from ldlva_dist.runtime import placement
 from ldlva_dist.runtime.interfaces import nodes_without_interface
 from ldlva_dist.stream import pipeline
 from ldlva_dist.stream.plan import Plan
 from testing.clusters.joining_nodes import another_node
+from testing.tiny_runs import tiny_run
 
 TRAINERS, DATA_CPUS = 16, 12
 
@@ -110,3 +117,36 @@ def _number(node_id: str) -> int:
 def test_every_node_says_on_which_interface_its_collectives_are(large_node: Node) -> None:
     """Asked as doctor asks; nodes bear the address by which they joined."""
     assert nodes_without_interface(limit_s=60) == {}
+
+
+def test_pipelines_have_by_default_what_the_node_leaves_for_each_gpu(large_node: Node) -> None:
+    """Sixteen GPUs and 208 CPUs beside a node of four without any, which has room for two services and a trial."""
+    settings = PlacementConfig(use_gpu=True, num_workers=TRAINERS, cpus_per_worker=2.0)
+    assert placement.settle_data_cpus(settings, 2, 0).data_cpus == DATA_CPUS + 1 - 2
+    assert placement.settle_data_cpus(settings, 4, 0).data_cpus == DATA_CPUS + 1 - 2 - 1, (
+        "shards that find no other node"
+    )
+    assert placement.settle_data_cpus(replace(settings, data_cpus_per_worker=3.0), 2, 0).data_cpus == 3.0
+    assert placement.settle_data_cpus(replace(settings, use_gpu=False), 2, 0).data_cpus == 1.0
+    assert placement.settle_data_cpus(replace(settings, cpus_per_worker=100.0), 2, 0).data_cpus == 1.0, "one at least"
+
+
+def test_a_run_whose_torch_sees_no_gpu_says_so_before_nccl_does(large_node: Node, faces: str, tmp_path: Path) -> None:
+    """Ray gives the worker a GPU that is not there."""
+    config = tiny_run(faces, tmp_path, "blind")
+    place = replace(config.placement, use_gpu=True, cpus_per_shard=0.1, max_failures=3)
+    with pytest.raises(
+        SettingError, match=r"placement\.use_gpu needs a torch that sees a GPU in every worker, got: on "
+    ):
+        launch.fit(replace(config, placement=place))
+    assert read_outcome(str(tmp_path / "blind")).exit_code == 2
+
+
+def test_the_doctor_says_what_a_worker_sees_of_the_gpu_that_ray_gave_it(large_node: Node) -> None:
+    """Asked as doctor asks; here torch and FAISS are built for CPUs, and the GPU is none."""
+    seen = ray.get(workers._worker_on(large_node.node_id), timeout=120)
+    found = {finding.check: finding for finding in workers._judge("here", seen)}
+    assert found["torch and driver in a worker"].level == "problem"
+    assert "is built for CPUs" in found["torch and driver in a worker"].found
+    assert found["NCCL in a worker"].level == "problem"
+    assert found["FAISS in a worker"].level == "warning"

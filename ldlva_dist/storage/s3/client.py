@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from ldlva_dist.errors import SettingError
 from ldlva_dist.storage.reachable import split_address
 from ldlva_dist.storage.s3.errors import FAILURES, clear_error, is_passing
+from ldlva_dist.waits.patience import Patience
 
 S3 = "s3://"
 LIMIT_S, LONGEST_LIMIT_S = 120, 10**6
@@ -100,8 +101,10 @@ def limit_s(size: int) -> float:
 
 def attempt(uri: str, action: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
     """Do something with a store until it is done, cannot be done, or the limit for so many bytes is over."""
+    patience = Patience(limit_s(0))
     trying = Retrying(
         stop=lambda state: (state.seconds_since_start or 0) + state.upcoming_sleep > limit_s(size()),
+        before_sleep=lambda _: patience.tell("the store", f"it fails at {uri!r}, and is asked again"),
         wait=wait_random_exponential(multiplier=0.2, max=5),
         retry=retry_if_exception(is_passing),
         reraise=True,

@@ -36,6 +36,7 @@ WRONG_VALUES = {
     "predict": ["folder", "--model", "m", "--output", "o", "--images", "i", "--batch-size", "0"],
     "report": ["--run", "there", "--megabytes", "0"],
     "export": ["--run", "there"],
+    "status": [],
 }
 PROGRAM = """
 import json, runpy, sys

@@ -18,7 +18,7 @@ CONFIG = RunConfig(sweep=SweepConfig(search="optuna", num_samples=6))
 
 
 def suggestions(config: RunConfig, count: int) -> list[dict[str, Any]]:
-    searcher = _search(config, 1)
+    searcher = _search(config).searcher
     assert isinstance(searcher, OptunaSearch)
     assert searcher.set_search_properties(METRIC, "max", search_space(config))
     drawn = []

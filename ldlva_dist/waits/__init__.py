@@ -1,0 +1,1 @@
+"""How long something is waited for, and who is told meanwhile. Read `patience.py` first."""
