@@ -244,8 +244,10 @@ def _import_deepspeed(use_gpu: bool) -> Any:
         del sys.modules["mlflow"]
 
     _import_muon()
-    # The shared-memory extension is for inference; init_distributed would spend a minute compiling it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not use_gpu:
+        # The shared-memory extension, which only CPUs have, is for inference; init_distributed would spend a minute
+        # compiling it. To ask for it where there are GPUs would look for nvcc, and warn of every operator.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed
 

@@ -6,6 +6,8 @@ packed only when the straight run is at its end: what was learnt meanwhile must 
 """
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -243,3 +245,16 @@ def test_deepspeed_is_told_the_models_own_gpu(monkeypatch: pytest.MonkeyPatch) -
     assert os.environ["LOCAL_RANK"] == "1"
     _name_device(torch.device("cuda:0"))
     assert os.environ["LOCAL_RANK"] == "0"
+
+
+@pytest.mark.parametrize(("use_gpu", "probed"), [(True, "False"), (False, "True")])
+def test_deepspeeds_operators_are_looked_for_only_where_one_of_them_would_be_compiled(
+    use_gpu: bool, probed: str
+) -> None:
+    """Each look runs compilers, and warns where there is no nvcc."""
+    program = (
+        f"from ldlva_dist.training.engine import _import_deepspeed\nmodule = _import_deepspeed({use_gpu})\n"
+        "print('__compatible_ops__' in vars(module.ops))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == probed
