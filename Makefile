@@ -7,7 +7,7 @@ DOCS_STAMP := $(VENV)/.docs-done
 STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-BENCHES := $(filter-out %.__init__ bench.speed.gpu bench.faults.mutators,$(subst /,.,$(basename $(wildcard bench/*/*.py))))
+BENCHES := $(filter-out %.__init__ bench.faults.mutators,$(subst /,.,$(basename $(wildcard bench/*/*.py))))
 
 export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
@@ -80,8 +80,9 @@ fix: setup ## let ruff repair and format
 bench: setup store ## every benchmark that needs no GPU, one JSON line each
 	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m $$bench || exit 1; done
 
-bench-gpu: setup ## on a machine with a GPU, under 10 minutes
-	@$(BIN)/python -m bench.speed.gpu
+bench-gpu: setup ## on a machine with a GPU, under 10 minutes: the step alone, then whole runs and the graph
+	@$(BIN)/python -m bench.gpu_step
+	@$(BIN)/python -m bench.gpu
 
 results: ## today's headline of every claim, from the pages in results/
 	@$(PYTHON) -m bench.headlines

@@ -20,12 +20,28 @@ WAITS = {
 BY_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 
 
-class NoWaits(TorchDispatchMode):
-    """Refuses every operator whose result or shape the host must wait for on a GPU."""
+class CountedWaits(TorchDispatchMode):
+    """Counts the operators whose result or shape the host must wait for on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func not in WAITS, f"{func} waits for the device"
-        if func in BY_INDEX:
-            masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
-            assert not masks, f"{func} with a mask waits for the device"
+        self.count += is_wait(func, args)
         return func(*args, **(kwargs or {}))
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not is_wait(func, args), f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+def is_wait(func: Any, args: Any) -> bool:
+    """Whether the host waits for an operator: it gives a number, or a shape that follows from values."""
+    if func not in BY_INDEX:
+        return func in WAITS
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
