@@ -268,11 +268,11 @@ def test_what_begins_as_a_formula_is_text_in_the_export_and_itself_in_the_versio
     with open(tmp_path / "marked.csv", newline="", encoding="utf-8") as file:
         cells = [cell for line in csv.reader(file) for cell in line]
     assert not [cell for cell in cells if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\uff1d"))]
-    found = read_corrections(str(tmp_path / "marked.csv"), info)
+    found = read_corrections([str(tmp_path / "marked.csv")], hostile.dataset)
     assert found.ids_M.tolist() == sorted(ids)
-    assert found.keys_M.to_pylist() == [keys[i] for i in sorted(ids)]
+    assert found.keys_M == [keys[i] for i in sorted(ids)]
     assert found.given_M.tolist() == run.findings.labels_N[found.ids_M].tolist()
-    assert found.proposed_M.tolist() == run.findings.proposed_N[found.ids_M].tolist()
+    assert found.decided_M.tolist() == run.findings.proposed_N[found.ids_M].tolist()
 
 
 BROKEN = {
