@@ -65,7 +65,10 @@ class NodeRequest:
         Args:
             alone: Whether only a judgement counts that is of this request and of nobody else's.
         """
-        status = _status()
+        try:
+            status = _status()
+        except RayError:  # a head that is slow is asked again
+            return False
         if not any(node.ray_node_type_name for node in status.cluster_resource_state.node_states):
             return False  # an autoscaler that only looks on refuses all that is not there
         refused = status.autoscaling_state.infeasible_cluster_resource_constraints

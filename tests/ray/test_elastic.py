@@ -21,6 +21,7 @@ from ldlva_dist.run import launch
 from ldlva_dist.run.elastic import FollowCluster, WorkerWait
 from ldlva_dist.runtime import placement
 from ldlva_dist.training.inputs import make_plan
+from ldlva_dist.waits.patience import Patience
 from testing.clusters.joining_nodes import another_node, lose, training_workers
 from testing.exactly_once import assert_exactly_once
 from testing.tiny_runs import losses, table, tiny_run
@@ -90,6 +91,21 @@ def test_workers_leave_room_for_pipelines_and_are_not_waited_for_without_a_limit
     ), "two bank shards leave one CPU"
     with pytest.raises(ClusterError, match=r"no workers for 1e-09 s .* at least 1, the nodes that are there hold 0"):
         _decide(settings, lambda: 0, limit_s=1e-9)
+
+
+def test_a_wait_for_workers_says_what_is_there_and_what_is_wanted(
+    cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, *[7.0] * 9])
+    wait = WorkerWait(PlacementConfig(num_workers=3), lambda: 2, control=None)
+    wait.check()
+    assert capsys.readouterr().err == ""
+    wait._patience = Patience(60.0, lambda: next(now))
+    with taken(3.0):
+        wait.check()
+    said = capsys.readouterr().err
+    assert said.startswith("waiting for workers: 3 are wanted, the nodes that are there hold 2 where nothing else runs")
+    assert said.endswith("CPUs and 0 GPUs are free; 53 s more at most\n")
 
 
 def test_a_run_of_a_fixed_size_does_not_wait_for_its_workers_without_a_limit(

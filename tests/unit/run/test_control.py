@@ -49,6 +49,16 @@ def test_a_request_to_stop_outlives_a_pause() -> None:
     asyncio.run(run())
 
 
+def test_of_all_that_wait_at_once_one_is_heard() -> None:
+    async def run() -> None:
+        control = RunControl()
+        for rank in range(4):
+            await control.tell_wait(f"rank {rank} waits for the store")
+        assert await asyncio.wait_for(control.hear(), LIMIT_S) == ["rank 0 waits for the store"]
+
+    asyncio.run(run())
+
+
 async def _is_stopping(control: RunControl) -> bool:
     """What a worker that begins now is told."""
     asked = asyncio.create_task(control.stopping())
