@@ -9,6 +9,7 @@ import pytest
 import tyro
 
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.images import decode
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.stage import stage_of
@@ -170,6 +171,20 @@ def test_whole_pictures_of_yolo_have_one_box(tmp_path: Path) -> None:
     source = _command("yolo --root {root} --no-crop", tmp_path).source()
     reasons = [reason for part in source.partitions() for rows in source.read(part) for reason in rows.reasons or ()]
     assert [reason for reason in reasons if reason] == ["its picture has several boxes (--crop cuts them out)"]
+
+
+@pytest.mark.parametrize("pixels", ["", "1 2 3", "1 2 3 256", "1 2 3 x", "1 2 3 -4", "1 2 3 4.5", "1 2 3 \u0664"])
+def test_pixels_that_are_no_square_of_greys_are_a_reason(pixels: str, tmp_path: Path) -> None:
+    write(
+        tmp_path / "t.csv", ["emotion,pixels,Usage", f"0,{pixels},Training", "0, 1 2 3 4 ,Training", "0,1,PrivateTest"]
+    )
+    source = _command("fer2013 --table {root}/t.csv", tmp_path).source()
+    rows = next(rows for part in source.partitions() for rows in source.read(part))
+    reasons = dict(zip(rows.numbers.tolist(), rows.reasons or (), strict=True))
+    assert reasons == {0: "the pixels are no greys of a square picture", 1: None}
+    square = rows.images[rows.numbers.tolist().index(1)]
+    assert isinstance(square, bytes)
+    np.testing.assert_array_equal(decode(square, 1)[:, :, 0], [[1, 2], [3, 4]])
 
 
 def test_images_that_were_made_are_made_once_and_gone_in_the_end(tmp_path: Path) -> None:

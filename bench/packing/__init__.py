@@ -1,0 +1,1 @@
+"""How fast sets of known layouts are packed."""
