@@ -24,6 +24,7 @@ from ldlva_dist.forecast.watch import DRIVER, OTHERS, STORE, Peaks
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.storage.checksums import PIECE_BYTES
 from ldlva_dist.stream.pipeline import BLOCK_BYTES
+from ldlva_dist.training.engine import BUCKET_NUMBERS
 from ldlva_dist.training.inputs import make_plan
 
 MB = 1 << 20
@@ -31,6 +32,10 @@ IMPORTED = {"trainer": 440 * MB, "bank shard": 116 * MB, "index shard": 140 * MB
 """Private memory of a worker that has imported what its role needs, and holds nothing yet; see bench/size/plan.py."""
 CUDA_HOST = 1024 * MB
 """Memory of the host that a process with a GPU takes besides."""
+CUDA_CONTEXT = 1024 * MB
+"""Memory of a GPU that CUDA, cuDNN and cuBLAS take for themselves; an estimate, not measured."""
+BATCHES_AHEAD = 3
+"""Batches on a GPU at once: the step's own, and two that were copied ahead."""
 FIXED = {DRIVER: 370 * MB, "controller": 270 * MB}
 MANIFEST_ROW = 26
 """Bytes of a training sample in the object store of every node that streams."""
@@ -63,7 +68,8 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
     trainer = IMPORTED["trainer"] + copies + _waiting_bytes(config, info)
     roles = []
     if placement.use_gpu:
-        roles.append(Role(name="GPU of a trainer", processes=placement.max_workers, each=network))
+        each = network + _device_bytes(config, model)
+        roles.append(Role(name="GPU of a trainer", processes=placement.max_workers, each=each))
         trainer += CUDA_HOST
     else:
         trainer += network
@@ -100,8 +106,14 @@ def store_bytes(config: RunConfig, info: DatasetInfo) -> int:
     return MANIFEST_ROW * info.num_train + config.placement.max_workers * BLOCKS_WAITING * _block_bytes(config, info)
 
 
-def activation_bytes(model: LDLVA, images: Tensor) -> int:
-    """What autograd keeps of one forward of the backbone, each tensor once; nothing is computed on the meta device."""
+def activation_bytes(model: LDLVA, images: Tensor, *neighbors: Tensor) -> int:
+    """What autograd keeps of one forward, each tensor once; nothing is computed on the meta device.
+
+    Args:
+        model: The network.
+        images: A batch.
+        neighbors: Their neighbours' features, and which of them count; nothing for the backbone alone.
+    """
     kept: dict[int, Tensor] = {}
     weights = {id(parameter) for parameter in model.parameters()}
 
@@ -112,7 +124,7 @@ def activation_bytes(model: LDLVA, images: Tensor) -> int:
 
     give_back: Callable[[Tensor], Tensor] = lambda tensor: tensor  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(keep, give_back):
-        output = model(images)
+        output = model(images, *neighbors)
     assert output.features_BV is not None
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in kept.values()}
     return sum(storages.values())
@@ -127,8 +139,25 @@ def _network_bytes(config: RunConfig, model: LDLVA) -> int:
     state = 3 * weights + (2 + moments) * weights // workers if is_shared else (2 + moments) * weights
     batch = -(-data.batch_size // workers // training.gradient_accumulation_steps)
     shape = (batch, data.image_size, data.image_size, data.channels)
-    kept = activation_bytes(model, torch.empty(shape, dtype=torch.uint8, device="meta"))
+    inputs = [torch.empty(shape, dtype=torch.uint8, device="meta")]
+    if config.uses_neighbors:
+        pairs = batch, config.neighbors.num_neighbors
+        inputs.append(torch.empty(*pairs, model.feature_width, device="meta"))
+        inputs.append(torch.empty(pairs, dtype=torch.bool, device="meta"))
+    kept = activation_bytes(model, *inputs)
     return state + (kept // 2 if training.precision == "bf16" else kept)
+
+
+def _device_bytes(config: RunConfig, model: LDLVA) -> int:
+    """What a GPU holds besides: its context, DeepSpeed's buckets, batches that come ahead and their neighbours."""
+    data, workers = config.data, config.placement.max_workers
+    rows = -(-data.batch_size // workers)
+    batches = BATCHES_AHEAD * rows * data.image_size**2 * data.channels
+    # Neighbours' features: as they are stored, at most 4 bytes a number, and as float32; of this step and the next.
+    near = 2 * rows * config.neighbors.num_neighbors * model.feature_width * 8 if config.uses_neighbors else 0
+    is_shared = workers > 1 and config.training.zero_stage > 0
+    number = 4 + (2 if config.training.precision == "bf16" else 0)
+    return CUDA_CONTEXT + batches + near + (BUCKET_NUMBERS * number if is_shared else 0)
 
 
 def _checkpoint_copies(config: RunConfig, model: LDLVA) -> int:

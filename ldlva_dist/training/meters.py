@@ -3,6 +3,7 @@
 Two clock readings a part cost well under a microsecond.
 """
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.training.device.usage import gpu_usage
 
 STEP = 1.05
 LARGEST = 2**40
@@ -107,6 +109,7 @@ class Meters:
         metrics |= {f"{part}_ms": 1000 * seconds / calls for part, seconds in zip(PARTS, parts, strict=True)}
         if self._asked:
             metrics |= self._of_neighbors(total, age_max, elapsed)
+        metrics |= self._of_gpus()
         self._clear()
         return metrics
 
@@ -143,6 +146,16 @@ class Meters:
                 "staleness_max": age_max,
             }
         return metrics
+
+    def _of_gpus(self) -> dict[str, float]:
+        """The fullest GPU's memory, and the mean of how busy they are where all ranks can tell."""
+        usage = gpu_usage(self._device)
+        if usage is None:
+            return {}
+        (peak_bytes,) = self._reduce([usage.peak_bytes], dist.ReduceOp.MAX)
+        (busy,) = self._reduce([usage.busy], dist.ReduceOp.SUM)
+        share = {} if math.isnan(busy) else {"gpu_busy": busy / dist.get_world_size()}
+        return {"gpu_memory_bytes": peak_bytes} | share
 
     def _reduce(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         reduced = torch.tensor(values, dtype=torch.float64, device=self._device)

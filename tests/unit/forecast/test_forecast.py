@@ -33,6 +33,7 @@ from ldlva_dist.reporting.forecast_table import format_bytes
 from ldlva_dist.stream.class_balance import Balance
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training import build
+from ldlva_dist.training.engine import BUCKET_NUMBERS
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.schedule import due_at
 
@@ -138,6 +139,32 @@ def test_activations_on_the_meta_device_are_those_of_the_cpu() -> None:
     assert found[0] == found[1]
     twice = activation_bytes(meta_model(CONFIG, INFO), torch.zeros((10, 32, 32, 3), dtype=torch.uint8, device="meta"))
     assert twice == pytest.approx(2 * found[0], rel=0.02)
+
+
+def test_activations_count_the_calibration_network_on_all_pairs() -> None:
+    def kept(k: int, device: str = "meta") -> int:
+        model: LDLVA = build.build_model(CONFIG, 3) if device == "cpu" else meta_model(CONFIG, INFO)
+        images, usable_BK = torch.zeros((5, 32, 32, 3), dtype=torch.uint8), torch.ones(5, k, dtype=torch.bool)
+        inputs = images, torch.zeros(5, k, model.feature_width), usable_BK
+        return activation_bytes(model.train(), *(tensor.to(device) for tensor in inputs))
+
+    assert kept(4) == kept(4, "cpu")
+    hidden = sum(CONFIG.model.calibration_hidden)
+    assert kept(8) - kept(4) >= 5 * 4 * 4 * hidden  # each pair keeps at least what its norms were given
+
+
+def test_a_gpu_holds_the_buckets_of_zero_and_batches_that_come_ahead() -> None:
+    def gpu(workers: int, stage: Literal[0, 1], pixels: int) -> int:
+        config = replace(
+            CONFIG,
+            data=replace(CONFIG.data, image_size=pixels, batch_size=8 * workers),
+            placement=replace(CONFIG.placement, use_gpu=True, num_workers=workers),
+            training=replace(CONFIG.training, zero_stage=stage),
+        )
+        return next(r.each for r in computed_memory(config, INFO, nodes=1) if r.name == "GPU of a trainer")
+
+    assert gpu(2, 1, 48) - gpu(2, 0, 48) > 3.9 * BUCKET_NUMBERS
+    assert gpu(1, 0, 96) - gpu(1, 0, 48) > 3 * 8 * 3 * (96**2 - 48**2)
 
 
 def test_the_memory_of_a_shard_grows_by_what_a_row_takes() -> None:
