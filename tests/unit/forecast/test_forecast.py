@@ -1,7 +1,7 @@
 """What is told of a run before it starts, against what the loop, the files and the tensors really are."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
