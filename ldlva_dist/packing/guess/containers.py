@@ -73,7 +73,8 @@ def _json_fields(uri: str) -> list[str] | None:
 def _by_part(kind: str, uris: Sequence[str], more: list[str], why: str, missing: list[str]) -> Candidate:
     parts: dict[str, list[str]] = {}
     for uri in uris:
-        parts.setdefault(part_of(uri.rpartition("/")[2]), []).append(uri)
+        folder, name = ("", *uri.split("/"))[-2:]
+        parts.setdefault(part_of(name, PARTS.get(folder.lower(), "train")), []).append(uri)
     if kind == "parquet" and "validation" in parts:  # the kind has no validation part
         parts.setdefault("train", []).extend(parts.pop("validation"))
     if "train" not in parts:

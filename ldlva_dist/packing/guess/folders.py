@@ -1,19 +1,23 @@
 """Which kinds of source a folder may be, by the names in it."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
 from ldlva_dist import storage
+from ldlva_dist.packing.classes.class_index import as_option
 from ldlva_dist.packing.classes.known_layouts import NAMED_FILES
 from ldlva_dist.packing.guess.containers import TEST_MISSING, guess_parquet, guess_tars, in_folder
 from ldlva_dist.packing.guess.look import PARTS, TABLES, TARS, Candidate, PathView, part_of
 from ldlva_dist.packing.guess.tables import guess_table
 from ldlva_dist.packing.sources.listing import list_images
+from ldlva_dist.storage.csv_file import read_text
 
 DEEPEST = 3
 """Wrapper folders that are looked into."""
+CLASS_NAMES = "classnames.txt"
 SAMPLE = 200
 """File names of a folder that a pattern is tried on."""
 
@@ -86,14 +90,27 @@ def _one_of_parts(tables: list[Candidate]) -> Candidate:
 
 
 def _tars(look: PathView) -> Iterator[Candidate]:
-    if uris := in_folder(look, TARS):
-        yield guess_tars(uris, f"{len(uris)} tars")
+    if uris := _in_folder_or_parts(look, TARS):
+        found = guess_tars(uris, f"{len(uris)} tars")
+        if look.has(CLASS_NAMES):  # as sets of CLIP's benchmark have it
+            names = [
+                name.strip() for name in read_text(storage.join(look.uri, CLASS_NAMES)).splitlines() if name.strip()
+            ]
+            words = shlex.split(as_option(dict(enumerate(names))))
+            found = replace(found, arguments=(*found.arguments, *words), why=f"{found.why}, {CLASS_NAMES}")
+        yield found
 
 
 def _parquet(look: PathView) -> Iterator[Candidate]:
-    uris = in_folder(look, (".parquet",))
+    uris = _in_folder_or_parts(look, (".parquet",))
     if uris and (found := guess_parquet(uris, f"{len(uris)} parquet files")):
         yield found
+
+
+def _in_folder_or_parts(look: PathView, endings: tuple[str, ...]) -> list[str]:
+    """Files of the folder, or else of the parts in it."""
+    parts = [look.at(name) for name in look.part_folders().values()]
+    return in_folder(look, endings) or [uri for part in parts for uri in in_folder(part, endings)]
 
 
 def _class_folders(look: PathView) -> Iterator[Candidate]:

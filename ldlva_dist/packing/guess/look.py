@@ -81,10 +81,10 @@ def look_again() -> None:
     _entries.cache_clear()
 
 
-def part_of(name: str) -> str:
-    """The part that a file's name says, ``train`` where it says none."""
+def part_of(name: str, otherwise: str = "train") -> str:
+    """The part that a file's name says."""
     words = name.lower().replace("_", "-").replace(".", "-").split("-")
-    return next((PARTS[word] for word in words if word in PARTS), "train")
+    return next((PARTS[word] for word in words if word in PARTS), otherwise)
 
 
 def _number(name: str) -> int | None:

@@ -146,7 +146,21 @@ def _parquet(root: Path) -> None:
         pq.write_table(table, root / name)
 
 
+def _hub_tars(root: Path) -> None:
+    image = encode_image(Painter().pixels())
+    write(root / "classnames.txt", ["angry", "disgusted", "fearful"])
+    for part in ("test", "train"):
+        (root / part).mkdir()
+        _tar(root / part / "0.tar", {"1.jpg": image, "1.cls": b"1", "2.jpg": image, "2.cls": b"0"})
+
+
 ODD: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
+    "tars of a hub with the names of their numbers": (
+        _hub_tars,
+        "",
+        ["webdataset --train R/train/0.tar --test R/test/0.tar --classes 0=angry 1=disgusted 2=fearful"],
+        "",
+    ),
     "a wrapper with capitals": (
         _wrapped,
         "",
