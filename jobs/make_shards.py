@@ -18,6 +18,8 @@ from ldlva_dist.reporting.progress_bar import ProgressBar
 from ldlva_dist.reporting.terminal import print_lines, run_job
 from ldlva_dist.values.settings import check_name, check_options, require
 
+SHOWN_GROUPS = 10
+
 
 @dataclass(frozen=True)
 class Verify:
@@ -25,13 +27,15 @@ class Verify:
 
     dataset: Positional[str]
     """Folder or s3:// prefix of a data set, or of a version of one."""
+    duplicates: str | None = None
+    """CSV to write: groups of images that are the same, or nearly (other size, compression or brightness)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relabel:
-    """Write a version of a data set with the labels that were corrected in the report of jobs/report.py.
+    """Write a version of the data set with the labels that people corrected, in the report's page or in another tool.
 
-    No image is written again. Ids, keys and given labels of the list must be those of the data set.
+    No image is written again. Keys and given labels of the lists must be those of the data set.
     """
 
     dataset: str
@@ -66,7 +70,7 @@ def main() -> None:
     if isinstance(command, Guess):
         run_guess(command.path)
     elif isinstance(command, Verify):
-        run_verify(command.dataset)
+        run_verify(command)
     elif isinstance(command, Relabel):
         run_relabel(command)
     else:
@@ -90,15 +94,16 @@ def run_guess(path: str) -> None:
         say(f"  {one.command}")
 
 
-def run_verify(uri: str) -> None:
-    """Say "ok" and what was read."""
+def run_verify(command: Verify) -> None:
+    """Say "ok" and what was read, and which images are there more than once."""
     from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.packing.near_copies import find_copy_groups, write_copy_groups
     from ldlva_dist.packing.passes.copies import copies_in
     from ldlva_dist.packing.verify import verify
     from ldlva_dist.runtime import placement
     from ldlva_dist.runtime.pieces import run_pieces
 
-    dataset = Dataset.open(uri)  # a wrong address is said before a cluster starts
+    dataset = Dataset.open(command.dataset)  # a wrong address is said before a cluster starts
     placement.connect()
     with ProgressBar() as progress:
         graphs = verify(dataset, progress)
@@ -108,6 +113,13 @@ def run_verify(uri: str) -> None:
     say(f"ok: {dataset.num_rows} rows in {len(shards)} shards, {size:.1f} MB; neighbour graphs: {graphs}")
     say(f"content hash {dataset.info.content_hash}")
     print_lines(copies)
+    if command.duplicates is not None:
+        groups = find_copy_groups(dataset)
+        write_copy_groups(command.duplicates, groups)
+        print_lines(str(group) for group in groups[:SHOWN_GROUPS])
+        leaks, images = sum(group.is_leak for group in groups), sum(len(group.ids) for group in groups)
+        say(f"duplicates: {len(groups)} groups of {images} images, {leaks} across splits")
+        say(f"written: {command.duplicates}")
 
 
 def run_relabel(command: Relabel) -> None:

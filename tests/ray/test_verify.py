@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.dataset.manifest import write_info
+from ldlva_dist.dataset.manifest import write_info, write_manifest
 from ldlva_dist.dataset.manifest_blocks import write_blocks
 from ldlva_dist.dataset.manifest_checks import check_manifest
 from ldlva_dist.errors import DataError
 from ldlva_dist.index.verify_graph import check_part, graphs_of
+from ldlva_dist.packing.near_copies import find_copy_groups
 from ldlva_dist.packing.verify import verify
 from ldlva_dist.packing.verify_shards import check_shard
 
@@ -60,6 +61,17 @@ def test_a_data_set_in_which_nothing_is_wrong_is_said_to_be_so(faces: str) -> No
     steps: list[tuple[str, int, int]] = []
     assert verify(Dataset.open(faces), lambda *step: steps.append(step)) == 1
     assert steps[-1] == ("verifying", 360, 360)
+
+
+def test_copies_are_found_by_tasks_as_in_one_process(copy: Path) -> None:
+    """Faces are drawn apart; one image is put in the place of another one, under its own size and checksum."""
+    table = Dataset.open(str(copy)).columns(Dataset.open(str(copy)).column_names())
+    for name in ("shard", "offset", "size", "checksum"):
+        values = table[name].to_pylist()
+        values[1] = values[0]
+        table = table.set_column(table.column_names.index(name), name, [pa.array(values, table[name].type)])
+    write_manifest(str(copy), table)
+    assert [(group.ids, group.is_exact) for group in find_copy_groups(Dataset.open(str(copy)))] == [([0, 1], True)]
 
 
 def test_damage_in_several_places_is_told_together(copy: Path) -> None:
