@@ -53,4 +53,4 @@ def test_within_the_budget_a_balanced_run_goes_to_its_end_and_lists_the_row(conf
 
 def test_a_sweep_whose_trials_all_meet_the_bad_row_ends_with_the_sentence_about_the_data(config: RunConfig) -> None:
     with pytest.raises(DataError, match=r"^all 1 trials failed; the first said: .*\.tar"):
-        sweep(replace(config, name="sweep", sweep=SweepConfig(num_samples=1)))
+        sweep(replace(config, name="sweep", sweep=SweepConfig(num_samples=1, scheduler="none")))
