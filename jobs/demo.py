@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -56,11 +57,12 @@ def main() -> None:
     began = time.monotonic()
 
     from ldlva_dist import storage
-    from ldlva_dist.runtime import placement
+    from ldlva_dist.run.preload import preload_training
+    from ldlva_dist.runtime.connect import connect
 
-    placement.connect(trials=True)
-    dataset = prepare_faces(arguments)
     base = demo()
+    connect(partial(preload_training, base, trials=True), trials=True)
+    dataset = prepare_faces(arguments)
     base = replace(
         base,
         storage_path=arguments.output,

@@ -4,6 +4,7 @@ Every trial is a distributed run; all share one neighbour graph. Prints the tria
 jobs/train.py --config takes. The same command resumes an interrupted sweep.
 """
 
+from functools import partial
 from typing import Any
 
 from ldlva_dist.records.console import say
@@ -17,10 +18,10 @@ def main() -> None:
     config = with_absolute_paths(parse_run(description="Search around a preset."))
     config.check_search()
 
-    from ldlva_dist.runtime.connect import connect, import_meanwhile
+    from ldlva_dist.run.preload import preload_training
+    from ldlva_dist.runtime.connect import connect
 
-    import_meanwhile("torch")
-    connect(trials=True)
+    connect(partial(preload_training, config, trials=True), trials=True)
 
     from ldlva_dist.reporting.tables import print_trials
     from ldlva_dist.run.sweep import sweep

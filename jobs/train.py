@@ -4,6 +4,8 @@ The same command resumes where the run stopped. `--config FILE.json` in place of
 as a sweep's best_config.json.
 """
 
+from functools import partial
+
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.metrics_line import format_line
 from ldlva_dist.reporting.terminal import run_job
@@ -16,10 +18,10 @@ def main() -> None:
     config = with_absolute_paths(parse_run(description="Train one run."))
 
     # Here and in the other jobs: what takes seconds to import is imported after the command line was checked.
-    from ldlva_dist.runtime.connect import connect, import_meanwhile
+    from ldlva_dist.run.preload import preload_training
+    from ldlva_dist.runtime.connect import connect
 
-    import_meanwhile("torch")
-    connect()
+    connect(partial(preload_training, config))
 
     from ldlva_dist.run import launch
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.models.mobilefacenet import MobileFaceNet
-from ldlva_dist.models.resnet import BLOCKS, ResNet
+from ldlva_dist.models.resnet import BLOCKS, ResNet, width_of_features
 from ldlva_dist.models.weights_file import fits, form, not_finite, read_weights, shown_name
 
 NAMES = (*(f"resnet{depth}" for depth in BLOCKS), "mobilefacenet")
@@ -37,6 +38,17 @@ def build_backbone(name: str, *, width: int, channels: int, stem: str) -> nn.Mod
     if name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"), channels)
     raise SettingError(f"model.name must be one of {', '.join(NAMES)} or timm:NAME, got {name!r}")
+
+
+def feature_width(name: str, *, width: int, channels: int, stem: str) -> int:
+    """V of the network that :func:`build_backbone` makes of the same arguments, with its errors.
+
+    A ResNet is not built for it, not even without memory: torch's meta device imports for 2 s of CPU.
+    """
+    if name in NAMES and name.startswith("resnet") and stem in STEMS:
+        return width_of_features(int(name.removeprefix("resnet")), width)
+    with torch.device("meta"):
+        return int(build_backbone(name, width=width, channels=channels, stem=stem).feature_width)  # pyright: ignore[reportArgumentType]
 
 
 def _timm(name: str, channels: int) -> nn.Module:

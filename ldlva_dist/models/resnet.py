@@ -77,7 +77,7 @@ class ResNet(nn.Module):
             stem: ``imagenet`` (7x7 stride 2, max-pool) or ``small`` (3x3 stride 2), for faces of about 48 pixels.
         """
         super().__init__()
-        block = Bottleneck if depth >= 50 else BasicBlock
+        block = _block(depth)
         self.conv1 = (
             nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False)
             if stem == "imagenet"
@@ -87,7 +87,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
         stages = _stages(block, BLOCKS[depth], width)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.feature_width = 8 * width * block.expansion
+        self.feature_width = width_of_features(depth, width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -97,6 +97,15 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(2, 3))
+
+
+def width_of_features(depth: int, width: int) -> int:
+    """V of a ResNet."""
+    return 8 * width * _block(depth).expansion
+
+
+def _block(depth: int) -> type[BasicBlock] | type[Bottleneck]:
+    return Bottleneck if depth >= 50 else BasicBlock
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:

@@ -1,19 +1,19 @@
 """The cluster a process works on: the one that RAY_ADDRESS names, or one of its own on this machine."""
 
+import atexit
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-import ray
-from ray._private import ray_constants
-
 from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.runtime.own_cluster import start_cluster
 from ldlva_dist.storage.reachable import is_loopback, split_address, why_unreachable
 
 HEAD_S = 20.0
@@ -22,7 +22,7 @@ LOCAL = "local"
 """Ray's word for a cluster of this process's own."""
 
 
-def connect(*, trials: bool = False) -> None:
+def connect(preload: Callable[[], object] = lambda: None, *, trials: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it), or start one on this machine.
 
     One that is started here has Ray's dashboard only for ``trials`` of Tune: Ray Train's cleaner, which frees the
@@ -31,11 +31,16 @@ def connect(*, trials: bool = False) -> None:
     Never joins a cluster it merely finds: on a shared host that is a stranger's. A process that is connected stays so.
     A SIGTERM (``ray job stop`` sends one) ends a connected job as a Ctrl-C does; Ray's own handler would abort it.
 
+    Args:
+        preload: Imports what this process and the workers need, while Ray starts. Workers of a cluster that is started
+            here find it imported, so it loads nothing that a fork would break, such as CUDA.
+        trials: Whether Tune's trials will run.
+
     Raises:
         SettingError: for a RAY_ADDRESS that is no HOST:PORT; what it merely would have to find (auto) is none either.
         ClusterError: if no head answers there, or Ray does not start.
     """
-    if ray.is_initialized():
+    if "ray" in sys.modules and import_module("ray").is_initialized():
         return
     # Ray's own default is nice 15: beside any busy process its workers would look hung.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -52,11 +57,16 @@ def connect(*, trials: bool = False) -> None:
     if named == LOCAL:
         # Nobody takes nodes of this cluster away; Ray Train's watcher for that is a process of its own for every run.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default where a cluster is started
         with _inherited_address(_reserve_address()):
-            _init(named, "Ray did not start on this machine", include_dashboard=trials)
+            cluster = start_cluster(preload, dashboard=trials)
+        atexit.register(cluster.stop)
+        _init(cluster.address, "Ray did not start on this machine")
+        atexit.register(import_module("ray").shutdown)  # before the node is taken away
     else:
         environment = {"env_vars": {"RAY_ADDRESS": _head_at(named)}}
         _init(named, f"RAY_ADDRESS={named}: Ray could not join", runtime_env=environment)
+        preload()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -86,17 +96,16 @@ def why_no_head(address: str) -> str | None:
     return None
 
 
-def import_meanwhile(module: str) -> None:
-    """Import in a thread what is needed soon, while this process waits for Ray to start; it must not import Ray."""
-    threading.Thread(target=import_module, args=(module,), name=f"import {module}", daemon=True).start()
-
-
 def _init(named: str, failure: str, **options: Any) -> None:
     """Start Ray, or join it, so that its processes know where.
 
     Ray Train's cleaner, which frees the workers of a stopped trial, looks for its cluster by itself: on a host with a
     second cluster it finds both, gives up, and the next trial waits for ever.
     """
+    import ray  # slow, and imported while a node starts
+    from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
+
+    Config.initialize("")  # Ray's core may have been imported before the environment was set
     try:
         ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # what Ray's start raises is often nothing but an Exception
@@ -151,4 +160,6 @@ def _head_at(address: str) -> str:
 def _take_loopback() -> None:
     """Let Ray, here and in its processes, take 127.0.0.1 for what it is, and not for the machine's outer address."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False  # what the variable said when Ray was imported
+    constants: Any = sys.modules.get("ray._private.ray_constants")
+    if constants:
+        constants.ENABLE_RAY_CLUSTER = False  # what the variable said when Ray was imported

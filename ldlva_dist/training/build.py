@@ -36,7 +36,7 @@ from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neig
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs, GraphBuilder, Rebuilds, plan_rebuilds
 from ldlva_dist.training.neighbors.warm_start import fill_bank, steps_of_one_pass
-from ldlva_dist.training.network import backbone_of, build_model, restored_model
+from ldlva_dist.training.network import build_model, feature_width_of, restored_model
 from ldlva_dist.training.rank_votes import Agreement
 from ldlva_dist.training.recorder import Recorder
 from ldlva_dist.training.schedule import Schedule
@@ -134,13 +134,10 @@ def _gloo_group(timeout_s: float) -> dist.ProcessGroup:
 
 def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     """What the run's bank stores. Labels that a bank starts with are smoothed as those of the loss, or by 0.1."""
-    num_classes = len(info.class_names)
-    with torch.device("meta"):
-        feature_width = int(backbone_of(config).feature_width)  # pyright: ignore[reportArgumentType]
     return BankSpec(
-        num_classes=num_classes,
+        num_classes=len(info.class_names),
         # The exact source reads nothing back; its probabilities are kept for the reports.
-        feature_width=feature_width if config.keeps_features else 0,
+        feature_width=feature_width_of(config) if config.keeps_features else 0,
         probs_dtype=config.bank.probs_dtype,
         features_dtype=config.bank.features_dtype,
         momentum=config.robust.elr_momentum if config.loss.recipe == "elr" else config.bank.momentum,
@@ -172,8 +169,7 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
 
 def check_against_dataset(config: RunConfig, info: DatasetInfo) -> None:
     """SettingError for settings that do not fit the data set, or name a model that does not exist."""
-    with torch.device("meta"):
-        backbone_of(config)
+    feature_width_of(config)
     if not config.uses_neighbors:
         return
     if config.neighbors.source == "exact" and config.bank.warm_start != "empty":

@@ -5,6 +5,7 @@ are pickles cut for one world size; these load on any number of ranks and execut
 """
 
 import importlib
+import inspect
 import logging
 import os
 import sys
@@ -47,11 +48,23 @@ def build_optimizer(
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     match name:
         case "adam":
-            return torch.optim.Adam(groups, lr=lr)
+            return _without_compiler(torch.optim.Adam)(groups, lr=lr)
         case "adamw":
-            return torch.optim.AdamW(groups, lr=lr)
+            return _without_compiler(torch.optim.AdamW)(groups, lr=lr)
         case _:
-            return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+            return _without_compiler(torch.optim.SGD)(groups, lr=lr, momentum=momentum)
+
+
+def _without_compiler(optimizer: type[torch.optim.Optimizer]) -> Any:
+    """The same optimiser without torch's compiler, which nothing here uses: 1.4 s of CPU in each worker.
+
+    Its step imports the compiler, to tell it where a compiled step would have to break; methods that compiled code
+    must leave alone do so when they are first called, unless they have been given what to call instead.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        if function := getattr(method, "__wrapped__", None):
+            vars(function).setdefault("__dynamo_disable", function)
+    return type(optimizer.__name__, (optimizer,), {"step": torch.no_grad()(inspect.unwrap(optimizer.step))})
 
 
 class Engine:
@@ -59,7 +72,7 @@ class Engine:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
         """Wrap the model; torch.distributed must be initialised, weights loaded."""
-        deepspeed = _import_deepspeed(settings.use_gpu)
+        deepspeed = import_deepspeed(settings.use_gpu)
         self.module: Any = model
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._stage = settings.zero_stage
@@ -232,7 +245,8 @@ def _name_device(device: torch.device) -> None:
         os.environ["LOCAL_RANK"] = str(device.index)
 
 
-def _import_deepspeed(use_gpu: bool) -> Any:
+def import_deepspeed(use_gpu: bool) -> Any:
+    """The module, imported without what is not used here."""
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     # Its autotuner, which is not used here, imports MLflow where that is installed: a fifth of a worker's start.

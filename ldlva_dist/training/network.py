@@ -9,7 +9,7 @@ from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.config import RunConfig
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_weights
+from ldlva_dist.models.backbone import build_backbone, feature_width, freeze_batchnorm, load_weights
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.models.weights_file import require_weights_of
 from ldlva_dist.records.console import say
@@ -45,6 +45,12 @@ def backbone_of(config: RunConfig) -> torch.nn.Module:
     """The backbone that the settings name, with random weights."""
     model = config.model
     return build_backbone(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
+
+
+def feature_width_of(config: RunConfig) -> int:
+    """V of that backbone; SettingError where the settings name none."""
+    model = config.model
+    return feature_width(model.name, width=model.width, channels=config.data.channels, stem=model.stem)
 
 
 def _read_pretrained(uri: str) -> bytes:

@@ -19,7 +19,7 @@ from torch import nn
 
 from ldlva_dist.config import ModelConfig, RunConfig
 from ldlva_dist.errors import SettingError
-from ldlva_dist.models.backbone import build_backbone, freeze_batchnorm, load_pretrained, load_weights
+from ldlva_dist.models.backbone import build_backbone, feature_width, freeze_batchnorm, load_pretrained, load_weights
 from ldlva_dist.models.resnet import BLOCKS, NARROW, BasicBlock, NarrowShortcut, ResNet
 from ldlva_dist.training.network import say_pretrained
 
@@ -100,6 +100,19 @@ def test_known_names_and_strides_of_resnet50() -> None:
     assert shapes["layer2.0.conv2.weight"] == (128, 128, 3, 3)
     assert shapes["layer4.2.bn3.running_var"] == (2048,)
     assert dict(state.named_modules())["layer2.0.conv2"].stride == (2, 2)  # torchvision's place, not the paper's
+
+
+@pytest.mark.parametrize("name", ["resnet10", "resnet18", "resnet34", "resnet50", "mobilefacenet"])
+def test_the_feature_width_is_known_without_the_network(name: str) -> None:
+    parts = {"width": 4, "channels": 3, "stem": "small"}
+    assert feature_width(name, **parts) == build_backbone(name, **parts).feature_width
+
+
+@pytest.mark.parametrize("wrong", [("resnet10", "other"), ("resnet11", "small")])
+def test_a_network_that_does_not_exist_has_no_feature_width(wrong: tuple[str, str]) -> None:
+    name, stem = wrong
+    with pytest.raises(SettingError, match=r"model\.(name|stem) must be one of"):
+        feature_width(name, width=4, channels=3, stem=stem)
 
 
 @pytest.mark.parametrize("depth", [10, 50])
