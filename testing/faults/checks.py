@@ -19,7 +19,7 @@ from testing.exactly_once import assert_exactly_once
 from testing.tiny_runs import losses, table
 
 BELONGS = re.compile(
-    r"config\.json|metrics\.jsonl|tensorboard/[^/]+|(ids|history)/step-\d{8}-rank-\d{5}\.parquet|step-\d{8}/.+"
+    r"(config|outcome)\.json|metrics\.jsonl|tensorboard/[^/]+|(ids|history)/step-\d{8}-rank-\d{5}\.parquet|step-\d{8}/.+"
     r"|\.validate_storage_marker|checkpoint_manager_snapshot\.json"  # the last two are Ray Train's
 )
 
