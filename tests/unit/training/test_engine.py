@@ -253,7 +253,7 @@ def test_deepspeeds_operators_are_looked_for_only_where_one_of_them_would_be_com
 ) -> None:
     """Each look runs compilers, and warns where there is no nvcc."""
     program = (
-        f"from ldlva_dist.training.engine import _import_deepspeed\nmodule = _import_deepspeed({use_gpu})\n"
+        f"from ldlva_dist.training.engine import import_deepspeed\nmodule = import_deepspeed({use_gpu})\n"
         "print('__compatible_ops__' in vars(module.ops))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
