@@ -40,7 +40,6 @@ class NeighborClient:
         self.num_shards = len(service.shards)
         self._channel = ShardChannel(service, rank=rank, world_size=world_size, token=token, timeout_s=timeout_s)
         self._world_size, self._k, self._order = world_size, k, StepOrder()
-        self._own_row = service.spec.own_row
 
     @property
     def bounds(self) -> list[int]:
@@ -82,7 +81,7 @@ class NeighborClient:
         """Begin a step: ask a graph for the neighbours' ids of its batch [b]; travels with the next call."""
         with self._channel.busy():
             query = self._channel.thread.soon(self._channel.post_ids, ids, graph)
-        context = StepContext(channel=self._channel, order=self._order, k=self._k, own_row=self._own_row)
+        context = StepContext(channel=self._channel, order=self._order, k=self._k)
         return PendingIds(step=step, query=query, context=context)
 
     def take_snapshot(self, step: int, shard_indices: Sequence[int]) -> None:

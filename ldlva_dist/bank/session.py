@@ -63,8 +63,6 @@ class StepContext:
     order: StepOrder
     k: int
     """Neighbours of each row."""
-    own_row: bool
-    """Whether the row itself stands behind them, as the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +86,10 @@ class PendingIds:
         return PendingRows(step=self.step, coming_ids=ids, found=found, context=self.context)
 
     def _wait_ids(self) -> NDArray[np.int64]:
-        query = self.query.result()
-        ids = self.context.channel.wait_ids(query, self.context.k)
-        return np.column_stack([ids, query.samples]) if self.context.own_row else ids
+        """[b, K] neighbour ids, and as the last column the row's own where the bank is asked for it."""
+        query, channel = self.query.result(), self.context.channel
+        ids = channel.wait_ids(query, self.context.k)
+        return np.column_stack([ids, query.samples]) if channel.spec.own_row else ids
 
     def _look_up(self, coming_ids: Future[NDArray[np.int64]]) -> Neighbors:
         """Ask for the rows of the neighbours, each once; wait for them, and give each neighbour of each row its own."""

@@ -25,7 +25,7 @@ from ldlva_dist.packing.classes.class_index import whole_number
 from ldlva_dist.packing.classes.known_layouts import SUBSETS
 from ldlva_dist.packing.sources.known_sets.affectnet import settle
 from ldlva_dist.packing.sources.listing import list_images
-from ldlva_dist.packing.sources.readers.tables import cut, order_of, refuse_empty, spans
+from ldlva_dist.packing.sources.readers.tables import cut_images, order_of, spans
 from ldlva_dist.packing.sources.rows import Part, Partition, Rows
 from ldlva_dist.packing.tables.cells import CellError, float32, label_of, number_of, scaled_va
 
@@ -64,12 +64,7 @@ class AffectNetPlusSource:
 
     def partitions(self) -> list[Partition]:
         """Stretches of each part's shuffled order; each folder is listed once a process, no annotation is read."""
-        found: list[Partition] = []
-        for part, uri in self.folders.items():
-            listing = list_images(storage.join(uri, "images"))
-            refuse_empty(part, len(listing.paths), uri, listing.passed_over())
-            found += cut(part, len(listing.paths), uri)
-        return found
+        return cut_images(self.folders)
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """Rows with the uris of their images and what their annotations say."""

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.sources.listing import list_images
 from ldlva_dist.packing.sources.rows import BLOCK_ROWS, PARTITION_ROWS, Part, Partition
 from ldlva_dist.packing.sources.user_columns import columns_present
 from ldlva_dist.storage.csv_file import read_csv
@@ -29,6 +30,16 @@ def refuse_empty(part: Part, rows: int, place: str, why: Sequence[str] = ()) -> 
     """DataError where what a user named for a part holds no row."""
     if not rows:
         raise DataError(f"the {part} part is empty: {'; '.join([f'{place} holds no rows', *why])}")
+
+
+def cut_images(folders: Mapping[Part, str]) -> list[Partition]:
+    """Partitions of the pictures in ``images`` below each part's folder, which is listed once a process."""
+    found: list[Partition] = []
+    for part, uri in folders.items():
+        listing = list_images(storage.join(uri, "images"))
+        refuse_empty(part, len(listing.paths), uri, listing.passed_over())
+        found += cut(part, len(listing.paths), uri)
+    return found
 
 
 def spans(partition: Partition) -> Iterator[range]:

@@ -19,7 +19,7 @@ from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import whole_number
 from ldlva_dist.packing.sources.listing import list_images
 from ldlva_dist.packing.sources.readers.boxes import Box, cut_face
-from ldlva_dist.packing.sources.readers.tables import cut, order_of, refuse_empty, spans
+from ldlva_dist.packing.sources.readers.tables import cut_images, order_of, spans
 from ldlva_dist.packing.sources.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.packing.tables.cells import number_of
 from ldlva_dist.storage.csv_file import read_text
@@ -64,12 +64,7 @@ class YoloSource:
 
     def partitions(self) -> list[Partition]:
         """Stretches of each part's shuffled order of pictures."""
-        found: list[Partition] = []
-        for part, uri in self.folders.items():
-            listing = list_images(storage.join(uri, "images"))
-            refuse_empty(part, len(listing.paths), uri, listing.passed_over())
-            found += cut(part, len(listing.paths), uri)
-        return found
+        return cut_images(self.folders)
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """The faces of one stretch of pictures."""
