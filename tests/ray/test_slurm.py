@@ -27,14 +27,14 @@ import signal, sys, time
 from ldlva_dist.runtime.connect import connect
 connect()
 import ray
-while sum(node["Alive"] for node in ray.nodes()) < 2:
-    time.sleep(0.2)
-print("nodes:", ray.cluster_resources()["CPU"], flush=True)
-if sys.argv[1] == "stop":
-    try:
+try:  # around the line too that the test waits for: the signal may come right after it
+    while sum(node["Alive"] for node in ray.nodes()) < 2:
+        time.sleep(0.2)
+    print("nodes:", ray.cluster_resources()["CPU"], flush=True)
+    if sys.argv[1] == "stop":
         time.sleep(600)
-    except KeyboardInterrupt:
-        sys.exit(130)
+except KeyboardInterrupt:
+    sys.exit(130)
 sys.exit(int(sys.argv[1]))
 """
 
