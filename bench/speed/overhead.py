@@ -225,6 +225,7 @@ WRAPPED = {
     "reduce_scatter_tensor barrier": "collectives",
     "torch:Tensor.backward": "backward",
     "torch.optim:AdamW.step": "optimizer",
+    "torch.optim.adam:adam": "optimizer",
     "ldlva_dist.models.ldlva:LDLVA.forward": "forward",
     "ldlva_dist.training.engine:Engine.__call__ Engine.backward Engine.step": "engine",
     "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer.reduce_gradients "
