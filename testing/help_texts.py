@@ -11,6 +11,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from unittest.mock import patch
 
+from ldlva_dist.commands.program import find_command
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (*sorted((ROOT / "jobs").glob("*.py")), *(ROOT / "cluster" / name for name in ("drain.py", "serve.py")))
 _COMMANDS = re.compile(r"^usage: [^{\n]*\{([a-z0-9,-]+)\}", re.MULTILINE)
@@ -19,7 +21,8 @@ _COMMANDS = re.compile(r"^usage: [^{\n]*\{([a-z0-9,-]+)\}", re.MULTILINE)
 def help_texts(columns: int = 100) -> Iterator[tuple[str, str]]:
     """Pairs of a command, such as ``jobs/make_shards.py folder``, and its help in lines of ``columns`` characters."""
     for script in SCRIPTS:
-        main, name = _main_of(script), str(script.relative_to(ROOT))
+        name = str(script.relative_to(ROOT))
+        main = find_command(script.stem) if script.parent.name == "jobs" else _main_of(script)
         text = _printed(main, [name, "--help"], columns)
         yield name, text
         found = _COMMANDS.search(text)

@@ -6,7 +6,7 @@ compression or brightness of a few levels are found; mirrored, turned and cut on
 """
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,13 +57,18 @@ class CopyGroup:
         return self.keys, self.splits, self.labels
 
 
-def find_copy_groups(dataset: Dataset) -> list[CopyGroup]:
+def find_copy_groups(
+    dataset: Dataset, progress: Callable[[str, int, int], None] = lambda what, done, total: None
+) -> list[CopyGroup]:
     """Groups of exact and near copies in a sound data set, those across splits first, then the largest.
 
     Every image is decoded once, by Ray tasks, and those that may be copies once more, here.
     """
-    shards = dataset.info.shards
-    found = dict(run_pieces(lambda number: hash_shard(dataset, number), range(len(shards))))
+    shards, found, done = dataset.info.shards, dict[int, str](), 0
+    for number, hashes in run_pieces(lambda number: hash_shard(dataset, number), range(len(shards))):
+        found[number] = hashes
+        done += shards[number].rows
+        progress("looking for copies", done, dataset.num_rows)
     parts = [np.frombuffer(base64.b64decode(found[number]), np.uint64) for number in range(len(shards))]
     return copy_groups(dataset, np.concatenate(parts))
 

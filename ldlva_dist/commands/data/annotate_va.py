@@ -14,7 +14,6 @@ from tyro.conf import OmitArgPrefixes, subcommand
 from ldlva_dist.packing.annotate.settings import RegressorSettings
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.metrics_line import format_seconds
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.values.settings import BatchSize, Count, NotNegative, Positive, check_options
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ LINE_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class AnnotationOptions:
     """What both ways need."""
 
     dataset: str
@@ -38,7 +37,7 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(Common):
+class AnnotateByModel(AnnotationOptions):
     """Valence-arousal of every row of all splits, by a regressor of your own. An interrupted job resumes where it was.
 
     A TorchScript file is a program: it is run with your rights on every node, so use files that you trust.
@@ -61,7 +60,7 @@ class Model(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Common):
+class AnnotateByTable(AnnotationOptions):
     """Valence-arousal from a CSV; every training row needs one, rows of other splits may go without.
 
     A cell of the key column is a key of the manifest, or a path that make_shards makes that key from.
@@ -76,10 +75,10 @@ class Table(Common):
     """Character between the cells of the CSV; taken from its header if not given."""
 
 
-Command = Annotated[Model, subcommand("model")] | Annotated[Table, subcommand("table")]
+Command = Annotated[AnnotateByModel, subcommand("model")] | Annotated[AnnotateByTable, subcommand("table")]
 
 
-def main() -> None:
+def run_annotate_va() -> None:
     """Parse, connect, annotate, print."""
     command = tyro.cli(Command, description=__doc__)
 
@@ -90,12 +89,12 @@ def main() -> None:
 
     dataset = Dataset.open(storage.absolute(command.dataset))
     check_free(version_uri(dataset, command.name))
-    made = by_model(command, dataset) if isinstance(command, Model) else by_table(command, dataset)
+    made = by_model(command, dataset) if isinstance(command, AnnotateByModel) else by_table(command, dataset)
     print_dataset(made.info, made.uri, reasons={})
     say(f"written: {made.uri}")
 
 
-def by_model(command: Model, dataset: "Dataset") -> "Dataset":
+def by_model(command: AnnotateByModel, dataset: "Dataset") -> "Dataset":
     """The version that a regressor makes."""
     from ldlva_dist.packing.annotate.annotate import Pool, annotate_by_model
     from ldlva_dist.packing.annotate.model_files import read_regressor_model
@@ -116,7 +115,7 @@ def by_model(command: Model, dataset: "Dataset") -> "Dataset":
     return annotate_by_model(work, command.name, model, pool, standardize=command.standardize_va, report=Progress().say)
 
 
-def by_table(command: Table, dataset: "Dataset") -> "Dataset":
+def by_table(command: AnnotateByTable, dataset: "Dataset") -> "Dataset":
     """The version that a table makes."""
     from ldlva_dist import storage
     from ldlva_dist.packing.annotate.annotate import annotate_by_table
@@ -158,7 +157,3 @@ class Progress:
         speed = (done - self._first) / max(now - self._began, 1e-9)
         left = format_seconds((total - done) / speed) if speed else None
         say(f"annotated {done:,} of {total:,} rows  {speed:,.0f} rows/s  left {left or 'unknown'}")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -11,7 +11,6 @@ from ldlva_dist.config import PlacementConfig
 from ldlva_dist.index.backends import K_MAX, Backend, resolve_backend
 from ldlva_dist.packing.sources.rows import USUAL_NAMES
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.values.settings import Count, NotNegative, Range, check_options
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class IndexArguments:
     """Build the graph of the nearest neighbours in the valence-arousal plane and store it beside the data set."""
 
     dataset: str
@@ -50,19 +49,19 @@ class Arguments:
         check_options(self)
 
 
-def main() -> None:
+def run_build_index() -> None:
     """Build, write, and say what was built."""
-    arguments = tyro.cli(Arguments)
+    arguments = tyro.cli(IndexArguments)
     began = time.perf_counter()
     if arguments.import_table is None:
         how, info = build(arguments)
     else:
-        how, info = "imported", take(arguments, arguments.import_table)
+        how, info = "imported", import_neighbors(arguments, arguments.import_table)
     seconds = time.perf_counter() - began
     say(f"graph-K{info.num_neighbors}: N {info.num_samples}, K {info.num_neighbors}, {how}, {seconds:.1f} s")
 
 
-def take(arguments: Arguments, uri: str) -> "GraphInfo":
+def import_neighbors(arguments: IndexArguments, uri: str) -> "GraphInfo":
     """The graph of a table's column."""
     from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.packing.imported_graph import NeighborTable, import_graph
@@ -80,7 +79,7 @@ def take(arguments: Arguments, uri: str) -> "GraphInfo":
     return import_graph(Dataset.open(arguments.dataset), table, k_min=arguments.k_min)
 
 
-def build(arguments: Arguments) -> tuple[str, "GraphInfo"]:
+def build(arguments: IndexArguments) -> tuple[str, "GraphInfo"]:
     """Search, in this process or on the cluster; how it was done, and the graph."""
     from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.index.service import build_graph_by_size
@@ -93,7 +92,3 @@ def build(arguments: Arguments) -> tuple[str, "GraphInfo"]:
         dataset, k_max, backend, num_shards=arguments.num_shards, on_gpu=on_gpu, actor_options=options
     )
     return f"{backend} on {num_actors} actors" if num_actors else resolve_backend(backend), graph
-
-
-if __name__ == "__main__":
-    run_job(main)

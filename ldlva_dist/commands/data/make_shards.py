@@ -15,7 +15,7 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.sources.commands import Command
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.progress_bar import ProgressBar
-from ldlva_dist.reporting.terminal import print_lines, run_job
+from ldlva_dist.reporting.terminal import print_lines
 from ldlva_dist.values.settings import check_name, check_options, require
 
 SHOWN_GROUPS = 10
@@ -56,18 +56,18 @@ class Relabel:
 
 
 @dataclass(frozen=True)
-class Guess:
+class GuessSource:
     """Say what a folder, table or tar is: the command that packs it, its classes and counts. Nothing is written."""
 
     path: Positional[str]
     """Folder, file or s3:// prefix."""
 
 
-def main() -> None:
+def run_make_shards() -> None:
     """Pack, guess, verify or relabel."""
     others = Annotated[Verify, subcommand("verify")] | Annotated[Relabel, subcommand("relabel")]
-    command = tyro.cli(Command | others | Annotated[Guess, subcommand("guess")], description=__doc__)
-    if isinstance(command, Guess):
+    command = tyro.cli(Command | others | Annotated[GuessSource, subcommand("guess")], description=__doc__)
+    if isinstance(command, GuessSource):
         run_guess(command.path)
     elif isinstance(command, Verify):
         run_verify(command)
@@ -114,7 +114,8 @@ def run_verify(command: Verify) -> None:
     say(f"content hash {dataset.info.content_hash}")
     print_lines(copies)
     if command.duplicates is not None:
-        groups = find_copy_groups(dataset)
+        with ProgressBar() as progress:
+            groups = find_copy_groups(dataset, progress)
         write_copy_groups(command.duplicates, groups)
         print_lines(str(group) for group in groups[:SHOWN_GROUPS])
         leaks, images = sum(group.is_leak for group in groups), sum(len(group.ids) for group in groups)
@@ -185,7 +186,3 @@ def run_pack(command: Command) -> None:
         print_lines(packed.notes)
     finally:  # what was passed over may be what an error is about
         print_lines(command.notes())
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -9,12 +9,11 @@ from typing import Literal
 import tyro
 
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.values.settings import Count, check_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class EvaluationArguments:
     """What to judge."""
 
     run: str
@@ -33,9 +32,9 @@ class Arguments:
         check_options(self)
 
 
-def main() -> None:
+def run_evaluate() -> None:
     """Parse, connect, score, print."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(EvaluationArguments, description=__doc__)
 
     from ldlva_dist.analysis.scoring import NO_TEST_PART, score, split_to_judge
     from ldlva_dist.analysis.trained_run import find
@@ -61,7 +60,3 @@ def main() -> None:
     uri = write_evaluation(place.run, result)
     print_evaluation(result)
     say(f"written: {uri}")
-
-
-if __name__ == "__main__":
-    run_job(main)

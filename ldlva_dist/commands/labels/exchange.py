@@ -13,14 +13,14 @@ from tyro.conf import Positional, subcommand
 
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import print_lines, run_job
+from ldlva_dist.reporting.terminal import print_lines
 from ldlva_dist.values.settings import Count, check_options
 
 MANY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Write:
+class WriteSuspects:
     """Write the training samples whose label a run would change, the most suspicious first.
 
     Their images are extracted from the shards where the tool needs files.
@@ -44,7 +44,7 @@ class Write:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
+class ReadDecisions:
     """Say what files of any of the formats hold, and write it as one CSV if wanted."""
 
     marked: Positional[tuple[str, ...]]
@@ -53,17 +53,17 @@ class Read:
     """CSV to write, with the columns key, given, proposed, score, decision, reviewer."""
 
 
-def main() -> None:
+def run_exchange() -> None:
     """Write or read."""
-    commands = Annotated[Write, subcommand("write")] | Annotated[Read, subcommand("read")]
+    commands = Annotated[WriteSuspects, subcommand("write")] | Annotated[ReadDecisions, subcommand("read")]
     command = tyro.cli(commands, description=__doc__)
-    if isinstance(command, Write):
+    if isinstance(command, WriteSuspects):
         run_write(command)
     else:
         run_read(command)
 
 
-def run_write(command: Write) -> None:
+def run_write(command: WriteSuspects) -> None:
     """Find the suspects, write them, say what is where."""
     from ldlva_dist import storage
     from ldlva_dist.analysis.suspects import write_suspects
@@ -88,7 +88,7 @@ def run_write(command: Write) -> None:
     print_lines(f"written: {uri}" for uri in written.files)
 
 
-def run_read(command: Read) -> None:
+def run_read(command: ReadDecisions) -> None:
     """Say how much is decided, by whom; write."""
     import pyarrow as pa
 
@@ -107,7 +107,3 @@ def run_read(command: Read) -> None:
     if command.output is not None:
         storage.write_bytes(command.output, issues_csv(pa.concat_tables(tables)))
         say(f"written: {command.output}")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -13,7 +13,7 @@ import tyro
 
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import print_lines, run_job
+from ldlva_dist.reporting.terminal import print_lines
 from ldlva_dist.values.settings import Count, check_options, require
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FILE = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class ReportArguments:
     """What to show."""
 
     run: str
@@ -50,10 +50,13 @@ class Arguments:
         require(self.megabytes >= 1, f"--megabytes must be >= 1, got {self.megabytes:g}")
 
 
-def main() -> None:
-    """Parse, judge, collect, write."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+def run_report() -> None:
+    """Parse, and make it."""
+    make_report(tyro.cli(ReportArguments, description=__doc__))
 
+
+def make_report(arguments: ReportArguments) -> "Findings | None":
+    """Judge, collect, write; what the run found out of its labels, where it has neighbours."""
     from ldlva_dist import storage
     from ldlva_dist.analysis.scoring import NO_TEST_PART, split_to_judge
     from ldlva_dist.analysis.trained_run import TrainedRun, find
@@ -82,6 +85,7 @@ def main() -> None:
     uri = storage.join(ours.run, FILE)
     storage.write_bytes(uri, page)
     say(f"written: {uri}, {len(page) / 1e6:.1f} MB")
+    return findings
 
 
 def check_comparable(ours: "Dataset", theirs: "Dataset", split: str) -> None:
@@ -142,7 +146,7 @@ def _json(text: bytes) -> Any:
 
 
 def samples_of(
-    arguments: Arguments,
+    arguments: ReportArguments,
     run: "ReportedRun",
     baseline: "ReportedRun | None",
     place: "Place",
@@ -167,7 +171,3 @@ def samples_of(
         sample, reason = next(iter(shown.damaged.items()))
         say(f"damaged images, blank on the page: {len(shown.damaged)}; the first is sample {sample}: {reason}")
     return shown
-
-
-if __name__ == "__main__":
-    run_job(main)

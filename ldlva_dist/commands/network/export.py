@@ -11,11 +11,10 @@ import tyro
 
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import run_job
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class ExportArguments:
     """What is taken, and in which forms."""
 
     run: str
@@ -30,9 +29,9 @@ class Arguments:
     """Data set whose images the graphs are checked on; the one trained on if not given."""
 
 
-def main() -> None:
+def run_export() -> None:
     """Read, check, write, print."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(ExportArguments, description=__doc__)
 
     from ldlva_dist import storage
     from ldlva_dist.dataset.dataset import Dataset
@@ -51,7 +50,7 @@ def main() -> None:
     say(f"written: {', '.join(storage.join(arguments.output, name) for name in files)}")
 
 
-def dataset_of(arguments: Arguments) -> str:
+def dataset_of(arguments: ExportArguments) -> str:
     """The data set whose images the graphs are checked on."""
     from ldlva_dist.checkpoint.checkpoint import Checkpoint
     from ldlva_dist.inference.face_model import is_exported
@@ -63,7 +62,3 @@ def dataset_of(arguments: Arguments) -> str:
     checkpoint = Checkpoint.newest(arguments.run)
     assert checkpoint is not None, "its network was read"
     return checkpoint.config.data.dataset
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes, subcommand
 from ldlva_dist.inference.actors import Actors
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.progress_bar import ProgressBar
-from ldlva_dist.reporting.terminal import print_lines, run_job
+from ldlva_dist.reporting.terminal import print_lines
 from ldlva_dist.values.settings import BatchSize, Share, check_options
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class PredictionOptions:
     """What every kind of images needs."""
 
     model: str
@@ -41,7 +41,7 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromDataset(Common):
+class FromDataset(PredictionOptions):
     """A data set that jobs/make_shards.py wrote, or a version of one; labels are not read."""
 
     dataset: str
@@ -49,7 +49,7 @@ class FromDataset(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromFolder(Common):
+class FromFolder(PredictionOptions):
     """Image files in a folder and below."""
 
     images: str
@@ -57,7 +57,7 @@ class FromFolder(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromParquet(Common):
+class FromParquet(PredictionOptions):
     """A column of encoded images in a parquet file, or in all of a folder."""
 
     parquet: str
@@ -74,7 +74,7 @@ Command = (
 )
 
 
-def main() -> None:
+def run_predict() -> None:
     """Parse, connect, predict, print."""
     command = tyro.cli(Command, description=__doc__)
 
@@ -125,7 +125,3 @@ def inputs_of(command: Command) -> "Inputs":
         return ParquetInputs(files=files, image_column=command.image_column, key_column=command.key_column)
     folder = storage.absolute(command.images)
     return FolderInputs(folder=folder, paths=list_images(folder).paths)
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
+from ldlva_dist.commands.training.sweep import print_result
 from ldlva_dist.config import RunConfig
 from ldlva_dist.config.presets import demo
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.tables import print_comparison, print_trials
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.values.settings import Count, Range, Share, check_options
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class DemoArguments:
     """What the demo draws, and where it leaves everything."""
 
     output: str = "runs/demo"
@@ -51,9 +51,9 @@ class Arguments:
         check_options(self)
 
 
-def main() -> None:
+def run_demo() -> None:
     """Draw, search twice, judge, show."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(DemoArguments, description=__doc__)
     began = time.monotonic()
 
     from ldlva_dist import storage
@@ -82,7 +82,7 @@ def main() -> None:
     say(f"demo finished in {summary['seconds']:.0f} s: {uri}")
 
 
-def prepare_faces(arguments: Arguments) -> "Dataset":
+def prepare_faces(arguments: DemoArguments) -> "Dataset":
     """Draw and pack the faces and build their neighbour graph, unless an earlier demo did."""
     from ldlva_dist import storage
     from ldlva_dist.dataset.dataset import Dataset
@@ -124,12 +124,6 @@ def search(config: RunConfig) -> "SweepResult":
     return result
 
 
-def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
-    """One line for each evaluation of a trial."""
-    if "holdout_accuracy" in metrics:
-        say(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {metrics['holdout_accuracy']:.3f}")
-
-
 def judge(found: "SweepResult") -> dict[str, Any]:
     """Score the best trial's last checkpoint on the test split, against the truth."""
     from ldlva_dist.analysis.scoring import score
@@ -144,7 +138,7 @@ def judge(found: "SweepResult") -> dict[str, Any]:
     return result
 
 
-def show(arguments: Arguments, dataset: "Dataset", ldlva: "SweepResult", ce: "SweepResult") -> None:
+def show(arguments: DemoArguments, dataset: "Dataset", ldlva: "SweepResult", ce: "SweepResult") -> None:
     """Draw the curves of both best runs, and the faces whose labels LDLVA trusts least."""
     from ldlva_dist import storage
     from ldlva_dist.checkpoint.checkpoint import Checkpoint
@@ -203,7 +197,3 @@ def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, A
         "noise_auroc_bayes": noise["bayes"]["auroc"],
         "best_config": asdict(with_absolute_paths(best)),
     }
-
-
-if __name__ == "__main__":
-    run_job(main)

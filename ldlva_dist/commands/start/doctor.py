@@ -17,11 +17,10 @@ from ldlva_dist.doctor.checks import KINDS, examine
 from ldlva_dist.errors import SettingError
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.doctor_table import print_findings
-from ldlva_dist.reporting.terminal import run_job
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class DoctorArguments:
     """What to look at."""
 
     storage: str = "runs"
@@ -41,9 +40,9 @@ class Arguments:
             raise SettingError(f"--constraints must be a file of NAME==VERSION lines, got {self.constraints!r}")
 
 
-def main() -> None:
+def run_doctor() -> None:
     """Look, print, judge."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(DoctorArguments, description=__doc__)
     asked = {"storage": arguments.storage, "software": arguments.constraints}
     findings = list(examine(arguments.only or tuple(KINDS), asked))
     print_findings(findings)
@@ -56,7 +55,3 @@ def main() -> None:
     if areas:
         raise SettingError(f"problems found: {', '.join(f'{n} of {area}' for area, n in areas.items())}")
     say("all is well")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -21,7 +21,6 @@ from tyro.constructors import PrimitiveConstructorSpec
 from ldlva_dist.config import RunConfig
 from ldlva_dist.experiments.arms import SIDES, Arm, NoiseKind, ablation_arms, noise_arms
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.run.cli import parse_run
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.values.settings import Count, Range, Share, check_options
@@ -45,7 +44,7 @@ Names = Annotated[tuple[str, ...], listed(str, "NAME,NAME,...")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class ExperimentOptions:
     """What both experiments need."""
 
     dataset: str
@@ -67,7 +66,7 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(Common):
+class Noise(ExperimentOptions):
     """Compare sides over the share of flipped labels."""
 
     levels: Numbers = (0.0, 0.1, 0.2, 0.3)
@@ -93,7 +92,7 @@ class Noise(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation(Common):
+class Ablation(ExperimentOptions):
     """Vary one setting of LDLVA after the other."""
 
     level: Annotated[float, Range(ge=0, lt=1)] = 0.3
@@ -120,7 +119,7 @@ class Ablation(Common):
         return ablation_arms(config, axes, self.level)
 
 
-def main() -> None:
+def run_experiment() -> None:
     """Parse, connect, run what is missing, write tables and plots."""
     command, settings = parse(sys.argv[1:])
     arms = command.arms(settings)
@@ -162,7 +161,3 @@ def parse(args: Sequence[str]) -> tuple[Noise | Ablation, RunConfig]:
     settings = parse_run([*first, *others], description="Settings of all arms.")
     settings = replace(settings, storage_path=command.output, data=replace(settings.data, dataset=command.dataset))
     return command, with_absolute_paths(settings)
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -2,15 +2,19 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
 from ldlva_dist.errors import ClusterError, DataError, SettingError
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.run.cli import parse_run
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.values.settings import NotNegative, Seconds, check_options
+
+if TYPE_CHECKING:
+    from ldlva_dist.run.preflight import Problem
 
 DESCRIPTION = """Say what a run will take: steps, time, memory, bytes, cost, and what does not fit. Nothing is trained
 but a probe, in a folder under storage_path that is deleted after; its settings are those of jobs/train.py, and besides:
@@ -24,7 +28,7 @@ Exit codes as of jobs/train.py, by the first thing that does not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class PlanOptions:
     """See DESCRIPTION."""
 
     probe_seconds: Seconds = 20.0
@@ -36,9 +40,9 @@ class Options:
         check_options(self)
 
 
-def main() -> None:
+def run_plan() -> None:
     """Parse, connect, look ahead, print."""
-    options, rest = tyro.cli(Options, args=sys.argv[1:], return_unknown_args=True, add_help=False)
+    options, rest = tyro.cli(PlanOptions, args=sys.argv[1:], return_unknown_args=True, add_help=False)
     config = with_absolute_paths(parse_run(rest, description=DESCRIPTION))
 
     from ldlva_dist import storage
@@ -57,11 +61,12 @@ def main() -> None:
     print_outlook(plain)
     if options.json:
         storage.write_bytes(options.json, (json.dumps(plain, indent=2) + "\n").encode())
-    if outlook.problems:
-        code = outlook.problems[0].exit_code
+    require_no_problems(outlook.problems)
+
+
+def require_no_problems(problems: Sequence["Problem"]) -> None:
+    """An error of the first problem's exit code, once they have been shown."""
+    if problems:
+        code = problems[0].exit_code
         error = next(kind for kind in (SettingError, DataError, ClusterError) if kind.exit_code == code)
-        raise error(f"the run cannot start as it is: see what does not fit ({len(outlook.problems)})")
-
-
-if __name__ == "__main__":
-    run_job(main)
+        raise error(f"the run cannot start as it is: see what does not fit ({len(problems)})")

@@ -11,20 +11,19 @@ from dataclasses import dataclass
 import tyro
 
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import run_job
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class StatusArguments:
     """Whom to ask about."""
 
     run: str
     """Folder of a run or sweep, local or s3://."""
 
 
-def main() -> None:
+def run_status() -> None:
     """Parse, read, print."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(StatusArguments, description=__doc__)
 
     from ldlva_dist import storage
     from ldlva_dist.run.outcome import read_outcome
@@ -32,7 +31,3 @@ def main() -> None:
     found = read_outcome(storage.absolute(arguments.run))
     say(f"{found.outcome} ({found.when}, exit code {found.exit_code}): {found.sentence}")
     sys.exit(found.exit_code)
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 from ldlva_dist.records.console import say
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.run.cli import parse_run
 from ldlva_dist.run.paths import with_absolute_paths
 
 
-def main() -> None:
+def run_sweep() -> None:
     """Parse, connect, search, print."""
     config = with_absolute_paths(parse_run(description="Search around a preset."))
     config.check_search()
@@ -37,7 +36,3 @@ def print_result(trial_id: str, metrics: dict[str, Any]) -> None:
     accuracy = metrics.get("holdout_accuracy")
     if accuracy is not None:
         say(f"  trial {trial_id}  epoch {metrics['epoch']:4.1f}  holdout accuracy {accuracy:.3f}")
-
-
-if __name__ == "__main__":
-    run_job(main)

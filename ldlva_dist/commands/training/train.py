@@ -8,12 +8,11 @@ from functools import partial
 
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.metrics_line import format_line
-from ldlva_dist.reporting.terminal import run_job
 from ldlva_dist.run.cli import parse_run
 from ldlva_dist.run.paths import with_absolute_paths
 
 
-def main() -> None:
+def run_train() -> None:
     """Parse, connect, fit, print."""
     config = with_absolute_paths(parse_run(description="Train one run."))
 
@@ -28,7 +27,3 @@ def main() -> None:
     say(f"training {config.name}: {config.uri}")
     result = launch.fit(config, on_metrics=lambda metrics: say(format_line(metrics)))
     say(f"done: {result.checkpoint.uri}")
-
-
-if __name__ == "__main__":
-    run_job(main)

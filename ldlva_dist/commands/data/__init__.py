@@ -1,0 +1,1 @@
+"""Commands that make a data set, its valence-arousal and its neighbours."""

@@ -1,0 +1,1 @@
+"""Commands that judge a trained run, show its doubtful labels, and take them to other tools and back."""

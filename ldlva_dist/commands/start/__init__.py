@@ -1,0 +1,1 @@
+"""Commands for the first hour: is this machine well, and what does it look like."""

@@ -1,0 +1,1 @@
+"""Commands that train: what it will take, one run, a search, experiments, how it stands."""
