@@ -13,7 +13,7 @@ export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup store demo test soak check house fix bench bench-gpu results docs
+.PHONY: help setup store demo test soak hosts soak-hosts check house fix bench bench-gpu results docs
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ MINUTES ?= 30
 SEED ?= 0
 soak: setup store ## MINUTES=30: runs that are killed, stopped, filled up or cut off, by seed, and what became of each
 	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.faults.soak --minutes $(MINUTES) --start-seed $(SEED)
+
+hosts: setup store ## runs on five machines of Linux name spaces: the tests on them alone (needs root)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hosts -q
+
+soak-hosts: setup store ## MINUTES=30 SEED=0: runs on such machines that lose cables, power, store, head or time, by seed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.faults.hosts --minutes $(MINUTES) --start-seed $(SEED)
 
 check: setup ## lint, format, types, import contracts, layout
 	$(BIN)/ruff check .

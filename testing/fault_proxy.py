@@ -1,8 +1,9 @@
-"""A proxy between a client and its store that breaks what it is told to break: python fault_proxy.py PORT STORE.
+"""A proxy between a client and its store that breaks what it is told to break.
 
-PUT /-/faults sets the list of faults, GET /-/requests gives the requests since then. A fault is an object with ``kind``
-and, where they matter: ``method`` (GET), ``path`` (a regular expression), ``times`` (1; -1 without end), ``share`` of
-the body after which it strikes, ``seconds``, ``bytes_per_s``, ``status`` and ``code``.
+Run as python fault_proxy.py PORT STORE [ADDRESS]; it listens on loopback, or on ADDRESS. PUT /-/faults sets the list of
+faults, GET /-/requests gives the requests since then. A fault is an object with ``kind`` and, where they matter:
+``method`` (GET), ``path`` (a regular expression), ``times`` (1; -1 without end), ``share`` of the body after which it
+strikes, ``seconds``, ``bytes_per_s``, ``status`` and ``code``.
 """
 
 import asyncio
@@ -146,4 +147,4 @@ async def _application(store: str) -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(_application(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), print=None)
+    web.run_app(_application(sys.argv[2]), host=(sys.argv[3:] or ["127.0.0.1"])[0], port=int(sys.argv[1]), print=None)

@@ -40,7 +40,7 @@ class TrainingConfig:
     stop_grace_s: Seconds = 60.0
     """Longest wait for the checkpoint that a run writes when it is asked to stop (Ctrl-C, SIGTERM)."""
     timeout_s: Seconds = 600.0
-    """Longest wait of a worker for the others, or for its files of a checkpoint to be uploaded."""
+    """Longest wait of a worker for the others, for its next batch, or for its files of a checkpoint to be uploaded."""
     log_every_steps: Count = 20
     tracker: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
     """Tracker of the numbers besides RUN/metrics.jsonl; mlflow and wandb are extras, and find their server and

@@ -35,6 +35,7 @@ from ldlva_dist.run.outcome import recorded
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.run.supervise import attend
 from ldlva_dist.runtime import growth, placement
+from ldlva_dist.runtime.head_watch import is_head_lost
 from ldlva_dist.runtime.waiting import last_line, own_error
 from ldlva_dist.stream import pipeline, quarantine
 from ldlva_dist.training import build
@@ -136,11 +137,12 @@ def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[
             require=lease.require,
         )
     finally:
-        ray.wait([control.close.remote()], timeout=CLOSE_S)
-        ray.kill(control)  # somebody always waits for its news, so Ray would keep it
-        for started in (service, index):
-            if started:
-                started.stop()
+        if not is_head_lost():  # then all of it is lost
+            ray.wait([control.close.remote()], timeout=CLOSE_S)
+            ray.kill(control)  # somebody always waits for its news, so Ray would keep it
+            for started in (service, index):
+                if started:
+                    started.stop()
 
 
 def _result(config: RunConfig) -> RunResult:

@@ -14,6 +14,7 @@ import ray
 
 from ldlva_dist.errors import RunStopped
 from ldlva_dist.records.console import say
+from ldlva_dist.runtime.head_watch import require_head
 
 POLL_S = 0.2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -35,6 +36,7 @@ def attend(
     a process's main thread only; called in another one this waits and shows, no more.
 
     Raises:
+        HeadLost: soon after the cluster has lost its head.
         RunStopped: if the work has not ended ``grace_s`` after a signal.
         KeyboardInterrupt: at a second signal.
     """
@@ -45,6 +47,7 @@ def attend(
         while not wait([done], timeout=POLL_S).done:
             heard = _show_news(control, heard)
             require()
+            require_head()
             if deadline is None and (asked.is_set() or (until is not None and until.is_set())):
                 deadline = time.monotonic() + grace_s
                 if asked.is_set():

@@ -15,6 +15,8 @@ from functools import partial
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
@@ -32,6 +34,7 @@ from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
 from ldlva_dist.run.outcome import recorded
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.runtime import growth, placement
+from ldlva_dist.runtime.head_watch import require_head
 from ldlva_dist.runtime.waiting import last_line, own_error
 
 TUNE = "tune"
@@ -269,6 +272,16 @@ def _trial(result: tune.Result, config: RunConfig) -> Trial:
     )
 
 
+class SweepTrial(TuneTrial):
+    """A trial of Tune's that is tried again where its process was lost, as with a node; no error of its own is."""
+
+    def handle_error(self, exc: Any = None) -> None:
+        """Count it; Tune tries again what failed no more than ``max_failures`` times."""
+        super().handle_error(exc)
+        if not isinstance(exc, RayActorError):
+            self.max_failures = 0
+
+
 class FollowNodes(tune.Callback):
     """As many trials at a time as the nodes hold that are there now; one more is asked for while some are left.
 
@@ -294,8 +307,14 @@ class FollowNodes(tune.Callback):
         """Trials that the autoscaler refused more of."""
         self.look([])
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial that begins may be lost as often as a run's workers."""
+        if not isinstance(trial, SweepTrial):
+            trial.__class__, trial.max_failures = SweepTrial, self._config.placement.max_failures
+
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Several times a second."""
+        require_head()
         if time.monotonic() - self._looked > BEAT_S:
             self._looked = time.monotonic()
             self.look(trials)

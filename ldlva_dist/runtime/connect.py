@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.runtime.head_watch import watch_head
 from ldlva_dist.runtime.own_cluster import start_cluster
 from ldlva_dist.storage.reachable import is_loopback, split_address, why_unreachable
 
@@ -28,6 +29,7 @@ def connect(preload: Callable[[], object] = lambda: None, *, trials: bool = Fals
     One that is started here has Ray's dashboard only for ``trials`` of Tune: Ray Train's cleaner, which frees the
     workers of a stopped trial, asks it who is alive. It is several processes, a good part of what a start costs.
 
+    A cluster that loses its head ends a connected job (head_watch.py).
     Never joins a cluster it merely finds: on a shared host that is a stranger's. A process that is connected stays so.
     A SIGTERM (``ray job stop`` sends one) ends a connected job as a Ctrl-C does; Ray's own handler would abort it.
 
@@ -66,6 +68,7 @@ def connect(preload: Callable[[], object] = lambda: None, *, trials: bool = Fals
     else:
         environment = {"env_vars": {"RAY_ADDRESS": _head_at(named)}}
         _init(named, f"RAY_ADDRESS={named}: Ray could not join", runtime_env=environment)
+        watch_head(named)
         preload()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -18,6 +18,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from ray.exceptions import RayError
 
 from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.runtime.head_watch import is_head_lost
 from ldlva_dist.waits.patience import Patience
 
 LOOK_S, ASK_EVERY_S, EXPIRES_S = 1.0, 20.0, 180.0
@@ -76,6 +77,8 @@ class NodeRequest:
         return any(not alone or _counted(constraint) == wanted for constraint in refused)
 
     def _call(self, method: str, **arguments: Any) -> None:
+        if is_head_lost():
+            return
         coordinator: Any = get_or_create_autoscaling_coordinator()
         asked = getattr(coordinator, method).remote(requester_id=self._name, **arguments)
         try:

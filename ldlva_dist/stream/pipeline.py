@@ -12,6 +12,7 @@ object store. The manifest's blocks (26 bytes a row) lie there too, once a node,
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +33,7 @@ from ldlva_dist.stream.plan import Plan
 from ldlva_dist.stream.quarantine import BadRow, Quarantine
 from ldlva_dist.stream.superstep import Columns, ImageSettings, Window, fetch, finish_superstep
 from ldlva_dist.waits.patience import tell_by
+from ldlva_dist.waits.patient_iterator import patiently
 
 TASKS_PER_PIPELINE = 512
 # A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
@@ -39,7 +41,7 @@ BLOCK_BYTES = 32 << 20
 LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
 # A task of fewer rows would cost Ray more than it is worth; it goes through several supersteps, one after the other.
 TASK_ROWS = 4096
-TIMEOUT_S = 120.0
+TIMEOUT_S, LIMIT_S = 120.0, 600.0
 LOST_WINDOWS = 8  # tolerated one after the other in one lane
 
 
@@ -136,12 +138,16 @@ def tolerate(quarantine: Any, rows: Sequence[BadRow]) -> None:
         raise ClusterError(f"the count of bad rows did not answer in {TIMEOUT_S:g} s") from error
 
 
-def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
+def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S) -> Iterator[Batch]:
     """This rank's batches of the steps [first_step, stop_step), in order.
 
     Args:
         supersteps: What the tasks do.
         num_cpus: CPUs the pipeline may use at once, of this node while it has them.
+        limit_s: Longest wait for a batch, in seconds.
+
+    Raises:
+        ClusterError: for a batch that does not come within the limit.
     """
     plan, positions = supersteps.plan, supersteps.plan.positions(supersteps.rank, supersteps.world_size)
     context = DataContext.get_current()
@@ -164,11 +170,20 @@ def batches(supersteps: Supersteps, *, num_cpus: float) -> Iterator[Batch]:
             scheduling_strategy=on_own_node(),
         )
         # Whole blocks, because cutting batches anew would copy them.
-        for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+        blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+        for block in patiently(blocks, "the stream", limit_s=limit_s, state=partial(_state, supersteps, num_cpus)):
             columns = cast(Columns, block)
             for row in range(0, len(columns["step"]), len(positions)):
                 rows = slice(row, row + len(positions))
                 yield _to_batch({name: column[rows] for name, column in columns.items()}, positions)
+
+
+def _state(supersteps: Supersteps, num_cpus: float) -> str:
+    """What a rank says that has no batch."""
+    return (
+        f"rank {supersteps.rank} has no batch; tasks that read one want {num_cpus:g} CPUs of its node, which may be "
+        "others' for now, and an answer of the data set's store"
+    )
 
 
 class _OwnLimits(ExecutionCallback):

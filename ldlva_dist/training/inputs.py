@@ -66,7 +66,7 @@ def read_batches(
         quarantine=resources.quarantine,
         control=resources.control,
     )
-    return pipeline.batches(supersteps, num_cpus=config.placement.data_cpus)
+    return pipeline.batches(supersteps, num_cpus=config.placement.data_cpus, limit_s=config.training.timeout_s)
 
 
 def neighbor_images(config: RunConfig, resources: Resources, plan: Plan) -> NeighborImages | None:

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import ray
 
+TAKE_LIMIT_S = 300.0
+
 
 @contextmanager
 def shared_cluster() -> Iterator[None]:
@@ -18,3 +20,14 @@ def shared_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@contextmanager
+def taken(cpus: float) -> Iterator[None]:
+    """CPUs of the cluster that nobody else has for a while; within one node."""
+    group = ray.util.placement_group([{"CPU": cpus}])
+    try:
+        ray.get(group.ready(), timeout=TAKE_LIMIT_S)
+        yield
+    finally:
+        ray.util.remove_placement_group(group)

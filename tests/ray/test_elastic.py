@@ -1,7 +1,7 @@
 """A run with MIN MAX workers loses a node, goes on, gains one, and ends as a run of a fixed size does."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from ldlva_dist.runtime import placement
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.waits.patience import Patience
 from testing.clusters.joining_nodes import another_node, lose, training_workers
+from testing.clusters.shared_cluster import taken
 from testing.exactly_once import assert_exactly_once
 from testing.tiny_runs import losses, table, tiny_run
 from testing.training_jobs import LIMIT_S, training_job, wait_until
@@ -120,17 +121,6 @@ def test_a_run_of_a_fixed_size_does_not_wait_for_its_workers_without_a_limit(
         error.value
     )
     assert checkpoint_steps(str(tmp_path / "waits")) == []
-
-
-@contextmanager
-def taken(cpus: float) -> Iterator[None]:
-    """CPUs of the cluster that nobody else has for a while; within one node."""
-    group = ray.util.placement_group([{"CPU": cpus}])
-    try:
-        ray.get(group.ready(), timeout=LIMIT_S)
-        yield
-    finally:
-        ray.util.remove_placement_group(group)
 
 
 def _decide(settings: PlacementConfig, count: Callable[[], int], limit_s: float = 60.0) -> object:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from ray.data._internal.execution.interfaces import ExecutionResources, PhysicalOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.errors import DataError
+from ldlva_dist.errors import ClusterError, DataError
 from ldlva_dist.messages import Batch
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.runtime.own_node import store_share
@@ -21,6 +22,7 @@ from ldlva_dist.stream import pipeline
 from ldlva_dist.stream.class_balance import Balance, class_quotas
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.stream.quarantine import read_quarantine
+from testing.clusters.shared_cluster import taken
 
 pytestmark = pytest.mark.usefixtures("cluster")
 IMAGES = pipeline.ImageSettings(size=48, channels=3, resize="antialias", flip=True, pad=4, erase_probability=0.5)
@@ -140,6 +142,15 @@ def test_ray_datas_loop_rests_while_a_batch_waits_and_no_cpu_is_left_for_a_task(
     next(batches)
     assert enough.wait(60)
     assert turns[TURNS - 1] - turns[0] >= (TURNS - 1) * pipeline.LOOP_PAUSE_S
+
+
+def test_a_stream_whose_cpus_are_anothers_ends_with_a_sentence(manifest: pipeline.Manifest) -> None:
+    supersteps = pipeline.Supersteps(
+        plan=_plan(manifest), manifest=manifest, images=IMAGES, rank=0, world_size=1, first_step=0, stop_step=9
+    )
+    with taken(ray.cluster_resources()["CPU"]), pytest.raises(ClusterError) as error:
+        next(pipeline.batches(supersteps, num_cpus=1, limit_s=0.5))
+    assert "no sign of the stream for 0.5 s: rank 0 has no batch; tasks that read one want 1 CPUs" in str(error.value)
 
 
 def _leave_none(callback: pipeline._OwnLimits, executor: StreamingExecutor) -> None:

@@ -1,6 +1,7 @@
 """What the failures of an S3 store mean: worth another try, the user's to correct, or the store's."""
 
 import socket
+from datetime import UTC, datetime
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -28,6 +29,7 @@ CHANGED = ("PreconditionFailed", "412")
 _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError)
 _MISSING = {"NoSuchKey", "NotFound", "404"}
 _GARBLED = {"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"}
+_OTHER_TIME = "RequestTimeTooSkewed"
 _REFUSED = {
     "401",
     "403",
@@ -36,7 +38,6 @@ _REFUSED = {
     "ExpiredToken",
     "InvalidAccessKeyId",
     "InvalidToken",
-    "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
@@ -69,6 +70,11 @@ def clear_error(error: BaseException, uri: str, endpoint: str) -> LdlvaError:
         return SettingError(
             f"there must be credentials for {uri} (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role), "
             "or LDLVA_S3_ANONYMOUS=1 for a public bucket, got none"
+        )
+    if code == _OTHER_TIME:
+        return SettingError(
+            f"the clock of {socket.gethostname()} must tell the time of the store at {endpoint} to some minutes, "
+            f"got {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC at {uri}: {_reason(error)}"
         )
     if code in _REFUSED or isinstance(error, _CREDENTIALS):
         return SettingError(f"the credentials in use must allow access to {uri}, {endpoint} refused: {_reason(error)}")

@@ -2,16 +2,19 @@
 
 import io
 import re
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from ldlva_dist import storage
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.storage import s3
+from ldlva_dist.storage.s3.errors import clear_error
 
 DATA = bytes(range(256)) * 4096
 
@@ -189,3 +192,10 @@ def test_a_password_before_the_host_is_in_no_message(monkeypatch: pytest.MonkeyP
             with pytest.raises((ClusterError, SettingError)) as caught:
                 ask("s3://bucket/key")
             assert "HIDDEN" not in str(caught.value)
+
+
+def test_a_clock_that_is_wrong_is_named_as_such() -> None:
+    answer = {"Error": {"Code": "RequestTimeTooSkewed", "Message": "too large"}, "ResponseMetadata": {}}
+    told = clear_error(ClientError(answer, "GetObject"), "s3://faces/one", "http://store")
+    assert isinstance(told, SettingError)
+    assert str(told).startswith(f"the clock of {socket.gethostname()} must tell the time of the store at http://store")

@@ -1,0 +1,348 @@
+"""Claim: steps a second follow from how often and how much the ranks say to each other, and from latencies.
+
+Counted in a run of two ranks, by wrapping the collectives of torch: calls and bytes a step, by cause. Measured alone,
+on this machine: the step of one rank without others, what a collective costs beside its bytes, the bandwidth of a
+connection, the round trip of a call to an actor. docs/concepts/traffic.md says how the time of a step follows from
+these and from the latency of a network; this prints it for 2 to 1,024 ranks. --hosts then trains on that many hosts of
+Linux name spaces behind slow lines, which the model has not seen. Goal: predicted within 20 %.
+
+    python -m bench.size.traffic                              # counts, parameters, predictions
+    python -m bench.size.traffic --hosts --ranks 3 --delay-ms 25
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import tyro
+
+from bench.common import report
+from ldlva_dist import storage
+from ldlva_dist.config import RunConfig, to_json
+from ldlva_dist.config.presets import demo
+from ldlva_dist.run.cli import read_config
+
+CAUSES = {"route": "route", "read": "table", "apply": "votes"}
+"""Functions of the uncertainty table, and what their exchanges are for; every other collective is a gradient's."""
+COLLECTIVES = (
+    "all_reduce",
+    "all_to_all_single",
+    "all_gather_into_tensor",
+    "all_gather",
+    "reduce_scatter_tensor",
+    "reduce",
+    "broadcast",
+    "barrier",
+)
+TAKES_RESULT_FIRST = "all_to_all_single", "all_gather_into_tensor", "all_gather", "reduce_scatter_tensor"
+HIDDEN = "route"
+"""Begun a step ahead; nobody waits for it."""
+WARMUP, TRAIN, ROWS = 40, 1024, 48
+WINDOW_BYTES = 10 * 1448
+"""What a connection of TCP sends before it waits for a first answer, after it was idle."""
+WITHIN = 0.2
+RUN_LIMIT_S, TURNS = 900.0, 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What is measured."""
+
+    ranks: int = 3
+    """Of the run that is predicted."""
+    delay_ms: float = 25.0
+    """From one host to another, one way."""
+    steps: int = 100
+    """Counted and timed in each run, after the first ones."""
+    hosts: bool = False
+    """Train on hosts behind slow lines, and compare."""
+    job: str | None = None
+    """Settings of a run that is made and counted by this process; not for people."""
+    result: str = ""
+    """Where its figures are written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """What one rank says in a step, to one purpose, by one kind of collective."""
+
+    cause: str
+    kind: str
+    calls: float
+    """A step."""
+    num_bytes: float
+    """A step, of all calls, as the rank hands them over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Parameters of the model, in seconds and bytes; each is measured alone."""
+
+    step_s: float
+    """A step of a rank that has no others, with its share of the batch."""
+    hop_s: float
+    """One message of a collective between processes of one machine."""
+    bytes_per_s: float
+    """Of one connection."""
+    actor_call_s: float
+    """A round trip to an actor."""
+
+
+def main(arguments: Arguments) -> None:
+    """Count, measure, predict, and compare; one JSON line."""
+    if arguments.job:
+        count_run(read_config(arguments.job), arguments.steps, arguments.result)
+        return
+    with tempfile.TemporaryDirectory(prefix="traffic-") as folder:
+        rows = ROWS // arguments.ranks
+        counted = run_here(Path(folder), ranks=2, batch_size=2 * rows, steps=arguments.steps)
+        alone = run_here(Path(folder), ranks=1, batch_size=rows, steps=arguments.steps)
+        exchanges = [Exchange(**each) for each in counted["exchanges"]]
+        costs = measure_costs(alone["step_s"])
+        figures: dict[str, Any] = {"exchanges": counted["exchanges"], "costs": vars(costs)}
+        for delay_ms in (0.05, 1.0, arguments.delay_ms):
+            figures[f"steps_per_s_at_{delay_ms:g}_ms"] = {
+                str(2**power): 1 / step_seconds(exchanges, costs, ranks=2**power, delay_s=delay_ms / 1000)
+                for power in range(1, 11)
+            }
+        ok = True
+        if arguments.hosts:
+            delay_s, ranks = arguments.delay_ms / 1000, arguments.ranks
+            predicted = 1 / step_seconds(exchanges, costs, ranks=ranks, delay_s=delay_s, cores=os.cpu_count() or 1)
+            measured = run_on_hosts(Path(folder), arguments)
+            ratio = predicted * measured["step_s"]
+            ok = abs(ratio - 1) <= WITHIN
+            figures |= {"predicted_steps_per_s": predicted, "measured_steps_per_s": 1 / measured["step_s"]}
+            figures |= {"predicted_to_measured": ratio, "host_of_rank_0_per_step": measured["card"]}
+        report("traffic", ok=ok, ranks=arguments.ranks, delay_ms=arguments.delay_ms, **figures)
+
+
+def step_seconds(
+    exchanges: list[Exchange], costs: Costs, *, ranks: int, delay_s: float, cores: int | None = None
+) -> float:
+    """Seconds of a step; ``cores`` are shared by all ranks, None: each rank has its own.
+
+    The bank's answer, asked a step ahead, is waited for only where it takes longer than all else.
+    """
+    work_s = costs.step_s * (max(1.0, ranks / cores) if cores else 1.0)
+    said_s = sum(exchange_seconds(each, costs, ranks=ranks, delay_s=delay_s) for each in exchanges)
+    return max(work_s + said_s, costs.actor_call_s + 2 * delay_s)
+
+
+def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: float) -> float:
+    """Seconds of a step that a rank waits for it."""
+    if exchange.cause == HIDDEN or ranks == 1 or not exchange.calls:
+        return 0.0
+    size = exchange.num_bytes / exchange.calls
+    if exchange.kind == "all_to_all_single":
+        # All messages leave at once, and so does their cost at the sender; each is a part of the bytes.
+        once = delay_s + (ranks - 1) * costs.hop_s + transfer_s(size / ranks, costs, delay_s)
+    else:
+        hops = {"all_reduce": 2 * (ranks - 1), "broadcast": math.ceil(math.log2(ranks))}.get(exchange.kind, ranks - 1)
+        part = size if exchange.kind in ("broadcast", "all_gather", "all_gather_into_tensor") else size / ranks
+        # A ring: each hop hands on a part to the neighbour, whose window has opened after the first.
+        once = hops * (delay_s + costs.hop_s + part / costs.bytes_per_s) + transfer_s(part, costs, delay_s)
+    return exchange.calls * once
+
+
+def transfer_s(num_bytes: float, costs: Costs, delay_s: float) -> float:
+    """What bytes cost beyond the way: bandwidth, and the round trips in which a window of TCP doubles."""
+    doublings = max(0, math.ceil(math.log2(num_bytes / WINDOW_BYTES + 1)) - 1)
+    return num_bytes / costs.bytes_per_s + doublings * 2 * delay_s
+
+
+def run_config(dataset: str, storage_path: str, name: str, *, ranks: int, batch_size: int, steps: int) -> RunConfig:
+    """The demo's network on a few faces, without evaluations and checkpoints on the way."""
+    config = demo()
+    epochs = (WARMUP + steps + 1) * batch_size / TRAIN
+    return replace(
+        config,
+        name=name,
+        storage_path=storage_path,
+        data=replace(config.data, dataset=dataset, batch_size=batch_size),
+        loss=replace(config.loss, warmup_epochs=0.0),
+        training=replace(config.training, epochs=epochs, evaluate_every_epochs=999.0, tracker="none"),
+        placement=replace(config.placement, num_workers=ranks, cpus_per_worker=0.5, data_cpus_per_worker=0.25),
+    )
+
+
+def run_here(folder: Path, *, ranks: int, batch_size: int, steps: int) -> dict[str, Any]:
+    """Exchanges and seconds of a step of a run on this machine."""
+    faces, result = folder / "faces", folder / f"{ranks}.json"
+    if not faces.exists():
+        from bench.common import drawn_faces
+
+        drawn_faces(str(folder), train=TRAIN, pixels=48)
+    config = run_config(str(faces), str(folder), f"of-{ranks}", ranks=ranks, batch_size=batch_size, steps=steps)
+    settings = folder / f"settings-{ranks}.json"
+    settings.write_text(to_json(config))
+    command = [sys.executable, "-m", "bench.size.traffic", "--job", str(settings), "--result", str(result)]
+    subprocess.run([*command, "--steps", str(steps)], check=True, timeout=RUN_LIMIT_S, stdout=subprocess.DEVNULL)
+    return json.loads(result.read_text())
+
+
+def count_run(config: RunConfig, steps: int, result: str) -> None:
+    """Make a run whose rank 0 counts what it says to others."""
+    from ldlva_dist.run import launch
+    from ldlva_dist.runtime.connect import connect
+
+    connect()
+    launch.train_worker = partial(counted_worker, steps, result)
+    launch.fit(config)
+
+
+def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -> None:
+    """``train_worker`` that counts collectives in some steps after the first ones; rank 0 writes them down."""
+    from ldlva_dist.training.loop import train_worker
+    from ldlva_dist.training.worker import Worker
+
+    tally: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0])
+    for kind in COLLECTIVES:
+        setattr(dist, kind, _counted(kind, getattr(dist, kind), tally))
+    bare_step, done, began, before = Worker.step, [0], [0.0], dict[str, int]()
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if done[0] == WARMUP:
+            tally.clear()
+            began[0] = time.monotonic()
+            before.update(card_counters())
+        if done[0] == WARMUP + steps and dist.get_rank() == 0:
+            exchanges = [
+                vars(Exchange(cause=cause, kind=kind, calls=calls / steps, num_bytes=num_bytes / steps))
+                for (cause, kind), (calls, num_bytes) in sorted(tally.items())
+            ]
+            figures = {"exchanges": exchanges, "step_s": (time.monotonic() - began[0]) / steps}
+            card = {name: (number - before[name]) / steps for name, number in card_counters().items()}
+            storage.write_bytes(result, json.dumps(figures | {"card": card}).encode())
+        done[0] += 1
+        return bare_step(self, *args, **kwargs)
+
+    Worker.step = step
+    train_worker(config, resources)
+
+
+def card_counters() -> dict[str, int]:
+    """Bytes and packets that this host's network cards, loopback aside, have sent and received."""
+    sums = dict.fromkeys(("bytes_received", "packets_received", "bytes_sent", "packets_sent"), 0)
+    for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]:
+        name, numbers = line.split(":")
+        if name.strip() != "lo":
+            for key, place in zip(sums, (0, 1, 8, 9), strict=True):
+                sums[key] += int(numbers.split()[place])
+    return sums
+
+
+def _counted(kind: str, bare: Any, tally: dict[tuple[str, str], list[float]]) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
+        given = tensors[-1] if kind in TAKES_RESULT_FIRST else tensors[0] if tensors else torch.empty(0)
+        count = tally[_cause(), kind]
+        count[0] += 1
+        count[1] += given.numel() * given.element_size()
+        return bare(*args, **kwargs)
+
+    return counted
+
+
+def _cause() -> str:
+    """What a collective is for, by who called for it."""
+    frame = sys._getframe(2)
+    while frame:
+        if frame.f_code.co_filename.endswith("uncertainty_table.py") and frame.f_code.co_name in CAUSES:
+            # The ids of a step's route are sent by the read of the step before.
+            is_ahead = any(name == "_send_ids" for name in _callers())
+            return HIDDEN if is_ahead else CAUSES[frame.f_code.co_name]
+        frame = frame.f_back
+    return "gradients"
+
+
+def _callers() -> list[str]:
+    frame, names = sys._getframe(2), list[str]()
+    while frame:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
+def measure_costs(step_s: float) -> Costs:
+    """All but the step: between two processes of this machine, and an actor of a cluster of its own."""
+    from testing.forked_ranks import run_ranks
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_ranks(time_collectives, (folder,), 2)
+        timed = json.loads((Path(folder) / "timed").read_text())
+    return Costs(step_s=step_s, actor_call_s=actor_call_s(), **timed)
+
+
+def time_collectives(rank: int, folder: str) -> None:
+    """One rank of two: seconds of a small all-to-all, and bytes a second of a large all-reduce."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    small, large = torch.zeros(16), torch.zeros(1 << 21)
+
+    def seconds(call: Any) -> float:
+        call()
+        began = time.monotonic()
+        for _ in range(TURNS):
+            call()
+        return (time.monotonic() - began) / TURNS
+
+    hop_s = seconds(lambda: dist.all_to_all_single(torch.empty_like(small), small))
+    bytes_per_s = large.numel() * 4 / seconds(lambda: dist.all_reduce(large))
+    if rank == 0:
+        (Path(folder) / "timed").write_text(json.dumps({"hop_s": hop_s, "bytes_per_s": bytes_per_s}))
+    dist.destroy_process_group()
+
+
+def actor_call_s() -> float:
+    """Seconds of a call to an actor of this machine, and its answer."""
+    import ray
+
+    from bench.common import cluster
+
+    class Echo:
+        def say(self, what: bytes) -> bytes:
+            return what
+
+    with cluster(1):
+        actor: Any = ray.remote(Echo).remote()
+        ray.get(actor.say.remote(b""))
+        began = time.monotonic()
+        for _ in range(TURNS):
+            ray.get(actor.say.remote(bytes(1 << 14)))
+        return (time.monotonic() - began) / TURNS
+
+
+def run_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
+    """The same on hosts, half of the delay before each of them; and what went over the network card of rank 0."""
+    from testing.hosts.cluster import BUCKET, FACES, WORKERS, host_cluster
+
+    names = WORKERS[: arguments.ranks]
+    with host_cluster(folder / "hosts", delays_ms=dict.fromkeys(names, arguments.delay_ms / 2)) as hosts:
+        hosts.upload(folder / "faces")
+        hosts.start_nodes("head", *names)
+        rows = ROWS // arguments.ranks * arguments.ranks
+        config = run_config(
+            FACES, f"{BUCKET}/runs", "timed", ranks=arguments.ranks, batch_size=rows, steps=arguments.steps
+        )
+        result = f"{BUCKET}/timed.json"
+        options = ["--job", hosts.write_settings(config), "--result", result, "--steps", str(arguments.steps)]
+        job = hosts.submit("timed", ["python", "-m", "bench.size.traffic", *options])
+        code = job.wait(RUN_LIMIT_S)
+        assert code == 0, job.said[-3000:]
+        with hosts.hosts["client"].network():
+            return json.loads(storage.read_bytes(result))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,63 @@
+"""A slow, lossy line before a host, for kernels without netem: python slow_line.py SWITCH_PID HOST_PID CARD MS LOSS.
+
+Two tap devices, one on the switch's bridge and one that is the host's network card. Every frame is kept MS milliseconds
+in each direction, so that a round trip is twice that longer, and a share LOSS of them is dropped.
+"""
+
+import fcntl
+import os
+import random
+import select
+import struct
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+
+from testing.hosts.spaces import enter_network
+
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+FRAMES_AT_ONCE, FRAME_BYTES = 256, 65536
+
+
+def tap(pid: int, name: str) -> int:
+    """A device of that name in the network of a process; what is read from it was sent by it."""
+    with open("/proc/self/ns/net") as home, open(f"/proc/{pid}/ns/net") as there:
+        enter_network(there.fileno())
+        device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH", name.encode(), IFF_TAP | IFF_NO_PI))
+        enter_network(home.fileno())
+    return device
+
+
+def main(switch: int, host: int, card: str, delay_s: float, loss: float) -> None:
+    """Carry frames until its standard input ends."""
+    ends = tap(switch, card), tap(host, "eth0")
+    into = ["nsenter", "-t", str(switch), "--net", "ip", "link", "set", card, "master", "br0", "up"]
+    subprocess.run(into, check=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    other = dict(zip(ends, reversed(ends), strict=True))
+    queues: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}
+    while True:
+        now = time.monotonic()
+        due = min((queue[0][0] for queue in queues.values() if queue), default=now + 1)
+        ready = select.select([*ends, sys.stdin], [], [], max(0.0, due - now))[0]
+        if sys.stdin in ready:  # who started it is gone
+            return
+        for end in set(ready) & set(ends):
+            with suppress(OSError):  # none left, or the card is down
+                for _ in range(FRAMES_AT_ONCE):
+                    frame = os.read(end, FRAME_BYTES)
+                    if random.random() >= loss:
+                        queues[other[end]].append((time.monotonic() + delay_s, frame))
+        now = time.monotonic()
+        for end, queue in queues.items():
+            while queue and queue[0][0] <= now:
+                with suppress(OSError):  # a full queue drops, as a switch does
+                    os.write(end, queue.popleft()[1])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]) / 1000, float(sys.argv[5]))
