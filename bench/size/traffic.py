@@ -234,7 +234,7 @@ def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -
 
 def card_counters() -> dict[str, int]:
     """Bytes and packets that this host's network cards, loopback aside, have sent and received."""
-    sums = dict.fromkeys(("bytes_received", "packets_received", "bytes_sent", "packets_sent"), 0)
+    sums: dict[str, int] = {"bytes_received": 0, "packets_received": 0, "bytes_sent": 0, "packets_sent": 0}
     for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]:
         name, numbers = line.split(":")
         if name.strip() != "lo":

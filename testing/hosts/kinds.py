@@ -138,10 +138,10 @@ def shift_clock(scene: HostScene) -> str:
     """Of a host whose node starts anew; its store takes no signature of another hour."""
     name = scene.pick()
     shift = int(scene.random.choice([-3600, 3600]))
-    _end_node(scene.cluster, name)
+    scene.cluster.end_node(name)
     for other in WORKERS:
         if other not in (name, *scene.cluster.ranks()):
-            _end_node(scene.cluster, other)  # no place but this one is left for the lost rank
+            scene.cluster.end_node(other)  # no place but this one is left for the lost rank
             scene.later.callback(partial(_start_again, scene.cluster, other))
     scene.cluster.begin_node(name, **wrong_clock.shifted_clock(scene.cluster.hosts[name].disk(), shift))
     scene.cluster.wait_for_node(name)
@@ -237,12 +237,6 @@ def _has_node(cluster: HostCluster, name: str) -> bool:
     return any("raylet/raylet" in command_of(process) for process in cluster.hosts[name].processes())
 
 
-def _end_node(cluster: HostCluster, name: str) -> None:
-    """End Ray on a host, without notice."""
-    cluster.hosts[name].kill("")
-    wait_for(lambda: not cluster.hosts[name].processes(), f"end of Ray on {name}", RANKS_LIMIT_S)
-
-
 def _start_again(cluster: HostCluster, name: str) -> None:
     """Start Ray on a host where it has ended."""
     if not _has_node(cluster, name):
@@ -250,5 +244,5 @@ def _start_again(cluster: HostCluster, name: str) -> None:
 
 
 def _renew_node(cluster: HostCluster, name: str) -> None:
-    _end_node(cluster, name)
+    cluster.end_node(name)
     cluster.start_nodes(name)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from testing.hosts.spaces import enter_network
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+STDIN = 0
 FRAMES_AT_ONCE, FRAME_BYTES = 256, 65536
 
 
@@ -43,10 +44,10 @@ def main(switch: int, host: int, card: str, delay_s: float, loss: float) -> None
     while True:
         now = time.monotonic()
         due = min((queue[0][0] for queue in queues.values() if queue), default=now + 1)
-        ready = select.select([*ends, sys.stdin], [], [], max(0.0, due - now))[0]
-        if sys.stdin in ready:  # who started it is gone
+        ready: set[int] = set(select.select([*ends, STDIN], [], [], max(0.0, due - now))[0])
+        if STDIN in ready:  # who started it is gone
             return
-        for end in set(ready) & set(ends):
+        for end in ready:
             with suppress(OSError):  # none left, or the card is down
                 for _ in range(FRAMES_AT_ONCE):
                     frame = os.read(end, FRAME_BYTES)

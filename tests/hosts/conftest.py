@@ -23,11 +23,10 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
     before = dict(os.environ)
     folder = tmp_path_factory.mktemp("hosts")
     with host_cluster(folder, cpus=dict.fromkeys(WORKERS, 2), settings=SOON) as cluster:
-        for name in ("head", *WORKERS):
-            cluster.begin_node(name)
+        cluster.begin_node("head")
         cluster.draw_faces()
-        for name in ("head", *WORKERS):
-            cluster.wait_for_node(name)
+        cluster.wait_for_node("head")
+        cluster.start_nodes(*WORKERS)
         yield cluster
     os.environ.clear()
     os.environ.update(before)
