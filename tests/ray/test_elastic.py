@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def _decide(settings: PlacementConfig, count: Callable[[], int], limit_s: float 
     scaling: ScalingConfig = placement.scaling(settings)
     wait = WorkerWait(replace(settings, wait_for_workers_s=limit_s), count, control=None)
     policy = FollowCluster(scaling, wait, count)
-    policy.after_controller_start(SimpleNamespace(run_id="elastic"))
+    policy.after_controller_start(cast(Any, SimpleNamespace(run_id="elastic")))
     try:
         policy.make_decision_for_non_running_worker_group()
         return policy.make_decision_for_non_running_worker_group()

@@ -35,12 +35,13 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Any
 
-    def log_message(self, *_: object) -> None: ...
+    def log_message(self, format: str, *args: object) -> None: ...
 
     def do_GET(self) -> None:
         odd, data = self.server.odd, self.server.data
         self.server.seen.append((self.path, dict(self.headers)))
-        status, headers = 200, {"ETag": '"one"'}
+        status = 200
+        headers: dict[str, str | None] = {"ETag": '"one"'}
         wanted = self.headers.get("Range")
         if wanted and "no ranges" not in odd:
             first, last = (int(number) for number in wanted.removeprefix("bytes=").split("-"))
