@@ -5,6 +5,7 @@ N = training samples, C = classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.analysis import metrics, suspicion
+from ldlva_dist.analysis.wrong_label_list import WrongLabelList, list_wrong_labels
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import EXTRA, DatasetInfo, list_column
 
@@ -42,6 +44,11 @@ class Findings:
         rank_N = np.empty(len(self.labels_N), dtype=np.int64)
         rank_N[np.argsort(-self.suspicion_N, kind="stable")] = np.arange(1, len(rank_N) + 1)
         return rank_N
+
+    @cached_property
+    def wrong_labels(self) -> WrongLabelList:
+        """The labels that are probably wrong, by suspicion: as many of each class as are expected to be."""
+        return list_wrong_labels(self.suspicion_N, self.labels_N, self.probs_NC.shape[1])
 
 
 def scores(findings: Findings) -> dict[str, NDArray[Any]]:
@@ -75,8 +82,9 @@ def uncertainty_blocks(dataset: Dataset, findings: Findings) -> Iterator[pa.Tabl
 
     Columns: ``id``; ``key``; ``label``, the given one, and ``proposed_label``, class names; ``uncertainty``;
     ``p_label``: the model's probability of the label; ``agreement``: the neighbours', null where no neighbour was
-    reached; ``suspicion`` and ``rank``: the combined score, and the place by it from 1, the most suspicious. Where the
-    data set has votes, ``votes_entropy`` in nats, null where a sample has none; and its extra columns.
+    reached; ``suspicion`` and ``rank``: the combined score, and the place by it from 1, the most suspicious;
+    ``listed``: whether the label is on the list of probably wrong ones. Where the data set has votes, ``votes_entropy``
+    in nats, null where a sample has none; and its extra columns.
     """
     rank_N, info = findings.rank_N, dataset.info
     agreement_N = suspicion.of_label(findings.aggregated_NC, findings.labels_N).astype(np.float32)
@@ -100,6 +108,7 @@ def uncertainty_blocks(dataset: Dataset, findings: Findings) -> Iterator[pa.Tabl
                 "proposed_label": class_column(findings.proposed_N[rows], info),
                 "suspicion": findings.suspicion_N[rows].astype(np.float32),
                 "rank": rank_N[rows],
+                "listed": findings.wrong_labels.is_listed_N[rows],
                 **_of_manifest(block.select(more)),
             }
         )

@@ -148,7 +148,11 @@ def _fitting(
 def _show(run_uri: str, trained: HasNeighbors, findings: Findings, count: int, last_step: int | None) -> samples.Shown:
     """Everything but images of ``count`` samples."""
     ids_n, kinds_n = samples.choose_samples(
-        findings.suspicion_N, findings.uncertainty_N, findings.proposed_N != findings.labels_N, count
+        findings.suspicion_N,
+        findings.uncertainty_N,
+        findings.wrong_labels.is_listed_N,
+        findings.proposed_N != findings.labels_N,
+        count,
     )
     opinions = trained.opinions(ids_n)
     truth_name, truth_nC = _truth(trained.dataset, ids_n)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldlva_dist.analysis.wrong_label_list import WrongLabelList
 from ldlva_dist.reporting.report import charts
 from ldlva_dist.reporting.report.rounds import RelabelRound
 from ldlva_dist.reporting.tables import MEASURES, REFERENCES, judged_groups
@@ -41,6 +42,8 @@ class ReportedRun:
     """[C] training samples."""
     rounds: Sequence[RelabelRound] = ()
     """What people changed before, oldest first."""
+    wrong_labels: WrongLabelList | None = None
+    """The labels that are probably wrong; None for a run without neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)

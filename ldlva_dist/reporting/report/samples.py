@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ldlva_dist.analysis.metrics import vote_entropy
 from ldlva_dist.errors import SettingError
 
-KINDS = ("mislabelled", "uncertain", "confident")
+KINDS = ("mislabelled", "doubted", "uncertain", "confident")
 """A sample can be of several; kind i is bit i."""
 SHARES = (0.5, 0.35, 0.15)
-"""Shares of the samples that are shown."""
+"""Shares of the samples that are shown: mislabelled and doubted ones together, uncertain, confident."""
 LIKELIEST = 24
 """Classes of one sample that the page tells of, where there are more."""
 DECIMALS, PLACES = 3, 5
@@ -54,25 +54,28 @@ class Shown:
 def choose_samples(
     suspicion_N: NDArray[np.float64],
     uncertainty_N: NDArray[np.float32],
+    is_listed_N: NDArray[np.bool_],
     is_proposed_N: NDArray[np.bool_],
     count: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids [n] in ascending order, n <= ``count``, and kinds [n] of the samples to show.
 
-    Mislabelled: highest suspicion, where another class is proposed. Uncertain: highest uncertainty. Confident: lowest
-    suspicion. Ties go to the smaller id.
+    Mislabelled: on the list of probably wrong labels. Doubted: another class is proposed. Of both the highest suspicion
+    comes first, and what is on the list before what is not. Uncertain: highest uncertainty. Confident: lowest suspicion.
+    Ties go to the smaller id.
     """
     if count < len(KINDS):
         raise SettingError(f"--samples must be >= {len(KINDS)}, got {count}")
     kinds_N = np.zeros(len(suspicion_N), dtype=np.int64)
     suspicious = np.argsort(-suspicion_N, kind="stable")
-    orders = (
-        suspicious[is_proposed_N[suspicious]],
-        np.argsort(-uncertainty_N, kind="stable"),
-        np.argsort(suspicion_N, kind="stable"),
+    doubtful = np.concatenate([suspicious[kind_N[suspicious]] for kind_N in (is_listed_N, is_proposed_N & ~is_listed_N)])
+    uncertain, confident = (np.argsort(values_N, kind="stable") for values_N in (-uncertainty_N, suspicion_N))
+    doubtful, uncertain, confident = (
+        order[: int(share * count)] for order, share in zip((doubtful, uncertain, confident), SHARES, strict=True)
     )
-    for bit, (order, share) in enumerate(zip(orders, SHARES, strict=True)):
-        kinds_N[order[: int(share * count)]] |= 1 << bit
+    kinds_N[doubtful] = is_listed_N[doubtful] + 2 * is_proposed_N[doubtful]
+    kinds_N[uncertain] |= 4
+    kinds_N[confident] |= 8
     ids_n = np.flatnonzero(kinds_N)
     return ids_n, kinds_N[ids_n]
 

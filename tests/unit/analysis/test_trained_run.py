@@ -146,7 +146,7 @@ def test_the_job_writes_the_page_and_the_table(
     assert not (tmp_path / "plain" / "uncertainty.parquet").exists()
     for arguments, message in (
         (("--run", str(tmp_path / "nowhere")), "run must be a folder with a finished checkpoint"),
-        (("--run", ours, "--samples", "1"), "--samples must be >= 3, got 1"),
+        (("--run", ours, "--samples", "1"), "--samples must be >= 4, got 1"),
         (("--run", ours, "--megabytes", "0"), "--megabytes must be >= 1, got 0"),
     ):
         assert run_report(*arguments) == 2

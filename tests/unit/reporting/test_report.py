@@ -102,17 +102,22 @@ def test_the_page_holds_what_the_run_found(run: SyntheticRun, tmp_path: Path) ->
 def test_every_sample_is_shown_for_what_it_is(run: SyntheticRun) -> None:
     findings = run.findings
     proposed = findings.proposed_N != findings.labels_N
-    ids, kinds = samples.choose_samples(findings.suspicion_N, findings.uncertainty_N, proposed, 40)
     by_suspicion = sorted(range(ROWS), key=lambda i: (-findings.suspicion_N[i], i))
+    listed = np.isin(np.arange(ROWS), [*by_suspicion[3:15], by_suspicion[-1]])
+    assert not proposed[by_suspicion[-1]]
+    ids, kinds = samples.choose_samples(findings.suspicion_N, findings.uncertainty_N, listed, proposed, 40)
+    doubtful = sorted((i for i in by_suspicion if listed[i] or proposed[i]), key=lambda i: not listed[i])[:20]
     expected = {
-        1: [i for i in by_suspicion if proposed[i]][:20],
-        2: sorted(range(ROWS), key=lambda i: (-findings.uncertainty_N[i], i))[:14],
-        4: sorted(range(ROWS), key=lambda i: (findings.suspicion_N[i], i))[:6],
+        1: [i for i in doubtful if listed[i]],
+        2: [i for i in doubtful if proposed[i]],
+        4: sorted(range(ROWS), key=lambda i: (-findings.uncertainty_N[i], i))[:14],
+        8: sorted(range(ROWS), key=lambda i: (findings.suspicion_N[i], i))[:6],
     }
+    assert len(expected[1]) == 13
     for bit, wanted in expected.items():
         assert ids[(kinds & bit) > 0].tolist() == sorted(wanted)
-    with pytest.raises(SettingError, match="--samples must be >= 3, got 2"):
-        samples.choose_samples(findings.suspicion_N, findings.uncertainty_N, proposed, 2)
+    with pytest.raises(SettingError, match="--samples must be >= 4, got 3"):
+        samples.choose_samples(findings.suspicion_N, findings.uncertainty_N, listed, proposed, 3)
 
 
 def test_the_rank_counts_from_the_most_suspicious(run: SyntheticRun) -> None:

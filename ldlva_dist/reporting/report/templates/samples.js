@@ -1,6 +1,6 @@
 // The list: filtered, sorted, one page of cards at a time in the document.
 const PAGE = 48;
-const TITLES = { mislabelled: "highest suspicion, another class proposed", uncertain: "highest uncertainty", confident: "lowest suspicion" };
+const TITLES = { mislabelled: "as many of each class as are expected to be wrong, the highest suspicion", doubted: "another class proposed", uncertain: "highest uncertainty", confident: "lowest suspicion" };
 const own = (rows) => (i) => rows[i][classesOf(i).indexOf(S.label[i])];
 const SORTS = {
   "suspicion": (i) => S.rank[i],
