@@ -47,8 +47,9 @@ class Findings:
 
     @cached_property
     def wrong_labels(self) -> WrongLabelList:
-        """The labels that are probably wrong, by suspicion: as many of each class as are expected to be."""
-        return list_wrong_labels(self.suspicion_N, self.labels_N, self.probs_NC.shape[1])
+        """The labels that are probably wrong: counted by the model's probabilities, listed by suspicion."""
+        doubt_N = suspicion.self_confidence(self.probs_NC, self.labels_N)
+        return list_wrong_labels(doubt_N, self.suspicion_N, self.labels_N, self.probs_NC.shape[1])
 
 
 def scores(findings: Findings) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,6 @@
 """Two normal distributions under the values of a score, found by expectation-maximisation. m = different values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +49,14 @@ def fit_mixture(values_m: NDArray[np.float64], counts_m: NDArray[np.float64]) ->
         The best of the ends that expectation-maximisation reaches from each of SPLITS.
     """
     starts = [_start(values_m, counts_m, split) for split in SPLITS]
-    return max((_climb(values_m, counts_m, start_2m) for start_2m in starts), key=lambda mixture: mixture.log_likelihood)
+    return max(
+        (_climb(values_m, counts_m, start_2m) for start_2m in starts), key=lambda mixture: mixture.log_likelihood
+    )
 
 
 def single_log_likelihood(values_m: NDArray[np.float64], counts_m: NDArray[np.float64]) -> float:
     """Log-likelihood of all values under the one normal distribution that fits them best."""
-    total, variance = counts_m.sum(), np.cov(values_m, fweights=None, aweights=counts_m, ddof=0)
+    total, variance = counts_m.sum(), np.cov(values_m, aweights=counts_m, ddof=0)
     return float(-0.5 * total * (np.log(2 * np.pi * variance) + 1))
 
 
@@ -65,27 +67,32 @@ def _start(values_m: NDArray[np.float64], counts_m: NDArray[np.float64], split: 
 
 
 def _climb(values_m: NDArray[np.float64], counts_m: NDArray[np.float64], shares_2m: NDArray[np.float64]) -> Mixture:
-    total = counts_m.sum()
-    mean = counts_m @ values_m / total
-    floor = NARROWEST**2 * (counts_m @ (values_m - mean) ** 2) / total
-    last = -np.inf
+    end = _most_likely(values_m, counts_m, shares_2m)
     for _ in range(MOST_ROUNDS):
-        weights_2m = shares_2m * counts_m
-        weights_2 = weights_2m.sum(axis=1)
-        means_2 = weights_2m @ values_m / weights_2
-        spread_2 = (weights_2m * (values_m - means_2[:, None]) ** 2).sum(axis=1) / weights_2
-        shares_2, deviations_2 = weights_2 / total, np.sqrt(np.maximum(spread_2, floor))
-        log_2m = _log_densities(values_m, shares_2, means_2, deviations_2)
-        likelihood = float(counts_m @ np.logaddexp(*log_2m))
-        if likelihood - last < GAIN * total:
+        log_2m = _log_densities(values_m, end.shares_2, end.means_2, end.deviations_2)
+        before, end = end, _most_likely(values_m, counts_m, _responsibilities(log_2m))
+        if end.log_likelihood - before.log_likelihood < GAIN * counts_m.sum():
             break
-        last, shares_2m = likelihood, _responsibilities(log_2m)
-    order = np.argsort(means_2)
+    order = np.argsort(end.means_2)
+    return replace(end, shares_2=end.shares_2[order], means_2=end.means_2[order], deviations_2=end.deviations_2[order])
+
+
+def _most_likely(
+    values_m: NDArray[np.float64], counts_m: NDArray[np.float64], shares_2m: NDArray[np.float64]
+) -> Mixture:
+    """The mixture of components that own so much of each value."""
+    total, weights_2m = counts_m.sum(), shares_2m * counts_m
+    mean, weights_2 = counts_m @ values_m / total, weights_2m.sum(axis=1)
+    floor = NARROWEST**2 * (counts_m @ (values_m - mean) ** 2) / total
+    means_2 = weights_2m @ values_m / weights_2
+    spread_2 = (weights_2m * (values_m - means_2[:, None]) ** 2).sum(axis=1) / weights_2
+    shares_2, deviations_2 = weights_2 / total, np.sqrt(np.maximum(spread_2, floor))
+    log_2m = _log_densities(values_m, shares_2, means_2, deviations_2)
     return Mixture(
-        shares_2=shares_2[order],
-        means_2=means_2[order],
-        deviations_2=deviations_2[order],
-        log_likelihood=likelihood,
+        shares_2=shares_2,
+        means_2=means_2,
+        deviations_2=deviations_2,
+        log_likelihood=float(counts_m @ np.logaddexp(*log_2m)),
     )
 
 

@@ -78,8 +78,10 @@ def make_report(arguments: ReportArguments) -> "Findings | None":
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
     trained = TrainedRun(ours.checkpoint, ours.dataset) if ours.checkpoint.config.uses_neighbors else None
     findings = trained.findings() if trained else None
-    run = replace(run, rounds=relabel_rounds(ours.dataset, findings))
+    wrong_labels = findings and findings.wrong_labels
+    run = replace(run, rounds=relabel_rounds(ours.dataset, findings), wrong_labels=wrong_labels)
     print_lines(str(each) for each in run.rounds)
+    print_lines(wrong_labels.lines(info.class_names) if wrong_labels else ())
     shown = samples_of(arguments, run, baseline, ours, trained, findings) if trained and findings else None
     page = render(overview(run, baseline), shown)
     uri = storage.join(ours.run, FILE)

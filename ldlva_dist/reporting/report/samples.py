@@ -61,18 +61,20 @@ def choose_samples(
     """Ids [n] in ascending order, n <= ``count``, and kinds [n] of the samples to show.
 
     Mislabelled: on the list of probably wrong labels. Doubted: another class is proposed. Of both the highest suspicion
-    comes first, and what is on the list before what is not. Uncertain: highest uncertainty. Confident: lowest suspicion.
-    Ties go to the smaller id.
+    comes first, and what is on the list before what is not. Uncertain: highest uncertainty. Confident: lowest
+    suspicion. Ties go to the smaller id.
     """
     if count < len(KINDS):
         raise SettingError(f"--samples must be >= {len(KINDS)}, got {count}")
     kinds_N = np.zeros(len(suspicion_N), dtype=np.int64)
     suspicious = np.argsort(-suspicion_N, kind="stable")
-    doubtful = np.concatenate([suspicious[kind_N[suspicious]] for kind_N in (is_listed_N, is_proposed_N & ~is_listed_N)])
-    uncertain, confident = (np.argsort(values_N, kind="stable") for values_N in (-uncertainty_N, suspicion_N))
-    doubtful, uncertain, confident = (
-        order[: int(share * count)] for order, share in zip((doubtful, uncertain, confident), SHARES, strict=True)
+    is_other_N = is_proposed_N & ~is_listed_N
+    orders = (
+        np.concatenate([suspicious[kind_N[suspicious]] for kind_N in (is_listed_N, is_other_N)]),
+        np.argsort(-uncertainty_N, kind="stable"),
+        np.argsort(suspicion_N, kind="stable"),
     )
+    doubtful, uncertain, confident = (order[: int(share * count)] for order, share in zip(orders, SHARES, strict=True))
     kinds_N[doubtful] = is_listed_N[doubtful] + 2 * is_proposed_N[doubtful]
     kinds_N[uncertain] |= 4
     kinds_N[confident] |= 8

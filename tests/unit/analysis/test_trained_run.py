@@ -141,6 +141,10 @@ def test_the_job_writes_the_page_and_the_table(
     assert "Compared with <b>plain</b>" in (tmp_path / "ours" / "report.html").read_text()
     table = pq.read_table(tmp_path / "ours" / "uncertainty.parquet")
     assert sorted(table["rank"].to_pylist()) == list(range(1, N + 1))
+    assert not any(table["listed"].to_pylist()), "classes of so few samples have no list, and that is said"
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"0 of {N} labels are listed as probably wrong" in said
+    assert "none listed of 15: a mixture needs 50 samples" in said
     assert run_report("--run", plain) == 0
     assert "keeps no outputs of single samples" in (tmp_path / "plain" / "report.html").read_text()
     assert not (tmp_path / "plain" / "uncertainty.parquet").exists()
