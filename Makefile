@@ -13,7 +13,7 @@ export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup store demo test soak hosts soak-hosts check house fix bench bench-gpu results docs
+.PHONY: help setup store demo audit test soak hosts soak-hosts check house fix bench bench-gpu results docs
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ $(STORE_STAMP): testing/s3_requirements.txt
 
 demo: setup ## draw faces, sweep over K, gamma and learning rates, train LDLVA and its baseline, show what was found
 	@$(BIN)/python jobs/demo.py
+
+AUDIT ?= runs/audit
+audit: setup ## IMAGES=FOLDER TABLE=CSV [AUDIT=FOLDER] [MORE="--training.epochs 20"]: from images with labels to the page
+	@$(BIN)/python jobs/audit.py $(if $(TABLE),"$(TABLE)" --images "$(IMAGES)","$(IMAGES)") --output "$(AUDIT)" $(MORE)
 
 test: setup store ## every test that needs no GPU
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -q

@@ -100,13 +100,18 @@ def split_to_judge(info: DatasetInfo, asked: str | None = None) -> str:
     filled = [name for name, place in info.splits.items() if place.rows]
     if asked is not None and asked not in filled:
         raise SettingError(f"split must have samples ({', '.join(filled)}), got {asked!r} of {info.name!r} with none")
-    split = asked or next((name for name in ("test", "holdout") if name in filled), None)
+    split = asked or part_to_judge(info)
     if split is None:
         raise SettingError(
             f"{info.name!r} has neither a test nor a holdout part to judge on: pack it with one (make_shards.py with "
             "--test or --test-table, or --holdout 0.1), or judge with --split train"
         )
     return split
+
+
+def part_to_judge(info: DatasetInfo) -> str | None:
+    """The part that is there to judge a run: test, or else holdout; None where the data set has neither."""
+    return next((name for name in ("test", "holdout") if info.splits[name].rows), None)
 
 
 def predict_split(checkpoint: Checkpoint, dataset: Dataset, *, split: str, num_tasks: int) -> NDArray[np.float32]:

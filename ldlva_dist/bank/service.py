@@ -58,14 +58,14 @@ class NeighborService:
 def shard_loads(dataset: Dataset, *, k: int, num_shards: int) -> list[Callable[[], ShardRows]]:
     """What loads the rows of each of ``num_shards`` equal id ranges of a data set with its neighbour graph.
 
-    A bank of k = 0 neighbours needs no graph.
+    A bank of k = 0 neighbours needs no graph, nor does a data set without valence-arousal.
     """
     num_samples = dataset.info.num_train
     if not 0 < num_shards <= num_samples:
         raise SettingError(
             f"bank.num_shards must be > 0 and <= the number of training samples ({num_samples}), got {num_shards}"
         )
-    if k:
+    if k and dataset.info.has_valence_arousal:
         require_graph(dataset, k)
     bounds = [num_samples * i // num_shards for i in range(num_shards + 1)]
     return [partial(load_shard_rows, dataset, start, stop, k) for start, stop in pairwise(bounds)]

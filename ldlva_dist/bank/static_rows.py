@@ -22,9 +22,16 @@ class ShardRows:
 
 
 def load_shard_rows(dataset: Dataset, start: int, stop: int, k: int) -> ShardRows:
-    """The rows of one shard from the data set and, for k > 0, its graph."""
+    """The rows of one shard from the data set and, for k > 0, its graph.
+
+    Without valence-arousal there is no graph before one is found in feature space. Until then nobody reads neighbours
+    (loss.warmup_epochs), and those who follow by id stand in their place.
+    """
     static = np.zeros(stop - start, dtype=STATIC)
     static["va"] = dataset.va(start, stop - start)
     static["label"] = dataset.columns(("label",), first_id=start, rows=stop - start)["label"].to_numpy()
-    graph = read_graph(dataset, start, stop - start, k)[0] if k else np.empty((stop - start, 0), dtype=np.int32)
+    if dataset.info.has_valence_arousal and k:
+        graph = read_graph(dataset, start, stop - start, k)[0]
+    else:
+        graph = ((np.arange(start, stop)[:, None] + 1 + np.arange(k)) % dataset.info.num_train).astype(np.int32)
     return ShardRows(start=start, static=static, graph=graph)

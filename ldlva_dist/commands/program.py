@@ -15,6 +15,7 @@ from ldlva_dist.reporting.terminal import run_job
 
 COMMANDS = {
     "start": {
+        "audit": "from images with labels to the page of those that are probably wrong",
         "demo": "draw faces, flip labels, search and train both ways, show what was found",
         "doctor": "say what is wrong with this machine or cluster, and its cure",
     },

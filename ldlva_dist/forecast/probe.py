@@ -1,9 +1,9 @@
 """A short piece of the real run: the same data, network, services and loop, in a folder that is deleted after.
 
-What differs: the neighbours count from the first step on, the bank starts from labels (which puts all of its pages in
-memory, as a run's first epoch does), and nothing is evaluated on the way or sent to a server. It ends with a
-checkpoint, as the run will. Neighbours that were never written cost a network less than others: a large data set is not
-once through within a probe, so its speed is told some per cent too high.
+What differs: the neighbours count from the first step on (those in feature space as in the run), the bank starts from
+labels (which puts all of its pages in memory, as a run's first epoch does), and nothing is evaluated on the way or sent
+to a server. It ends with a checkpoint, as the run will. Neighbours that were never written cost a network less than
+others: a large data set is not once through within a probe, so its speed is told some per cent too high.
 """
 
 import time
@@ -102,10 +102,12 @@ def speed(lines: Sequence[dict[str, Any]], batch_size: int) -> float:
 
 def _probing(config: RunConfig) -> RunConfig:
     warm = "labels" if config.uses_bank and not config.reads_images else "empty"
+    # In feature space there may be no neighbours to read before the first graph.
+    warmup_epochs = 0.0 if config.index.space == "va" else config.loss.warmup_epochs
     return replace(
         config,
         name=f"{PREFIX}{uuid.uuid4().hex[:8]}",
-        loss=replace(config.loss, warmup_epochs=0.0),
+        loss=replace(config.loss, warmup_epochs=warmup_epochs),
         bank=replace(config.bank, warm_start=warm),
         training=replace(
             config.training,

@@ -1,5 +1,6 @@
 """How near two samples are in the valence-arousal plane. B = batch, K = neighbours."""
 
+import torch
 from torch import Tensor
 
 
@@ -13,9 +14,11 @@ def log_similarity(va_B2: Tensor, neighbor_va_BK2: Tensor, *, width: float, reci
         recipe: ``official``: -L1 / delta; ``paper``: -L2^2 / delta^2 (METHOD.md, sections 2 and 3).
 
     Returns:
-        [B, K], at most 0.
+        [B, K], at most 0; 0 where valence-arousal is not known (NaN): such neighbours are alike in it.
     """
     difference_BK2 = va_B2[:, None] - neighbor_va_BK2
     if recipe == "official":
-        return -difference_BK2.abs().sum(dim=-1) / width
-    return -difference_BK2.square().sum(dim=-1) / width**2
+        distance_BK = difference_BK2.abs().sum(dim=-1) / width
+    else:
+        distance_BK = difference_BK2.square().sum(dim=-1) / width**2
+    return -torch.nan_to_num(distance_BK, nan=0.0)

@@ -24,7 +24,7 @@ def print_dataset(
     table.add_row("rows", *(str(info.splits[split].rows) for split in SPLITS))
     table.add_row("shards", *(str(len(part)) for part in shards))
     table.add_row("MB", *(f"{sum(shard.bytes for shard in part) / 1e6:.1f}" for part in shards))
-    va = "present" if info.has_valence_arousal else "absent: recipes with neighbours cannot be trained on it"
+    va = "present" if info.has_valence_arousal else "absent: neighbours only in feature space (--index.space feature)"
     bad = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if not is_outside_budget(reason))
     console = console or DataConsole()
     console.print(table)

@@ -29,7 +29,21 @@ def parse_run(args: Sequence[str] | None = None, *, description: str) -> RunConf
         default, rest = RunConfig(), ["--help"]
     else:
         raise SettingError(f"the first argument must be a preset ({', '.join(PRESETS)}) or --config, got {first!r}")
-    return tyro.cli(RunConfig, default=default, args=rest, description=f"{description}\n\n{USAGE}")
+    return override(default, rest, description=f"{description}\n\n{USAGE}")
+
+
+def override(default: RunConfig, words: Sequence[str], *, description: str) -> RunConfig:
+    """The settings with those that the words of a command line name in the place of their own.
+
+    Args:
+        default: Settings.
+        words: ``--SETTING VALUE ...``
+        description: Text above them in ``--help``.
+
+    Raises:
+        SettingError: for a value that breaks a rule.
+    """
+    return tyro.cli(RunConfig, default=default, args=list(words), description=description)
 
 
 def read_config(uri: str) -> RunConfig:

@@ -74,7 +74,8 @@ def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple
     return (
         Check(
             require=partial(build.check_against_dataset, config, info),
-            cure="choose settings that fit the data set; jobs/annotate_va.py adds valence-arousal",
+            cure="choose settings that fit the data set; jobs/annotate_va.py adds valence-arousal, and "
+            "--index.space feature does without",
         ),
         Check(
             require=partial(say_pretrained, config),
@@ -88,7 +89,7 @@ def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple
             require=partial(require_fitting, config.uri, info, PLAN_VERSION),
             cure="resume with the data set the run began with, or choose another --name",
         ),
-        *([graph] if config.uses_neighbors else []),
+        *([graph] if config.uses_neighbors and info.has_valence_arousal else []),
         Check(
             require=partial(_require_batches, config, info),
             cure="--data.batch-size: a multiple of the number of workers, below the training split's rows; "
@@ -118,7 +119,7 @@ def _data_check(config: RunConfig, dataset: Dataset) -> Check:
         require=partial(
             require_sound,
             dataset,
-            k=config.neighbors.num_neighbors if config.uses_neighbors else 0,
+            k=config.neighbors.num_neighbors if config.uses_neighbors and dataset.info.has_valence_arousal else 0,
             quarantine=config.data.on_bad_data != "fail",
         ),
         cure=f"pack the data set again, or python jobs/build_index.py --dataset {dataset.uri} where it is the graph; "

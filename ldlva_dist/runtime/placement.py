@@ -206,6 +206,12 @@ def count_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
+def count_processors() -> tuple[float, int]:
+    """CPUs and GPUs of all nodes together."""
+    total = ray.cluster_resources()
+    return total.get("CPU", 0.0), int(total.get("GPU", 0.0))
+
+
 def count_trials(placement: PlacementConfig, bank_shards: int, index_shards: int) -> int:
     """Trials that fit the cluster as it is side by side. Tune cannot see the workers of a trial, so it is told."""
     return growth.fitting(growth.total(trial_bundles(placement, bank_shards, index_shards)))

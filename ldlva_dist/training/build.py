@@ -34,7 +34,13 @@ from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
-from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs, GraphBuilder, Rebuilds, plan_rebuilds
+from ldlva_dist.training.neighbors.feature_graphs import (
+    FIRST_GRAPH,
+    FeatureGraphs,
+    GraphBuilder,
+    Rebuilds,
+    plan_rebuilds,
+)
 from ldlva_dist.training.neighbors.warm_start import fill_bank, steps_of_one_pass
 from ldlva_dist.training.network import build_model, feature_width_of, restored_model
 from ldlva_dist.training.rank_votes import Agreement
@@ -181,9 +187,23 @@ def check_against_dataset(config: RunConfig, info: DatasetInfo) -> None:
     if k >= rows:
         raise SettingError(f"neighbors.num_neighbors must be < the number of training samples ({rows}), got {k}")
     if not info.has_valence_arousal:
+        _check_without_va(config, info)
+
+
+def _check_without_va(config: RunConfig, info: DatasetInfo) -> None:
+    """Neighbours are found in feature space alone, and until then nobody reads any."""
+    if config.index.space != "feature":
         raise SettingError(
             f"loss.recipe={config.loss.recipe!r} needs valence-arousal, which data set {info.name!r} does not have; "
-            "use loss.recipe=ce, or add valence-arousal (jobs/annotate_va.py)"
+            "use loss.recipe=ce, add valence-arousal (jobs/annotate_va.py), or find neighbours in feature space "
+            "(index.space=feature)"
+        )
+    first = FIRST_GRAPH * config.index.rebuild_every_epochs
+    if not first <= config.loss.warmup_epochs < config.training.epochs:
+        raise SettingError(
+            f"loss.warmup_epochs must be >= {FIRST_GRAPH:g} x index.rebuild_every_epochs ({first:g}), when the first "
+            f"neighbours are there, and < training.epochs ({config.training.epochs:g}) without valence-arousal, "
+            f"got {config.loss.warmup_epochs:g}"
         )
 
 

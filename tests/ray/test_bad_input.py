@@ -70,6 +70,15 @@ def _dataset_without_plane(config: RunConfig, folder: Path) -> RunConfig:
     return replace(config, data=replace(config.data, dataset=copy))
 
 
+def _no_plane_and_no_wait_for_neighbours(config: RunConfig, folder: Path) -> RunConfig:
+    config = _dataset_without_plane(config, folder)
+    return replace(
+        config,
+        index=replace(config.index, space="feature", rebuild_every_epochs=0.5),
+        loss=replace(config.loss, warmup_epochs=0.7),
+    )
+
+
 def _dataset_without_graph(config: RunConfig, folder: Path) -> RunConfig:
     copy = _copy(config.data.dataset, folder)
     (Path(copy) / "graph-K16" / "graph.json").unlink()
@@ -101,6 +110,11 @@ def _copy(dataset: str, folder: Path) -> str:
         (_no_dataset, DataError, r"nowhere is not a data set"),
         (_unnamed_dataset, SettingError, r"data\.dataset must name a data set"),
         (_dataset_without_plane, SettingError, r"loss\.recipe='official' needs valence-arousal"),
+        (
+            _no_plane_and_no_wait_for_neighbours,
+            SettingError,
+            r"loss\.warmup_epochs must be >= 1\.5 x index\.rebuild_every_epochs \(0\.75\).*got 0\.7",
+        ),
         (_dataset_without_graph, DataError, r"build_index"),
         (_unknown_model, SettingError, r"model\.name must be one of resnet10.* got 'resnet19'"),
     ],

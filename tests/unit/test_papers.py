@@ -20,6 +20,12 @@ LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python )?((?:jobs|cluster)/\w+\.py)([^`\n]*)")
 WRITTEN = {"MODEL.md", "NAME.md", "data.yaml"}
 """Files that jobs write, or that users have."""
+OPTIONS_OF = {
+    "jobs/plan.py": ("jobs/train.py",),
+    "jobs/experiment.py": ("jobs/train.py",),
+    "jobs/audit.py": ("jobs/train.py", "jobs/make_shards.py folder", "jobs/make_shards.py parquet"),
+}
+"""Jobs whose options a job takes besides its own."""
 FOLDERS = ("ldlva_dist", "jobs", "cluster", "bench", "testing")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -95,7 +101,7 @@ def test_commands_of_the_pages_have_options_that_exist() -> None:
     for page, job, rest in commands():
         first = rest.split()[0] if rest.split() else ""
         text = helps().get(f"{job} {first}", helps()[job])
-        known = text + (helps()["jobs/train.py"] if job in ("jobs/plan.py", "jobs/experiment.py") else "")
+        known = text + "".join(helps()[other] for other in OPTIONS_OF.get(job, ()))
         wrong += [
             (page, f"{job} {option}")
             for option in re.findall(r"(?<=\s)--[a-z][\w.-]*", rest)

@@ -119,7 +119,7 @@ def evaluate(place: "Place", split: str, num_tasks: int) -> dict[str, Any]:
     Only one of the split that runs are judged on is written: jobs/export.py takes the model's figures from that file.
     """
     from ldlva_dist import storage
-    from ldlva_dist.analysis.scoring import score, split_to_judge
+    from ldlva_dist.analysis.scoring import part_to_judge, score
     from ldlva_dist.checkpoint.evaluation_file import EVALUATION, write_evaluation
     from ldlva_dist.reporting.report.overview import is_evaluation
     from ldlva_dist.runtime import placement
@@ -135,7 +135,7 @@ def evaluate(place: "Place", split: str, num_tasks: int) -> dict[str, Any]:
     say(f"evaluating {checkpoint.uri}")
     placement.connect()
     result = score(checkpoint, place.dataset, split=split, num_tasks=num_tasks)
-    if split == split_to_judge(info):
+    if split == part_to_judge(info):
         write_evaluation(place.run, result)
     return result
 

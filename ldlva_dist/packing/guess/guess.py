@@ -42,6 +42,8 @@ class Guess:
     """A kind that fits, looked at."""
 
     why: str
+    words: Sequence[str]
+    """The kind and its options, but for --output."""
     command: str
     """To be typed."""
     counts: Counts
@@ -50,8 +52,13 @@ class Guess:
     """Sentences on what is missing, unclear, or published."""
 
 
-def guess(uri: str, output: str = "DATASET") -> list[Guess]:
+def guess(uri: str, output: str = "DATASET", *, label: str | None = None) -> list[Guess]:
     """Every kind that fits; a known set before what fits anybody's data.
+
+    Args:
+        uri: A folder or file.
+        output: Folder that the commands shall write.
+        label: Column of a table's labels; None where it is to be found, too.
 
     Raises:
         SettingError: where nothing is there.
@@ -63,7 +70,7 @@ def guess(uri: str, output: str = "DATASET") -> list[Guess]:
         raise SettingError(f"PATH must name what exists, got {uri!r}")
     if PathView(uri).has(DATASET):
         raise DataError(f"{uri} is a packed data set: python jobs/build_index.py --dataset {uri} finds its neighbours")
-    candidates = list(_candidates(PathView(uri)))
+    candidates = list(_candidates(PathView(uri), label))
     if not candidates:
         name = uri.rpartition("/")[2].lower()
         known = next((said for endings, said in STRANGE.items() if name.endswith(endings)), None)
@@ -73,14 +80,14 @@ def guess(uri: str, output: str = "DATASET") -> list[Guess]:
     return [_examine(candidate, output) for candidate in candidates]
 
 
-def _candidates(look: PathView) -> Iterator[Candidate]:
+def _candidates(look: PathView, label: str | None) -> Iterator[Candidate]:
     if look.entries:
         yield from guess_folder(look)
         return
     folder = PathView(look.uri.rpartition("/")[0] or ".")
     name = look.uri.lower()
     if name.endswith((*TABLES, ".lst")):
-        yield from guess_table(look, folder)
+        yield from guess_table(look, folder, label)
     elif name.endswith(TARS):
         yield guess_tars([look.uri], "a tar")
     elif name.endswith(".parquet"):
@@ -105,7 +112,31 @@ def _examine(candidate: Candidate, output: str) -> Guess:
         except (DataError, SettingError) as error:
             notes.append(str(error))
     line = shlex.join(["python", "jobs/make_shards.py", candidate.kind, "--output", output, *words])
-    return Guess(why=f"{candidate.kind}: {candidate.why}", command=line, counts=counts, notes=notes)
+    return Guess(
+        why=f"{candidate.kind}: {candidate.why}",
+        words=(candidate.kind, *words),
+        command=line,
+        counts=counts,
+        notes=notes,
+    )
+
+
+def class_options(words: Sequence[str], output: str = "DATASET") -> tuple[list[str], list[str]]:
+    """Options that name the classes, where the labels of a source are others than the default ones.
+
+    Args:
+        words: Kind and options of a source, but for ``--output``.
+        output: Stands for that one in sentences.
+
+    Returns:
+        Words to add, none where nothing has to be said; and sentences on what is unclear.
+
+    Raises:
+        SettingError, DataError: as packing would.
+    """
+    kind, *own = words
+    settled, _, notes = _counted(kind, own, output)
+    return settled[len(own) :], notes
 
 
 def _counted(kind: str, words: list[str], output: str) -> tuple[list[str], Counts, list[str]]:

@@ -34,8 +34,8 @@ SCALES = ((0.0, 1.0), (1.0, 9.0), (1.0, 5.0), (-10.0, 10.0), (0.0, 255.0))
 HEAD_ROWS = 2000
 
 
-def guess_table(look: PathView, folder: PathView) -> Iterator[Candidate]:
-    """What the table may be; ``folder`` is where it lies."""
+def guess_table(look: PathView, folder: PathView, label: str | None = None) -> Iterator[Candidate]:
+    """What the table may be; ``folder`` is where it lies, ``label`` the column of its labels where that is known."""
     name = look.uri.rpartition("/")[2].lower()
     if name.endswith(".lst"):
         yield from _expw_list(look, folder)
@@ -55,7 +55,7 @@ def guess_table(look: PathView, folder: PathView) -> Iterator[Candidate]:
     elif name.endswith(("train_labels.csv", "test_labels.csv")) and folder.has("DATASET"):
         return  # a list of RAF-DB's copy, which is recognised by its folders
     else:
-        yield from _images_table(look, folder, columns)
+        yield from _images_table(look, folder, columns, label)
 
 
 def _pixels(look: PathView, folder: PathView) -> Iterator[Candidate]:
@@ -107,13 +107,13 @@ def _expw_list(look: PathView, folder: PathView) -> Iterator[Candidate]:
         yield Candidate("expw", ("--root", root, "--labels", look.uri), "eight fields with a box a line", missing)
 
 
-def _images_table(look: PathView, folder: PathView, columns: Sequence[str]) -> Iterator[Candidate]:
+def _images_table(look: PathView, folder: PathView, columns: Sequence[str], label: str | None) -> Iterator[Candidate]:
     try:
         head = _head(look.uri)
     except DataError:
         return
     path = AFFECTNET_COPY["path"] if AFFECTNET_COPY["path"] in columns else _path_column(head)
-    label = usual_column(columns, LABELS) or _emotion_column(head)
+    label = label or usual_column(columns, LABELS) or _emotion_column(head)
     if path is None or label is None or path == label:
         return
     root = _image_root(folder, head[path].to_pylist())

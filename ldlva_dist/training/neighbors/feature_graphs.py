@@ -17,6 +17,10 @@ from ldlva_dist.records.console import say
 from ldlva_dist.stream.plan import Plan
 
 MIN_STEPS = 4
+EFFECT = 0.5
+"""A graph takes effect so much of an interval after its features were taken."""
+FIRST_GRAPH = 1 + EFFECT
+"""Intervals before the first graph takes effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ def plan_rebuilds(plan: Plan, epochs: float, every_epochs: float) -> Rebuilds:
             f"which are {plan.steps_for(every_epochs)} steps of {plan.batch_size} samples"
         )
     steps = [
-        (plan.steps_for(n * every_epochs), plan.steps_for((n + 0.5) * every_epochs))
+        (plan.steps_for(n * every_epochs), plan.steps_for((n + EFFECT) * every_epochs))
         for n in range(1, int(epochs / every_epochs) + 1)
     ]
     total = plan.steps_for(epochs)

@@ -174,3 +174,20 @@ def test_similarity_takes_sides_by_recipe() -> None:
 def test_smoothed_labels_keep_their_sum() -> None:
     labels_BC = losses.smoothed_labels(torch.tensor([0, 2]), 4, 0.2)
     np.testing.assert_allclose(labels_BC, [[0.85, 0.05, 0.05, 0.05], [0.05, 0.05, 0.85, 0.05]], rtol=1e-6)
+
+
+@few
+@given(seeds, sizes, recipes)
+def test_neighbors_without_valence_arousal_are_weighed_by_the_calibration_network_alone(
+    seed: int, size: tuple[int, int, int], recipe: str
+) -> None:
+    case = Case(seed, size)
+    b, k = case.log_s_BK.shape
+    unknown = torch.full((b, k, 2), torch.nan, dtype=torch.float64)
+    log_s_BK = log_similarity(unknown[:, 0], unknown, width=0.5, recipe=recipe)
+    assert bool((log_s_BK == 0).all())
+    shares_BK = targets.contribution_shares(log_s_BK, case.calibration_BK, case.usable_BK, recipe=recipe)
+    logit_BK = case.calibration_BK.clamp(min=targets.CALIBRATION_FLOOR) if recipe == "official" else case.calibration_BK
+    weight_BK = logit_BK.sigmoid() * case.usable_BK
+    expected_BK = weight_BK / weight_BK.sum(dim=1, keepdim=True).clamp(min=1e-300)
+    np.testing.assert_allclose(shares_BK, expected_BK, rtol=1e-9)

@@ -12,6 +12,7 @@ SLOW = {"ray", "torch", "deepspeed", "faiss", "pyarrow", "pandas", "scipy", "PIL
 NOT_UNDERSTOOD = 2
 SUBCOMMANDS = {
     "annotate_va": ["model", "table"],
+    "audit": ["folder", "parquet", "faces"],
     "exchange": ["write", "read"],
     "experiment": ["noise", "ablation"],
     "make_shards": [
@@ -25,6 +26,7 @@ WRONG_VALUES = {
     "train": ["demo", "--data.batch-size", "0"],
     "sweep": ["demo", "--data.batch-size", "0"],
     "plan": ["demo", "--probe-seconds", "-1"],
+    "audit": ["folder", "--output", "o", "--table", "t", "--images", "i", "--training.epochs", "0"],
     "build_index": ["--dataset", "there", "--k-max", "0"],
     "demo": ["--flip-share", "2"],
     "doctor": ["--only", "nothing"],

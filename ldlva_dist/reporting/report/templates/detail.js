@@ -32,7 +32,7 @@ function decide(i) {
   select.addEventListener("change", () => setMark(i, +select.value));
   const button = el("button", { class: marks.has(i) ? "" : "main", type: "button", text: marks.has(i) ? "Take mark away" : "Mark",
     on: { click: () => setMark(i, marks.has(i) ? null : +select.value) } });
-  const zoom = el("button", { type: "button", text: "In the plane", on: { click: () => zoomNear(true) } });
+  const zoom = el("button", { type: "button", text: DATA.plane.points ? "In the plane" : "Its neighbours", on: { click: () => zoomNear(true) } });
   return el("div", { class: "decide" }, select, button, zoom);
 }
 

@@ -40,6 +40,11 @@ document.addEventListener("keydown", (event) => {
 
 const { points, of } = DATA.plane;
 byId("plane-note").textContent = points < of ? `${points.toLocaleString("en")} of ${of.toLocaleString("en")} samples, evenly by id` : `${of.toLocaleString("en")} samples`;
+if (!points) { // no valence-arousal: the section shows the neighbours alone
+  for (const part of document.querySelectorAll("#plane .controls, #plane .canvas-frame, #legend")) part.style.display = "none";
+  document.querySelector("#plane h2").textContent = "Neighbours, in the network's own features";
+  document.querySelector('nav a[href="#plane"]').textContent = "Neighbours";
+}
 fillControls();
 fillLegend();
 refilter();

@@ -129,7 +129,7 @@ function drawPlane() {
 }
 
 function redraw() {
-  if (!frame) frame = requestAnimationFrame(drawPlane);
+  if (!frame && P.x.length) frame = requestAnimationFrame(drawPlane);
 }
 
 function zoomBy(factor, u = plane.center[0], v = plane.center[1]) {
