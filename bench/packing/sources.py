@@ -98,7 +98,9 @@ def _faces(pixels: int) -> list[np.ndarray]:
 
 def _affectnet(root: Path, rows: int) -> tuple[Source, Source]:
     """The same faces in both layouts; landmarks make the JSON as long as it is."""
-    images = [encode_image(face) for face in _faces(224)]
+    pool = [root / f"{n}.jpg" for n in range(POOL)]
+    for path, face in zip(pool, _faces(224), strict=True):
+        path.write_bytes(encode_image(face))
     names = (("plus/human_annotated", "train_set", "validation_set"), ("npy", "train_set", "val_set"))
     for place, train, test in names:
         for part, count in ((train, rows), (test, 7)):
@@ -106,7 +108,7 @@ def _affectnet(root: Path, rows: int) -> tuple[Source, Source]:
             (folder / "images").mkdir(parents=True)
             (folder / "annotations").mkdir()
             for n in range(count):
-                (folder / "images" / f"{n}.jpg").write_bytes(images[n % POOL])
+                (folder / "images" / f"{n}.jpg").hardlink_to(pool[n % POOL])  # room for AffectNet's size twice
                 _annotate(folder / "annotations", n, is_json=place != "npy")
     plus = AffectNetPlus(output="x", root=str(root / "plus")).source()
     return plus, AffectNetFolders(output="x", root=str(root / "npy")).source()

@@ -158,6 +158,22 @@ def restore_or_start(
     return RestoredRows(visible=rows, pending=blank(0, 0, spec), graphs={})
 
 
+def taken_over(files: Files, start: int, labels: NDArray[np.integer], spec: BankSpec, known_rows: int) -> RestoredRows:
+    """Rows of a new bank, of which the ids below ``known_rows`` hold what another run's bank held.
+
+    Those count as written at step 0; ids that no step of that run wrote, and all others, are as in a new bank. Graphs
+    that it found anew are left behind: they know the old rows alone.
+    """
+    begun = restore_or_start({}, start, labels, spec)
+    stop = min(start + len(labels), known_rows)
+    if files and start < stop:
+        found = unpack(files, start, stop, spec).newest(spec.momentum)
+        written = found.take(np.flatnonzero(found.records["versions"] >= 0))
+        written.records["versions"] = 0
+        begun.visible.assign(written)
+    return begun
+
+
 def newest(files: Files, num_rows: int, spec: BankSpec) -> tuple[BankRows, Mapping[str, NDArray[np.int32]]]:
     """All rows of a checkpoint with its pending writes made visible, and its graphs, for evaluation."""
     restored = unpack(files, 0, num_rows, spec)

@@ -51,15 +51,22 @@ class NeighborClient:
         """Costs of the lookups, counted since they were last drained."""
         return self._channel.traffic
 
-    def begin(self, step: int, files: Files = MappingProxyType({}), limit_s: float | None = None) -> None:
+    def begin(
+        self,
+        step: int,
+        files: Files = MappingProxyType({}),
+        limit_s: float | None = None,
+        known_rows: int | None = None,
+    ) -> None:
         """Start the attempt whose next step is ``step`` on all shards: as a new bank, or from a checkpoint's files.
 
-        Each shard reads what it needs, which may take ``limit_s`` in place of the limit of all other questions.
+        With ``known_rows`` these are of another run, and the ids below it are taken over. Each shard reads what it
+        needs, which may take ``limit_s`` in place of the limit of all other questions.
         """
         channel, self._order = self._channel, StepOrder()
 
         def begin(i: int) -> ObjectRef[Any]:
-            return channel.shards[i].begin.remote(channel.token, self._world_size, step, dict(files))
+            return channel.shards[i].begin.remote(channel.token, self._world_size, step, dict(files), known_rows)
 
         # A shard may just have been lost: that is why there is a new attempt.
         refs = {i: begin(i) for i in range(self.num_shards)}

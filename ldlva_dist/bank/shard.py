@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.bank.attempt import ServedAttempt
-from ldlva_dist.bank.checkpoint_parts import PartHeader, RestoredRows, part_file, restore_or_start
+from ldlva_dist.bank.checkpoint_parts import PartHeader, RestoredRows, part_file, restore_or_start, taken_over
 from ldlva_dist.bank.copy_on_write import BankSnapshot, CopyOnWriteRows
 from ldlva_dist.bank.graph_versions import GraphVersions
 from ldlva_dist.bank.ledger import Ledger
@@ -80,16 +80,22 @@ class BankShard:
         num_bytes += (self._stop - self._start) * self._spec.record.itemsize
         return ShardFacts(start=self._start, stop=self._stop, spec=self._spec, num_bytes=num_bytes, pid=os.getpid())
 
-    async def begin(self, token: str, world_size: int, step: int, files: Files) -> None:
+    async def begin(self, token: str, world_size: int, step: int, files: Files, known_rows: int | None = None) -> None:
         """Start an attempt whose next step is ``step``: as a new bank, or from the files of a checkpoint of that step.
 
-        Files may be cut at other ids than this shard, which reads those that hold any of its own. A part that is being
+        With ``known_rows`` the files are of another run, and what they hold of the ids below it is taken over. Files
+        may be cut at other ids than this shard, which reads those that hold any of its own. A part that is being
         written for an earlier attempt is given up, and messages of earlier attempts are refused from now on.
         """
         self._attempt.require_service()
         if self._attempt.rows:
             self._attempt.rows.drop_snapshot()
-        restored = await self._in_thread(partial(self._restore, files, step))
+        labels = self._static.static["label"]
+        if known_rows is None:
+            restore = partial(self._restore, files, step)
+        else:
+            restore = partial(taken_over, files, self._start, labels, self._spec, known_rows)
+        restored = await self._in_thread(restore)
         ledger = Ledger(token=token, world_size=world_size, first=step)
         rows = TimedRows(str(self), ledger, restored.visible, restored.pending, self._spec)
         self._attempt.start(rows, restored.graphs)

@@ -52,10 +52,13 @@ class Checkpoint(SavedFiles):
                 check_table_part(uri, part, begin, end)
                 yield part
 
-    def restore_table(self, table: UncertaintyTable) -> None:
-        """Put into a table this rank's rows out of the files that any number of ranks wrote."""
+    def restore_table(self, table: UncertaintyTable, known_rows: int | None = None) -> None:
+        """Put into a table this rank's rows out of the files that any number of ranks wrote.
+
+        With ``known_rows`` the ids below it are there, and the others stay as they are.
+        """
         try:
-            table.restore(self.read_table(table.start, table.stop))
+            table.restore(self.read_table(table.start, table.stop), known_rows)
         except ValueError as error:
             raise DataError(f"{self.uri} is damaged: {error}") from error
 
@@ -80,9 +83,27 @@ class Checkpoint(SavedFiles):
         if facts["content_hash"] != info.content_hash and not allow_other_version:
             raise SettingError(
                 f"data.dataset must be the version the checkpoint was trained on ({facts['content_hash'][:12]}), "
-                f"got {info.content_hash[:12]}; training on another version begins anew, under another name; "
+                f"got {info.content_hash[:12]}; training on another version begins anew, under another name "
+                "(--training.start-from takes over what was learnt); "
                 "jobs/evaluate.py judges on another version with --allow-other-version"
             )
+
+    def known_rows(self, info: DatasetInfo) -> int:
+        """Training rows of a data set that the run knew: the first so many ids, all but those that were added since.
+
+        Raises:
+            SettingError: for other classes, or rows that are neither those of the data set nor those it had before.
+        """
+        self.require_data_set(info, allow_other_version=True)
+        known = {before.rows_hash: before.splits["train"].rows for before in info.before}
+        known[info.rows_hash] = info.num_train
+        rows_hash = self.facts.get("rows_hash", self.facts["content_hash"])
+        if rows_hash not in known:
+            raise SettingError(
+                "training.start_from must be of a run on this data set, on a version with the same rows, or on what it "
+                f"was before rows were added, got {self.uri}, which knows other rows"
+            )
+        return known[rows_hash]
 
     def require_plan(self, plan_version: int) -> None:
         """DataError if its run dealt out the samples by other rules: its step is no place in ours."""

@@ -12,10 +12,11 @@ from ldlva_dist.checkpoint.saved_files import (
     checkpoint_uris,
     discard_checkpoint,
     is_finished,
+    newest_finished,
 )
 from ldlva_dist.checkpoint.state_file import UnknownFormatError
 from ldlva_dist.dataset.manifest import DatasetInfo
-from ldlva_dist.errors import DataError
+from ldlva_dist.errors import DataError, SettingError
 
 
 def newest_whole(run_uri: str, tell: Callable[[str], None]) -> Checkpoint | None:
@@ -43,6 +44,20 @@ def newest_whole(run_uri: str, tell: Callable[[str], None]) -> Checkpoint | None
         for fault in damaged + unfinished:
             tell(f"{fault}: resuming from {chosen.uri if chosen else 'the beginning'}")
     return chosen
+
+
+def starting_point(uri: str) -> Checkpoint:
+    """The checkpoint that a new run begins with: the newest finished one of a run, or that checkpoint itself.
+
+    Collective.
+
+    Raises:
+        SettingError: if there is none.
+    """
+    found = _from_rank_0(lambda: newest_finished(uri))
+    if found is None:
+        raise SettingError(f"training.start_from must be a run with a finished checkpoint, got {uri}")
+    return Checkpoint.open(found)
 
 
 def require_fitting(run_uri: str, info: DatasetInfo, plan_version: int) -> None:

@@ -22,6 +22,10 @@ class TrainingConfig:
 
     epochs: Epochs = 60.0
     """Passes over the training split; the run ends at round(epochs x N / batch_size) steps."""
+    start_from: str | None = None
+    """Run, or checkpoint of one, to begin with, on this data set or on what it was before rows were added: network,
+    centres, uncertainties and bank are taken over, in place of model.pretrained; samples that it did not know begin as
+    in a new run, and so do optimiser, schedule and plan."""
     seed: Seed = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 by autocast; weights, statistics and the maths of the losses stay fp32."""

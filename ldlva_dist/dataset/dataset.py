@@ -11,6 +11,7 @@ from ldlva_dist import storage
 from ldlva_dist.dataset.manifest import (
     MANIFEST,
     ROW_GROUP_ROWS,
+    VERSIONS,
     DatasetInfo,
     float_column,
     open_manifest,
@@ -20,7 +21,6 @@ from ldlva_dist.dataset.manifest import (
 from ldlva_dist.dataset.stored_images import IMAGE_COLUMNS, StoredImages
 from ldlva_dist.errors import DataError
 
-VERSIONS = "versions"
 BASE = "../.."
 
 
@@ -76,7 +76,7 @@ class Dataset:
 
     def shard_uri(self, number: int) -> str:
         """Where shard ``number`` is read, as the manifest's ``shard`` counts them."""
-        return storage.join(self.root_uri, self.info.shards[number].name)
+        return storage.join(self.root_uri, self.info.shards[number].path)
 
     def column_names(self) -> tuple[str, ...]:
         """The columns that the manifest has."""

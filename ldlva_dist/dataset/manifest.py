@@ -26,6 +26,7 @@ SPLITS = ("train", "holdout", "test")
 MANIFEST = "manifest.parquet"
 DATASET = "dataset.json"
 REJECTED = "rejected.parquet"
+VERSIONS = "versions"
 
 SCHEMA = pa.schema(
     [
@@ -78,6 +79,9 @@ class SplitInfo:
     rows: Count
 
 
+Splits = Annotated[Mapping[str, SplitInfo], Rule("train, holdout and test", lambda a: a.keys() == set(SPLITS))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     """One tar file; its ids are consecutive and of one split."""
@@ -87,6 +91,22 @@ class ShardInfo:
     first_id: Count
     rows: Annotated[Count, Rule("> 0", bool)]
     bytes: Count
+    version: FileName | None = None
+    """Version that brought it, in whose folder it lies; None: it lies in the data set's own."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the data set's folder."""
+        return self.name if self.version is None else f"{VERSIONS}/{self.version}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsBefore:
+    """What a data set was before rows were added; in each split the old rows come first, in their order."""
+
+    rows_hash: Text
+    """``DatasetInfo.rows_hash`` of then."""
+    splits: Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +116,11 @@ class DatasetInfo:
     format_version: int = FORMAT_VERSION
     name: str
     class_names: Annotated[tuple[Text, ...], Rule("different names, one at least", lambda a: 0 < len(a) == len(set(a)))]
-    splits: Annotated[Mapping[str, SplitInfo], Rule("train, holdout and test", lambda a: a.keys() == set(SPLITS))]
+    splits: Splits
     """train, holdout and test; a split that was not made has 0 rows."""
     shards: Annotated[
-        tuple[ShardInfo, ...], Rule("files of different names", lambda a: len({shard.name for shard in a}) == len(a))
+        tuple[ShardInfo, ...],
+        Rule("files of different names", lambda a: len({(shard.version, shard.name) for shard in a}) == len(a)),
     ]
     """In id order; the manifest's ``shard`` counts them."""
     has_valence_arousal: bool
@@ -118,11 +139,15 @@ class DatasetInfo:
     base: str | None = None
     """A version's way (``../..``) to the data set whose shards it uses; None where they lie in the same folder."""
     root: str | None = None
-    """A version's: content hash of the data set in ``base``; all versions with one root have the same rows."""
+    """A version's: content hash of the data set in ``base``."""
     parent: str | None = None
     """A version's: content hash of what it was made from, the data set itself or another version."""
     change: str | None = None
     """A version's: what is new in it, in one line for people."""
+    rows: str | None = None
+    """Content hash of the version that brought the newest rows; None where none were added to those of the data set."""
+    before: tuple[RowsBefore, ...] = ()
+    """What it was each time that rows were added, oldest first."""
 
     @property
     def num_train(self) -> int:
@@ -131,7 +156,12 @@ class DatasetInfo:
 
     @property
     def rows_hash(self) -> str:
-        """The same for all versions of a data set: a sample has the same id in each of them."""
+        """The same for all versions with the same rows: a sample has the same id in each of them."""
+        return self.rows or self.root or self.content_hash
+
+    @property
+    def root_hash(self) -> str:
+        """Content hash of the data set that it is, or is a version of."""
         return self.root or self.content_hash
 
     def shards_of(self, split: str) -> tuple[ShardInfo, ...]:

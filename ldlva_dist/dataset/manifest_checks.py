@@ -52,7 +52,7 @@ def check_info(info: DatasetInfo) -> Iterator[str]:
             yield f"dataset.json: {name} begins at id {split.first_id}, not at {at}"
         for shard in info.shards_of(name):
             if shard.first_id != at:
-                yield f"dataset.json: {shard.name} begins at id {shard.first_id}, not at {at}"
+                yield f"dataset.json: {shard.path} begins at id {shard.first_id}, not at {at}"
             at = shard.first_id + shard.rows
         if at != first + split.rows:
             yield f"dataset.json: the shards of {name} hold {at - first} rows, the split {split.rows}"

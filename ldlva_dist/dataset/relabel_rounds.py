@@ -3,8 +3,12 @@
 A version carries the rounds of the version that it was made from, oldest first, and its own at the end.
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
@@ -45,12 +49,20 @@ def with_round(dataset: Dataset, name: str, decided: pa.Table) -> bytes:
         raise SettingError(f"--round must be new in this line of versions ({', '.join(known)}), got {name!r}")
     columns = {field.name: decided[field.name] for field in ROUNDS if field.name != "round"}
     columns["round"] = pa.array([name] * len(decided), pa.string())
-    sink = pa.BufferOutputStream()
-    table = pa.concat_tables([before, pa.table(columns).select(ROUNDS.names).cast(ROUNDS)])
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    return _file(pa.concat_tables([before, pa.table(columns).select(ROUNDS.names).cast(ROUNDS)]))
+
+
+def moved_rounds(rounds: pa.Table, moved: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> bytes:
+    """The file for a version with more rows: the same rounds, of samples whose ids are now what ``moved`` says."""
+    return _file(rounds.set_column(0, "id", pa.array(moved(rounds["id"].to_numpy()))).cast(ROUNDS))
 
 
 def round_names(rounds: pa.Table) -> list[str]:
     """The rounds of a table, oldest first."""
     return list(dict.fromkeys(rounds["round"].to_pylist()))
+
+
+def _file(rounds: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rounds, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()

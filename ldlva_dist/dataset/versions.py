@@ -17,8 +17,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ldlva_dist import storage
-from ldlva_dist.dataset.dataset import BASE, VERSIONS, Dataset
-from ldlva_dist.dataset.manifest import DATASET, MANIFEST, OPTIONAL, write_info
+from ldlva_dist.dataset.dataset import BASE, Dataset
+from ldlva_dist.dataset.manifest import DATASET, MANIFEST, OPTIONAL, VERSIONS, write_info
 from ldlva_dist.dataset.manifest_blocks import HASHED, ContentHash, Tally, write_blocks
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.values.settings import NAME_BYTES, shown
@@ -98,7 +98,7 @@ def new_version(dataset: Dataset, name: str, change: Change) -> Dataset:
             flip_share=tally.flip_share(),
             source={**old.source, **change.source},
             base=BASE,
-            root=old.rows_hash,
+            root=old.root_hash,
             parent=old.content_hash,
             change=change.line,
         )

@@ -141,8 +141,12 @@ class UncertaintyTable:
         """This rank's rows, and where they begin, as tensors to save."""
         return {"first_id": torch.tensor([self.start]), "logits": self._logits, "velocity": self._velocity}
 
-    def restore(self, parts: Iterable[Mapping[str, Tensor]]) -> None:
+    def restore(self, parts: Iterable[Mapping[str, Tensor]], known_rows: int | None = None) -> None:
         """Take this rank's rows out of the parts that any number of ranks saved.
+
+        Args:
+            parts: Rows of the saved table.
+            known_rows: The ids below it are saved, the others stay as they are; None: all are.
 
         Raises:
             ValueError: if the parts do not cover them all.
@@ -157,8 +161,9 @@ class UncertaintyTable:
             self._logits[mine] = part["logits"][theirs]
             self._velocity[mine] = part["velocity"][theirs]
             covered += end - begin
-        if covered != self.stop - self.start:
-            raise ValueError(f"the saved table covers {covered} of the rows {self.start}..{self.stop}")
+        stop = self.stop if known_rows is None else max(self.start, min(self.stop, known_rows))
+        if covered != stop - self.start:
+            raise ValueError(f"the saved table covers {covered} of the rows {self.start}..{stop}")
 
     def uncertainties(self) -> NDArray[np.float32]:
         """Those of this rank's rows [start, stop), in [0, 1]."""

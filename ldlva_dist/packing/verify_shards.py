@@ -52,7 +52,7 @@ def check_shard(dataset: Dataset, number: int) -> list[str]:
     findings += [f"{key!r} is not in the manifest" for key in (images | texts)]
     more = len(findings) - MAX_FINDINGS
     shown = findings if more <= 0 else [*findings[:MAX_FINDINGS], f"and {more} more"]
-    return [f"{shard.name}: {finding}" for finding in shown]
+    return [f"{shard.path}: {finding}" for finding in shown]
 
 
 def _read_members(data: bytes, images: dict[str, ShardMember], texts: dict[str, ShardMember]) -> Iterator[str]:

@@ -12,8 +12,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         raise SettingError("data.dataset must name a data set that jobs/make_shards.py wrote, got nothing")
     from ldlva_dist import storage  # half a second of imports, which a wrong command line need not wait for
 
+    start = config.training.start_from
     return replace(
         config,
         storage_path=storage.absolute(config.storage_path),
         data=replace(config.data, dataset=storage.absolute(config.data.dataset)),
+        training=replace(config.training, start_from=start and storage.absolute(start)),
     )

@@ -23,7 +23,7 @@ from ldlva_dist.stream.plan import PLAN_VERSION
 from ldlva_dist.training import build
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.neighbors.feature_graphs import plan_rebuilds
-from ldlva_dist.training.network import say_pretrained
+from ldlva_dist.training.network import say_pretrained, say_start
 from ldlva_dist.values.typed_json import parse_object
 
 CHANGEABLE = (
@@ -80,6 +80,10 @@ def checks(config: RunConfig, dataset: Dataset, *, sound: bool = False) -> tuple
         Check(
             require=partial(say_pretrained, config),
             cure="--model.pretrained: a .pth or .safetensors file of the same --model.name and --model.width",
+        ),
+        Check(
+            require=partial(say_start, config, info),
+            cure="--training.start-from: a run on this data set, or on what it was before rows were added",
         ),
         Check(
             require=partial(require_tracker, config.training.tracker),

@@ -15,7 +15,7 @@ from ldlva_dist.bank.client import NeighborClient
 from ldlva_dist.bank.records import BankSpec
 from ldlva_dist.bank.service import NeighborService
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
-from ldlva_dist.checkpoint.resume import newest_whole, roll_back
+from ldlva_dist.checkpoint.resume import newest_whole, roll_back, starting_point
 from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
@@ -58,7 +58,9 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
     resources.require_lease()
     client = _connect(config, resources.service)
     checkpoint = newest_whole(config.uri, resources.control.tell.remote)
-    state = build_state(config, resources.info, client, device=device, checkpoint=checkpoint)
+    begins_with = None if checkpoint else config.training.start_from
+    start = starting_point(begins_with) if begins_with else None
+    state = build_state(config, resources.info, client, device=device, checkpoint=checkpoint, start=start)
     total_steps = plan.steps_for(config.training.epochs)
     recorder = _recorder(config, resources, state)
     if client and config.bank.warm_start == "forward" and state.step == 0:
@@ -95,10 +97,11 @@ def build_state(
     *,
     device: torch.device,
     checkpoint: Checkpoint | None,
+    start: Checkpoint | None = None,
 ) -> TrainState:
-    """The state of a run, from a checkpoint or from the beginning. Collective."""
-    num_classes = len(info.class_names)
-    model = restored_model(config, num_classes, checkpoint) if checkpoint else build_model(config, num_classes)
+    """The state of a run, from its checkpoint, or from the beginning, with what another run had learnt. Collective."""
+    num_classes, saved = len(info.class_names), checkpoint or start
+    model = restored_model(config, num_classes, saved) if saved else build_model(config, num_classes)
     model.to(device)
     optim, training = config.optim, config.training
     optimizer = build_optimizer(
@@ -117,7 +120,7 @@ def build_state(
     )
     table = _build_table(config, info) if config.uses_neighbors else None
     state = TrainState(config=config, info=info, engine=Engine(model, optimizer, settings), table=table, bank=bank)
-    state.restore(checkpoint)
+    state.restore(checkpoint, start)
     state.engine.train()
     return state
 

@@ -8,6 +8,7 @@ from ldlva_dist import storage
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.models.backbone import build_backbone, feature_width, freeze_batchnorm, load_weights
 from ldlva_dist.models.ldlva import LDLVA
@@ -34,11 +35,31 @@ def say_pretrained(config: RunConfig) -> None:
     Raises:
         SettingError: where there is no such file, it holds anything but tensors, or too little of it fits.
     """
-    uri = config.model.pretrained
+    uri = None if config.training.start_from else config.model.pretrained
     if uri and newest_finished(config.uri) is None:
         with torch.device("meta"):
             backbone = backbone_of(config)
         say(str(load_weights(backbone, _read_pretrained(uri), uri)))
+
+
+def say_start(config: RunConfig, info: DatasetInfo) -> None:
+    """Say what a run that begins will take over by ``training.start_from``; one that resumes has its own checkpoint.
+
+    Raises:
+        SettingError: where there is no such checkpoint, or it knows other rows or classes.
+        DataError: where its network is another, or it is damaged.
+    """
+    uri = config.training.start_from
+    if not uri or newest_finished(config.uri) is not None:
+        return
+    start = Checkpoint.newest(uri)
+    if start is None:
+        raise SettingError(f"training.start_from must be a run with a finished checkpoint, got {uri}")
+    known = start.known_rows(info)
+    with torch.device("meta"):
+        model = build_model(config, len(info.class_names), pretrained=False)
+        require_weights_of(model, start.read_weights(), start.uri)
+    say(f"begins with {start.uri}, which knows {known:,} of the {info.num_train:,} training samples")
 
 
 def backbone_of(config: RunConfig) -> torch.nn.Module:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ldlva_dist.checkpoint.checkpoint import CONFIG, WEIGHTS, Checkpoint
 from ldlva_dist.checkpoint.saver import Elsewhere
-from ldlva_dist.checkpoint.table_files import table_files
+from ldlva_dist.checkpoint.table_files import TABLE_FOLDER, table_files
 from ldlva_dist.checkpoint.tensors import pack_tensors
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.dataset.manifest import DatasetInfo
@@ -32,8 +32,11 @@ class BankSnapshots(Protocol):
 
     num_shards: int
 
-    def begin(self, step: int, files: Files, limit_s: float) -> None:
-        """Start every shard at ``step`` with its rows of the saved files; none means an empty bank."""
+    def begin(self, step: int, files: Files, limit_s: float, known_rows: int | None = None) -> None:
+        """Start every shard at ``step`` with its rows of the saved files; none means an empty bank.
+
+        With ``known_rows`` the files are of another run, and the ids below it are taken over.
+        """
         ...
 
     def take_snapshot(self, step: int, shard_indices: list[int]) -> None:
@@ -82,11 +85,13 @@ class TrainState:
         self.bank.take_snapshot(self.step, shards)
         return files, partial(self.bank.write_snapshot, self.step, shards)
 
-    def restore(self, checkpoint: Checkpoint | None) -> None:
+    def restore(self, checkpoint: Checkpoint | None, start: Checkpoint | None = None) -> None:
         """Take step, optimiser, table and bank from a checkpoint; without one, start the bank empty.
 
-        The weights were loaded before the engine was built (build.py).
+        The weights were loaded before the engine was built (build.py). A run that begins with the checkpoint ``start``
+        of another takes over table and bank of the rows that one knew; step and optimiser begin anew.
         """
+        known_rows = start.known_rows(self.info) if start else None
         if checkpoint:
             checkpoint.require_data_set(self.info)
             checkpoint.require_plan(PLAN_VERSION)
@@ -94,10 +99,13 @@ class TrainState:
             self.engine.load_optimizer_state(checkpoint.read_tensors(OPTIMIZER))
             if self.table:
                 checkpoint.restore_table(self.table)
+        elif start and self.table and start.names(TABLE_FOLDER):
+            start.restore_table(self.table, known_rows)
         if self.bank:
             if dist.get_rank() == 0:
-                files = checkpoint.bank_files if checkpoint else {}
-                self.bank.begin(self.step, files, self.config.training.timeout_s)
+                saved = checkpoint or start
+                files = saved.bank_files if saved else {}
+                self.bank.begin(self.step, files, self.config.training.timeout_s, known_rows)
             dist.barrier()
 
     def facts(self) -> dict[str, Any]:

@@ -99,8 +99,7 @@ def commands() -> Iterator[tuple[str, str, str]]:
 def test_commands_of_the_pages_have_options_that_exist() -> None:
     wrong = []
     for page, job, rest in commands():
-        first = rest.split()[0] if rest.split() else ""
-        text = helps().get(f"{job} {first}", helps()[job])
+        text = "".join(helps().get(f"{job} {word}", "") for word in rest.split()[:3]) or helps()[job]
         known = text + "".join(helps()[other] for other in OPTIONS_OF.get(job, ()))
         wrong += [
             (page, f"{job} {option}")

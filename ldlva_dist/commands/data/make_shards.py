@@ -1,15 +1,15 @@
 """Pack faces into a data set: python jobs/make_shards.py KIND --output DATASET ...; or read one again: verify DATASET.
 
 KIND is what the faces lie in: folder, parquet, affectnet, rafdb, ferplus and others; `guess PATH` says which. The same
-command resumes where an interrupted one stopped. `relabel` makes a version of a data set with labels that people
-corrected.
+command resumes where an interrupted one stopped. `add DATASET KIND --name NAME` makes a version with more rows,
+`relabel` one with labels that people corrected.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.sources.commands import Command
@@ -17,6 +17,10 @@ from ldlva_dist.records.console import say
 from ldlva_dist.reporting.progress_bar import ProgressBar
 from ldlva_dist.reporting.terminal import print_lines
 from ldlva_dist.values.settings import check_name, check_options, require
+
+if TYPE_CHECKING:
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.packing.passes.settings import PackSettings
 
 SHOWN_GROUPS = 10
 
@@ -56,6 +60,19 @@ class Relabel:
 
 
 @dataclass(frozen=True)
+class AddRows:
+    """Add rows to a data set, as a new version of it: add DATASET KIND --name NAME, and the settings of the kind.
+
+    Old training rows keep their ids, no image of theirs is written again, and the neighbour graphs are extended.
+    """
+
+    dataset: Positional[str]
+    """Folder or s3:// prefix of the data set, or version of one; the new version is DATASET/versions/NAME."""
+    source: OmitSubcommandPrefixes[OmitArgPrefixes[Command]]
+    """What the new rows lie in."""
+
+
+@dataclass(frozen=True)
 class GuessSource:
     """Say what a folder, table or tar is: the command that packs it, its classes and counts. Nothing is written."""
 
@@ -64,10 +81,13 @@ class GuessSource:
 
 
 def run_make_shards() -> None:
-    """Pack, guess, verify or relabel."""
+    """Pack, add, guess, verify or relabel."""
     others = Annotated[Verify, subcommand("verify")] | Annotated[Relabel, subcommand("relabel")]
-    command = tyro.cli(Command | others | Annotated[GuessSource, subcommand("guess")], description=__doc__)
-    if isinstance(command, GuessSource):
+    more = Annotated[GuessSource, subcommand("guess")] | Annotated[AddRows, subcommand("add")]
+    command = tyro.cli(Command | others | more, description=__doc__)
+    if isinstance(command, AddRows):
+        run_add(command)
+    elif isinstance(command, GuessSource):
         run_guess(command.path)
     elif isinstance(command, Verify):
         run_verify(command)
@@ -151,23 +171,21 @@ def run_pack(command: Command) -> None:
     """Verify every row, then write everything."""
     from ldlva_dist import storage
     from ldlva_dist.dataset.manifest import DATASET
-    from ldlva_dist.packing.passes.pack import pack
     from ldlva_dist.packing.passes.settings import PackSettings
-    from ldlva_dist.reporting.dataset_table import print_dataset
-    from ldlva_dist.runtime import placement
+    from ldlva_dist.packing.sources.common import HOLDOUT
 
+    if not command.output:
+        raise SettingError("--output must name a folder or an s3:// prefix to write, got nothing")
     taken = storage.join(command.output, DATASET) if storage.is_remote(command.output) else command.output
     if storage.exists(taken):
         raise SettingError(f"--output must not exist, got {command.output!r}")
-    source = command.source()
-    partitions = source.partitions()  # what is wrong with a table is said before a cluster starts
     stated = command.stated()
     settings = PackSettings(
         name=command.name or command.output.rstrip("/").rpartition("/")[2],
         class_names=stated.names,
         numbers=stated.numbers,
         size=command.size,
-        holdout=command.holdout,
+        holdout=HOLDOUT if command.holdout is None else command.holdout,
         holdout_by=command.holdout_by,
         drop_copies=command.drop_copies,
         seed=command.seed,
@@ -177,12 +195,49 @@ def run_pack(command: Command) -> None:
         on_bad_data=command.on_bad_data,
         max_rejected=command.max_rejected,
     )
-    storage.check_writable(command.output)
+    _pack(command, command.output, settings, None)
+
+
+def run_add(command: AddRows) -> None:
+    """Write the version and its graphs; say what is new."""
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.dataset.versions import check_free, version_uri
+    from ldlva_dist.index.graph import graph_infos
+    from ldlva_dist.packing.add import adding
+
+    dataset, name = Dataset.open(command.dataset), command.source.name
+    if name is None or command.source.output:
+        raise SettingError(
+            f"add must be given --name NAME, and no --output: it writes {command.dataset}/versions/NAME, "
+            f"got --name {name!r} --output {command.source.output!r}"
+        )
+    source, settings = adding(command.source, dataset)
+    uri = version_uri(dataset, name)
+    check_free(uri)
+    _pack(source, uri, settings, dataset)
+    made = Dataset.open(uri)
+    for split, now in made.info.splits.items():
+        say(f"added to {split}: {now.rows - dataset.info.splits[split].rows:,} of {now.rows:,} rows")
+    graphs = [f"graph-K{graph.num_neighbors}" for _, graph in graph_infos(uri)]
+    build = f"build one: python jobs/build_index.py --dataset {uri}"
+    say(f"neighbour graphs extended: {', '.join(graphs) if graphs else f'none; {build}'}")
+    say(f"written: {uri}; a run on it can begin with what one on the old rows has learnt: --training.start-from RUN")
+
+
+def _pack(command: Command, output: str, settings: "PackSettings", parent: "Dataset | None") -> None:
+    from ldlva_dist import storage
+    from ldlva_dist.packing.passes.pack import pack
+    from ldlva_dist.reporting.dataset_table import print_dataset
+    from ldlva_dist.runtime import placement
+
+    source = command.source()
+    partitions = source.partitions()  # what is wrong with a table is said before a cluster starts
+    storage.check_writable(output)
     placement.connect()
     try:
         with ProgressBar() as progress:
-            packed = pack(source, command.output, settings, partitions=partitions, progress=progress)
-        print_dataset(packed.info, command.output, reasons=packed.reasons)
+            packed = pack(source, output, settings, partitions=partitions, progress=progress, parent=parent)
+        print_dataset(packed.info, output, reasons=packed.reasons)
         print_lines(packed.notes)
     finally:  # what was passed over may be what an error is about
         print_lines(command.notes())

@@ -11,7 +11,7 @@ from ldlva_dist.packing.classes.class_index import is_emotion, whole_number
 from ldlva_dist.packing.classes.known_layouts import AFFECTNET_COPY, EXPW_COLUMNS, FER_PLUS_CHOICES
 from ldlva_dist.packing.guess.look import Candidate, PathView
 from ldlva_dist.packing.sources.readers.tables import image_uri
-from ldlva_dist.packing.sources.rows import EXTENSIONS, USUAL_NAMES
+from ldlva_dist.packing.sources.rows import EXTENSIONS, PERSONS, USUAL_NAMES
 from ldlva_dist.packing.tables.cells import number_of
 from ldlva_dist.storage.csv_file import csv_blocks, csv_columns, csv_delimiter
 
@@ -20,7 +20,6 @@ PIXELS = {"emotion", "pixels", "Usage"}
 LABELS = ("expression", "emotion", "class", "label", "labels", "target", "category", "y")
 VALENCES, AROUSALS = ("valence", "val", "v"), ("arousal", "aro", "a")
 RIDING = ("age", "gender", "sex", "race", "source", "person", "subject", "subject_id", "identity")
-PERSONS = ("person", "subject", "subject_id", "identity")
 BOXES = (
     ("left=face_x top=face_y width=face_width height=face_height", ()),
     ("left=x top=y width=w height=h", ()),

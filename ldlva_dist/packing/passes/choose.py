@@ -22,6 +22,7 @@ from ldlva_dist.packing.noise import (
     symmetric,
     weighted,
 )
+from ldlva_dist.packing.passes.held import Held
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.survey_columns import Columns
 from ldlva_dist.packing.sources.rows import Partition
@@ -78,8 +79,10 @@ class Chosen:
         }
 
 
-def choose_rows(found: Columns, partitions: Sequence[Partition], settings: PackSettings) -> Chosen:
-    """Settle everything about the accepted rows.
+def choose_rows(
+    found: Columns, partitions: Sequence[Partition], settings: PackSettings, held: Held | None = None
+) -> Chosen:
+    """Settle everything about the accepted rows; in each split they come after the rows that are ``held`` already.
 
     Raises:
         DataError: where there are none, or a noise list does not belong to them.
@@ -96,10 +99,12 @@ def choose_rows(found: Columns, partitions: Sequence[Partition], settings: PackS
     elif found.group_N is None:
         raise SettingError(f"--holdout-by must name a column of the data, got {settings.holdout_by!r}")
     else:
-        split_A = _split_by_group(part_A, found.hash_N[row_A], found.group_N[row_A], settings)
+        split_A = _split_by_group(part_A, found.hash_N[row_A], found.group_N[row_A], settings, held)
     order = np.argsort(split_A, kind="stable")
     id_A = np.empty(len(row_A), dtype=np.int64)
     id_A[order] = np.arange(len(row_A))
+    if held:
+        id_A += np.cumsum(held.rows)[split_A]
     label_A = found.label_N[row_A]
     flipped_A = None if found.flipped_N is None else found.flipped_N[row_A]
     given_A = None
@@ -113,7 +118,8 @@ def choose_rows(found: Columns, partitions: Sequence[Partition], settings: PackS
         train = order[: int((split_A == 0).sum())]
         va_A2[train] = va_A2[train[np.random.default_rng(settings.shuffle_va).permutation(len(train))]]
     chosen = Chosen(row_A, partition_A, split_A, id_A, label_A, given_A, flipped_A, va_A2)
-    _check_classes(chosen.class_counts(len(settings.class_names)), settings.class_names)
+    if not held:
+        _check_classes(chosen.class_counts(len(settings.class_names)), settings.class_names)
     return chosen
 
 
@@ -125,23 +131,31 @@ def _split(part_A: NDArray[np.int8], hash_A: NDArray[np.uint64], settings: PackS
 
 
 def _split_by_group(
-    part_A: NDArray[np.int8], hash_A: NDArray[np.uint64], group_A: NDArray[np.uint64], settings: PackSettings
+    part_A: NDArray[np.int8],
+    hash_A: NDArray[np.uint64],
+    group_A: NDArray[np.uint64],
+    settings: PackSettings,
+    held: Held | None,
 ) -> NDArray[np.int8]:
     """[A] whole groups go to the holdout, in the order of their hashes, until it has its share of the training rows.
 
-    A row without a group is one by itself. With a share above 0 at least one group is held out.
+    A row without a group is one by itself. With a share above 0 at least one group is held out. A group that the data
+    set has already stays where it is.
     """
     if (part_A == SPLITS.index("holdout")).any():
         raise SettingError("--holdout-by cuts a holdout from the training part, got data with a validation part")
     group_A = np.where(group_A == 0, hash_A, group_A)
     train_n = np.flatnonzero(part_A == 0)
     groups, of_n, rows = np.unique(group_A[train_n], return_inverse=True, return_counts=True)
+    is_out, is_known = np.zeros(len(groups), dtype=bool), np.zeros(len(groups), dtype=bool)
+    if held and held.group_M is not None:
+        is_out, is_known = (np.isin(groups, held.group_M[held.split_M == split]) for split in (1, 0))
     order = np.argsort(_uniform(groups, settings.seed), kind="stable")
+    order = order[~(is_out | is_known)[order]]
     before = np.cumsum(rows[order]) - rows[order]
-    held = np.zeros(len(groups), dtype=bool)
-    held[order] = before < settings.holdout * len(train_n)
+    is_out[order] = before < settings.holdout * rows[order].sum()
     split_A = part_A.copy()
-    split_A[train_n[held[of_n]]] = SPLITS.index("holdout")
+    split_A[train_n[is_out[of_n]]] = SPLITS.index("holdout")
     return split_A
 
 

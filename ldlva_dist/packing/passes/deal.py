@@ -4,8 +4,9 @@ A task reads whole partitions, each exactly once. It writes one shard of each sp
 than a shard may be is cut into equal parts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +37,16 @@ def deal(
     partition_A: NDArray[np.int64],
     split_A: NDArray[np.int8],
     partitions: Sequence[Partition],
+    held_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> Dealt:
-    """Shards of at most min(128 MB, a 64th of the part) and one image; the same for the same rows."""
+    """Shards of at most min(128 MB, a 64th of the part) and one image; the same for the same rows.
+
+    ``held_bytes`` are those of each part that the data set has already.
+    """
     bytes_P = np.bincount(partition_A, weights=size_A, minlength=len(partitions)).astype(np.int64)
     ends_P = np.cumsum(np.bincount(partition_A, minlength=len(partitions)))
     limit = {
-        part: max(1, min(MAX_SHARD_BYTES, -(-total // SHARDS_PER_PART)))
+        part: max(1, min(MAX_SHARD_BYTES, -(-(total + held_bytes.get(part, 0)) // SHARDS_PER_PART)))
         for part, total in _part_bytes(bytes_P, partitions).items()
     }
     tasks, ranges, group_A, groups = [], [], np.zeros(len(size_A), dtype=np.int64), 0

@@ -6,6 +6,7 @@ Everything is streamed; what is held is a row group and a few pieces, whatever t
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -39,21 +40,22 @@ def finish_dataset(
     stage: Stage, partitions: Sequence[Partition], settings: PackSettings, order: Order, source: Mapping[str, Any]
 ) -> None:
     """Write the last three files; ``source`` is what ``dataset.json`` says of where the rows come from."""
-    shards = _shards(stage, len(order.tasks))
+    shards = task_shards(stage, len(order.tasks))
+    rows = chain.from_iterable(placed_rows(stage, shards, split, order.optional) for split in SPLITS)
     digest = ContentHash(settings.class_names, _pairs(order))
     with full_disk_said(stage.root):
-        write_blocks(stage.final, _hashed(regrouped(_placed(stage, order, shards), ROW_GROUP_ROWS), digest))
-        _write_rejected(stage, partitions, skip=settings.on_bad_data == "skip")
-        rows = list(order.splits)
+        write_blocks(stage.final, _hashed(regrouped(rows, ROW_GROUP_ROWS), digest))
+        write_rejected(stage, partitions, skip=settings.on_bad_data == "skip")
+        counts = list(order.splits)
         info = DatasetInfo(
             name=settings.name,
             class_names=settings.class_names,
-            splits={name: SplitInfo(first_id=sum(rows[:i]), rows=rows[i]) for i, name in enumerate(SPLITS)},
+            splits={name: SplitInfo(first_id=sum(counts[:i]), rows=counts[i]) for i, name in enumerate(SPLITS)},
             shards=tuple(sorted((shard for found in shards for shard in found), key=lambda shard: shard.first_id)),
             has_valence_arousal=order.has_valence_arousal,
             va_transform=_pairs(order),
             content_hash=digest.hexdigest(),
-            class_counts={name: tuple(counts) for name, counts in order.class_counts.items()},
+            class_counts={name: tuple(of_split) for name, of_split in order.class_counts.items()},
             num_rejected=order.num_rejected,
             num_unlabelled=order.reasons.get(NO_LABEL, 0),
             flip_share=order.flip_share,
@@ -68,7 +70,7 @@ def _pairs(order: Order) -> dict[str, tuple[float, float]] | None:
     return {name: (pair[0], pair[1]) for name, pair in order.va_transform.items()}
 
 
-def _shards(stage: Stage, tasks: int) -> list[list[ShardInfo]]:
+def task_shards(stage: Stage, tasks: int) -> list[list[ShardInfo]]:
     """For each task, the shards that it wrote."""
 
     def read(number: int) -> list[ShardInfo]:
@@ -79,14 +81,24 @@ def _shards(stage: Stage, tasks: int) -> list[list[ShardInfo]]:
         return list(pool.map(read, range(tasks)))
 
 
-def _placed(stage: Stage, order: Order, shards: Sequence[Sequence[ShardInfo]]) -> Iterator[pa.Table]:
-    """The rows of the manifest in id order, in tables of any length."""
-    schema = schema_of(order.optional)
+def placed_rows(
+    stage: Stage, shards: Sequence[Sequence[ShardInfo]], split: str, optional: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The packed rows of one split in id order, with the columns of a manifest, in tables of any length.
 
-    def read(number: int, split: int) -> pa.Table:
+    Args:
+        stage: With the pieces of all tasks.
+        shards: Of each task.
+        split: Name of the split.
+        optional: Columns beyond those that every manifest has.
+    """
+    schema = schema_of(optional)
+
+    def read(number: int) -> pa.Table:
         with stage.open_piece(placed_name(number)) as piece:
             table = piece.read()
-        table = table.filter(pa.array(table["split"].to_numpy() == split)).replace_schema_metadata()
+        is_mine = table["split"].to_numpy() == SPLITS.index(split)
+        table = table.filter(pa.array(is_mine)).replace_schema_metadata()
         names = pa.DictionaryArray.from_arrays(table["split"].combine_chunks(), pa.array(SPLITS))
         table = table.set_column(table.column_names.index("split"), "split", names)
         for name in schema.names:
@@ -94,11 +106,10 @@ def _placed(stage: Stage, order: Order, shards: Sequence[Sequence[ShardInfo]]) -
                 table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
         return table.select(schema.names).cast(schema)
 
+    numbers = [number for number, found in enumerate(shards) if any(shard.split == split for shard in found)]
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        for split, name in enumerate(SPLITS):
-            numbers = [number for number, found in enumerate(shards) if any(shard.split == name for shard in found)]
-            for begin in range(0, len(numbers), READ_THREADS):
-                yield from pool.map(read, numbers[begin : begin + READ_THREADS], [split] * READ_THREADS)
+        for begin in range(0, len(numbers), READ_THREADS):
+            yield from pool.map(read, numbers[begin : begin + READ_THREADS])
 
 
 def _hashed(blocks: Iterable[pa.Table], digest: ContentHash) -> Iterator[pa.Table]:
@@ -108,7 +119,7 @@ def _hashed(blocks: Iterable[pa.Table], digest: ContentHash) -> Iterator[pa.Tabl
         yield block
 
 
-def _write_rejected(stage: Stage, partitions: Sequence[Partition], *, skip: bool) -> None:
+def write_rejected(stage: Stage, partitions: Sequence[Partition], *, skip: bool) -> None:
     """List the rows that are not packed; with ``skip`` only those that are no fault of the data."""
     with stage.open_piece(LATE) as piece:
         late = piece.read()

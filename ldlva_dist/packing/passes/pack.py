@@ -16,6 +16,7 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import ClusterError, DataError, SettingError
 from ldlva_dist.packing.noise import ConfusedClasses, NoiseList, parse_noise
 from ldlva_dist.packing.passes.finish import finish_dataset
+from ldlva_dist.packing.passes.finish_added import finish_added
 from ldlva_dist.packing.passes.pass1_survey import survey_name, survey_partition
 from ldlva_dist.packing.passes.pass2_order import ORDER, Order, order_rows, read_order
 from ldlva_dist.packing.passes.pass3_write import placed_name, write_task
@@ -47,11 +48,20 @@ def pack(
     *,
     partitions: Sequence[Partition] | None = None,
     progress: Progress = lambda what, done, total: None,
+    parent: Dataset | None = None,
 ) -> Packed:
     """Write a data set on the cluster that Ray is connected to; it appears complete or not at all.
 
     An interrupted packing is resumed when it is started again with the same rows and settings. After an error of
     the data nothing is left.
+
+    Args:
+        source: Where the rows come from.
+        output: Folder or s3:// prefix that becomes the data set.
+        settings: How the rows become one.
+        partitions: Those of the source, where they are known.
+        progress: Called with what is done.
+        parent: Data set that the rows are added to: ``output`` becomes a version of it. None packs a new one.
 
     Raises:
         SettingError: for classes, noise or columns that do not fit the data.
@@ -62,9 +72,10 @@ def pack(
     if not partitions:
         raise DataError("the data set is empty: its tables hold no rows")
     stage = stage_of(output)
-    done = stage.begin(source_fingerprint(source, partitions, settings))
+    content = "" if parent is None else parent.info.content_hash
+    done = stage.begin(source_fingerprint(source, partitions, settings) + content)
     blocks = [ray.put(partitions[first : first + BLOCK]) for first in range(0, len(partitions), BLOCK)]
-    work = _Work(stage, source, settings, blocks)
+    work = _Work(stage, source, settings, blocks, parent)
     try:
         order = _run(work, [partition.rows for partition in partitions], done, progress)
         stage.publish()
@@ -87,6 +98,7 @@ class _Work:
     settings: PackSettings
     blocks: Sequence[ray.ObjectRef[list[Partition]]]
     """All partitions: sent once a node, not once a task."""
+    parent: Dataset | None
 
     def survey(self, number: int) -> None:
         """First pass, one partition."""
@@ -95,7 +107,7 @@ class _Work:
 
     def order(self, _: int) -> None:
         """Second pass."""
-        order_rows(self.stage, self._all(), self.settings)
+        order_rows(self.stage, self._all(), self.settings, self.parent)
 
     def write(self, number: int) -> None:
         """Third pass, one task."""
@@ -103,8 +115,12 @@ class _Work:
         write_task(self.stage, self.source, self._partitions(first, stop), self.settings, number)
 
     def finish(self, _: int) -> None:
-        """The last three files."""
-        finish_dataset(self.stage, self._all(), self.settings, read_order(self.stage), self.source.describe())
+        """The last files."""
+        what = self.stage, self._all(), self.settings, read_order(self.stage), self.source.describe()
+        if self.parent is None:
+            finish_dataset(*what)
+        else:
+            finish_added(*what, self.parent)
 
     def _partitions(self, first: int, stop: int) -> dict[int, Partition]:
         numbers = range(first // BLOCK, (stop - 1) // BLOCK + 1)

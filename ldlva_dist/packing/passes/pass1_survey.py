@@ -83,7 +83,7 @@ def survey_partition(stage: Stage, source: Source, partition: Partition, setting
             if rows.are_made:
                 made.append(pa.table({"row": [at + i for i in loaded], "image": list(loaded.values())}, IMAGES_SCHEMA))
             at += len(table)
-    table = _with_group(pa.concat_tables(blocks, promote_options="default"), settings.holdout_by)
+    table = _with_group(pa.concat_tables(blocks, promote_options="default"), settings.group_columns)
     if settings.on_bad_data == "fail":
         _refuse(table, partition)
     if made:
@@ -91,11 +91,12 @@ def survey_partition(stage: Stage, source: Source, partition: Partition, setting
     stage.write_piece(survey_name(number), table)
 
 
-def _with_group(table: pa.Table, column: str | None) -> pa.Table:
-    """With a hash of the values of one extra column, where there is such a column."""
-    if column is None or EXTRA + column not in table.column_names:
+def _with_group(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """With a hash of the values of the first of these extra columns that there is; none otherwise."""
+    column = next((EXTRA + name for name in columns if EXTRA + name in table.column_names), None)
+    if column is None:
         return table
-    values = table[EXTRA + column].to_pylist()
+    values = table[column].to_pylist()
     group = [None if value is None else key_hash(value) for value in values]
     return table.append_column("group", pa.array(group, pa.uint64()))
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import EXTRA, OPTIONAL, SPLITS
 from ldlva_dist.packing.passes.choose import Chosen, choose_rows
 from ldlva_dist.packing.passes.copies import copies_said, leaks
 from ldlva_dist.packing.passes.deal import Dealt, deal
+from ldlva_dist.packing.passes.held import read_held
 from ldlva_dist.packing.passes.pass1_survey import is_outside_budget
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.passes.stage import SHARDS, Stage
@@ -23,6 +25,7 @@ from ldlva_dist.packing.passes.survey_columns import READ_THREADS, Columns, Repe
 from ldlva_dist.packing.rules.budget import check_budget
 from ldlva_dist.packing.rules.keys import tell_apart
 from ldlva_dist.packing.rules.labels import check_labels, label_notes
+from ldlva_dist.packing.rules.persons import persons_said
 from ldlva_dist.packing.rules.places import Places
 from ldlva_dist.packing.sources.rows import LEFT_OUT, Partition
 
@@ -68,14 +71,23 @@ def read_order(stage: Stage) -> Order:
     return Order(**stage.read_json(ORDER))
 
 
-def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSettings) -> Order:
+def order_rows(
+    stage: Stage, partitions: Sequence[Partition], settings: PackSettings, parent: Dataset | None = None
+) -> Order:
     """Decide everything, and write down for each task what it has to write.
+
+    Args:
+        stage: Where the survey lies.
+        partitions: All of the source.
+        settings: How the rows are packed.
+        parent: Data set that they are added to; None packs a new one.
 
     Raises:
         DataError: for a data set that is empty, with too many bad rows, or that a noise list does not belong to.
-        SettingError: for classes that do not fit the data.
+        SettingError: for classes that do not fit the data, or columns that do not fit ``parent``.
     """
     found = read_survey_columns(stage, len(partitions))
+    held = None if parent is None else read_held(parent, settings.group_columns)
     surveyed_N = found.code_N.copy()
     repeated = found.reject_duplicates()
     found.reject_missing_va()
@@ -83,11 +95,16 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
         _leave_out_copies(found, partitions)
     places = Places(stage, found, partitions)
     check_labels(found, settings)
-    check_budget(places, repeated, 0.0 if settings.on_bad_data == "fail" else settings.max_rejected)
+    if held:
+        held.check_fits(found)
+        held.leave_out(found, copies=settings.drop_copies)
+    most = 0.0 if settings.on_bad_data == "fail" else settings.max_rejected
+    check_budget(places, repeated, most, may_be_empty=held is not None)
     stage.write_piece(LATE, _late(places, surveyed_N, repeated))
-    key_A = tell_apart(places)
-    chosen = choose_rows(found, partitions, settings)
-    dealt = deal(found.size_N[chosen.row_A], chosen.partition_A, chosen.split_A, partitions)
+    key_A = tell_apart(places, held)
+    chosen = choose_rows(found, partitions, settings, held)
+    held_bytes = held.part_bytes if held else {}
+    dealt = deal(found.size_N[chosen.row_A], chosen.partition_A, chosen.split_A, partitions, held_bytes)
     columns = chosen.columns()
     order = Order(
         tasks=dealt.tasks,
@@ -102,7 +119,12 @@ def order_rows(stage: Stage, partitions: Sequence[Partition], settings: PackSett
         va_transform=chosen.va_transform() if settings.standardize_va else None,
         flip_share=chosen.flip_share(),
         reasons=found.counts(),
-        notes=[*label_notes(found, chosen, settings), *_notes(places, repeated, chosen)],
+        notes=[
+            *label_notes(found, chosen, settings),
+            *_notes(places, repeated, chosen),
+            *persons_said(places, chosen.row_A, chosen.split_A, settings.group_columns, held),
+            *(held.copies_said(places, chosen.row_A, chosen.split_A) if held else ()),
+        ],
     )
     stage.write_json(SHARDS, dealt.shards)
     _write_tasks(stage, found, chosen, dealt, key_A)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from ldlva_dist.packing.classes.class_index import ClassIndex, check_class_names
 from ldlva_dist.packing.noise import parse_noise, shown_noise
+from ldlva_dist.packing.sources.rows import PERSONS
 
 BadData = Literal["quarantine", "skip", "fail"]
 
@@ -40,6 +41,11 @@ class PackSettings:
         check_class_names(self.class_names)
         if self.noise is not None:
             parse_noise(self.noise)
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """Columns of the user's that may say what group a row is of: the first that the data have does."""
+        return PERSONS if self.holdout_by is None else (self.holdout_by,)
 
     @property
     def classes(self) -> ClassIndex:

@@ -15,8 +15,11 @@ EXAMPLES, REASONS = 3, 3
 PART_NAMES = {"train": "train", "holdout": "holdout (validation)", "test": "test"}
 
 
-def check_budget(places: Places, repeated: Repeated, max_rejected: float) -> None:
-    """DataError, with reasons and the first places, for a part that loses more than this share or has no row left."""
+def check_budget(places: Places, repeated: Repeated, max_rejected: float, *, may_be_empty: bool = False) -> None:
+    """DataError, with reasons and the first places, for a part that loses more than this share or has no row left.
+
+    With ``may_be_empty`` a part may have no row, but not all of them.
+    """
     found, parts = places.found, [partition.part for partition in places.partitions]
     part_N = np.repeat(np.array([SPLITS.index(part) for part in parts], dtype=np.int8), found.rows_P)
     for part in dict.fromkeys(parts):
@@ -31,8 +34,10 @@ def check_budget(places: Places, repeated: Repeated, max_rejected: float) -> Non
                 f"--max-rejected allows {max_rejected:.2%}: {_common(bad)}{_labels(bad, found.unknown)}; "
                 f"the first: {_examples(places, repeated, wrong_N)}"
             )
-        if not accepted:
+        if not accepted and not may_be_empty:
             raise DataError(f"the {PART_NAMES[part]} part is empty: {_common(counts) or 'it holds no rows'}")
+    if not (found.code_N < 0).any():
+        raise DataError(f"there is nothing to add: {_common(found.counts())}")
 
 
 def _common(counts: Mapping[str, int]) -> str:

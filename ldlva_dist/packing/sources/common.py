@@ -12,15 +12,17 @@ from ldlva_dist.packing.classes.known_sets import AFFECTNET
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.values.settings import Range, Seed, Share, check_name, check_options
 
+HOLDOUT = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What every kind of source is packed with."""
 
-    output: str
+    output: str = ""
     """Folder or s3:// prefix to write; must not exist."""
     name: str | None = None
-    """Name of the data set; the last part of --output if not given."""
+    """Name of the data set, the last part of --output if not given; with add, of the version."""
     classes: tuple[str, ...] = ()
     """Class names in index order, or what the numbers mean that are the labels: 0=Angry 1=Disgust ... Labels may be
     other spellings of the names too (angry, sadness). The names alone count from 0. Default: Neutral Happy Sad Surprise
@@ -29,12 +31,14 @@ class Common:
     """Share of the labelled rows of each part (train, validation, test) that may be rejected."""
     on_bad_data: Literal["quarantine", "skip", "fail"] = "quarantine"
     """List bad rows in rejected.parquet, only count them, or end at the first one."""
-    holdout: Annotated[float, Range(ge=0, lt=1)] = 0.1
-    """Share of the training rows cut off for model selection, by a hash of the key."""
+    holdout: Annotated[float, Range(ge=0, lt=1)] | None = None
+    """Share of the training rows cut off for model selection, by a hash of the key: 0.1 if not given; with add, the one
+    that the data set was packed with."""
     holdout_by: str | None = None
     """Column such as a person's name: all rows of one value go to the training part, or all to the holdout."""
     drop_copies: bool = False
-    """Leave out training rows whose image, pixel by pixel, stands in the test or validation part too."""
+    """Leave out training rows whose image, pixel by pixel, stands in the test or validation part too; with add, also
+    rows whose image, byte for byte, the data set has already."""
     keep_column: tuple[str, ...] = ()
     """Columns of the data that ride along as extra_NAME, text for groups and filters: age gender source person."""
     size: Annotated[int, Range(ge=16, le=4096)] | None = None

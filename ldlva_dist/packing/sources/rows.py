@@ -11,6 +11,8 @@ Part = Literal["train", "holdout", "test"]
 """Split of the user's files; a source that brings its own validation part calls it holdout, and none is cut then."""
 USUAL_NAMES = {"path": "subDirectory_filePath", "label": "expression", "valence": "valence", "arousal": "arousal"}
 """Columns of the reference's lists."""
+PERSONS = ("person", "subject", "subject_id", "identity")
+"""How columns are called that say whose face it is."""
 NO_VALUE = frozenset({"", "na", "n/a", "<na>", "#n/a", "none", "null", "nan"})
 """How "there is none" is written in a cell, in small letters."""
 EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "webp", "gif", "tif", "tiff", "avif")

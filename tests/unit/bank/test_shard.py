@@ -690,3 +690,25 @@ def test_parts_that_hold_none_of_the_ids_are_not_read(tmp_path):
     np.testing.assert_array_equal(unpack(files, 10, 30, spec()).visible.records, whole.visible.records[10:30])
     with pytest.raises(DataError, match=r"there is no file .*ids-000000000000"):
         unpack(files, 9, 30, spec())
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.2])
+def test_a_new_bank_takes_over_what_another_run_wrote_of_the_rows_that_it_knew(tmp_path, smoothing):
+    async def scenario() -> None:
+        _, files = await simulate(make_shards(3, spec()), world_size=1, stop=4, snapshot_at=3, folder=tmp_path)
+        before, _ = newest(files, N, spec())
+        more, bank_spec = N + 7, spec(label_smoothing=smoothing)
+        shards = [BankShard(lambda a=a, b=b: rows(a, b), bank_spec) for a, b in ((0, 15), (15, 43), (43, more))]
+        for shard in shards:
+            await shard.begin("b", 1, 0, files, N)
+        answers = [await read(shard, "b", 0, 0, np.arange(shard._start, shard._stop)) for shard in shards]
+        seen = np.concatenate(answers)
+        written = np.flatnonzero(before.records["versions"] >= 0)
+        assert 0 < len(written) < N
+        for name in ("probs", "features"):
+            np.testing.assert_array_equal(seen[name][written], before.records[name][written])
+        assert (seen["versions"][written] == 0).all()
+        others = np.setdiff1d(np.arange(more), written)
+        assert (seen["versions"][others] == (-1 if smoothing is None else LABEL)).all()
+
+    asyncio.run(scenario())

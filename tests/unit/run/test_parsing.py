@@ -17,7 +17,7 @@ SUBCOMMANDS = {
     "experiment": ["noise", "ablation"],
     "make_shards": [
         *("folder", "class-folders", "parquet", "webdataset", "affectnet", "affectnet-folders", "rafdb", "ferplus"),
-        *("faces", "verify", "relabel"),
+        *("faces", "verify", "relabel", "add"),
     ],
     "predict": ["dataset", "folder", "parquet"],
 }

@@ -30,7 +30,8 @@ from ldlva_dist.packing.sources.readers.tables import (
     spans,
 )
 from ldlva_dist.packing.sources.rows import LEFT_OUT, Part, Partition, Rows
-from ldlva_dist.packing.tables.cells import label_of, va_cells
+from ldlva_dist.packing.sources.user_columns import require_columns
+from ldlva_dist.packing.tables.cells import label_of, text_cells, va_cells
 from ldlva_dist.storage.csv_file import csv_columns
 
 BOX = ("face_x", "face_y", "face_width", "face_height")
@@ -49,6 +50,8 @@ class AffectNetSource:
     num_classes: int = 7
     crop: bool = False
     """Cut out the face's box (a JPEG of quality 95) of the upright picture; images are packed as they are otherwise."""
+    extra: tuple[str, ...] = ()
+    """Columns that ride along."""
     seed: int = 0
 
     def describe(self) -> dict[str, Any]:
@@ -59,14 +62,14 @@ class AffectNetSource:
         """Stretches of each list's shuffled order."""
         found: list[Partition] = []
         for part, uri in self.tables.items():
-            rows = len(_table(uri, self.crop))
+            rows = len(self._table(uri))
             refuse_empty(part, rows, uri)
             found += cut(part, rows, uri)
         return found
 
     def read(self, partition: Partition) -> Iterator[Rows]:
         """Rows with the uris of their images, or with the faces cut out of them."""
-        table = _table(partition.place, self.crop)
+        table = self._table(partition.place)
         order = order_of(len(table), self.seed)
         with ThreadPoolExecutor() as pool:
             for span in spans(partition):
@@ -87,8 +90,18 @@ class AffectNetSource:
                     labels=labels,
                     va=va_cells(rows["valence"], rows["arousal"], partition.place),
                     reasons=reasons,
+                    extra={name: text_cells(rows[name], f"{name} of {partition.place}") for name in self.extra},
                     are_made=self.crop,
                 )
+
+    def _table(self, uri: str) -> pa.Table:
+        """The columns that are needed; landmarks, a kilobyte a row, are not."""
+        keep, present = (*NEEDED, *BOX) if self.crop else NEEDED, csv_columns(uri)
+        headless = "subDirectory_filePath" not in present and len(present) == len(COLUMNS)
+        present = COLUMNS if headless else present
+        need_columns(present, keep, uri)
+        require_columns(present, dict.fromkeys(self.extra, "--keep-column"), uri)
+        return csv_table(uri, tuple(dict.fromkeys((*keep, *self.extra))), names=COLUMNS if headless else None)
 
 
 def settle(expressions: list[str], num_classes: int) -> tuple[list[str | None], list[str | None]]:
@@ -101,12 +114,3 @@ def settle(expressions: list[str], num_classes: int) -> tuple[list[str | None], 
 def _name(expression: str) -> str | None:
     number = whole_number(expression)
     return label_of(expression) if number is None or not 0 <= number < len(AFFECTNET) else AFFECTNET[number]
-
-
-def _table(uri: str, crop: bool) -> pa.Table:
-    """The columns that are needed; landmarks, a kilobyte a row, are not."""
-    keep, present = (*NEEDED, *BOX) if crop else NEEDED, csv_columns(uri)
-    headless = "subDirectory_filePath" not in present and len(present) == len(COLUMNS)
-    if not headless:
-        need_columns(present, keep, uri)
-    return csv_table(uri, keep, names=COLUMNS if headless else None)

@@ -14,6 +14,7 @@ from ldlva_dist.packing.sources.rows import Part, Source
 class AffectNet(KnownClasses):
     """AffectNet by its manual lists: training.csv, validation.csv and Manually_Annotated_Images."""
 
+    EXTRAS: ClassVar[tuple[str, ...] | None] = None
     train: str
     """training.csv."""
     test: str | None = None
@@ -34,7 +35,12 @@ class AffectNet(KnownClasses):
         for uri in (*tables.values(), self.images):
             check_there("--train, --test and --images", uri)
         return AffectNetSource(
-            tables=tables, images=self.images, num_classes=self.num_classes, crop=self.crop, seed=self.seed
+            tables=tables,
+            images=self.images,
+            num_classes=self.num_classes,
+            crop=self.crop,
+            extra=self.extra(),
+            seed=self.seed,
         )
 
 

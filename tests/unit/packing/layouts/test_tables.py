@@ -21,7 +21,7 @@ from ldlva_dist.packing.sources.readers.samples import Fields
 from ldlva_dist.packing.sources.readers.web_dataset import WebDatasetSource, tars_of
 from ldlva_dist.packing.sources.readers.yolo import class_names_of
 from ldlva_dist.packing.sources.rows import all_rows
-from testing.layouts import Painter, write
+from testing.layouts import LAYOUTS, Painter, write
 from testing.local_packing import manifest, pack_here
 
 
@@ -120,6 +120,12 @@ def test_a_column_that_rides_along_must_be_there(tmp_path: Path) -> None:
     line = f"folder --table {tmp_path}/t.csv --images {tmp_path} --path-column path --label-column label"
     with pytest.raises(SettingError, match=r"--keep-column must name columns of .*t.csv, got 'age'; columns present"):
         _command(f"{line} --keep-column age").source().partitions()
+    LAYOUTS["affectnet"].draw(tmp_path)
+    lists = LAYOUTS["affectnet"].arguments.format(root=tmp_path)
+    found = [rows.extra for rows in all_rows(_command(f"{lists} --keep-column face_width").source())]
+    assert [extra["face_width"][0] for extra in found] == ["8", "8"]
+    with pytest.raises(SettingError, match=r"--keep-column must name columns of .*training.csv, got 'age'"):
+        _command(f"{lists} --keep-column age").source().partitions()
     with pytest.raises(SettingError, match="must be nothing for this kind of source, got 'age'"):
         _command("class-folders --train x --keep-column age")
     with pytest.raises(SettingError, match="must be one of person, got 'age'"):
