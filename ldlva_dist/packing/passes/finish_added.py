@@ -76,7 +76,8 @@ def finish_added(
         if len(rounds := read_rounds(parent)):
             data = moved_rounds(rounds, growth.moved)
             storage.write_bytes(storage.join(stage.final, RELABELLED), data)
-        content_hash, added = digest.hexdigest(), dict(zip(SPLITS, order.splits, strict=True))
+        content_hash = digest.hexdigest()
+        added = {**source, **settings.describe(), "rows": dict(zip(SPLITS, order.splits, strict=True))}
         info = replace(
             old,
             splits=growth.splits,
@@ -86,7 +87,7 @@ def finish_added(
             flip_share=tally.flip_share(),
             num_rejected=old.num_rejected + order.num_rejected,
             num_unlabelled=old.num_unlabelled + order.reasons.get(NO_LABEL, 0),
-            source={**old.source, "added": [*old.source.get("added", ()), {**source, **settings.describe(), **added}]},
+            source={**old.source, "added": [*old.source.get("added", ()), added]},
             base=BASE,
             root=old.root_hash,
             parent=old.content_hash,

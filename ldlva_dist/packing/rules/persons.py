@@ -39,7 +39,7 @@ def persons_said(
         for earlier in range(later):
             shared = np.intersect1d(np.intersect1d(people[later], people[earlier]), new_A)
             if len(shared):
-                example = places.look_up(row_A[new_A == shared[0]][:1], ["key", EXTRA + name])[EXTRA + name][0]
+                example = places.look_up(row_A[new_A == shared[0]][:1], [EXTRA + name])[EXTRA + name][0]
                 hint = f" (--holdout-by {name} parts them)" if SPLITS[later] == "holdout" else ""
                 yield (
                     f"{name}: {len(shared)} of {len(people[later])} in {SPLITS[later]} are in {SPLITS[earlier]} too, "

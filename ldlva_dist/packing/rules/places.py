@@ -48,4 +48,6 @@ class Places:
 
         with ThreadPoolExecutor(READ_THREADS) as pool:
             tables = list(pool.map(read, numbers.tolist(), groups))
-        return pa.concat_tables([SCHEMA.empty_table().select(list(columns)), *tables]).take(np.argsort(order_n))
+        if not tables:
+            return SCHEMA.empty_table().select(list(columns))
+        return pa.concat_tables(tables).take(np.argsort(order_n))

@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,21 +39,12 @@ COLUMNS = ("path", "label", "valence", "arousal", "person")
 Face = tuple[str, str, str, str, str]
 
 
-@pytest.fixture(autouse=True)
-def _small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (manifest_file, manifest_blocks, opened, finish, finish_added):
-        monkeypatch.setattr(module, "ROW_GROUP_ROWS", 16)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Pictures of noise, 80 of them; every sixteenth point of the plane is that of many."""
-    generator = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    for number in range(80):
-        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        (tmp_path / "images" / f"{number}.jpg").write_bytes(encode_image(pixels))
-    return tmp_path / "images"
+@pytest.fixture(autouse=True, scope="module")
+def _small_row_groups() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (manifest_file, manifest_blocks, opened, finish, finish_added):
+            patch.setattr(module, "ROW_GROUP_ROWS", 16)
+        yield
 
 
 def faces(numbers: Sequence[int]) -> list[Face]:
@@ -80,15 +72,29 @@ def command(images: Path, train: list[Face], test: Sequence[Face] = (), columns:
     return Folder(**settings | more)
 
 
+@pytest.fixture(scope="module")
+def packed(_small_row_groups: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty pictures of noise; a set of fifty training faces, some of them in the holdout, ten of test; its graph."""
+    root, generator = tmp_path_factory.mktemp("packed"), np.random.default_rng(0)
+    (root / "images").mkdir()
+    for number in range(80):
+        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        (root / "images" / f"{number}.jpg").write_bytes(encode_image(pixels))
+    source = command(root / "images", faces(OLD[:50]), faces(OLD[50:])).source()
+    pack_here(source, root / "set", PackSettings(name="faces", class_names=CLASSES, holdout=0.2, seed=3))
+    build_graph(Dataset.open(str(root / "set")), 5, part_rows=16)
+    return root
+
+
+@pytest.fixture
+def images(packed: Path, tmp_path: Path) -> Path:
+    shutil.copytree(packed, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "images"
+
+
 @pytest.fixture
 def old(images: Path) -> Dataset:
-    """Fifty training faces, some of them in the holdout, ten of the test part, and the graph."""
-    source = command(images, faces(OLD[:50]), faces(OLD[50:])).source()
-    settings = PackSettings(name="faces", class_names=CLASSES, holdout=0.2, seed=3)
-    pack_here(source, images.parent / "set", settings)
-    dataset = Dataset.open(str(images.parent / "set"))
-    build_graph(dataset, 5, part_rows=16)
-    return dataset
+    return Dataset.open(str(images.parent / "set"))
 
 
 def add(old: Dataset, name: str, new: Folder | Parquet, *, backwards: bool = False) -> tuple[Dataset, Order]:
@@ -158,7 +164,7 @@ def test_the_graph_and_all_other_files_are_those_of_a_new_search_and_of_any_clus
 def test_rows_are_added_to_versions_and_corrected_afterwards(images: Path, old: Dataset, tmp_path: Path) -> None:
     key = old.columns(["key"], first_id=old.info.splits["test"].first_id, rows=1)["key"][0].as_py()
     other = CLASSES[1 - by_key(old)[key]["label"]]
-    (tmp_path / "marked.csv").write_text(f"key,given,proposed\n{key},{CLASSES[by_key(old)[key]['label']]},{other}\n")
+    (tmp_path / "marked.csv").write_text(f"key,given,decision\n{key},{CLASSES[by_key(old)[key]['label']]},{other}\n")
     checked = relabel(old, "checked", read_corrections([str(tmp_path / "marked.csv")], old))
     more, _ = add(checked, "more", command(images, faces(NEW[:7])))
     most, _ = add(more, "most", command(images, faces(NEW[7:])))
@@ -189,7 +195,7 @@ def _facts(dataset: Dataset) -> dict:
 
 def _marks(folder: Path, dataset: Dataset, key: str) -> str:
     label = by_key(dataset)[key]["label"]
-    (folder / "again.csv").write_text(f"key,given,proposed\n{key},{CLASSES[label]},{CLASSES[1 - label]}\n")
+    (folder / "again.csv").write_text(f"key,given,decision\n{key},{CLASSES[label]},{CLASSES[1 - label]}\n")
     return str(folder / "again.csv")
 
 
@@ -264,9 +270,9 @@ def test_a_damaged_manifest_is_not_added_to(images: Path, old: Dataset) -> None:
 def test_a_person_stays_in_the_part_that_it_is_in_and_is_counted_in_two(images: Path) -> None:
     train = [row for row in faces(range(45)) if row[4] != "p4"]
     settings = PackSettings(name="faces", class_names=CLASSES, holdout=0.3, holdout_by="person")
-    order = pack_here(command(images, train, faces([12, 13, 57])).source(), images.parent / "set", settings)
+    order = pack_here(command(images, train, faces([12, 13, 57])).source(), images.parent / "by_person", settings)
     assert [note for note in order.notes if note.startswith("person:")] == []
-    old = Dataset.open(str(images.parent / "set"))
+    old = Dataset.open(str(images.parent / "by_person"))
     parts = {row["extra_person"]: row["split"] for row in by_key(old).values()}
     assert set(parts.values()) == {"train", "holdout", "test"}
     new, order = add(old, "more", command(images, faces(range(60, 75)), faces([78])))
