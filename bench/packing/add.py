@@ -60,7 +60,7 @@ def main(arguments: Arguments) -> None:
     share = figures["add_s"] / (figures["pack_s"] + figures["index_s"])
     # A start of each pass costs the same for few rows as for many: only AffectNet's size is held to the goal.
     met = share <= MOST or rows < FULL
-    report("packing_add", ok=met and figures["same_graph"], rows=rows, share=share, most=MOST, **figures)
+    report("packing_add", ok=met and bool(figures["same_graph"]), rows=rows, share=share, most=MOST, **figures)
 
 
 def _measure(faces: Path, new: Path, output: str) -> dict[str, float | bool]:

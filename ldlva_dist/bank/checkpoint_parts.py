@@ -141,9 +141,17 @@ def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None
 
 
 def restore_or_start(
-    files: Files, start: int, labels: NDArray[np.integer], spec: BankSpec, step: int | None = None
+    files: Files,
+    start: int,
+    labels: NDArray[np.integer],
+    spec: BankSpec,
+    step: int | None = None,
+    known_rows: int | None = None,
 ) -> RestoredRows:
     """Rows of ids start, start + 1, ... out of a checkpoint, as :func:`unpack` has them; without files, a new bank's.
+
+    With ``known_rows`` it is a new bank's too, but ids below it hold what another run's steps had written, as of step
+    0. Graphs that it found anew are left behind: they know the old rows alone.
 
     Args:
         files: Parts of the bank in the checkpoint; none for a new bank.
@@ -151,27 +159,18 @@ def restore_or_start(
         labels: [n] label of each id, which a new bank may hold (``BankSpec.label_smoothing``).
         spec: What the bank stores.
         step: Step that the checkpoint must be of; None takes any.
+        known_rows: Training samples of the other run that wrote the files; None: they are of this run.
     """
-    if files:
+    if files and known_rows is None:
         return unpack(files, start, start + len(labels), spec, step)
     rows = blank(start, start + len(labels), spec) if spec.label_smoothing is None else from_labels(start, labels, spec)
-    return RestoredRows(visible=rows, pending=blank(0, 0, spec), graphs={})
-
-
-def taken_over(files: Files, start: int, labels: NDArray[np.integer], spec: BankSpec, known_rows: int) -> RestoredRows:
-    """Rows of a new bank, of which the ids below ``known_rows`` hold what another run's bank held.
-
-    Those count as written at step 0; ids that no step of that run wrote, and all others, are as in a new bank. Graphs
-    that it found anew are left behind: they know the old rows alone.
-    """
-    begun = restore_or_start({}, start, labels, spec)
-    stop = min(start + len(labels), known_rows)
+    stop = min(start + len(labels), known_rows or 0)
     if files and start < stop:
         found = unpack(files, start, stop, spec).newest(spec.momentum)
         written = found.take(np.flatnonzero(found.records["versions"] >= 0))
         written.records["versions"] = 0
-        begun.visible.assign(written)
-    return begun
+        rows.assign(written)
+    return RestoredRows(visible=rows, pending=blank(0, 0, spec), graphs={})
 
 
 def newest(files: Files, num_rows: int, spec: BankSpec) -> tuple[BankRows, Mapping[str, NDArray[np.int32]]]:

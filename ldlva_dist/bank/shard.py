@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist import storage
 from ldlva_dist.bank.attempt import ServedAttempt
-from ldlva_dist.bank.checkpoint_parts import PartHeader, RestoredRows, part_file, restore_or_start, taken_over
+from ldlva_dist.bank.checkpoint_parts import PartHeader, RestoredRows, part_file, restore_or_start
 from ldlva_dist.bank.copy_on_write import BankSnapshot, CopyOnWriteRows
 from ldlva_dist.bank.graph_versions import GraphVersions
 from ldlva_dist.bank.ledger import Ledger
@@ -90,12 +90,7 @@ class BankShard:
         self._attempt.require_service()
         if self._attempt.rows:
             self._attempt.rows.drop_snapshot()
-        labels = self._static.static["label"]
-        if known_rows is None:
-            restore = partial(self._restore, files, step)
-        else:
-            restore = partial(taken_over, files, self._start, labels, self._spec, known_rows)
-        restored = await self._in_thread(restore)
+        restored = await self._in_thread(partial(self._restore, files, step, known_rows))
         ledger = Ledger(token=token, world_size=world_size, first=step)
         rows = TimedRows(str(self), ledger, restored.visible, restored.pending, self._spec)
         self._attempt.start(rows, restored.graphs)
@@ -225,8 +220,8 @@ class BankShard:
     def _restore_last(self) -> RestoredRows:
         return self._restore(self._reload() if self._reload else {})
 
-    def _restore(self, files: Files, step: int | None = None) -> RestoredRows:
-        return restore_or_start(files, self._start, self._static.static["label"], self._spec, step)
+    def _restore(self, files: Files, step: int | None = None, known_rows: int | None = None) -> RestoredRows:
+        return restore_or_start(files, self._start, self._static.static["label"], self._spec, step, known_rows)
 
     async def _in_thread(self, function: Callable[[], _T]) -> _T:
         """Do something with the storage, one thing after the other, while the shard answers on."""

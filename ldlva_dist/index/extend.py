@@ -51,7 +51,8 @@ def _points_from(points_N2: NDArray[np.float32], first: int) -> PointSet:
 
 def _mended(folder: str, graph: GraphInfo, part: int, points_N2: NDArray[np.float32], added: PointSet) -> Nearest:
     """The lists of one part of the old graph, with the new samples that belong there."""
-    ids_nK, squared_nK = (np.array(array) for array in read_part(folder, graph, part))
+    ids_nK, squared_nK = read_part(folder, graph, part)
+    ids_nK, squared_nK = np.array(ids_nK), np.array(squared_nK)  # stored ones may be mapped, and read-only
     first = graph.rows_of(part).start
     for begin in range(0, len(ids_nK), BLOCK_ROWS):
         rows = slice(begin, begin + BLOCK_ROWS)

@@ -1,16 +1,18 @@
 """How rows are packed that are added to a data set: with its classes, and its settings where no others are given."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.common import HOLDOUT, Common, KnownClasses
 
+Kind = TypeVar("Kind", bound=Common)
 _OF_A_WHOLE_SET = ("standardize_va", "shuffle_va", "noise")
 
 
-def adding(command: Common, dataset: Dataset) -> tuple[Common, PackSettings]:
+def adding(command: Kind, dataset: Dataset) -> tuple[Kind, PackSettings]:
     """The kind of source with the data set's classes, and how its rows are packed.
 
     Args:

@@ -45,7 +45,7 @@ def finish_dataset(
     digest = ContentHash(settings.class_names, _pairs(order))
     with full_disk_said(stage.root):
         write_blocks(stage.final, _hashed(regrouped(rows, ROW_GROUP_ROWS), digest))
-        write_rejected(stage, partitions, skip=settings.on_bad_data == "skip")
+        write_rejected_rows(stage, partitions, skip=settings.on_bad_data == "skip")
         counts = list(order.splits)
         info = DatasetInfo(
             name=settings.name,
@@ -119,7 +119,7 @@ def _hashed(blocks: Iterable[pa.Table], digest: ContentHash) -> Iterator[pa.Tabl
         yield block
 
 
-def write_rejected(stage: Stage, partitions: Sequence[Partition], *, skip: bool) -> None:
+def write_rejected_rows(stage: Stage, partitions: Sequence[Partition], *, skip: bool) -> None:
     """List the rows that are not packed; with ``skip`` only those that are no fault of the data."""
     with stage.open_piece(LATE) as piece:
         late = piece.read()

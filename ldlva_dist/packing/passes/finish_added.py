@@ -33,7 +33,7 @@ from ldlva_dist.dataset.relabel_rounds import RELABELLED, moved_rounds, read_rou
 from ldlva_dist.dataset.stored_rows import regrouped
 from ldlva_dist.errors import DataError
 from ldlva_dist.index.extend import extend_graphs
-from ldlva_dist.packing.passes.finish import placed_rows, task_shards, write_rejected
+from ldlva_dist.packing.passes.finish import placed_rows, task_shards, write_rejected_rows
 from ldlva_dist.packing.passes.pass1_survey import NO_LABEL
 from ldlva_dist.packing.passes.pass2_order import Order
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -72,7 +72,7 @@ def finish_added(
     rows = growth.blocks(placed, schema)
     with full_disk_said(stage.root):
         write_blocks(stage.final, _counted(regrouped(rows, ROW_GROUP_ROWS), digest, tally))
-        write_rejected(stage, partitions, skip=settings.on_bad_data == "skip")
+        write_rejected_rows(stage, partitions, skip=settings.on_bad_data == "skip")
         if len(rounds := read_rounds(parent)):
             data = moved_rounds(rounds, growth.moved)
             storage.write_bytes(storage.join(stage.final, RELABELLED), data)
