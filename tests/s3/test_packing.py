@@ -60,7 +60,11 @@ def said(cluster: None, proxy: FaultProxy, local: Path) -> dict[str, Any]:
         pack(in_store, f"{STORE}/again", settings, progress=stop)
     with pytest.raises(DataError) as before:
         verify(Dataset.open(f"{STORE}/again"))
-    pack(in_store, f"{STORE}/again", settings, progress=lambda what, done, total: resumed.setdefault(what, done))
+
+    def keep_first(what: str, done: int, total: int) -> None:
+        resumed.setdefault(what, done)
+
+    pack(in_store, f"{STORE}/again", settings, progress=keep_first)
     _add(local, settings)
     with pytest.raises(DataError) as refused:
         pack(in_store, f"{STORE}/none", replace(settings, noise=f"list:{STORE}/noise.txt"))

@@ -9,7 +9,7 @@ from tyro.conf import Suppress
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.classes.class_index import StatedClasses, stated_classes
 from ldlva_dist.packing.classes.known_sets import AFFECTNET
-from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES, Source
 from ldlva_dist.values.settings import Range, Seed, Share, check_name, check_options
 
 HOLDOUT = 0.1
@@ -64,6 +64,10 @@ class Common:
         check_options(self)
         if self.name is not None:
             check_name("--name", self.name)
+
+    def source(self) -> Source:
+        """The rows to pack."""
+        raise NotImplementedError
 
     def notes(self) -> list[str]:
         """Sentences on what lies beside the rows and is passed over."""

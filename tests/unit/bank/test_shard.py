@@ -2,6 +2,7 @@ import asyncio
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ N, C, V, K, BATCH = 40, 3, 4, 5, 12
 NO_IDS = np.zeros(0, np.int64)
 
 
-def spec(**changes) -> BankSpec:
-    floats = {"probs_dtype": "float32", "features_dtype": "float32"}
+def spec(**changes: Any) -> BankSpec:
+    floats: dict[str, Any] = {"probs_dtype": "float32", "features_dtype": "float32"}
     return BankSpec(**{"num_classes": C, "feature_width": V, "timeout_s": 20.0} | floats | changes)
 
 
@@ -178,7 +179,7 @@ async def simulate(
                 held = None
             if rank == 0 and step + 1 == snapshot_at:
                 await dawdle()
-                await asyncio.gather(*(shard.take_snapshot(token, snapshot_at) for shard in shards))
+                await asyncio.gather(*(shard.take_snapshot(token, step + 1) for shard in shards))
 
     await asyncio.gather(*(rank_loop(rank) for rank in range(world_size)))
     # The shards have gone on meanwhile.
@@ -305,11 +306,12 @@ def test_static_rows_and_neighbours_come_from_the_shard_of_their_id():
         np.testing.assert_array_equal(static["label"], [25 % C, 20 % C])
         np.testing.assert_array_equal(answer.neighbors[:, :3], [[39, 0, 1], [21, 22, 23], [22, 23, 24]])
         assert (await shard.facts()).start == 20
-        for wrong in (
+        asked: list[dict[str, Any]] = [
             {"samples": np.array([19])},
             {"ids": np.array([40])},
             {"write": to_write(global_update(0), spec())},
-        ):
+        ]
+        for wrong in asked:
             with pytest.raises(NeighborServiceError, match=r"bank of ids 20..39: asked for ids"):
                 await shard.exchange(BankCall(token="a", rank=0, **wrong).pack())
 
@@ -554,7 +556,9 @@ def test_a_new_attempt_gives_up_the_snapshot_of_the_one_before(tmp_path):
         [shard] = make_shards(1, spec())
         await shard.begin("a", 1, 0, {})
         await shard.take_snapshot("a", 0)
+        assert shard._attempt.rows
         snapshot = shard._attempt.rows.snapshot
+        assert snapshot
         await shard.begin("b", 1, 0, {})
         with pytest.raises(NeighborServiceError, match="asked for after it was given up"):
             snapshot.rows.read("probs", 0, 1)
