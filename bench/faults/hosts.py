@@ -94,7 +94,7 @@ def _run(made: HostHarness, seed: int, out: Path | None) -> Record:
 
 def _report(records: list[Record], others: dict[str, object]) -> None:
     lost = {kind: [record.lost_s for record in records if record.kind == kind] for kind in HOST_KINDS}
-    failures = [f"seed {r.seed}, {r.kind}: {'; '.join(r.failures)}" for r in records if r.failures]
+    failures = [f"seed {r.seed}, {r.kind} after step {r.step}: {'; '.join(r.failures)}" for r in records if r.failures]
     report(
         "hosts",
         ok=not failures and not others.get("resumes_differ"),

@@ -1,7 +1,6 @@
 """A cluster on hosts of their own: a head without CPUs, workers, a store, and a client that submits jobs."""
 
 import os
-import re
 import secrets
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ldlva_dist import storage
+from ldlva_dist.checkpoint.saved_files import checkpoint_steps
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.index.graph import build_graph
@@ -29,13 +29,13 @@ ADDRESSES = {"head": "10.77.0.1", "h1": "10.77.0.2", "h2": "10.77.0.3", "h3": "1
 }
 WORKERS = ("h1", "h2", "h3")
 HEAD_PORT = 6379
+CHECKPOINT_LIMIT_S = 300.0
 TOO_SLOW = "timed out during startup"
 START_LIMIT_S, CLEAN_LIMIT_S = 240.0, 90.0
 BUCKET, FACES = "s3://lab", "s3://lab/faces"
 RAY = str(ROOT / ".venv" / "bin" / "ray")
 OF_A_JOB = ("ray::", "python jobs/", f"{ROOT}/.venv/bin/python jobs/")
 OF_NO_JOB = tuple(f"ray::{name}" for name in OF_THE_CLUSTER + OF_THE_NODES)
-STEP = re.compile(r"step +(\d+)/")
 
 
 @dataclass(kw_only=True)
@@ -50,23 +50,9 @@ class SubmittedJob:
         """All that came on the terminal."""
         return self.log.read_text(errors="replace")
 
-    @property
-    def step(self) -> int:
-        """The last step of which a line was shown; 0 before the first."""
-        return int((STEP.findall(self.said) or ["0"])[-1])
-
     def wait(self, limit_s: float) -> int:
         """Exit code of ``ray job submit``."""
         return self.process.wait(limit_s)
-
-    def wait_for_step(self, step: int, limit_s: float) -> None:
-        """Return once a line of this step, or of a later one, was shown."""
-
-        def is_there() -> bool:
-            assert self.process.poll() is None, f"the job ended before step {step}: {self.said[-2000:]}"
-            return self.step >= step
-
-        wait_for(is_there, f"step {step}", limit_s)
 
 
 @dataclass(kw_only=True)
@@ -205,6 +191,19 @@ class HostCluster:
         with open(log, "ab") as output:
             process = self.hosts[name].popen(command, self.environment(RAY_ADDRESS=address), output)
         return SubmittedJob(process=process, log=log)
+
+    def wait_for_checkpoint(self, config: RunConfig, step: int, job: SubmittedJob) -> None:
+        """Return once the run that a job makes has a checkpoint of this step, or of a later one.
+
+        On a store, metrics are written when a run saves.
+        """
+
+        def is_there() -> bool:
+            assert job.process.poll() is None, f"the job ended before step {step}: {job.said[-2000:]}"
+            return max(checkpoint_steps(config.uri), default=0) >= step
+
+        with self.hosts["client"].network():
+            wait_for(is_there, f"checkpoint of step {step} of {config.name}", CHECKPOINT_LIMIT_S)
 
     def submit(self, label: str, command: Sequence[str]) -> SubmittedJob:
         """Submit a job from the client to the head, as a user does."""

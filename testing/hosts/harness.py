@@ -25,10 +25,10 @@ from testing.hosts.remote_store import SLOW
 from testing.tiny_runs import long_run
 
 EPOCHS, CHECKPOINT_EVERY_STEPS, KEPT = 30.0, 30, 2
-"""300 steps of the long run of the tests."""
-PAUSE_S = 5.0
-"""Until the strike, at most, from the first checkpoint on: a run on a store tells of its steps when it saves."""
-FIRST_STEP_S, STATUS_S, REFERENCE_LIMIT_S = 180.0, 60.0, 600.0
+"""Some 300 steps of the long run of the tests."""
+LAST_STRUCK = 7
+"""A run is struck right after one of the checkpoints before this one."""
+STATUS_S, REFERENCE_LIMIT_S = 60.0, 600.0
 SENTENCE = re.compile(r"^(?:\x1b\[[0-9;]*m)*error: .+", re.MULTILINE)
 CLOSE = 1e-5
 """Between runs of other numbers of workers: sums in another order, over 300 steps, are not compared closer."""
@@ -43,7 +43,7 @@ class HostHarness:
         self._reference: tuple[Numbers, float] | None = None
 
     def config(self, name: str, *, workers: int | tuple[int, int] = 2, num_to_keep: int = KEPT) -> RunConfig:
-        """A run of 300 steps whose ranks have a host each, with short limits."""
+        """A run of some 300 steps whose ranks have a host each, with short limits."""
         config = long_run(FACES, f"{BUCKET}/runs", name)
         return replace(
             config,
@@ -91,12 +91,12 @@ class HostHarness:
         kind, random = HOST_KINDS[name], np.random.default_rng(seed)
         numbers, straight_s = self.reference()
         config = self.config(f"run-{seed:05d}", workers=kind.workers)
-        pause_s = float(random.uniform(0, PAUSE_S))
+        step = CHECKPOINT_EVERY_STEPS * int(random.integers(1, LAST_STRUCK))
         if kind.without:
             self.cluster.power_off(kind.without)
         began, struck, failures = time.monotonic(), "", list[str]()
         try:
-            struck = self._strike(config, kind, pause_s, random)
+            struck = self._strike(config, kind, step, random)
             failures += self._find_faults(config, numbers, is_fixed=isinstance(kind.workers, int))
         except (AssertionError, LdlvaError) as error:
             failures.append(str(error))
@@ -109,7 +109,7 @@ class HostHarness:
         return Record(
             seed=seed,
             kind=name,
-            step=0,
+            step=step,
             struck=struck,
             seconds=seconds,
             lost_s=seconds - straight_s,
@@ -147,13 +147,12 @@ class HostHarness:
         self.cluster.store.set_faults()
         return found
 
-    def _strike(self, config: RunConfig, kind: HostKind, pause_s: float, random: np.random.Generator) -> str:
+    def _strike(self, config: RunConfig, kind: HostKind, step: int, random: np.random.Generator) -> str:
         """Run, strike, and let the same command go on where the job ended; what was struck."""
         job = self.cluster.submit_run(config) if kind.is_submitted else self.cluster.start_run(config, WORKERS[-1])
         scene = HostScene(cluster=self.cluster, config=config, job=job, random=random)
         with scene.later:
-            job.wait_for_step(1, FIRST_STEP_S)
-            scene.wait(pause_s)
+            self.cluster.wait_for_checkpoint(config, step, job)
             struck = kind.strike(scene)
             code = job.wait(JOB_LIMIT_S)
         expected = 0 if kind.exit_code == 0 else 1 if kind.is_submitted else kind.exit_code

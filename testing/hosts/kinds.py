@@ -161,7 +161,7 @@ def second_run(scene: HostScene) -> str:
     config = replace(scene.config, name=f"{scene.config.name}-other")
     config = replace(config, placement=replace(config.placement, num_workers=1))
     other = scene.cluster.submit_run(config)
-    other.wait_for_step(1, RANKS_LIMIT_S)
+    scene.cluster.wait_for_checkpoint(config, 1, other)
     name = scene.pick()
     scene.cluster.power_off(name)
     assert other.wait(JOB_LIMIT_S) == 0, other.said[-2000:]
