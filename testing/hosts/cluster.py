@@ -97,6 +97,7 @@ class HostCluster:
             "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_JOB_STOP_WAIT_TIME_S": "90",
+            "RAY_worker_maximum_startup_concurrency": "8",
             "AWS_ENDPOINT_URL": self.store.endpoint,
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "bench:writer",
