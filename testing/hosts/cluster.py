@@ -72,7 +72,7 @@ class HostCluster:
     """Of the lines before some hosts, each way."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
 
-    def start_host(self, name: str, *, disk_mib: int = 2048) -> Host:
+    def start_host(self, name: str, *, disk_mib: int = 1024) -> Host:
         """Switch on a machine, whose disk is empty."""
         self.hosts[name] = host = Host(name, ADDRESSES, self.switch, disk_mib=disk_mib)
         if name in self.delays_ms:

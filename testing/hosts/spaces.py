@@ -89,7 +89,7 @@ class Switch(Space):
 class Host(Space):
     """One machine."""
 
-    def __init__(self, name: str, addresses: Mapping[str, str], switch: Switch, *, disk_mib: int = 2048) -> None:
+    def __init__(self, name: str, addresses: Mapping[str, str], switch: Switch, *, disk_mib: int = 1024) -> None:
         """Start it, empty, and plug it in.
 
         Args:
