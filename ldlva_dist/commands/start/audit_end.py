@@ -1,7 +1,7 @@
 """What an audit ends with: ten lines that a person can act on. N = audited samples, C = classes, n = suspects."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.analysis.label_findings import FILE, Findings
-from ldlva_dist.analysis.suspects import suspect_ids
 from ldlva_dist.commands.labels.report import FILE as PAGE
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import REJECTED
@@ -45,8 +44,11 @@ class AuditEnd:
 
     @cached_property
     def suspects_n(self) -> NDArray[np.int64]:
-        """[n] ids, the most suspicious first."""
-        return suspect_ids(self.findings)
+        """[n] ids: as many as are expected to be wrong, then the others that the run would change, by suspicion."""
+        findings = self.findings
+        listed_N = findings.wrong_labels.is_listed_N
+        ids_n = np.flatnonzero(listed_N | (findings.proposed_N != findings.labels_N))
+        return ids_n[np.lexsort((findings.rank_N[ids_n], ~listed_N[ids_n]))]
 
     @cached_property
     def copy_counts(self) -> CopyCounts | None:
@@ -59,6 +61,8 @@ class AuditEnd:
         return {
             "audited": self.dataset.info.num_train,
             "rejected": self.dataset.info.num_rejected,
+            "expected_wrong": self.findings.wrong_labels.expected,
+            "listed": self.findings.wrong_labels.num_listed,
             "suspects": len(self.suspects_n),
             "copies": None if counts is None else vars(counts),
         }
@@ -74,8 +78,7 @@ def closing_lines(end: AuditEnd) -> list[str]:
         lines.append(_copies(end.copy_counts, f"{end.copies}"))
     return [
         *lines,
-        f"look: {end.run}/{PAGE} (in a browser: arrows choose, m marks, a digit is a class, e exports a CSV)",
-        f"every image: {end.run}/{FILE} (uncertainty, suspicion and rank)",
+        f"look: {end.run}/{PAGE} (arrows choose, m marks, e exports the marks); every image: {FILE} beside it",
         f"correct: python jobs/make_shards.py relabel --dataset {folder}/data --name corrected --marked MARKS.csv",
         f"in another tool: python jobs/exchange.py write --run {end.run} --format label-studio --output TASKS",
     ]
@@ -98,20 +101,28 @@ def count_copies(uri: str) -> CopyCounts:
 
 def _suspects(end: AuditEnd) -> Iterator[str]:
     findings, names, ids_n = end.findings, end.dataset.info.class_names, end.suspects_n
-    share = len(ids_n) / max(1, len(findings.labels_N))
-    yield f"suspects: {len(ids_n):,} labels ({share:.0%}) that the run would change; trust the order, not their number"
+    found, uri = findings.wrong_labels, f"{end.folder}/suspects.csv"
+    if found.num_listed:
+        share = found.num_listed / len(findings.labels_N)
+        yield f"expected wrong: {found.num_listed:,} labels ({share:.0%}), the first so many of {len(ids_n):,} in {uri}"
+        ids_n = ids_n[: found.num_listed]
+    else:
+        yield f"expected wrong: unknown; {len(ids_n):,} labels that the run would change, by suspicion: {uri}"
+    if reasons := [f"{name} ({each.reason})" for name, each in zip(names, found.classes, strict=True) if each.reason]:
+        yield f"no number for: {_joined(reasons[:MOST])}{' and others' * (len(reasons) > MOST)}"
     if not len(ids_n):
         return
     given_C = np.bincount(findings.labels_N, minlength=len(names))
     share_C = np.bincount(findings.labels_N[ids_n], minlength=len(names)) / np.maximum(given_C, 1)
     worst = np.argsort(-share_C, kind="stable")[:MOST].tolist()
     yield f"most doubted: {_joined(f'{names[c]} ({share_C[c]:.0%} of its {given_C[c]:,})' for c in worst)}"
-    pairs = Counter(zip(findings.labels_N[ids_n].tolist(), findings.proposed_N[ids_n].tolist(), strict=True))
+    swaps = zip(findings.labels_N[ids_n].tolist(), findings.proposed_N[ids_n].tolist(), strict=True)
+    pairs = Counter((given, proposed) for given, proposed in swaps if given != proposed)
     yield f"most frequent: {_joined(f'{names[a]} to {names[b]} {n:,}' for (a, b), n in pairs.most_common(MOST))}"
     first_m = ids_n[:MOST]
     keys = dict(zip(np.sort(first_m).tolist(), _keys(end.dataset, np.sort(first_m)), strict=True))
     looks = (f"{keys[i]} ({names[findings.labels_N[i]]} to {names[findings.proposed_N[i]]})" for i in first_m.tolist())
-    yield f"look first at: {_joined(looks)}; the whole list: {end.folder}/suspects.csv"
+    yield f"look first at: {_joined(looks)}"
 
 
 def _copies(counts: CopyCounts, uri: str) -> str:
@@ -127,5 +138,5 @@ def _keys(dataset: Dataset, ids_m: NDArray[np.int64]) -> Sequence[str]:
     return dataset.take(["key"], ids_m)["key"].to_pylist()
 
 
-def _joined(parts: Iterator[str]) -> str:
+def _joined(parts: Iterable[str]) -> str:
     return ", ".join(parts)

@@ -12,7 +12,7 @@ import numpy as np
 from ldlva_dist import storage
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.analysis.scoring import part_to_judge
-from ldlva_dist.analysis.suspects import as_issues_table, suspect_ids
+from ldlva_dist.analysis.suspects import as_issues_table
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.commands.data.build_index import IndexArguments, build
 from ldlva_dist.commands.data.make_shards import run_pack
@@ -111,8 +111,10 @@ def run_stages(request: AuditRequest, output: str) -> None:
     config = settle_settings(request, dataset, folder)
     provide_neighbors(config, dataset)
     train_audited(config, dataset, probe=request.options.probe)
-    findings = write_page(config, dataset, folder)
+    findings = write_page(config, dataset)
     end = AuditEnd(dataset=dataset, findings=findings, copies=copies, folder=folder.uri, run=folder.run)
+    suspects = as_issues_table(dataset, findings, end.suspects_n)
+    storage.write_bytes(folder.at("suspects.csv"), issues_csv(suspects))
     lines = closing_lines(end)
     storage.write_bytes(folder.at(END_FILE), (json.dumps({"lines": lines} | end.figures(), indent=1) + "\n").encode())
     print_lines(lines)
@@ -218,11 +220,9 @@ def show_steps(progress: Callable[[str, int, int], None], batch_size: int, metri
     progress("training", metrics["step"] * batch_size, metrics["steps"] * batch_size)
 
 
-def write_page(config: RunConfig, dataset: Dataset, folder: AuditFolder) -> Findings:
-    """The page, uncertainty.parquet and the list."""
+def write_page(config: RunConfig, dataset: Dataset) -> Findings:
+    """The page and uncertainty.parquet."""
     say("5/5 judging, and writing the page")
     findings = make_report(ReportArguments(run=config.uri, split=None if part_to_judge(dataset.info) else "train"))
     assert findings is not None, "an audit's run has neighbours"
-    ids_n = suspect_ids(findings)
-    storage.write_bytes(folder.at("suspects.csv"), issues_csv(as_issues_table(dataset, findings, ids_n)))
     return findings

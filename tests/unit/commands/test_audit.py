@@ -15,6 +15,7 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.sources.image_tables import Folder
+from testing.synthetic_run import synthetic_run
 from testing.toy_dataset import CLASSES, TRAIN, toy_dataset
 
 
@@ -115,10 +116,27 @@ def test_the_end_names_what_a_person_can_act_on(tmp_path: Path) -> None:
     assert 8 <= len(lines) <= 10
     said = "\n".join(lines)
     assert f"audited: {TRAIN} images of {CLASSES} classes" in said
-    assert "suspects: 4 labels (7%)" in said
+    assert "expected wrong: unknown; 4 labels that the run would change, by suspicion: A/suspects.csv" in said
+    assert "no number for: a (a mixture needs 50 samples)" in said
     assert "most doubted: a (20% of its 15), b (7% of its 15)" in said
     assert "most frequent: a to b 2, a to c 1, b to a 1" in said
-    assert "look first at: k8 (a to b), k4 (a to b), k12 (a to c); the whole list: A/suspects.csv" in said
+    assert "look first at: k8 (a to b), k4 (a to b), k12 (a to c)" in said
     assert "copies: 2 groups of 4 images, 1 across splits, 1 with different labels" in said
     assert json.loads(json.dumps(end.figures()))["suspects"] == 4
     assert vars(count_copies(str(copies))) == {"groups": 2, "images": 4, "across_splits": 1, "of_several_labels": 1}
+
+
+def test_the_list_begins_with_as_many_as_are_expected_to_be_wrong(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path, rows=1400, pool=16, pixels=48)
+    end = AuditEnd(dataset=run.dataset, findings=run.findings, copies=None, folder="A", run="A/run")
+    expected = run.findings.wrong_labels
+    first_n, others_n = np.split(end.suspects_n, [expected.num_listed])
+    assert 0 < len(first_n) < len(end.suspects_n)
+    assert set(first_n.tolist()) == set(np.flatnonzero(expected.is_listed_N).tolist())
+    assert (run.findings.proposed_N[others_n] != run.findings.labels_N[others_n]).all()
+    assert (np.diff(run.findings.rank_N[first_n]) > 0).all()
+    assert (np.diff(run.findings.rank_N[others_n]) > 0).all()
+    said = "\n".join(closing_lines(end))
+    assert f"expected wrong: {len(first_n)} labels" in said
+    assert f"the first so many of {len(end.suspects_n):,} in A/suspects.csv" in said
+    assert len(said.splitlines()) <= 10
