@@ -2,7 +2,8 @@
 
 jobs/audit.py on FER+ (the original labels; a label is wrong if the votes' majority is another class): under 25 minutes,
 and of the first 2,000 labels at least 75 % wrong. On drawn faces with 30 % of the labels flipped: of as many labels as
-were flipped, the most suspicious ones, at least 85 % are. Needs FER+ (--source); truth is read after the audits alone.
+were flipped, the most suspicious ones, at least 85 % are; ``possible`` is what the true distributions would give, as
+drawn faces are ambiguous. Needs FER+ (--source); truth is read after the audits alone.
 """
 
 import subprocess
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 
 from bench.accuracy.ferplus import CLASSES
 from bench.common import report
+from ldlva_dist.analysis.metrics import bayes_flip_probability
 from ldlva_dist.analysis.scoring import wrong_labels
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import list_column
 
 JOB = Path(__file__).parents[2] / "jobs" / "audit.py"
 FIRST, WANTED, WANTED_DRAWN, MINUTES = 2000, 0.75, 0.85, 25.0
@@ -72,9 +75,26 @@ def audit(name: str, source: list[str], arguments: Arguments) -> dict[str, Any]:
     subprocess.run(command, check=True, timeout=arguments.limit_s)
     minutes = (time.monotonic() - began) / 60
     order_N = pq.read_table(output / "run" / "uncertainty.parquet", columns=["rank"])["rank"].to_numpy().argsort()
-    known = wrong_labels(Dataset.open(str(output / "data")))
+    dataset = Dataset.open(str(output / "data"))
+    known = wrong_labels(dataset)
     assert known is not None, "both sets say which labels are wrong"
-    return judge(order_N, *known) | {"minutes": minutes}
+    found = judge(order_N, *known) | {"minutes": minutes} | expectations(output, *known)
+    return found | ({"possible": possible(dataset, *known)} if dataset.info.flip_share else {})
+
+
+def expectations(output: Path, wrong_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> dict[str, float]:
+    """How many labels are listed as wrong, and how many of them are."""
+    listed_N = pq.read_table(output / "run" / "uncertainty.parquet", columns=["listed"])["listed"].to_numpy()
+    return {"listed": int(listed_N.sum()), "precision_of_listed": float(wrong_N[listed_N & known_N].mean())}
+
+
+def possible(dataset: Dataset, wrong_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> float:
+    """Precision, at as many labels as are wrong, of the best order there is: by the true distributions."""
+    columns = dataset.columns(["label", "true_distribution"], rows=dataset.info.num_train)
+    labels_N, share = columns["label"].to_numpy().astype(np.int64), dataset.info.flip_share
+    assert share is not None, "the faces are drawn"
+    flipped_N = bayes_flip_probability(list_column(columns["true_distribution"]), labels_N, share)
+    return judge(np.argsort(-flipped_N, kind="stable"), wrong_N, known_N)["precision_at_wrong"]
 
 
 def judge(order_N: NDArray[np.int64], wrong_N: NDArray[np.bool_], known_N: NDArray[np.bool_]) -> dict[str, Any]:
