@@ -53,16 +53,23 @@ class Findings:
 
 
 def scores(findings: Findings) -> dict[str, NDArray[Any]]:
-    """Every score that finds wrong labels, high = suspicious; self-confidence and margin as cleanlab defines them."""
-    probs_NC, labels_N = findings.probs_NC, findings.labels_N
+    """Every score of a run with neighbours that finds wrong labels, high = suspicious."""
     return {
         "uncertainty": findings.uncertainty_N,
+        "neighbor_disagreement": suspicion.self_confidence(findings.aggregated_NC, findings.labels_N),
+        **prediction_scores(findings.probs_NC, findings.labels_N),
+        "suspicion": findings.suspicion_N,
+    }
+
+
+def prediction_scores(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Scores that need nothing but predictions: self-confidence, margin and confident learning as cleanlab has them."""
+    return {
         "one_minus_p_label": suspicion.self_confidence(probs_NC, labels_N),
-        "neighbor_disagreement": suspicion.self_confidence(findings.aggregated_NC, labels_N),
         "self_confidence_adjusted": suspicion.self_confidence(suspicion.adjusted(probs_NC, labels_N), labels_N),
         "normalized_margin": suspicion.normalized_margin(probs_NC, labels_N),
         "normalized_margin_adjusted": suspicion.normalized_margin(suspicion.adjusted(probs_NC, labels_N), labels_N),
-        "suspicion": findings.suspicion_N,
+        "confident_learning": suspicion.confident_learning(probs_NC, labels_N),
     }
 
 

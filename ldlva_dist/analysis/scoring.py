@@ -45,7 +45,7 @@ def score(
     With ``allow_other_version`` the data set may be any with the same classes in the same order; the uncertainties are
     judged only where it has the rows that were trained on, that is on versions of one data set, by the labels there.
     A run without neighbours has no uncertainties, and keeps no outputs of its training samples: ``predict_training``
-    has them predicted, where wrong labels are known.
+    has them predicted, where wrong labels are known. Of a run that left a fold out, no score of labels is judged.
 
     Returns:
         One JSON-ready dict:
@@ -76,7 +76,7 @@ def score(
     result |= {"version": info.content_hash, "trained_version": facts["content_hash"]}
     result |= {"steps": facts["step"], "weights_crc32": checkpoint.weights_crc32}
     result |= against_columns(dataset, split, probs_NC)
-    if not checkpoint.has_rows_of(info) or (wrong := wrong_labels(dataset)) is None:
+    if config.data.fold is not None or not checkpoint.has_rows_of(info) or (wrong := wrong_labels(dataset)) is None:
         return result
     if config.uses_neighbors:
         uncertainty_N, probs_NC = read_sample_outputs(checkpoint, info)
@@ -114,14 +114,17 @@ def part_to_judge(info: DatasetInfo) -> str | None:
     return next((name for name in ("test", "holdout") if info.splits[name].rows), None)
 
 
-def predict_split(checkpoint: Checkpoint, dataset: Dataset, *, split: str, num_tasks: int) -> NDArray[np.float32]:
-    """[n, C] class probabilities of a split in id order, computed by ``num_tasks`` Ray tasks at a time."""
+def predict_split(
+    checkpoint: Checkpoint, dataset: Dataset, *, split: str, num_tasks: int, rows: range | None = None
+) -> NDArray[np.float32]:
+    """[n, C] class probabilities of a split in id order, or of some of its rows, by ``num_tasks`` Ray tasks at once."""
+    rows = range(dataset.info.splits[split].rows) if rows is None else rows
     task, opened = ray.remote(_predict_share), ray.put(dataset)
-    num_shares = max(num_tasks, -(-dataset.info.splits[split].rows // TASK_ROWS))
+    num_shares = max(num_tasks, -(-len(rows) // TASK_ROWS))
     waiting, running, shares = iter(range(num_shares)), dict[Any, int](), dict[int, NDArray[np.float32]]()
     while len(shares) < num_shares:
         for rank in islice(waiting, num_tasks - len(running)):
-            running[task.remote(checkpoint, opened, split, rank, num_shares)] = rank
+            running[task.remote(checkpoint, opened, split, rows, rank, num_shares)] = rank
         done, _ = ray.wait(list(running), timeout=TASK_LIMIT_S)
         if not done:
             for ref in running:
@@ -140,16 +143,12 @@ def _result(ref: Any, split: str) -> NDArray[np.float32]:
 
 
 def _predict_share(
-    checkpoint: Checkpoint, dataset: Dataset, split: str, rank: int, num_tasks: int
+    checkpoint: Checkpoint, dataset: Dataset, split: str, rows: range, rank: int, num_tasks: int
 ) -> NDArray[np.float32]:
     config = checkpoint.config
     model = restored_model(config, len(dataset.info.class_names), checkpoint)
     model.eval()
-    reader = SplitReader(
-        dataset=dataset,
-        split=split,
-        preparation=preparation(config),
-    )
+    reader = SplitReader(dataset=dataset, split=split, preparation=preparation(config), rows=rows)
     device = torch.device("cpu")
     return predict_share(lambda x: model(x).logits_BC, reader, device=device, rank=rank, world_size=num_tasks)[1]
 

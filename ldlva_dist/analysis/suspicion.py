@@ -12,6 +12,8 @@ from scipy.optimize import minimize_scalar
 
 PROBABILITY_FLOOR = 1e-6
 """Stored probabilities are rounded to 0 below float16's reach; a logarithm takes them as this."""
+CONFIDENCE_SLACK = 1e-6
+"""A probability that is less than its threshold by no more than this reaches it, as cleanlab has it."""
 
 
 def self_confidence(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:
@@ -38,12 +40,30 @@ def adjusted(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float
     return shifted_NC / shifted_NC.sum(axis=1, keepdims=True)
 
 
-def model_weight(probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: NDArray[Any]) -> float:
-    """Weight of the model beside the neighbours, in [0, 1/2]: half the one that explains the given labels best.
+def confident_learning(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:
+    """[N] 1 - p(label), halved, and 1/2 more where confident learning takes the label for wrong.
+
+    That is where, of the classes whose probability reaches its mean over the samples of that label, the likeliest is
+    not the label: the sample is off the diagonal of the confident joint (Northcutt et al. 2021, equation 1). A class
+    without a sample is reached by nobody.
+    """
+    num_classes = probs_NC.shape[1]
+    counts_C = np.bincount(labels_N, minlength=num_classes)
+    sums_C = np.bincount(labels_N, weights=of_label(probs_NC, labels_N), minlength=num_classes)
+    threshold_C = np.where(counts_C > 0, sums_C / np.maximum(counts_C, 1), np.inf)
+    confident_NC = np.where(probs_NC >= threshold_C - CONFIDENCE_SLACK, probs_NC, -1.0)
+    is_wrong_N = (confident_NC.max(axis=1) >= 0) & (confident_NC.argmax(axis=1) != labels_N)
+    return (self_confidence(probs_NC, labels_N) + is_wrong_N) / 2
+
+
+def model_weight(
+    probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: NDArray[Any], *, out_of_fold: bool = False
+) -> float:
+    """Weight of the model beside the neighbours, in [0, 1]: the one that explains the given labels best, or half of it.
 
     That one maximises the likelihood of the labels under the mixture of both, over the samples of which both are known;
-    it needs no truth. Half of it, because the model has been trained on the very label that is in question and repeats
-    some of them, while what the neighbours say of a sample was never shown its label.
+    it needs no truth. Half of it where the model has been trained on the very label that is in question and repeats
+    some of them, while what the neighbours say of a sample was never shown its label; all of it ``out_of_fold``.
     """
     is_known_N = probs_NC.any(axis=1) & aggregated_NC.any(axis=1)
     if not is_known_N.any():
@@ -53,15 +73,18 @@ def model_weight(probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: 
     def cost(weight: float) -> float:
         return float(-np.log(np.maximum(weight * model_n + (1 - weight) * neighbors_n, PROBABILITY_FLOOR)).mean())
 
-    return float(minimize_scalar(cost, bounds=(0.0, 1.0), method="bounded").x) / 2  # pyright: ignore[reportAttributeAccessIssue]
+    weight = float(minimize_scalar(cost, bounds=(0.0, 1.0), method="bounded").x)  # pyright: ignore[reportAttributeAccessIssue]
+    return weight if out_of_fold else weight / 2
 
 
-def pooled(probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:
+def pooled(
+    probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: NDArray[Any], *, out_of_fold: bool = False
+) -> NDArray[np.float64]:
     """[N, C] what model and neighbours say together: their mixture by :func:`model_weight`.
 
     A row of zeros (nothing is known) leaves the other side alone; two of them are uniform.
     """
-    weight = model_weight(probs_NC, aggregated_NC, labels_N)
+    weight = model_weight(probs_NC, aggregated_NC, labels_N, out_of_fold=out_of_fold)
     sum_NC = weight * probs_NC.astype(np.float64) + (1 - weight) * aggregated_NC.astype(np.float64)
     total_N1 = sum_NC.sum(axis=1, keepdims=True)
     return np.where(total_N1 > 0, sum_NC / np.maximum(total_N1, 1e-12), 1 / probs_NC.shape[1])

@@ -132,7 +132,8 @@ class TrainedRun:
 
     def opinions(self, ids_n: NDArray[np.int64]) -> Opinions:
         """What the neighbours of some samples, in ascending order, say."""
-        pieces = [self._opinions(ids_m, graph_mK) for ids_m, graph_mK in self._graph(ids_n)]
+        probs_NC = self._records["probs"]
+        pieces = [self._opinions(ids_m, graph_mK, probs_NC) for ids_m, graph_mK in self._graph(ids_n)]
         return Opinions(
             **{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in Opinions.__annotations__}
         )
@@ -143,14 +144,19 @@ class TrainedRun:
         features_nV = decode_features(records)
         return (features_nV if features_nV.shape[1] else records["probs"]).astype(np.float32)
 
-    def findings(self) -> Findings:
-        """Everything of every sample."""
+    def findings(self, out_of_fold_NC: NDArray[np.float32] | None = None) -> Findings:
+        """Everything of every sample.
+
+        Args:
+            out_of_fold_NC: Outputs of networks that did not see the sample, in the place of those of the bank; the
+                neighbours say theirs, weighed as the run weighs them.
+        """
         everyone = np.arange(self.dataset.info.num_train)
+        probs_NC = self._records["probs"].astype(np.float32) if out_of_fold_NC is None else out_of_fold_NC
         aggregated_NC = np.concatenate(
-            [self._opinions(ids_m, graph_mK).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
+            [self._opinions(ids_m, graph_mK, probs_NC).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
         )
-        probs_NC = self._records["probs"].astype(np.float32)
-        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N)
+        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N, out_of_fold=out_of_fold_NC is not None)
         return Findings(
             labels_N=self.labels_N,
             uncertainty_N=self.uncertainty_N,
@@ -175,7 +181,9 @@ class TrainedRun:
             return self._graph_NK[begin : begin + rows, : self.num_neighbors]
         return read_graph(self.dataset, begin, rows, self.num_neighbors)[0]
 
-    def _opinions(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Opinions:
+    def _opinions(
+        self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64], probs_NC: NDArray[np.floating]
+    ) -> Opinions:
         loss, va_N2 = self._config.loss, torch.from_numpy(self.va_N2)
         usable_nK = torch.from_numpy(self._is_reached(graph_nK))
         with torch.inference_mode():
@@ -185,7 +193,7 @@ class TrainedRun:
                 usable_nK,
                 recipe=loss.recipe,
             )
-            probs_nKC = torch.from_numpy(self._records["probs"][graph_nK].astype(np.float32))
+            probs_nKC = torch.from_numpy(probs_NC[graph_nK].astype(np.float32))
             aggregated_nC = targets.aggregate(shares_nK, probs_nKC)
             label_nC = losses.smoothed_labels(
                 torch.from_numpy(self.labels_N[ids_n]), len(self.dataset.info.class_names), loss.label_smoothing

@@ -69,6 +69,12 @@ class RunConfig:
             self.model.name != "mobilefacenet" or self.data.image_size == MOBILEFACENET_PIXELS,
             f"data.image_size must be {MOBILEFACENET_PIXELS} for model.name=mobilefacenet, got {self.data.image_size}",
         )
+        if self.data.fold is not None:
+            require(
+                self.bank.warm_start != "labels" and self.index.space == "va",
+                "bank.warm_start must not be labels, and index.space must be va, for data.fold, whose rows have "
+                f"neither a label nor features for the run, got {self.bank.warm_start} and {self.index.space}",
+            )
         if self.index.space == "feature":
             require(
                 self.neighbors.source == "bank",

@@ -21,6 +21,8 @@ class DataConfig:
     (the largest divisor of batch_size up to this) divide by their number."""
     balance: Share = 0.0
     """Rows of a class in an epoch grow with its count to the power of 1 - balance: 0 as packed, 1 all classes alike."""
+    fold: tuple[Annotated[int, Range(ge=0)], Annotated[int, Range(ge=2)]] | None = None
+    """k K: leave out the training rows k, k + K, k + 2 K, ... (0 <= k < K), to be judged by who did not see them."""
     on_bad_data: Literal["fail", "skip", "quarantine"] = "fail"
     """A damaged or undecodable row stops the run, or another row of its window takes its place; quarantine also lists
     it in RUN/quarantine.parquet."""
@@ -42,4 +44,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "data")
+        if self.fold is not None:
+            require(
+                self.fold[0] < self.fold[1],
+                f"data.fold must be two numbers k < K, got {self.fold[0]} {self.fold[1]}",
+            )
         require(self.pad <= self.image_size, f"data.pad must be <= data.image_size ({self.image_size}), got {self.pad}")

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ldlva_dist import storage
-from ldlva_dist.analysis.scoring import score
+from ldlva_dist.analysis.out_of_fold import LEFT_OUT, write_outputs
+from ldlva_dist.analysis.scoring import predict_split, score
 from ldlva_dist.checkpoint.evaluation_file import write_evaluation
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
@@ -17,10 +20,13 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import Holder
 from ldlva_dist.runtime import unfinished
+from ldlva_dist.stream.plan import left_out
 
 FILE = "cell.json"
 REFERENCES = ("truth", "votes", "given")
 """Labels that the test split is judged against: the first that it has. For clean labels given is the truth."""
+LATER = (("data.resize", "reference"), ("data.fold", None))
+"""Settings, and what they were before they could be chosen: runs of versions without them are the same."""
 NOT_LEARNT_FROM = ("name", "storage_path", *preflight.CHANGEABLE)
 
 
@@ -37,9 +43,11 @@ def name_run(config: RunConfig, content_hash: str) -> RunConfig:
 def learnt_from(config: RunConfig, content_hash: str) -> dict[str, Any]:
     """All settings that a run learns from, by their full names; its data by what is in it."""
     everything = preflight.flat(dataclasses.asdict(config)) | {"data.dataset": content_hash}
-    if everything["data.resize"] == "reference":
-        del everything["data.resize"]  # runs of versions without the setting are the same
-    return {name: value for name, value in everything.items() if not name.startswith(NOT_LEARNT_FROM)}
+    return {
+        name: value
+        for name, value in everything.items()
+        if not name.startswith(NOT_LEARNT_FROM) and (name, value) not in LATER
+    }
 
 
 def begin_run(folder: str, name: str, facts: Mapping[str, Any]) -> None:
@@ -75,12 +83,18 @@ def finished_run(config: RunConfig) -> dict[str, float] | None:
 def finish_run(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
     """Train a cell to its end, from where it was interrupted, and judge its last epoch on the test split.
 
+    A cell that leaves a fold out also keeps what it says of that fold.
+
     ``holder`` is the process that it ends with, if it is not this one.
     """
     began = time.monotonic()
-    done = launch.fit(config, holder=holder)
-    evaluation = score(done.checkpoint, Dataset.open(config.data.dataset), predict_training=True)
+    done, dataset = launch.fit(config, holder=holder), Dataset.open(config.data.dataset)
+    evaluation = score(done.checkpoint, dataset, predict_training=True)
     found = figures(evaluation)
+    if config.data.fold is not None:
+        rows = left_out(config.data.fold, dataset.info.num_train)
+        probs_nC = predict_split(done.checkpoint, dataset, split="train", num_tasks=1, rows=rows)
+        write_outputs(storage.join(config.uri, LEFT_OUT), dataset.info, np.array(rows), probs_nC)
     if "holdout_accuracy" in done.metrics:
         found["holdout_accuracy"] = done.metrics["holdout_accuracy"]
     found["seconds"] = time.monotonic() - began

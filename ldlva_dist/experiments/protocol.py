@@ -73,7 +73,7 @@ def compare_arms(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], N
         if not Dataset.open(protocol.dataset).info.splits["holdout"].rows:
             raise SettingError("--learning-rates needs a holdout to choose on; pack the data set with --holdout > 0")
         trials = [(arm, _cell(arm, SELECTION_SEED, lr, protocol)) for arm in arms for lr in protocol.learning_rates]
-        found = dict(_run_all([config for _, config in trials], protocol, say))
+        found = dict(run_cells([config for _, config in trials], protocol.max_concurrent, say))
         for arm in arms:
             own = [config for other, config in trials if other == arm]
             rates[arm] = max(own, key=lambda config: found[config.name]["holdout_accuracy"]).optim.lr
@@ -84,7 +84,7 @@ def compare_arms(arms: Sequence[Arm], protocol: Protocol, say: Callable[[str], N
         (arm, seed, _cell(arm, seed, rates[arm], protocol)) for seed in range(1, protocol.seeds + 1) for arm in arms
     ]
     done: dict[str, Figures] = {}
-    for name, figures in _run_all([config for _, _, config in judged], protocol, say):
+    for name, figures in run_cells([config for _, _, config in judged], protocol.max_concurrent, say):
         done[name] = figures
         yield [
             Row(arm=arm, seed=seed, config=config, figures=done[config.name])
@@ -123,8 +123,8 @@ def _provide_graph(dataset: Dataset, version: Dataset, arm: Arm) -> None:
         build_graph_by_size(version, k, on_gpu=reserved.gpus_per_index > 0, actor_options=options)
 
 
-def _run_all(
-    configs: Sequence[RunConfig], protocol: Protocol, say: Callable[[str], None]
+def run_cells(
+    configs: Sequence[RunConfig], max_concurrent: int, say: Callable[[str], None]
 ) -> Iterator[tuple[str, Figures]]:
     """(name, figures) of every cell, those first that were finished before; one that stands twice is run once."""
     unique = {config.name: config for config in configs}
@@ -133,8 +133,8 @@ def _run_all(
     missing = {name: config for name, config in unique.items() if name not in there}
     if there:
         say(f"{len(there)} of {len(unique)} runs were finished before")
-    run = _one_by_one if protocol.max_concurrent == 1 else _side_by_side
-    for place, (name, figures) in enumerate(run(missing, protocol.max_concurrent), len(there) + 1):
+    run = _one_by_one if max_concurrent == 1 else _side_by_side
+    for place, (name, figures) in enumerate(run(missing, max_concurrent), len(there) + 1):
         shown = ", ".join(f"{key} {figures[key]:.3f}" for key in ("accuracy", "kl") if key in figures)
         say(f"[{place}/{len(unique)}] {name}: {shown}, {figures['seconds']:.0f} s")
         yield name, figures

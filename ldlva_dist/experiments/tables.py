@@ -81,7 +81,9 @@ def noise_markdown(found: Sequence[Mean]) -> str:
         levels = sorted({x for _, x in mine})
         heading = [title, *(f"{100 * level:g} % flipped" for level in levels)]
         groups = dict.fromkeys(group for group, _ in mine)
-        parts.append(_markdown(heading, [[group, *(_cell(mine.get((group, x))) for x in levels)] for group in groups]))
+        parts.append(
+            markdown_table(heading, [[group, *(_cell(mine.get((group, x))) for x in levels)] for group in groups])
+        )
     return "\n".join([*parts, _note(found)])
 
 
@@ -91,7 +93,7 @@ def ablation_markdown(found: Sequence[Mean]) -> str:
     there = [figure for figure in FIGURES if any(mean.figure == figure for mean in found)]
     arms = dict.fromkeys((mean.group, mean.x) for mean in found)
     lines = [[f"{group} = {x:g}", *(_cell(cells.get((group, x, figure))) for figure in there)] for group, x in arms]
-    return "\n".join([_markdown(["", *(FIGURES[figure] for figure in there)], lines), _note(found)])
+    return "\n".join([markdown_table(["", *(FIGURES[figure] for figure in there)], lines), _note(found)])
 
 
 def write_tables(folder: str, name: str, rows: Sequence[Row], markdown: str) -> None:
@@ -123,7 +125,8 @@ def _cell(mean: Mean | None) -> str:
     return f"{mean.mean:.3f}" if mean.standard_error is None else f"{mean.mean:.3f} ± {mean.standard_error:.3f}"
 
 
-def _markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table of texts: names to the left, numbers to the right."""
     rule = ["---", *["---:"] * (len(heading) - 1)]
     return "".join("| " + " | ".join(line) + " |\n" for line in (heading, rule, *lines))
 

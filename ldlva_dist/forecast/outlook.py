@@ -151,12 +151,12 @@ def _steps_done(config: RunConfig) -> int:
 
 
 def _plan(config: RunConfig, dataset: Dataset) -> Plan:
-    """With class balance the manifest is counted, by tasks of the cluster."""
-    if config.data.balance == 0:
+    """With class balance or a fold the manifest is counted, by tasks of the cluster."""
+    if config.data.balance == 0 and config.data.fold is None:
         return make_plan(config, tuple(shard.rows for shard in dataset.info.shards_of("train")))
     manifest = pipeline.Manifest(dataset, placement.manifest_task())
     only_data = Resources(info=dataset.info, manifest=manifest, service=None, index=None, quarantine=None, control=None)
-    return balanced_plan(config, only_data)
+    return balanced_plan(config, only_data, config.data.balance)
 
 
 def _room(config: RunConfig, info: DatasetInfo, memory: Sequence[Role], work: RunWork, checkpoint: int) -> list[Check]:

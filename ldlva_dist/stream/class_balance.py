@@ -72,12 +72,14 @@ class Balance:
     def rows_of_chunk(
         self, chunk: int, epoch: int, labels_n: NDArray[np.integer]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What one chunk gives to an epoch.
+        """What one chunk gives to an epoch; a row with a label below 0 is in no queue.
 
         Returns:
             The rows [m], counted from the chunk's first, no row a second time before all have come; and for each how
             often it came in the run before [m].
         """
+        given = np.flatnonzero(labels_n >= 0)
+        labels_n = labels_n[given]
         one_hot_nC = labels_n[:, None] == np.arange(len(self.quotas_C))
         rank_n = (np.cumsum(one_hot_nC, axis=0) - 1)[np.arange(len(labels_n)), labels_n]
         place_n = self._begins_kC[chunk, labels_n] + rank_n
@@ -89,7 +91,7 @@ class Balance:
         rows = np.repeat(np.arange(len(labels_n)), times_n)
         nth = np.arange(len(rows)) - np.repeat(np.cumsum(times_n) - times_n, times_n)
         by_time = np.argsort(nth, kind="stable")
-        return rows[by_time], (first_n[rows] + nth)[by_time]
+        return given[rows[by_time]], (first_n[rows] + nth)[by_time]
 
     def _passed(self, turns_C: NDArray[np.int64]) -> NDArray[np.int64]:
         """[k, C] rows that each chunk gave in the first ``turns_C`` turns of each class."""

@@ -8,7 +8,7 @@ import ray
 from numpy.typing import NDArray
 
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.stream.plan import Plan
+from ldlva_dist.stream.plan import Plan, without_left_out
 from ldlva_dist.stream.superstep import Columns
 
 BLOCK_ROWS = 1 << 18
@@ -42,7 +42,10 @@ class Manifest:
         return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
 
     def chunk_classes(self, plan: Plan, num_classes: int) -> NDArray[np.int32]:
-        """[k, C] rows of each class in each chunk of a plan; every block of the manifest is counted by a task."""
+        """[k, C] rows of each class in each chunk of a plan, but for those that it leaves out.
+
+        Every block of the manifest is counted by a task.
+        """
         first_k = plan.chunks[0]
         count = ray.remote(_count_classes).options(**self._task_options)
         counts_kC = np.zeros((len(first_k), num_classes), dtype=np.int32)
@@ -51,17 +54,20 @@ class Manifest:
             begin = int(np.searchsorted(first_k, b * BLOCK_ROWS, side="right")) - 1
             end = int(np.searchsorted(first_k, (b + 1) * BLOCK_ROWS))
             begins.append(begin)
-            refs.append(count.remote(block, first_k[begin:end] - b * BLOCK_ROWS, num_classes))
+            refs.append(count.remote(block, b * BLOCK_ROWS, first_k[begin:end], num_classes, plan.fold))
         for begin, part in zip(begins, cast(list[NDArray[np.int32]], ray.get(refs, timeout=TIMEOUT_S)), strict=True):
             counts_kC[begin : begin + len(part)] += part
         return counts_kC
 
 
-def _count_classes(block: Columns, first_k: NDArray[np.int64], num_classes: int) -> NDArray[np.int32]:
-    """[k, C] rows of each class in a block, by the chunks that begin at its rows ``first_k``."""
-    labels = block["label"].astype(np.int64)
-    chunk = np.searchsorted(first_k, np.arange(len(labels)), side="right") - 1
-    counts = np.bincount(chunk * num_classes + labels, minlength=len(first_k) * num_classes)
+def _count_classes(
+    block: Columns, first: int, first_k: NDArray[np.int64], num_classes: int, fold: tuple[int, int] | None
+) -> NDArray[np.int32]:
+    """[k, C] rows of each class in a block that begins at id ``first``, by the chunks that begin at ids ``first_k``."""
+    labels = without_left_out(fold, first, block["label"].astype(np.int64))
+    chunk = np.searchsorted(first_k, first + np.arange(len(labels)), side="right") - 1
+    cell = (chunk * num_classes + labels)[labels >= 0]
+    counts = np.bincount(cell, minlength=len(first_k) * num_classes)
     return counts.reshape(-1, num_classes).astype(np.int32)
 
 

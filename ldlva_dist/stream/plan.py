@@ -1,7 +1,7 @@
 """The plan: which rows global batch t trains on, as a pure function of :class:`Plan` and t.
 
-A plan is made of shard sizes, seed, batch size, chunk rows, class balance and the most lanes, all of which a run keeps
-to its end.
+A plan is made of shard sizes, seed, batch size, chunk rows, class balance, the most lanes and the fold that is left
+out, all of which a run keeps to its end.
 A shard is cut into *chunks* of up to ``chunk_rows`` consecutive rows, and these into *pieces* of half a window, the
 unit of reading. Epoch e is a permutation of all pieces by (seed, e); its N rows are cut into L *lanes* of N/L rows (odd
 rows go round the lanes from epoch to epoch). The permutation keeps every lane in one Lth of the data set, another one
@@ -9,7 +9,7 @@ each epoch, so that a batch, and a rank's share of it, has the mix of the whole 
 of classes. For the same end, over some batches, a window's two pieces are of the first and of the second half of the
 lane's Lth (bench/size/shuffle.py).
 With class balance (class_balance.py) a chunk gives each row as often as the epoch wants it; what it gives is cut into
-pieces.
+pieces. Rows that are left out are of no class, so that their chunks do not give them.
 Lanes run on endlessly, and global batch t takes the next ``batch_size / L`` rows of every lane. A *superstep* is the
 stretch of steps that uses up one *window* of every lane; rows are shuffled inside a window, epoch by epoch.
 Nothing here knows how many workers there are: rank r of W merely serves lanes r, r + W, ... (DESIGN.md, section 1.2).
@@ -62,6 +62,8 @@ class Plan:
     balance: Balance | None = None
     max_lanes: int = MAX_LANES
     """Lanes are no more than this: a rank serves whole ones, so there must be as many as ranks."""
+    fold: tuple[int, int] | None = None
+    """(k, K): rows k, k + K, k + 2 K, ... are left out, by the class balance, which must be there for that."""
 
     def __post_init__(self) -> None:
         if self.batch_size > self.num_rows:
@@ -72,7 +74,7 @@ class Plan:
     @cached_property
     def num_rows(self) -> int:
         """N, the rows of one epoch."""
-        return sum(self.shard_rows)
+        return sum(self.shard_rows) - len(left_out(self.fold, sum(self.shard_rows)))
 
     @cached_property
     def num_lanes(self) -> int:
@@ -150,6 +152,7 @@ class Plan:
         if run.part is None or self.balance is None:
             return run.first_id + np.arange(run.rows), np.full(run.rows, run.epoch)
         chunk, begin, end = run.part
+        labels_n = without_left_out(self.fold, run.first_id, labels_n)
         rows, visits = self.balance.rows_of_chunk(chunk, run.epoch, labels_n)
         return run.first_id + rows[begin:end], visits[begin:end]
 
@@ -200,6 +203,31 @@ class Plan:
         while self._lane_start(lane, epoch + 1) <= position:
             epoch += 1
         return epoch, position - self._lane_start(lane, epoch)
+
+
+def left_out(fold: tuple[int, int] | None, num_rows: int) -> range:
+    """The ids that a fold leaves out.
+
+    Args:
+        fold: (k, K): ids k, k + K, k + 2 K, ..., 0 <= k < K; None leaves nothing out.
+        num_rows: Ids are 0..num_rows - 1.
+    """
+    return range(0) if fold is None else range(fold[0], num_rows, fold[1])
+
+
+def without_left_out(fold: tuple[int, int] | None, first_id: int, labels_n: NDArray[np.integer]) -> NDArray[np.integer]:
+    """[n] labels of consecutive ids, -1 where a row is left out.
+
+    Args:
+        fold: See :func:`left_out`.
+        first_id: The first of them, >= 0.
+        labels_n: [n] class indices.
+    """
+    if fold is None:
+        return labels_n
+    labels_n = labels_n.copy()
+    labels_n[(fold[0] - first_id) % fold[1] :: fold[1]] = -1
+    return labels_n
 
 
 @lru_cache(maxsize=4)

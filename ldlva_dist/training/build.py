@@ -32,7 +32,7 @@ from ldlva_dist.records.uncertainty_history import drop_history
 from ldlva_dist.stream.class_balance import class_quotas
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
-from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan, neighbor_images, read_batches
+from ldlva_dist.training.inputs import Resources, balanced_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.feature_graphs import (
     FIRST_GRAPH,
@@ -54,7 +54,7 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
     """One rank of a run, ready for its next step; what a killed start left behind is removed. Collective."""
     device = ray.train.torch.get_device()
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
-    plan = balanced_plan(config, resources)
+    plan = balanced_plan(config, resources, config.data.balance)
     resources.require_lease()
     client = _connect(config, resources.service)
     checkpoint = newest_whole(config.uri, resources.control.tell.remote)
@@ -245,8 +245,8 @@ def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClie
 
 
 def _one_pass(config: RunConfig, resources: Resources) -> Iterator[Batch]:
-    """Every training sample once, in the order of a plan without class balance, not augmented."""
-    plan = make_plan(config, resources.manifest.shard_rows)
+    """Every sample that is trained on once, in the order of a plan without class balance, not augmented."""
+    plan = balanced_plan(config, resources, balance=0.0)
     return read_batches(config, resources, plan, steps_of_one_pass(plan), augmented=False)
 
 

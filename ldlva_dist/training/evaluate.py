@@ -21,21 +21,28 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class SplitReader:
-    """Images of one split in id order, decoded and resized as for training, not augmented."""
+    """Images of one split in id order, or of a part of it, decoded and resized as for training, not augmented."""
 
     dataset: Dataset
     split: str
     preparation: Preparation
+    rows: range | None = None
+    """Rows of the split that are read; None: all."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of the split."""
-        return self.dataset.info.splits[self.split].rows
+        """Rows that are read."""
+        return len(self._rows)
+
+    @property
+    def _rows(self) -> range:
+        return range(self.dataset.info.splits[self.split].rows) if self.rows is None else self.rows
 
     def batches(self, begin: int, end: int) -> Iterator[NDArray[np.uint8]]:
-        """Rows [begin, end) of the split, at most 256 at a time, [n, H, W, channels]; the next is read meanwhile."""
-        first = self.dataset.info.splits[self.split].first_id
-        stored = self.dataset.images(range(first + begin, first + end))
+        """Rows [begin, end) of those, at most 256 at a time, [n, H, W, channels]; the next is read meanwhile."""
+        first, mine = self.dataset.info.splits[self.split].first_id, self._rows[begin:end]
+        ids = range(first + mine.start, first + mine.stop, mine.step)
+        stored = self.dataset.images(ids if ids.step == 1 else np.array(ids))
         parts = [stored.part(row, row + BATCH_ROWS) for row in range(0, end - begin, BATCH_ROWS)]
         with ThreadPoolExecutor(max_workers=1) as pool:
             ahead = [pool.submit(self._read, part) for part in parts[:1]]
@@ -61,7 +68,7 @@ def predict_share(
     that a sharded model can gather its weights: the shares are equal, the last ones wrap round to the first rows.
 
     Returns:
-        Rows of the split [n], each on one rank only, and probabilities [n, C].
+        Places among the reader's rows [n], each on one rank only, and probabilities [n, C].
     """
     share = -(-reader.num_rows // world_size)
     begin = min(rank * share, reader.num_rows - share)

@@ -39,16 +39,16 @@ class Resources:
 def make_plan(config: RunConfig, shard_rows: tuple[int, ...], balance: Balance | None = None) -> Plan:
     """The plan of a run over training shards of so many rows; its numbers do not depend on the class balance."""
     data = config.data
-    return Plan(shard_rows, config.training.seed, data.batch_size, data.chunk_rows, balance, data.max_lanes)
+    return Plan(shard_rows, config.training.seed, data.batch_size, data.chunk_rows, balance, data.max_lanes, data.fold)
 
 
-def balanced_plan(config: RunConfig, resources: Resources) -> Plan:
-    """The plan of a run with its class balance."""
+def balanced_plan(config: RunConfig, resources: Resources, balance: float) -> Plan:
+    """The plan of a run with a class balance, and without its fold."""
     plan = make_plan(config, resources.manifest.shard_rows)
-    if config.data.balance == 0:
+    if balance == 0 and config.data.fold is None:
         return plan
     counts_kC = resources.manifest.chunk_classes(plan, len(resources.info.class_names))
-    return make_plan(config, plan.shard_rows, Balance(counts_kC, config.data.balance, config.training.seed))
+    return make_plan(config, plan.shard_rows, Balance(counts_kC, balance, config.training.seed))
 
 
 def read_batches(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ldlva_dist.analysis.out_of_fold import find_out_of_fold
 from ldlva_dist.analysis.scoring import predict_split
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import to_json
@@ -37,8 +38,9 @@ def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_a
     }
     trained = {group: _checkpoint(output, run).config for group, run in zip(runs["group"], runs["run"], strict=True)}
     assert {(run.optim.lr, run.training.epochs, run.training.seed) for run in trained.values()} == {(0.02, 0.4, 1)}
-    auroc = runs.set_index("group")["auroc_one_minus_p_label"]
-    assert auroc["cross-entropy"] == pytest.approx(_found_by_prediction(output, runs["run"][0], faces), abs=1e-6)
+    auroc = dict(zip(runs["group"], runs["auroc_one_minus_p_label"].tolist(), strict=True))
+    first = str(runs["run"].tolist()[0])
+    assert auroc["cross-entropy"] == pytest.approx(_found_by_prediction(output, first, faces), abs=1e-6)
     assert auroc["shuffled VA"] > 0
     shuffled = trained["shuffled VA"].data.dataset
     assert trained["cross-entropy"].data.dataset == faces
@@ -50,6 +52,48 @@ def test_two_sides_are_compared_side_by_side_and_the_same_command_runs_nothing_a
     assert "2 of 2 runs were finished before" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*") if path.is_file()} == before
     assert np.array_equal(pd.read_parquet(output / "noise-runs.parquet")["accuracy"], runs["accuracy"])
+
+
+def test_every_sample_is_judged_by_a_run_that_did_not_see_it(scripts: Scripts, faces: str, tmp_path: Path) -> None:
+    config, settings, output = tiny_run(faces, tmp_path, "any"), tmp_path / "settings.json", tmp_path / "out"
+    config = replace(config, training=replace(config.training, epochs=1.0, log_ids=True))
+    settings.write_text(to_json(config))
+    command = ["experiment", "folds", "--dataset", faces, "--output", str(output), "--config", str(settings)]
+    command += ["--num-folds", "2"]
+
+    done = scripts.run(*command)
+    assert done.code == 0, done.stderr
+    dataset = Dataset.open(faces)
+    rows, whole = dataset.info.num_train, None
+    left: dict[int, str] = {}
+    for run in (output / "runs").iterdir():
+        fold = _checkpoint(output, run.name).config.data.fold
+        seen = np.unique(np.concatenate([pd.read_parquet(part)["id"] for part in (run / "ids").glob("*.parquet")]))
+        expected = [i for i in range(rows) if fold is None or i % 2 != fold[0]]
+        assert seen.tolist() == expected
+        whole = run if fold is None else whole
+        left |= {} if fold is None else {fold[0]: run.name}
+    assert whole is not None
+    assert sorted(left) == [0, 1]
+    found = find_out_of_fold(str(whole), dataset)
+    assert found is not None
+    for k, name in left.items():
+        every = predict_split(_checkpoint(output, name), dataset, split="train", num_tasks=1)
+        np.testing.assert_allclose(found[k::2], every[k::2], atol=1e-5)
+    lines = pd.read_csv(output / "folds.csv")
+    table = dict(zip(zip(lines["side"], lines["score"], strict=True), lines["auroc"].tolist(), strict=True))
+    assert ("in-sample", "uncertainty") in table
+    labels, flipped = (dataset.columns([name], rows=rows)[name].to_numpy().astype(int) for name in ("label", "flipped"))
+    doubt = 1 - found[np.arange(rows), labels]
+    ahead = np.sign(doubt[flipped == 1][:, None] - doubt[flipped == 0])
+    assert table["out-of-fold", "one_minus_p_label"] == pytest.approx(float(ahead.mean() / 2 + 0.5))
+    assert "mixture of each class" in (output / "folds.md").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*.safetensors")}
+    assert "3 of 3 runs were finished before" in scripts.run(*command).stdout
+    assert {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*.safetensors")} == before
+    assert scripts.run("report", "--run", str(whole)).code == 0
+    assert "out-of-fold" in (whole / "report.html").read_text()
 
 
 def _found_by_prediction(output: Path, run: str, faces: str) -> float:

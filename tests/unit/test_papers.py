@@ -18,7 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "re
 NAMED = re.compile(r"(?<![\w/.*:{-])((?:[\w.-]+/)*[\w-]+\.(?:py|sh|yaml|md))(?![\w*/])")
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python )?((?:jobs|cluster)/\w+\.py)([^`\n]*)")
-WRITTEN = {"MODEL.md", "NAME.md", "data.yaml"}
+WRITTEN = {"MODEL.md", "NAME.md", "data.yaml", "folds.md"}
 """Files that jobs write, or that users have."""
 OPTIONS_OF = {
     "jobs/plan.py": ("jobs/train.py",),

@@ -58,6 +58,7 @@ def run_report() -> None:
 def make_report(arguments: ReportArguments) -> "Findings | None":
     """Judge, collect, write; what the run found out of its labels, where it has neighbours."""
     from ldlva_dist import storage
+    from ldlva_dist.analysis.out_of_fold import OUT_OF_FOLD_TAKEN, find_out_of_fold
     from ldlva_dist.analysis.scoring import NO_TEST_PART, split_to_judge
     from ldlva_dist.analysis.trained_run import TrainedRun, find
     from ldlva_dist.packing.verify import require_sound
@@ -77,7 +78,11 @@ def make_report(arguments: ReportArguments) -> "Findings | None":
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
     trained = TrainedRun(ours.checkpoint, ours.dataset) if ours.checkpoint.config.uses_neighbors else None
-    findings = trained.findings() if trained else None
+    out_of_fold_NC = find_out_of_fold(ours.run, ours.dataset) if trained else None
+    findings = trained.findings(out_of_fold_NC) if trained else None
+    if out_of_fold_NC is not None:
+        say(OUT_OF_FOLD_TAKEN)
+        run = replace(run, facts=[*run.facts, ("labels judged by", OUT_OF_FOLD_TAKEN)])
     wrong_labels = findings and findings.wrong_labels
     run = replace(run, rounds=relabel_rounds(ours.dataset, findings), wrong_labels=wrong_labels)
     print_lines(str(each) for each in run.rounds)

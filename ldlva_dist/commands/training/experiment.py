@@ -1,12 +1,16 @@
-"""The paper's experiments: python jobs/experiment.py noise|ablation --dataset DATASET [--preset PRESET] [...].
+"""The paper's experiments, and folds: python jobs/experiment.py noise|ablation|folds --dataset DATASET [...].
 
 `noise` compares sides (plain cross-entropy, label smoothing, other methods, LDLVA, LDLVA without its parts) on labels
 of which a share is flipped; `ablation` varies K, delta, gamma and the initial uncertainty, one at a time. All arms have
 the same settings, number of learning rates to choose from, epochs and seeds; the last epoch counts
 (experiments/protocol.py).
-Writes OUTPUT/noise.* or OUTPUT/ablation.*: tables (md, csv, parquet, json) and plots (pdf, png). The same command goes
-on where it was interrupted, and never trains a run twice. Any setting of jobs/train.py can be given besides, such as
---training.epochs 20.
+Writes OUTPUT/noise.* or OUTPUT/ablation.*: tables (md, csv, parquet, json) and plots (pdf, png).
+`folds` lets every training sample be judged by a network that did not see it: one run on all of them, and K of which
+each leaves every Kth sample out. Writes OUTPUT/folds.* (md, csv, json), scores of wrong labels in-sample and
+out-of-fold beside each other, and out_of_fold.parquet into the folder of the run on all samples, where jobs/report.py
+takes it.
+The same command goes on where it was interrupted, and never trains a run twice. Any setting of jobs/train.py can be
+given besides, such as --training.epochs 20.
 """
 
 import sys
@@ -44,8 +48,8 @@ Names = Annotated[tuple[str, ...], listed(str, "NAME,NAME,...")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentOptions:
-    """What both experiments need."""
+class RunsOptions:
+    """What all experiments need."""
 
     dataset: str
     """Folder or s3:// prefix that jobs/make_shards.py wrote, with its graph. Noisy labels are versions of it."""
@@ -55,14 +59,20 @@ class ExperimentOptions:
     """Settings that all arms start from; or --config."""
     config: str | None = None
     """JSON of settings in the preset's place, such as a sweep's best_config.json."""
-    seeds: Count = 3
-    learning_rates: Numbers = ()
-    """Every arm takes the one of these that is best on the given labels of the holdout. None: the settings' own."""
     max_concurrent: Count = 1
     """Runs side by side; the cluster must hold so many."""
 
     def __post_init__(self) -> None:
         check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentOptions(RunsOptions):
+    """What the paper's experiments need."""
+
+    seeds: Count = 3
+    learning_rates: Numbers = ()
+    """Every arm takes the one of these that is best on the given labels of the holdout. None: the settings' own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +129,46 @@ class Ablation(ExperimentOptions):
         return ablation_arms(config, axes, self.level)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Folds(RunsOptions):
+    """Let every training sample be judged by a network that did not see it."""
+
+    num_folds: Count = 5
+    """K, at least 2: runs that each leave every Kth sample out."""
+
+
 def run_experiment() -> None:
     """Parse, connect, run what is missing, write tables and plots."""
     command, settings = parse(sys.argv[1:])
+    if isinstance(command, Folds):
+        judge_out_of_fold(command, settings)
+    else:
+        compare_methods(command, settings)
+
+
+def judge_out_of_fold(command: Folds, settings: RunConfig) -> None:
+    """Run the folds that are missing, put together what they say, compare it."""
+    from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.experiments import cells, folds
+    from ldlva_dist.experiments.protocol import run_cells
+    from ldlva_dist.runtime import placement
+
+    output = settings.storage_path
+    facts = cells.learnt_from(settings, Dataset.open(settings.data.dataset).info.content_hash)
+    runs = folds.plan_folds(settings, command.num_folds)
+    cells.begin_run(output, "folds", facts | {"num_folds": command.num_folds})
+    placement.connect(trials=True)
+    say(f"folds: {command.num_folds} runs and one on all samples, {settings.training.epochs:g} epochs, in {output}")
+    for _ in run_cells([runs.whole, *runs.folds], command.max_concurrent, say):
+        pass
+    found = folds.compare_sides(runs.whole, folds.join_folds(runs))
+    folds.write_folds(output, found)
+    say(folds.folds_markdown(found))
+    say(f"written: {output}/folds.md, .csv, .json; {runs.whole.uri}/{folds.OUT_OF_FOLD}")
+
+
+def compare_methods(command: Noise | Ablation, settings: RunConfig) -> None:
+    """Run the arms that are missing, write tables and plots."""
     arms = command.arms(settings)
 
     from ldlva_dist.dataset.dataset import Dataset
@@ -153,9 +200,10 @@ def run_experiment() -> None:
     say(f"written: {protocol.output}/{name}.md, .csv, .parquet, .json, .pdf, .png")
 
 
-def parse(args: Sequence[str]) -> tuple[Noise | Ablation, RunConfig]:
+def parse(args: Sequence[str]) -> tuple[Noise | Ablation | Folds, RunConfig]:
     """The experiment, and the settings that all its arms start from, with paths that mean the same on every node."""
-    kinds = Annotated[Noise, subcommand("noise")] | Annotated[Ablation, subcommand("ablation")]
+    experiments = Annotated[Noise, subcommand("noise")] | Annotated[Ablation, subcommand("ablation")]
+    kinds = experiments | Annotated[Folds, subcommand("folds")]
     command, others = tyro.cli(kinds, args=args, description=__doc__, return_unknown_args=True)
     first = ["--config", command.config] if command.config else [command.preset]
     settings = parse_run([*first, *others], description="Settings of all arms.")

@@ -167,7 +167,7 @@ def _show(run_uri: str, trained: HasNeighbors, findings: Findings, count: int, l
         ranks_n=findings.rank_N[ids_n],
         uncertainty_n=findings.uncertainty_N[ids_n],
         probs_nC=findings.probs_NC[ids_n],
-        aggregated_nC=opinions.aggregated_nC,
+        aggregated_nC=findings.aggregated_NC[ids_n],
         target_nC=opinions.target_nC,
         neighbors_nK=opinions.neighbors_nK,
         shares_nK=opinions.shares_nK,

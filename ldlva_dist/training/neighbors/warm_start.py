@@ -1,8 +1,9 @@
 """``bank.warm_start="forward"``: before the first step every training sample gets the outputs of the new network.
 
-One pass of the stream over the training split, each sample once and not augmented. BatchNorm uses the statistics of the
-batch and leaves its own as they are: so the bank holds what the first epoch would write if the network did not learn,
-and a network that was never trained has no statistics yet that its features could be normalised with.
+One pass of the stream over the training split, each sample once and not augmented, but for a fold that is left out.
+BatchNorm uses the statistics of the batch and leaves its own as they are: so the bank holds what the first epoch would
+write if the network did not learn, and a network that was never trained has no statistics yet that its features could
+be normalised with.
 """
 
 import time

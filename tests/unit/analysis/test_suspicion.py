@@ -47,6 +47,28 @@ def test_the_model_weighs_half_of_what_explains_the_labels_best(case: tuple[np.n
     np.testing.assert_allclose(pool.sum(axis=1), 1)
 
 
+def test_confident_learning_is_off_the_diagonal_of_the_confident_joint(case: tuple[np.ndarray, ...]) -> None:
+    """Of a class without a sample, the last one, nobody can be confident."""
+    probs, _, labels = case
+    threshold = [float(np.mean([float(probs[i, c]) for i in range(N) if labels[i] == c])) for c in range(3)]
+    found, flagged = suspicion.confident_learning(probs, labels), 0
+    for i, label in enumerate(labels):
+        reached = [c for c in range(3) if float(probs[i, c]) >= threshold[c] - 1e-6]
+        likeliest = max(reached, key=lambda c: float(probs[i, c]), default=label)
+        flagged += likeliest != label
+        assert found[i] == pytest.approx((1 - float(probs[i, label]) + (likeliest != label)) / 2, abs=1e-6)
+    assert 5 < flagged < N - 5
+    assert (found >= 0.5).sum() == flagged
+
+
+def test_out_of_fold_the_model_weighs_all_of_what_explains_the_labels(case: tuple[np.ndarray, ...]) -> None:
+    probs, others, labels = case
+    half = suspicion.model_weight(probs, others, labels)
+    assert suspicion.model_weight(probs, others, labels, out_of_fold=True) == 2 * half > 0
+    pool = suspicion.pooled(probs, others, labels, out_of_fold=True)
+    np.testing.assert_allclose(pool, 2 * half * probs.astype(float) + (1 - 2 * half) * others.astype(float), atol=2e-3)
+
+
 def test_who_repeats_every_label_weighs_as_much_as_the_neighbours_and_who_guesses_nothing(
     case: tuple[np.ndarray, ...],
 ) -> None:

@@ -2,6 +2,8 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from ldlva_dist.config import DataConfig, RunConfig, from_json, to_json
 from ldlva_dist.errors import SettingError
 from ldlva_dist.stream.class_balance import Balance, class_quotas
-from ldlva_dist.stream.plan import Plan
+from ldlva_dist.stream.manifest_columns import _count_classes
+from ldlva_dist.stream.plan import Plan, left_out, without_left_out
 from ldlva_dist.training.inputs import make_plan
 
 SHAPES = [
@@ -130,13 +133,28 @@ def test_a_batch_larger_than_an_epoch_is_refused() -> None:
     seed=st.integers(0, 9),
     world_sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     balance=st.sampled_from([0.0, 0.5, 1.0]),
+    fold=st.sampled_from([None, None, (0, 2), (2, 5)]),
 )
 def test_a_run_on_changing_numbers_of_ranks_trains_each_row_of_each_epoch_exactly_once(
-    shard_rows: list[int], batch_size: int, chunk_rows: int, seed: int, world_sizes: list[int], balance: float
+    shard_rows: list[int],
+    batch_size: int,
+    chunk_rows: int,
+    seed: int,
+    world_sizes: list[int],
+    balance: float,
+    fold: tuple[int, int] | None,
 ) -> None:
-    """Superstep u runs on world_sizes[u % n] ranks; the lanes' rows, put together, are whole epochs in order."""
-    batch_size = min(batch_size, sum(shard_rows))
-    plan = _balanced(tuple(shard_rows), balance, batch_size=batch_size, chunk_rows=chunk_rows, seed=seed)
+    """Superstep u runs on world_sizes[u % n] ranks; the lanes' rows, put together, are whole epochs in order.
+
+    Rows of a fold that is left out come never.
+    """
+    total = sum(shard_rows)
+    kept = np.setdiff1d(np.arange(total), left_out(fold, total))
+    if not len(kept):
+        return
+    batch_size = min(batch_size, len(kept))
+    plan = _balanced(tuple(shard_rows), balance, fold, batch_size=batch_size, chunk_rows=chunk_rows, seed=seed)
+    assert plan.num_rows == len(kept)
     by_epoch, last = defaultdict(list), {}
     for superstep in range(plan.steps_for(3) // plan.steps_per_superstep + 2):
         world_size = min(world_sizes[superstep % len(world_sizes)], plan.num_lanes)
@@ -147,10 +165,11 @@ def test_a_run_on_changing_numbers_of_ranks_trains_each_row_of_each_epoch_exactl
                 assert epoch >= last.get(lane, 0), "a lane goes from epoch to epoch"
                 last[lane] = epoch
                 by_epoch[epoch].append(sample)
-    labels = LABELS[: plan.num_rows]
-    counts = np.bincount(labels, minlength=4)
+    labels = LABELS[kept]
+    counts: Any = np.bincount(labels, minlength=4)
     for epoch in range(3):
-        times = np.bincount(by_epoch[epoch], minlength=plan.num_rows)
+        assert np.isin(by_epoch[epoch], kept).all()
+        times = np.bincount(by_epoch[epoch], minlength=total)[kept]
         quotas = np.bincount(labels, weights=times, minlength=4)
         assert tuple(quotas) == class_quotas(counts, balance)
         assert times.sum() == plan.num_rows
@@ -158,12 +177,47 @@ def test_a_run_on_changing_numbers_of_ranks_trains_each_row_of_each_epoch_exactl
         assert ((times == low) | (times == low + 1)).all()
 
 
-def _balanced(shard_rows: tuple[int, ...], balance: float, **settings: int) -> Plan:
-    bare = Plan(shard_rows, **settings)
+def _balanced(
+    shard_rows: tuple[int, ...], balance: float, fold: tuple[int, int] | None = None, **settings: Any
+) -> Plan:
+    bare = Plan(shard_rows, **settings, fold=fold)
+    if not balance and fold is None:
+        return bare
+    labels = LABELS[: sum(shard_rows)]
     counts = np.zeros((len(bare.chunks[0]), 4), dtype=np.int32)
-    chunk = np.repeat(np.arange(len(counts)), bare.chunks[1])
-    np.add.at(counts, (chunk, LABELS[: bare.num_rows]), 1)
-    return Plan(shard_rows, **settings, balance=Balance(counts, balance, settings["seed"]) if balance else None)
+    for sample, chunk in enumerate(np.repeat(np.arange(len(counts)), bare.chunks[1])):
+        if fold is None or sample % fold[1] != fold[0]:
+            counts[chunk, labels[sample]] += 1
+    return replace(bare, balance=Balance(counts, balance, settings["seed"]))
+
+
+def test_labels_of_left_out_rows_are_none_wherever_a_stretch_begins() -> None:
+    labels = LABELS[:40]
+    assert without_left_out(None, 7, labels) is labels
+    for fold in ((0, 2), (4, 5), (2, 3)):
+        for first in range(7):
+            found = without_left_out(fold, first, labels)
+            expected = [-1 if i % fold[1] == fold[0] else label for i, label in enumerate(labels.tolist(), first)]
+            assert found.tolist() == expected
+    assert labels.min() == 0, "the given labels stay as they are"
+
+
+def test_left_out_rows_are_not_counted_in_any_block_of_the_manifest() -> None:
+    """Two blocks, the second of which begins in the middle of a chunk."""
+    fold, first_k = (1, 3), np.array([0, 10, 25])
+    whole = _count_classes({"label": LABELS[:40].astype(np.int16)}, 0, first_k, 4, fold)
+    cut = 30
+    parts = [
+        _count_classes({"label": LABELS[:cut].astype(np.int16)}, 0, first_k, 4, fold),
+        _count_classes({"label": LABELS[cut:40].astype(np.int16)}, cut, first_k[2:], 4, fold),
+    ]
+    naive = np.zeros((3, 4), dtype=int)
+    for sample, label in enumerate(LABELS[:40]):
+        if sample % 3 != 1:
+            naive[(sample >= 10) + (sample >= 25), label] += 1
+    assert whole.tolist() == naive.tolist()
+    parts[0][2] += parts[1][0]
+    assert parts[0].tolist() == naive.tolist()
 
 
 def test_thinned_rows_take_turns_and_every_coming_of_a_row_has_its_own_number() -> None:
