@@ -1,5 +1,6 @@
 """What a path is: every kind that fits, with its command, its classes and its counts. No image is decoded."""
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from ldlva_dist.packing.sources.readers.pixels import PixelsSource
 from ldlva_dist.packing.sources.readers.yolo import YoloSource
 from ldlva_dist.packing.sources.rows import LEFT_OUT, REFERENCE_CLASSES, Source
 
+_SEVERAL = re.compile(r"\s*[-+.\d]+(\s+[-+.\d]+)+\s*")
 MAX_ROWS = 100_000
 """Rows that are counted where an annotation or a tar must be opened for each."""
 EIGHT = AFFECTNET[:8]
@@ -155,6 +157,9 @@ def _counted(kind: str, words: list[str], output: str) -> tuple[list[str], Count
     if not whole:
         notes.append(f"counted in the first {MAX_ROWS:,} rows")
     labels = [label for part in counts.values() for label in part]
+    if labels and all(map(_SEVERAL.fullmatch, labels)):
+        said = f"a label holds several numbers, such as {labels[0]!r}, perhaps a class and a box"
+        return words, counts, [*notes, f"{said}: put each into a column of its own"]
     bare = numbers_among(labels)
     stated = command.stated()
     if isinstance(command, KnownClasses):

@@ -154,6 +154,12 @@ def _hub_tars(root: Path) -> None:
         _tar(root / part / "0.tar", {"1.jpg": image, "1.cls": b"1", "2.jpg": image, "2.cls": b"0"})
 
 
+def _class_and_box(root: Path) -> None:
+    image = encode_image(Painter().pixels())
+    table = pa.table({"image": [image] * 2, "label": ["1 0 0 8 8", "7 2 2 8 8"]})
+    pq.write_table(table, root / "train-00000-of-00001.parquet")
+
+
 ODD: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
     "tars of a hub with the names of their numbers": (
         _hub_tars,
@@ -243,6 +249,12 @@ ODD: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
         "",
         ["parquet --train R/train-00000-of-00001.parquet --test R/test-00000-of-00001.parquet --label-column label"],
         "",
+    ),
+    "class and box in one cell": (
+        _class_and_box,
+        "",
+        ["parquet --train R/train-00000-of-00001.parquet --label-column label"],
+        "a label holds several numbers, such as '1 0 0 8 8', perhaps a class and a box",
     ),
     "the list of ExpW itself": (
         expw,
