@@ -288,7 +288,7 @@ class MemoryBank:
         )
 
     async def _write(self, batch: Batch, outputs: StepOutputs) -> None:
-        rows = as_bytes(encode_records(outputs.probs, outputs.features, self._spec, batch.step))
+        rows = as_bytes(encode_records(outputs.probs.numpy(), outputs.features.numpy(), self._spec, batch.step))
         write = Write(step=batch.step, positions=batch.positions, ids=batch.ids, rows=rows)
         await self._shard.exchange(BankCall(token="bench", rank=0, write=write).pack())
 

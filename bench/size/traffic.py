@@ -261,7 +261,7 @@ def _cause() -> str:
     while frame:
         if frame.f_code.co_filename.endswith("uncertainty_table.py") and frame.f_code.co_name in CAUSES:
             # The ids of a step's route are sent by the read of the step before.
-            is_ahead = any(name == "_send_ids" for name in _callers())
+            is_ahead = any(name == "send_ids" for name in _callers())
             return HIDDEN if is_ahead else CAUSES[frame.f_code.co_name]
         frame = frame.f_back
     return "gradients"

@@ -48,11 +48,11 @@ from ldlva_dist.training import build
 from ldlva_dist.training import rank_votes as agreement_module
 from ldlva_dist.training.device.tensors import batch_tensors, with_logits
 from ldlva_dist.training.meters import Meters
+from ldlva_dist.training.neighbors.lookups import ActorLookups
 from ldlva_dist.training.neighbors.prefetch import Prefetch
 from ldlva_dist.training.optimizer_step import optimize
 from ldlva_dist.training.rank_votes import Agreement
 from ldlva_dist.training.state import TrainState
-from ldlva_dist.training.worker import bank_update
 from testing.processes import PrivatePeak
 
 SAMPLES, BATCH, PIXELS, NEIGHBORS, CLASSES = 450_000, 32, 112, 8, 8
@@ -126,15 +126,16 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
     table = state.table
     assert table, "the recipe has neighbours"
     copies = state.engine.copies
-    prefetch = Prefetch(client=client, meters=meters, route_of=table.route, copies=copies)
+    lookups = ActorLookups(client=client, route_of=table.route, copies=copies)
+    prefetch = Prefetch(lookups=lookups, meters=meters, copies=copies)
     for inputs in prefetch.steps(_batches()):
-        assert inputs.lookup, "there is a client"
-        assert inputs.near, "and so there are neighbours"
-        assert inputs.route, "there is a table"
-        rows, near = with_logits(inputs.rows(), inputs.near(), table.read(inputs.route), copies)
+        lookup = inputs.lookup
+        assert lookup, "there is a client"
+        assert lookup.route, "there is a table"
+        rows, near = with_logits(inputs.rows(), lookup.near(), table.read(lookup.route), copies)
         outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
-        table.apply(inputs.route, outputs.logit_grads)
-        inputs.lookup.write(bank_update(inputs.batch, outputs))
+        table.apply(lookup.route, outputs.logit_grads)
+        lookup.write(outputs)
         state.step += 1
         seconds, began_step = time.monotonic() - began_step, time.monotonic()
         if saver.in_flight:

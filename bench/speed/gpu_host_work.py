@@ -165,8 +165,7 @@ def build_worker(rank: int, arguments: Arguments, clock: dict[int, tuple[float, 
     client = NeighborClient(
         find_service("gpu-host-work"), rank=rank, world_size=arguments.ranks, token="bench", k=NEIGHBORS, timeout_s=60
     )
-    if rank == 0:
-        client.begin(0)
+    client.begin(0)
     dist.barrier()
     group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=60))
     table = UncertaintyTable(SAMPLES, initial_logit=-0.5, lr=0.3, group=group if arguments.ranks > 1 else None)

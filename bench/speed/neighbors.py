@@ -34,6 +34,7 @@ from ldlva_dist.index.plane_cut import Box, cut_plane, in_box
 from ldlva_dist.index.service import start_index
 from ldlva_dist.index.shard import IndexShard, answer_in_process
 from ldlva_dist.index.shard_answers import IndexShardFacts, join_answers
+from testing.array_rows import ArrayRows
 from testing.processes import PeakMemory, cpu_seconds_of_all
 
 K = 32
@@ -216,7 +217,7 @@ def cells_against_exhaustive(arguments: Arguments) -> dict[str, float]:
         try:
             client = service.client(600)
             began = time.monotonic()
-            facts = client.build_from_rows([0, n], [features], k=8)
+            facts = client.build_from_rows(ArrayRows([features]), k=8)
             figures[f"{name}_build_s"] = time.monotonic() - began
             began = time.monotonic()
             ray.wait(client.graph([(0, 8192)], 8))

@@ -84,6 +84,10 @@ class ServedAttempt:
             ) from e
         return rows
 
+    async def until_written_before(self, token: str, step: int, what: str) -> TimedRows:
+        """The rows of an attempt as soon as all writes of the steps before one have come, for ``what`` of it."""
+        return await self.until(token, lambda now: now.has_writes_before(step), f"the {what} of step {step}")
+
     async def graph(self, token: str, version: int) -> NDArray[np.int32]:
         """[n, K] of a graph; waits, within the limit, for one that is being built."""
         if self.graphs.has(version):

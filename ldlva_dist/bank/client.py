@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from ray import ObjectRef
 
 from ldlva_dist.bank.channel import PATIENCE, ShardChannel
+from ldlva_dist.bank.ledger import StepOrder
 from ldlva_dist.bank.records import as_bytes, encode_records
 from ldlva_dist.bank.service import NeighborService
-from ldlva_dist.bank.session import PendingIds, StepContext, StepOrder
+from ldlva_dist.bank.session import PendingIds, StepContext
 from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.runtime.waiting import get_all
 from ldlva_dist.storage.checksums import Entry, Files
@@ -21,7 +22,7 @@ from ldlva_dist.storage.checksums import Entry, Files
 class NeighborClient:
     """One training worker's door to the bank. A step begins with ``find``; what it returns leads on (session.py).
 
-    ``begin`` is called by one rank, and must have returned before any rank fills or asks.
+    The first rank's ``begin`` must have returned before any rank fills or asks.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class NeighborClient:
         """
         self.num_shards = len(service.shards)
         self._channel = ShardChannel(service, rank=rank, world_size=world_size, token=token, timeout_s=timeout_s)
-        self._world_size, self._k, self._order = world_size, k, StepOrder()
+        self._rank, self._world_size, self._k, self._order = rank, world_size, k, StepOrder()
 
     @property
     def bounds(self) -> list[int]:
@@ -60,10 +61,13 @@ class NeighborClient:
     ) -> None:
         """Start the attempt whose next step is ``step`` on all shards: as a new bank, or from a checkpoint's files.
 
-        With ``known_rows`` these are of another run, and the ids below it are taken over. Each shard reads what it
-        needs, which may take ``limit_s`` in place of the limit of all other questions.
+        The first rank's call does it; those of others do nothing. With ``known_rows`` the files are of another run, and
+        the ids below it are taken over. Each shard reads what it needs, which may take ``limit_s`` in place of the
+        limit of all other questions.
         """
         channel, self._order = self._channel, StepOrder()
+        if self._rank:
+            return
 
         def begin(i: int) -> ObjectRef[Any]:
             return channel.shards[i].begin.remote(channel.token, self._world_size, step, dict(files), known_rows)
@@ -122,26 +126,27 @@ class NeighborClient:
 
         return wait
 
-    def take_features(self, step: int, graph: int) -> list[ObjectRef[Any]]:
-        """References to all shards' features [n, V] as of ``step``, for graph number ``graph``; when they are copied.
+    def keep_features(self, step: int, graph: int) -> "KeptFeatures":
+        """Let all shards keep their rows as of ``step``, for graph number ``graph``, until the features are handed out.
 
         To be called by one rank, when a snapshot may be taken.
         """
         self._order.stand_before(step)
         channel = self._channel
         channel.thread.soon(channel.settle).result()
-        refs = [shard.features.options(num_returns=2).remote(channel.token, step, graph) for shard in channel.shards]
-        get_all([done for _, done in refs], channel.timeout_s, f"for the features of step {step}")
-        return [features for features, _ in refs]
+        refs = [shard.keep_features.remote(channel.token, step, graph) for shard in channel.shards]
+        get_all(refs, channel.timeout_s, f"for the features of step {step}")
+        return KeptFeatures(channel, step)
 
-    def put_graph(self, version: int, parts: Sequence[ObjectRef[Any]]) -> None:
-        """Give every shard its rows [n, K] of a graph; may be called from another thread."""
+    def put_graph(self, version: int, first: int, rows: ObjectRef[Any]) -> None:
+        """Give a shard rows [m, K] of its ids first, first + 1, ... of a graph; may be called from another thread.
+
+        Its rows must come in the order of their ids.
+        """
         channel = self._channel
-        refs = [
-            shard.put_graph.remote(channel.token, version, part)
-            for shard, part in zip(channel.shards, parts, strict=True)
-        ]
-        get_all(refs, channel.timeout_s, f"to take graph {version}")
+        owner = int(channel.owner(np.array([first]))[0])
+        given = channel.shards[owner].put_graph.remote(channel.token, version, first, rows)
+        get_all([given], channel.timeout_s, f"to take graph {version}", [owner])
 
     def _take_snapshot(self, step: int, shard_indices: Sequence[int]) -> None:
         channel = self._channel
@@ -151,3 +156,30 @@ class NeighborClient:
             return channel.shards[i].take_snapshot.remote(channel.token, step)
 
         channel.get({i: take(i) for i in shard_indices}, f"to keep the rows of step {step}", take, step)
+
+
+class KeptFeatures:
+    """The features of all samples as of one step, handed out range by range; for the index (index/client.py).
+
+    May be used in another thread than its client.
+    """
+
+    def __init__(self, channel: ShardChannel, step: int) -> None:
+        self._channel, self._step = channel, step
+        spec = channel.spec
+        kind = np.dtype("float32" if spec.features_dtype == "int8" else spec.features_dtype)
+        self.bounds = channel.bounds.tolist()
+        """[S + 1] no piece may go over one of these ids."""
+        self.row_bytes = spec.feature_width * kind.itemsize
+        """Bytes of one sample's features."""
+
+    def piece(self, first: int, stop: int) -> ObjectRef[Any]:
+        """A reference to the features [stop - first, V] of the ids first..stop-1, which one shard holds."""
+        channel = self._channel
+        owner = int(channel.owner(np.array([first]))[0])
+        return channel.shards[owner].features.remote(channel.token, self._step, first, stop)
+
+    def drop(self) -> None:
+        """Let the shards keep them no longer."""
+        channel = self._channel
+        get_all([shard.drop_features.remote(channel.token) for shard in channel.shards], channel.timeout_s, "to go on")

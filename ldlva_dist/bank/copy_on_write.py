@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.bank.graph_versions import GraphVersions
-from ldlva_dist.bank.records import BankRows, as_bytes
+from ldlva_dist.bank.records import BankRows, as_bytes, decode_features
 from ldlva_dist.checkpoint.tensor_file import Column
 from ldlva_dist.errors import NeighborServiceError
 
@@ -37,6 +37,11 @@ class CopyOnWriteRows:
         new = rows[self._where[rows] == 0]
         self._add(new, self._live.records.take(new))
 
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """[n] of all rows."""
+        return self._live.ids
+
     def release(self) -> None:
         """Whoever reads on fails."""
         self._is_released = True
@@ -49,7 +54,7 @@ class CopyOnWriteRows:
     def read(self, name: str, first: int, last: int) -> NDArray[Any]:
         """[last - first, ...] a field of the rows first..last-1."""
         if self._is_released:
-            raise NeighborServiceError("the rows of a checkpoint were asked for after it was given up")
+            raise NeighborServiceError("rows as of a step were asked for after they were given up")
         values = self._live.records[name][first:last].copy()
         with self._lock:  # only now: what was overwritten while it was copied is kept already
             places = self._where[first:last]
@@ -70,13 +75,31 @@ class CopyOnWriteRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BankSnapshot:
-    """One shard's rows as of a step, kept for a part of a checkpoint while the bank goes on."""
+class RowsAsOf:
+    """One shard's rows as of a step, kept while the bank goes on."""
 
     step: int
     rows: CopyOnWriteRows
     """Rows as a read of the step sees them."""
     pending: BankRows
     """Writes of the step before, which reads see from the step after on."""
+
+    def features(self, first: int, last: int) -> NDArray[np.floating]:
+        """[last - first, V] the newest features of the rows first..last-1: every write before the step counts."""
+        records = np.empty(last - first, dtype=self.pending.records.dtype)
+        for name in ("scales", "features"):
+            if name in (records.dtype.names or ()):
+                records[name] = self.rows.read(name, first, last)
+        places = np.searchsorted(self.rows.ids, self.pending.ids)
+        is_here = (places >= first) & (places < last)
+        features = np.array(decode_features(records))  # floats would be a view of records
+        features[places[is_here] - first] = decode_features(self.pending.records[is_here])
+        return features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankSnapshot(RowsAsOf):
+    """One shard's rows as of a step, kept for a part of a checkpoint."""
+
     graphs: GraphVersions
     """Graphs as they were; one that was being built is still to come."""

@@ -21,6 +21,7 @@ class GraphVersions:
         self._rows = {0: rows_nK}
         self.expected: int | None = None
         """The graph that is being built."""
+        self._coming_nK, self._came = rows_nK, 0
 
     @property
     def versions(self) -> list[int]:
@@ -38,15 +39,23 @@ class GraphVersions:
             raise NeighborServiceError(f"graph {version} was begun while the newest is {self.versions[-1]}")
         self.expected = version
 
-    def put(self, version: int, rows_nK: NDArray[np.int32]) -> None:
-        """Take the rows of the graph that is expected, and let the oldest go."""
+    def put(self, version: int, rows_mK: NDArray[np.int32], first: int = 0) -> None:
+        """Copy rows first, first + 1, ... of the graph that is expected; with the last of them let the oldest go."""
         newest = self._rows[self.versions[-1]]
-        if version != self.expected or rows_nK.shape != newest.shape:
+        if not first:
+            self._coming_nK, self._came = np.empty_like(newest), 0
+        stop = first + len(rows_mK)
+        fits = first == self._came and stop <= len(newest) and rows_mK.shape[1:] == newest.shape[1:]
+        if version != self.expected or not fits:
             raise NeighborServiceError(
-                f"graph {version} came with rows {rows_nK.shape}, expected was {self.expected} with {newest.shape}"
+                f"graph {version} came with rows {rows_mK.shape} from row {first}, expected was {self.expected} with "
+                f"{newest.shape} from row {self._came}"
             )
-        self._rows = {kept: self._rows[kept] for kept in self.versions[1 - GRAPHS_KEPT :]} | {version: rows_nK}
-        self.expected = None
+        self._coming_nK[first:stop], self._came = rows_mK, stop
+        if stop == len(newest):
+            self._rows = {kept: self._rows[kept] for kept in self.versions[1 - GRAPHS_KEPT :]}
+            self._rows[version] = self._coming_nK
+            self.expected = None
 
     def has(self, version: int) -> bool:
         """Whether the graph is here already."""

@@ -1,4 +1,4 @@
-"""The bank's rule of time: which messages have come, and whose turn it is to become visible."""
+"""The bank's rule of time: which messages have come, what becomes visible when, and what a rank may do next."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -78,3 +78,40 @@ class Ledger:
 
     def _lacks(self, step: int, come: Mapping[int, Collection[int]]) -> list[int]:
         return [] if step < self.first else sorted(set(range(self.world_size)) - set(come.get(step, ())))
+
+
+class StepOrder:
+    """Order of one rank's calls over all steps. One out of order would wait for itself; it is refused instead.
+
+    Rows are asked for, collected and written for one step after the other. Those of step t may be asked for once
+    step t - 2 is written: a read of t sees the writes up to there.
+    """
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._to_ask = self._to_collect = self._to_write = 0
+
+    def ask(self, step: int) -> None:
+        """Rows of a step are about to be asked for."""
+        if self._first is None:
+            self._first = self._to_ask = self._to_collect = self._to_write = step
+        assert step == self._to_ask, f"step {self._to_ask} is the next to ask for, not {step}"
+        assert step < self._to_write + 2, f"step {self._to_write} must be written before {step} is asked for"
+        self._to_ask += 1
+
+    def collect(self, step: int) -> None:
+        """Rows of a step are about to be waited for."""
+        assert step == self._to_collect < self._to_ask, f"step {self._to_collect} is the next to collect, not {step}"
+        self._to_collect += 1
+
+    def write(self, step: int) -> None:
+        """Outputs of a step are about to be stored."""
+        assert step == self._to_write < self._to_collect, f"step {self._to_write} is the next to write, not {step}"
+        self._to_write += 1
+
+    def stand_before(self, step: int) -> None:
+        """The rows as of a step are about to be kept or taken: step - 1 is written, step + 1 is not asked for."""
+        is_between = self._to_write == step and self._to_ask <= step + 1
+        assert self._first is None or is_between, (
+            f"step {self._to_write} is the next to write, {self._to_ask} to ask for"
+        )

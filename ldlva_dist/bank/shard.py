@@ -89,7 +89,7 @@ class BankShard:
         """
         self._attempt.require_service()
         if self._attempt.rows:
-            self._attempt.rows.drop_snapshot()
+            self._attempt.rows.drop_all()
         restored = await self._in_thread(partial(self._restore, files, step, known_rows))
         ledger = Ledger(token=token, world_size=world_size, first=step)
         rows = TimedRows(str(self), ledger, restored.visible, restored.pending, self._spec)
@@ -116,8 +116,7 @@ class BankShard:
 
     async def fill(self, token: str, ids: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Put records [n, r] of distinct ids, before anything else happens in an attempt: the first read sees them."""
-        self._places(ids)
-        self._attempt.require(token).fill(ids, rows)
+        self._attempt.require(token).fill(self._places(ids) + self._start, rows)
 
     async def exchange(self, packed: bytes) -> bytes | NDArray[np.uint8]:
         """Store a rank's outputs of a step, which reads see two steps later, and answer its questions.
@@ -157,8 +156,7 @@ class BankShard:
 
         Waits for all writes of the steps before it. May be asked for until the caller's own read of step + 1.
         """
-        what = f"the snapshot of step {step}"
-        rows = await self._attempt.until(token, lambda now: now.has_writes_before(step), what)
+        rows = await self._attempt.until_written_before(token, step, "snapshot")
         rows.take_snapshot(step, copy.copy(self._attempt.graphs))
 
     async def write_snapshot(self, token: str, step: int, uri: str) -> dict[str, Entry]:
@@ -177,28 +175,32 @@ class BankShard:
                     snapshot.graphs.expected, await self._attempt.graph(token, snapshot.graphs.expected)
                 )
             header = PartHeader(start=self._start, stop=self._stop, step=step)
-            file = part_file(snapshot.rows, snapshot.pending, header, snapshot.graphs.columns())
-            write = partial(checksums.write, storage.join(uri, header.name), io.BufferedReader(file), file.size)
-            return {header.name: await self._in_thread(write)}
+            return await self._in_thread(partial(_write_part, snapshot, header, uri))
         finally:
             if (rows := self._attempt.rows) and rows.snapshot is snapshot:
                 rows.drop_snapshot()
 
-    async def features(self, token: str, step: int, graph: int) -> tuple[NDArray[np.floating], None]:
-        """[n, V] the newest features as of ``step``, out of which graph number ``graph`` will be made.
-
-        May be asked for as a snapshot may be. The second value only tells that the first is there.
-        """
-        what = f"the features of step {step}"
-        rows = await self._attempt.until(token, lambda now: now.has_writes_before(step), what)
-        features = rows.features_as_of(step)
+    async def keep_features(self, token: str, step: int, graph: int) -> None:
+        """Keep the rows as of ``step`` for graph number ``graph`` of their features; asked for as a snapshot may be."""
+        rows = await self._attempt.until_written_before(token, step, "features")
+        rows.keep_features(step)
         self._attempt.graphs.expect(graph)
-        return features, None
 
-    async def put_graph(self, token: str, version: int, rows: NDArray[np.int32]) -> None:
-        """[n, K] the graph that was expected; questions and snapshots that waited for it go on."""
+    async def features(self, token: str, step: int, first: int, stop: int) -> NDArray[np.floating]:
+        """[stop - first, V] the newest features as of ``step`` of the ids first..stop-1, which were kept."""
+        if (kept := self._attempt.require(token).kept_features) is None or kept.step != step:
+            raise NeighborServiceError(f"{self} keeps no features as of step {step}")
+        places = self._places(np.array([first, stop - 1]))
+        return await asyncio.to_thread(kept.features, places[0], places[1] + 1)
+
+    async def drop_features(self, token: str) -> None:
+        """Keep them no longer."""
+        self._attempt.require(token).drop_features()
+
+    async def put_graph(self, token: str, version: int, first: int, rows: NDArray[np.int32]) -> None:
+        """[m, K] the next rows, from id ``first`` on, of the graph expected; who waits goes on with the last."""
         self._attempt.require(token)
-        self._attempt.graphs.put(version, rows)
+        self._attempt.graphs.put(version, rows, first - self._start)
         self._attempt.notify()
 
     def __str__(self) -> str:
@@ -218,9 +220,9 @@ class BankShard:
         return BankSnapshot(step=step, rows=CopyOnWriteRows(newest), pending=nothing, graphs=graphs)
 
     def _restore_last(self) -> RestoredRows:
-        return self._restore(self._reload() if self._reload else {})
+        return self._restore(self._reload() if self._reload else {}, None)
 
-    def _restore(self, files: Files, step: int | None = None, known_rows: int | None = None) -> RestoredRows:
+    def _restore(self, files: Files, step: int | None, known_rows: int | None = None) -> RestoredRows:
         return restore_or_start(files, self._start, self._static.static["label"], self._spec, step, known_rows)
 
     async def _in_thread(self, function: Callable[[], _T]) -> _T:
@@ -231,3 +233,9 @@ class BankShard:
         if len(ids) and not self._start <= ids.min() <= ids.max() < self._stop:
             raise NeighborServiceError(f"{self}: asked for ids {ids.min()}..{ids.max()}")
         return ids - self._start
+
+
+def _write_part(snapshot: BankSnapshot, header: PartHeader, uri: str) -> dict[str, Entry]:
+    """Write a part of a checkpoint into its folder; the entry of the file, by its name there."""
+    file = part_file(snapshot.rows, snapshot.pending, header, snapshot.graphs.columns())
+    return {header.name: checksums.write(storage.join(uri, header.name), io.BufferedReader(file), file.size)}

@@ -22,11 +22,13 @@ class ShardRows:
 
 
 def load_shard_rows(dataset: Dataset, start: int, stop: int, k: int) -> ShardRows:
-    """The rows of one shard from the data set and, for k > 0, its graph.
+    """The rows of one shard, or none, from the data set and, for k > 0, its graph.
 
     Without valence-arousal there is no graph before one is found in feature space. Until then nobody reads neighbours
     (loss.warmup_epochs), and those who follow by id stand in their place.
     """
+    if start == stop:
+        return ShardRows(start=start, static=np.zeros(0, dtype=STATIC), graph=np.empty((0, k), dtype=np.int32))
     static = np.zeros(stop - start, dtype=STATIC)
     static["va"] = dataset.va(start, stop - start)
     static["label"] = dataset.columns(("label",), first_id=start, rows=stop - start)["label"].to_numpy()

@@ -11,10 +11,10 @@ n = rows, r = bytes of a record, V = feature width.
 import numpy as np
 from numpy.typing import NDArray
 
-from ldlva_dist.bank.copy_on_write import BankSnapshot, CopyOnWriteRows
+from ldlva_dist.bank.copy_on_write import BankSnapshot, CopyOnWriteRows, RowsAsOf
 from ldlva_dist.bank.graph_versions import GraphVersions
 from ldlva_dist.bank.ledger import Ledger
-from ldlva_dist.bank.records import BankRows, BankSpec, Write, as_records, blank, decode_features, merge_writes
+from ldlva_dist.bank.records import BankRows, BankSpec, Write, as_records, blank, merge_writes
 from ldlva_dist.errors import NeighborServiceError
 
 
@@ -26,7 +26,8 @@ class TimedRows:
     - the visible rows: with the writes of v, as a read of step v + 2 sees them;
     - the previous rows: those that the writes of v replaced, as a read of step v + 1 saw them;
     - the pending writes: those of v + 1 and later that have come; they wait in the ledger;
-    - a snapshot: all rows as a read of one step saw them, copied on write until a checkpoint is written.
+    - rows that are kept: all of them as a read of one step saw them, copied on write until a checkpoint is written, or
+      their features are handed out.
     """
 
     def __init__(self, name: str, ledger: Ledger, visible: BankRows, pending: BankRows, spec: BankSpec) -> None:
@@ -44,6 +45,8 @@ class TimedRows:
         self._previous = self._latest = self._no_rows = blank(0, 0, spec)
         self.snapshot: BankSnapshot | None = None
         """Rows that are kept for a checkpoint."""
+        self.kept_features: RowsAsOf | None = None
+        """Rows that are kept for a graph of their features."""
 
     @property
     def token(self) -> str:
@@ -103,18 +106,27 @@ class TimedRows:
         self.snapshot = BankSnapshot(step=step, rows=rows, pending=pending, graphs=graphs)
 
     def drop_snapshot(self) -> None:
-        """Keep no rows any more; whoever reads them on fails."""
+        """Keep no rows for a checkpoint any more; whoever reads them on fails."""
         if self.snapshot:
             self.snapshot.rows.release()
         self.snapshot = None
 
-    def features_as_of(self, step: int) -> NDArray[np.floating]:
-        """[n, V] newest features of all rows before a step: every write of the steps before it counts."""
+    def keep_features(self, step: int) -> None:
+        """Keep the rows as of a step from here on for a graph of their features."""
         previous, pending = self._as_of(step, f"the features of step {step}")
-        features = np.array(decode_features(self._visible.records))  # floats would be a view of the bank itself
-        for some in (previous, pending):
-            features[np.searchsorted(self._visible.ids, some.ids)] = decode_features(some.records)
-        return features
+        self.drop_features()
+        self.kept_features = RowsAsOf(step=step, rows=CopyOnWriteRows(self._visible, previous), pending=pending)
+
+    def drop_features(self) -> None:
+        """Keep no rows for a graph any more; whoever reads them on fails."""
+        if self.kept_features:
+            self.kept_features.rows.release()
+        self.kept_features = None
+
+    def drop_all(self) -> None:
+        """Keep no rows any more."""
+        self.drop_snapshot()
+        self.drop_features()
 
     def missing(self) -> str:
         """Ranks whose messages hold up the next step's writes."""
@@ -143,7 +155,8 @@ class TimedRows:
         """Make visible what is due; what the last step replaced stays for snapshots and features."""
         while self._ledger.is_due():
             self._latest = self._pending(self._ledger.visible + 1)
-            if self.snapshot:
-                self.snapshot.rows.keep(self._latest.ids)
+            for kept in (self.snapshot, self.kept_features):
+                if kept:
+                    kept.rows.keep(self._latest.ids)
             self._previous = self._visible.overwrite(self._latest, self._spec.momentum)
             self._ledger.pass_step()

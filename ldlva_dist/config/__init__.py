@@ -75,6 +75,17 @@ class RunConfig:
                 "bank.warm_start must not be labels, and index.space must be va, for data.fold, whose rows have "
                 f"neither a label nor features for the run, got {self.bank.warm_start} and {self.index.space}",
             )
+        if self.bank.place == "workers":
+            require(
+                self.index.space == "va",
+                "bank.place must be actors for index.space=feature, whose index asks them for the features, "
+                "got workers",
+            )
+            require(
+                self.neighbors.source == "bank",
+                "bank.place must be actors for neighbors.source=exact, which reads nothing that workers would be near "
+                "to, got workers",
+            )
         if self.index.space == "feature":
             require(
                 self.neighbors.source == "bank",
@@ -138,9 +149,14 @@ class RunConfig:
         return f"{self.storage_path.rstrip('/')}/{self.name}"
 
     @property
+    def bank_stays(self) -> bool:
+        """Whether the bank's rows are in the memory of the workers' devices, which outputs need not leave."""
+        return self.uses_bank and self.bank.place == "workers"
+
+    @property
     def bank_shards(self) -> int:
         """Bank actors that the run needs."""
-        return self.bank.num_shards if self.uses_bank else 0
+        return self.bank.num_shards if self.uses_bank and not self.bank_stays else 0
 
     @property
     def index_shards(self) -> int:

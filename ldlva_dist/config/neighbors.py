@@ -53,10 +53,13 @@ class NeighborConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BankConfig:
-    """The last outputs of every training sample, kept by actors."""
+    """The last outputs of every training sample."""
 
+    place: Literal["actors", "workers"] = "actors"
+    """actors: in the memory of the nodes, kept by actors; workers: in the memory of the training workers' own devices,
+    cut over them, read and written by all-to-alls between those. A run may resume with the other."""
     num_shards: Shards = 1
-    """Actors the bank is cut over, by id range."""
+    """actors: how many the bank is cut over, by id range."""
     probs_dtype: Literal["float16", "float32"] = "float16"
     """Type that the bank stores probabilities in."""
     features_dtype: Literal["int8", "float16", "float32"] = "float16"
@@ -71,6 +74,16 @@ class BankConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "bank")
+        if self.place == "workers":
+            require(
+                self.num_shards == 1,
+                "bank.num_shards must be 1 for bank.place=workers, which hold a range of the bank each, "
+                f"got {self.num_shards}",
+            )
+            require(
+                self.on_loss == "rollback",
+                "bank.on_loss must be rollback for bank.place=workers, whose rows are lost with a worker, got continue",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

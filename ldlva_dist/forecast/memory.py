@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ldlva_dist.bank.on_workers.record_tensors import row_bytes
 from ldlva_dist.bank.records import bytes_per_row
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
@@ -21,6 +22,7 @@ from ldlva_dist.forecast.sizes import (
     planned_bank_spec,
 )
 from ldlva_dist.forecast.watch import DRIVER, OTHERS, STORE, Peaks
+from ldlva_dist.index.client import PIECE_BYTES as ROWS_ON_THEIR_WAY
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.storage.checksums import PIECE_BYTES
 from ldlva_dist.stream.pipeline import BLOCK_BYTES
@@ -65,17 +67,17 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
     """Every role by arithmetic. On a GPU the network's share is the device's, and a role of its own."""
     placement, model = config.placement, meta_model(config, info)
     network, copies = _network_bytes(config, model), _checkpoint_copies(config, model)
-    trainer = IMPORTED["trainer"] + copies + _waiting_bytes(config, info)
+    trainer = IMPORTED["trainer"] + copies + _waiting_bytes(config, info) + _rank_host_bytes(config, info)
     roles = []
     if placement.use_gpu:
-        each = network + _device_bytes(config, model)
+        each = network + _device_bytes(config, model) + _rank_rows_bytes(config, info)
         roles.append(Role(name="GPU of a trainer", processes=placement.max_workers, each=each))
         trainer += CUDA_HOST
     else:
-        trainer += network
+        trainer += network + _rank_rows_bytes(config, info)
     roles.append(Role(name="trainer", processes=placement.max_workers, each=trainer))
-    if config.uses_bank:
-        roles.append(Role(name="bank shard", processes=config.bank.num_shards, each=_shard_bytes(config, info)))
+    if config.bank_shards:
+        roles.append(Role(name="bank shard", processes=config.bank_shards, each=_shard_bytes(config, info)))
     if config.index_shards:
         points = info.num_train * model.feature_width * 4 // config.index_shards
         # The points of the graph in use and of the one being built, and the index's own copy of both.
@@ -102,8 +104,9 @@ def measured_memory(computed: list[Role], peaks: Peaks) -> list[Role]:
 
 
 def store_bytes(config: RunConfig, info: DatasetInfo) -> int:
-    """What Ray's object stores hold at most: the manifest, and blocks of every pipeline."""
-    return MANIFEST_ROW * info.num_train + config.placement.max_workers * BLOCKS_WAITING * _block_bytes(config, info)
+    """What Ray's object stores hold at most: the manifest, blocks of every pipeline, and features on their way."""
+    blocks = config.placement.max_workers * BLOCKS_WAITING * _block_bytes(config, info)
+    return MANIFEST_ROW * info.num_train + blocks + (ROWS_ON_THEIR_WAY if config.index_shards else 0)
 
 
 def activation_bytes(model: LDLVA, images: Tensor, *neighbors: Tensor) -> int:
@@ -171,6 +174,21 @@ def _shard_bytes(config: RunConfig, info: DatasetInfo) -> int:
     spec, rows = planned_bank_spec(config, info), -(-info.num_train // config.bank.num_shards)
     row = bytes_per_row(spec, config.bank_neighbors) + 4 * graph_columns(config)
     return IMPORTED["bank shard"] + rows * row + min(PIECE_BYTES, rows * row)
+
+
+def _rank_rows_bytes(config: RunConfig, info: DatasetInfo) -> int:
+    """A rank's rows of a bank on the workers, in the memory of its device."""
+    if not config.bank_stays:
+        return 0
+    return -(-info.num_train // config.placement.max_workers) * row_bytes(planned_bank_spec(config, info))
+
+
+def _rank_host_bytes(config: RunConfig, info: DatasetInfo) -> int:
+    """What a rank holds of it in the host's memory: ids of neighbours, and during a save a copy of its rows."""
+    if not config.bank_stays:
+        return 0
+    ids = 4 * config.bank_neighbors * -(-info.num_train // config.placement.max_workers)
+    return ids + _rank_rows_bytes(config, info)
 
 
 def _task_bytes(config: RunConfig, info: DatasetInfo) -> int:

@@ -162,7 +162,7 @@ def _plan(config: RunConfig, dataset: Dataset) -> Plan:
 def _room(config: RunConfig, info: DatasetInfo, memory: Sequence[Role], work: RunWork, checkpoint: int) -> list[Check]:
     """Whether memory and storage hold the run; a run itself finds out on the way."""
     found = [_memory_check(memory)]
-    if config.uses_bank:
+    if config.bank_shards:
         k, shards = config.bank_neighbors, config.bank.num_shards
         bank = info.num_train * bytes_per_row(planned_bank_spec(config, info), k)
         found.insert(

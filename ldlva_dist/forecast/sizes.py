@@ -64,7 +64,7 @@ def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
         parts["table"] = sum(table)
         files += len(table)
     if config.uses_bank:
-        shards = config.bank.num_shards
+        shards = config.placement.max_workers if config.bank_stays else config.bank_shards
         bounds = [info.num_train * i // shards for i in range(shards + 1)]
         spec = planned_bank_spec(config, info)
         parts["bank"] = sum(

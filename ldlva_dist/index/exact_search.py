@@ -16,7 +16,8 @@ from ldlva_dist.index.nearest import Floats, Ids, Nearest, empty_result, pad_to
 from ldlva_dist.index.ties import SamplesByPoint, z_order
 
 BLOCK_PAIRS = 1 << 17
-BLOCK_VALUES = 1 << 22
+BLOCK_VALUES = 1 << 17
+"""Numbers in float64 at a time that fit a core's cache."""
 NEAR = 1e-9  # a candidate that is farther by less than this share is not yet known to be farther
 
 
@@ -44,7 +45,7 @@ class _Candidates:
     point: Ids
     """[b, q]"""
     squared: Floats
-    """[b, q]"""
+    """[b, q]; of those that are farther than all that are asked for, what they are not below"""
     uneven: Ids
     """Queries some of whose candidates are equally far, or were out of order."""
 
@@ -146,9 +147,9 @@ class PointSet:
         Most queries are plain: one sample on each candidate, and no two equally far. In the others samples take turns.
         """
         asked = queries.rows(rows_b)
-        near = self._candidates(asked.points, width, index)
         begin = int(queries.are_samples)  # the first candidate is the sample itself
         end = begin + found.ids.shape[1]
+        near = self._candidates(asked.points, width, end, index)
         is_plain_b = np.zeros(len(rows_b), dtype=bool)
         if width > end:
             is_plain_b = self._suffice(asked, near, near.squared[:, end - 1], index)
@@ -183,14 +184,35 @@ class PointSet:
             return np.ones(len(radius_b), dtype=bool)
         return radius_b * (1 + NEAR) + 2 * index.error(asked.points, radius_b) < near.squared[:, -1]
 
-    def _candidates(self, points_bd: Points, width: int, index: Index) -> _Candidates:
-        _, point_bq = index.search(points_bd, width)
-        squared_bq = self._squared(points_bd, point_bq)
+    def _candidates(self, points_bd: Points, width: int, wanted: int, index: Index) -> _Candidates:
+        """The ``width`` points that the index finds, of which the first ``wanted`` are asked for."""
+        found_bq, point_bq = index.search(points_bd, width)
+        if wanted < width and index.exact and not self._columns_dU:
+            squared_bq = self._squared_where_near(points_bd, point_bq, found_bq, wanted, index)
+        else:
+            squared_bq = self._squared(points_bd, point_bq)
         uneven = _rows_with(squared_bq[:, 1:] <= squared_bq[:, :-1])
         order = np.argsort(squared_bq[uneven], axis=1, kind="stable")
         point_bq[uneven] = np.take_along_axis(point_bq[uneven], order, axis=1)
         squared_bq[uneven] = np.take_along_axis(squared_bq[uneven], order, axis=1)
         return _Candidates(point=point_bq, squared=squared_bq, uneven=uneven)
+
+    def _squared_where_near(
+        self, points_bd: Points, point_bq: Ids, found_bq: NDArray[np.float32], wanted: int, index: Index
+    ) -> Floats:
+        """[b, q] squared distances of all that may be among the first ``wanted``; of others what they are not below.
+
+        In many dimensions float64 costs more than the search. Most candidates are farther, by more than the index errs,
+        than the last one that is wanted.
+        """
+        last_b1 = found_bq[:, [wanted - 1]].astype(np.float64)
+        error_b1 = index.error(points_bd, last_b1[:, 0])[:, None]
+        squared_bq = found_bq - error_b1
+        row_e, column_e = np.nonzero(squared_bq[:, wanted:] <= last_b1 + error_b1)
+        squared_bq[:, :wanted] = self._squared(points_bd, point_bq[:, :wanted])
+        column_e += wanted
+        squared_bq[row_e, column_e] = self._squared(points_bd[row_e], point_bq[row_e, column_e][:, None])[:, 0]
+        return squared_bq
 
     def _squared(self, points_bd: Points, point_bq: Ids) -> Floats:
         """[b, q] the same number for a pair of points whoever of them asks, and whatever set they are in."""
@@ -224,7 +246,9 @@ def check_va(points_N2: Points) -> None:
 
 def squared_length(vectors: Floats) -> Floats:
     """Sums of squares over the last axis, always in the same order: what is shorter in every axis is not longer."""
-    return np.square(vectors).sum(axis=-1)
+    if vectors.shape[-1] <= KDTREE_MAX_DIMENSIONS:  # as the columns are added up there
+        return np.square(vectors).sum(axis=-1)
+    return np.einsum("...d,...d->...", vectors, vectors)
 
 
 def _rows_with(mask_bq: NDArray[np.bool_]) -> Ids:

@@ -30,7 +30,7 @@ from ldlva_dist.index.shard_answers import (
     reaches_boxes,
 )
 
-Load = Callable[..., tuple[Ids, Points]]
+Load = Callable[[], tuple[Ids, Points]]
 
 
 class IndexShard:
@@ -40,6 +40,8 @@ class IndexShard:
         self._number, self._min_recall = number, min_recall
         self._backend: Backend = backend
         self._sets: dict[int, PointSet] = {}
+        self._coming: Points | None = None
+        self._came = 0
 
     def versions(self) -> list[int]:
         """The versions held."""
@@ -49,9 +51,28 @@ class IndexShard:
         """Where to cut a data set's plane."""
         return cut_dataset(dataset, num_boxes)
 
-    def prepare(self, version: int, num_samples: int, load: Load, *arrays: Any) -> IndexShardFacts:
-        """Build a version beside the others from what ``load(*arrays)`` gives: ids, ascending, and their points."""
-        ids, points = load(*arrays)
+    def take_rows(self, first: int, stop: int, at: int, rows: Points) -> None:
+        """Copy points of the samples at, at + 1, ... to those of first..stop-1; they come in the order of their ids.
+
+        The first of them makes room for all.
+        """
+        if at == first:
+            self._coming, self._came = np.empty((stop - first, rows.shape[1]), dtype=rows.dtype), 0
+        if self._coming is None or at - first != self._came or not np.isfinite(rows).all():
+            raise NeighborServiceError(f"rows of samples {at}.. must be given in their order, once each and finite")
+        self._coming[at - first :][: len(rows)] = rows
+        self._came += len(rows)
+
+    def prepare_rows(self, version: int, num_samples: int, first: int, stop: int) -> IndexShardFacts:
+        """Build a version beside the others of the samples first..stop-1, whose points were taken."""
+        points, self._coming = self._coming, None
+        if points is None or self._came != stop - first or len(points) != stop - first:
+            raise NeighborServiceError(f"rows of samples {first}..{stop - 1} must be given, got {self._came}")
+        return self.prepare(version, num_samples, lambda: (np.arange(first, stop), points))
+
+    def prepare(self, version: int, num_samples: int, load: Load) -> IndexShardFacts:
+        """Build a version beside the others from what ``load()`` gives: ids, ascending, and their points."""
+        ids, points = load()
         backend = resolve_backend(self._backend, points.shape[1])
         make = partial(build_index, backend=backend, min_recall=self._min_recall)
         built = PointSet(ids, points, num_samples, make)
@@ -141,16 +162,3 @@ def answer_in_process(
     bounds_S2d = np.stack([fact.bounds for fact in facts])
     parts = [shard.search_local(version, ids_n, k, bounds_S2d) for shard in shards]
     return [*parts, *(shard.search_border(version, k, False, *parts) for shard in shards)]
-
-
-def load_id_range(first: int, stop: int, starts: Sequence[int], *rows: Points) -> tuple[Ids, Points]:
-    """Samples first..stop-1 from arrays of consecutive rows that begin at the ids ``starts``."""
-    pieces = [
-        array[max(first - start, 0) : stop - start]
-        for start, array in zip(starts, rows, strict=True)
-        if start < stop and start + len(array) > first
-    ]
-    points = np.concatenate(pieces)
-    if len(points) != stop - first or not np.isfinite(points).all():
-        raise NeighborServiceError(f"rows of samples {first}..{stop - 1} must be given, once each and finite")
-    return np.arange(first, stop), points

@@ -7,7 +7,9 @@ B = rows of one micro-batch, K = neighbours, C = classes, V = feature width.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ldlva_dist.method import centers, losses, targets
@@ -64,6 +66,8 @@ class TensorNeighbors:
     Such a neighbour's similarity counts alone (the calibration logit is 0), and it moves no centre."""
     images: Tensor | None = None
     """uint8 [B, K, H, W, channels], for the exact source only."""
+    readable: NDArray[np.bool_] | None = None
+    """[B, K] whose images could be read, as the host knows it; the same as ``usable_BK``."""
 
     @property
     def has_features_BK(self) -> Tensor:

@@ -6,11 +6,10 @@ call is a collective. The table is its own optimiser: SGD on each sample's own l
 of the batch move), so a row's path depends on neither batch size, ranks nor accumulation (METHOD.md, section 3).
 
 A step makes two exchanges, of values alone: what a read gives, and what is applied. Who asks whom for which rows is the
-step's route, which is found while the steps before it are trained on.
+step's route (row_routes.py), which is found while the steps before it are trained on.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,28 +17,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-@dataclass(kw_only=True, eq=False)
-class Route:
-    """Rows of one step on their way between this rank and their owners. W = ranks, n = ids of the step.
-
-    Made by :meth:`UncertaintyTable.route`; it is read once, and then may be applied once.
-    """
-
-    order_n: Tensor
-    """Places of the ids by owner; for each owner those of the batch come first."""
-    batch_rows: int
-    """The first so many ids are those of the batch."""
-    ids_n: Tensor
-    """Ids in that order."""
-    sent_W2: Tensor
-    """Ids that this rank asks of each rank: all of them, and those of the batch."""
-    received_W2: Tensor
-    """Ids that each rank asks of this one, likewise."""
-    asked: Tensor
-    """Ids that this rank is asked for, by who asks; empty until the counts are known."""
-    under_way: dist.Work | None = None
-    """The last exchange that was begun for it; None on a single rank."""
+from ldlva_dist.method.row_routes import Route, RowRoutes
 
 
 class UncertaintyTable:
@@ -55,15 +33,11 @@ class UncertaintyTable:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         """Start every row at ``initial_logit``; ``group`` is a gloo group over all ranks, or None for a single rank."""
-        self._group = group
-        rank, self._world_size = (group.rank(), group.size()) if group else (0, 1)
-        self._rows_per_rank = -(-num_rows // self._world_size)
-        self.start = min(num_rows, rank * self._rows_per_rank)
-        self.stop = min(num_rows, self.start + self._rows_per_rank)
+        self._routes = RowRoutes(num_rows, group)
+        self.start, self.stop = self._routes.start, self._routes.stop
         self._lr, self._momentum = lr, momentum
         self._logits = torch.full((self.stop - self.start,), initial_logit, dtype=torch.float32)
         self._velocity = torch.zeros_like(self._logits)
-        self._begun: list[Route] = []
 
     def route(self, ids: NDArray[np.int64], batch_rows: int | None = None) -> Route:
         """Begin to find the way of a step's rows; nobody is waited for. Collective, in the order of the steps.
@@ -72,33 +46,14 @@ class UncertaintyTable:
             ids: [n] ids to read; any n.
             batch_rows: The first so many of them may be applied to; None: all.
         """
-        rows = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
-        batch_rows = len(rows) if batch_rows is None else batch_rows
-        owner_n = rows // self._rows_per_rank
-        order_n = torch.argsort(owner_n, stable=True)
-        counts = [torch.bincount(owner, minlength=self._world_size) for owner in (owner_n, owner_n[:batch_rows])]
-        sent_W2, ids_n = torch.stack(counts, dim=1), rows[order_n]
-        route = Route(
-            order_n=order_n,
-            batch_rows=batch_rows,
-            ids_n=ids_n,
-            sent_W2=sent_W2,
-            received_W2=torch.empty_like(sent_W2) if self._group else sent_W2,
-            asked=ids_n.new_empty(0) if self._group else ids_n,
-        )
-        if self._group:
-            route.under_way = self._begin_exchange(route.received_W2, sent_W2)
-            self._begun.append(route)
-        return route
+        return self._routes.begin(ids, batch_rows)
 
     def read(self, route: Route) -> Tensor:
         """The logits of a route's ids [n], in their order, after all gradients that were applied. Collective."""
-        if route in self._begun:  # the first of all; others were sent in the read before
-            self._send_ids()
-        if route.under_way:
-            route.under_way.wait()
-        found_n = self._exchange(self._logits[route.asked - self.start], route.received_W2[:, 0], route.sent_W2[:, 0])
-        self._send_ids()  # the counts of the next step came meanwhile; its ids travel while this one is trained on
+        routes = route.routes
+        routes.finish(route)
+        found_n = routes.exchange(self._logits[route.asked - self.start], route.received_W2[:, 0], route.sent_W2[:, 0])
+        routes.send_ids()  # the counts of the next step came meanwhile; its ids travel while this one is trained on
         logits_n = torch.empty_like(found_n)
         logits_n[route.order_n] = found_n
         return logits_n
@@ -120,11 +75,9 @@ class UncertaintyTable:
         sent_W, received_W = route.sent_W2[:, 1], route.received_W2[:, 1]
         by_owner = gradients_b[route.order_n[route.order_n < route.batch_rows]].split(sent_W.tolist())
         letter = torch.cat([part for own in by_owner for part in (own, said_F)])
-        letters = self._exchange(letter, sent_W + len(said_F), received_W + len(said_F))
+        letters = route.routes.exchange(letter, sent_W + len(said_F), received_W + len(said_F))
         parts = letters.split([n for rows in received_W.tolist() for n in (rows, len(said_F))])
-        asked = route.asked.split(route.received_W2[:, 0].tolist())
-        owned = torch.cat([ids[:rows] for ids, rows in zip(asked, received_W.tolist(), strict=True)])
-        self._descend(owned - self.start, torch.cat(parts[::2]))
+        self._descend(route.asked_of_batch() - self.start, torch.cat(parts[::2]))
         return torch.stack(parts[1::2])
 
     def _descend(self, rows: Tensor, gradients: Tensor) -> None:
@@ -174,32 +127,6 @@ class UncertaintyTable:
         total = torch.stack(
             [torch.sigmoid(self._logits).sum(dtype=torch.float64), torch.tensor(float(len(self._logits)))]
         )
-        if self._group:
-            dist.all_reduce(total, group=self._group)
+        if self._routes.group:
+            dist.all_reduce(total, group=self._routes.group)
         return float(total[0] / total[1])
-
-    def _send_ids(self) -> None:
-        """Send the ids of all routes whose counts were sent."""
-        for route in self._begun:
-            assert route.under_way, "its counts were sent"
-            route.under_way.wait()
-            sent_W, received_W = route.sent_W2[:, 0], route.received_W2[:, 0]
-            route.asked = route.ids_n.new_empty(int(received_W.sum()))
-            route.under_way = self._begin_exchange(route.asked, route.ids_n, sent_W, received_W)
-        self._begun.clear()
-
-    def _exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> Tensor:
-        if self._group is None:
-            return values
-        result = values.new_empty(int(received_W.sum()))
-        self._begin_exchange(result, values, sent_W, received_W).wait()
-        return result
-
-    def _begin_exchange(
-        self, result: Tensor, values: Tensor, sent_W: Tensor | None = None, received_W: Tensor | None = None
-    ) -> dist.Work:
-        """Begin to send each rank its share of ``values``; without counts the shares are equal."""
-        splits = (None, None) if sent_W is None or received_W is None else (received_W.tolist(), sent_W.tolist())
-        work = dist.all_to_all_single(result, values, *splits, group=self._group, async_op=True)
-        assert work is not None, "this rank is one of the group"
-        return work

@@ -101,7 +101,7 @@ def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[
         settled = placement.settle_data_cpus(config.placement, config.bank_shards, config.index_shards)
         config = replace(config, placement=settled)
         manifest = pipeline.Manifest(dataset, placement.manifest_task())
-        service = _start_service(config, dataset) if config.uses_bank else None
+        service = _start_service(config, dataset) if config.bank_shards else None
     index = None
     control: Any = ray.remote(RunControl).options(**placement.control_actor()).remote()
     try:
@@ -211,15 +211,19 @@ def nodes_for(config: RunConfig) -> Iterator[None]:
         request.cancel()
 
 
-def _start_service(config: RunConfig, dataset: Dataset) -> NeighborService:
+def _start_service(config: RunConfig, dataset: Dataset) -> NeighborService | None:
+    """The actors of the bank; none where it is on the workers' devices. Either way its size is said."""
     info, bank, k = dataset.info, config.bank, config.bank_neighbors
     spec = build.bank_spec(config, info)
     num_bytes = info.num_train * bytes_per_row(spec, k)
+    where = f"{bank.num_shards} shards" if config.bank_shards else "the memory of the workers' devices"
     say(
-        f"bank: {info.num_train:,} samples, {num_bytes / 2**20:,.0f} MiB in {bank.num_shards} shards "
+        f"bank: {info.num_train:,} samples, {num_bytes / 2**20:,.0f} MiB in {where} "
         f"({1e6 * bytes_per_row(spec, k) / 2**20:,.0f} MiB for a million samples, "
         f"{1e6 * 4 * k / 2**20:,.0f} of them for the ids of {k} neighbours)",
     )
+    if not config.bank_shards:
+        return None
     placement.check_memory(num_bytes, bank.num_shards)
     return start_service(
         config.uri,

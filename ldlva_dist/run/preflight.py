@@ -29,6 +29,8 @@ from ldlva_dist.values.typed_json import parse_object
 CHANGEABLE = (
     "placement.",
     "sweep.",
+    "bank.place",
+    "bank.num_shards",
     "data.on_bad_data",
     "data.max_bad_share",
     "training.checkpoint_every_",

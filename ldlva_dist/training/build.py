@@ -1,6 +1,7 @@
 """From settings to a worker: its state, restored where there is a checkpoint, and all that it trains with."""
 
 import dataclasses
+import math
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -12,17 +13,21 @@ import torch.distributed as dist
 
 from ldlva_dist import storage
 from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.on_workers.rank_bank import RankBank
+from ldlva_dist.bank.on_workers.record_tensors import row_bytes
 from ldlva_dist.bank.records import BankSpec
-from ldlva_dist.bank.service import NeighborService
+from ldlva_dist.bank.static_rows import load_shard_rows
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.resume import newest_whole, roll_back, starting_point
 from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import RunConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.messages import Batch
 from ldlva_dist.method.losses import balanced_class_weights
 from ldlva_dist.method.robust_losses import RobustSettings
+from ldlva_dist.method.row_routes import RowRoutes
 from ldlva_dist.method.step import StepSettings
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.records.ids_log import IdsLog
@@ -31,6 +36,7 @@ from ldlva_dist.records.trackers import open_tracker
 from ldlva_dist.records.uncertainty_history import drop_history
 from ldlva_dist.stream.class_balance import class_quotas
 from ldlva_dist.stream.plan import Plan
+from ldlva_dist.training.device.copies import copies_for
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.inputs import Resources, balanced_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
@@ -56,7 +62,7 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
     plan = balanced_plan(config, resources, config.data.balance)
     resources.require_lease()
-    client = _connect(config, resources.service)
+    client = _connect(config, resources, device)
     checkpoint = newest_whole(config.uri, resources.control.tell.remote)
     begins_with = None if checkpoint else config.training.start_from
     start = starting_point(begins_with) if begins_with else None
@@ -228,20 +234,43 @@ def roll_back_records(config: RunConfig, step: int, tell: Callable[[str], Any]) 
     return log
 
 
-def _connect(config: RunConfig, service: NeighborService | None) -> NeighborClient | None:
-    """A client under a name that this start of the worker group alone uses: the service refuses leftovers of others."""
-    if service is None:
+def _connect(config: RunConfig, resources: Resources, device: torch.device) -> NeighborClient | RankBank | None:
+    """The way to the bank. Collective."""
+    if config.bank_stays:
+        return _rank_bank(config, resources.info, device)
+    if resources.service is None:
         return None
+    # A name that this start of the worker group alone uses: the service refuses leftovers of others.
     token = [uuid.uuid4().hex]
     dist.broadcast_object_list(token, src=0)
     return NeighborClient(
-        service,
+        resources.service,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         token=token[0],
         k=config.bank_neighbors,
         timeout_s=config.neighbors.timeout_s,
     )
+
+
+def _rank_bank(config: RunConfig, info: DatasetInfo, device: torch.device) -> RankBank:
+    """This rank's part of a bank on the workers' devices; loads the places, labels and neighbours of its ids."""
+    group = _gloo_group(config.training.timeout_s) if dist.get_world_size() > 1 else None
+    routes = RowRoutes(info.num_train, group)
+    spec = bank_spec(config, info)
+    _require_room(device, (routes.stop - routes.start) * row_bytes(spec))
+    rows = load_shard_rows(Dataset.open(config.data.dataset), routes.start, routes.stop, config.bank_neighbors)
+    return RankBank(rows, spec, routes, copies_for(device))
+
+
+def _require_room(device: torch.device, num_bytes: int) -> None:
+    """SettingError where a GPU evidently cannot hold a rank's part of the bank."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    if num_bytes > free:
+        raise SettingError(
+            f"bank.place must be actors, or there must be more workers: each one's part of the bank is "
+            f"{num_bytes / 2**30:.1f} GiB, its GPU has {free / 2**30:.1f} GiB left"
+        )
 
 
 def _one_pass(config: RunConfig, resources: Resources) -> Iterator[Batch]:
@@ -251,10 +280,10 @@ def _one_pass(config: RunConfig, resources: Resources) -> Iterator[Batch]:
 
 
 def _feature_graphs(
-    config: RunConfig, resources: Resources, plan: Plan, client: NeighborClient | None
+    config: RunConfig, resources: Resources, plan: Plan, client: NeighborClient | RankBank | None
 ) -> FeatureGraphs:
     """The rebuilds of a run in feature space; none for one in the plane."""
-    if client is None or resources.index is None:
+    if not isinstance(client, NeighborClient) or resources.index is None:
         return FeatureGraphs(Rebuilds(begins=(), takes_effect=()))
     rebuilds = plan_rebuilds(plan, config.training.epochs, config.index.rebuild_every_epochs)
     if dist.get_rank() != 0:

@@ -85,6 +85,8 @@ class Engine:
             self._engine.enable_backward_allreduce = False
         self._optimizer: torch.optim.Optimizer = getattr(self._wrapper, "optimizer", self._wrapper)
         self.device = next(model.parameters()).device
+        if settings.use_gpu:
+            torch.backends.cudnn.benchmark = True  # shapes stay as they are: each is tried out once
         self.copies = copies_for(self.device)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -130,25 +132,29 @@ class Engine:
             buffer.copy_(mean.view_as(buffer))
 
     def model_state(self) -> dict[str, Tensor]:
-        """A copy of the whole weights and buffers on the CPU, contiguous. Collective under ZeRO-3."""
+        """A copy of the whole weights and buffers on the first rank's CPU; other ranks get none. Collective."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        state = {name: _copied(value) for name, value in self.module.state_dict().items()}
+        is_first = dist.get_rank() == 0
+        state = {name: _copied(value) for name, value in self.module.state_dict().items()} if is_first else {}
         for parameter, name in self._names.items() if self._stage == 3 else ():
             whole = safe_get_full_fp32_param(parameter)
             assert whole is not None, f"DeepSpeed holds no {name}"
-            state[name] = whole.cpu()
+            if is_first:
+                state[name] = whole.cpu()
         return state
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """A copy of the whole optimiser state on the CPU: ``NAME/parameter``, and the scalar ``step``. Collective."""
+        """A copy of the whole optimiser state on the first rank's CPU; other ranks get none. Collective.
+
+        Its names are ``NAME/parameter``, and of scalars such as ``step`` their own.
+        """
         state: dict[str, Tensor] = {}
         for held in self._optimizer.state.values():
             state |= {key: _copied(value) for key, value in held.items() if _is_scalar(value)}
         for key in self._moment_names():
-            for parameter, name in self._names.items():
-                state[f"{key}/{name}"] = self._whole_moment(parameter, key)
-        return state
+            state |= {f"{key}/{name}": value for name, value in self._whole_moments(key).items()}
+        return state if dist.get_rank() == 0 else {}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`optimizer_state` gave, on any number of ranks; DataError for another's. Collective."""
@@ -180,21 +186,34 @@ class Engine:
         names = {key for entry in held for key, value in entry.items() if torch.is_tensor(value) and value.ndim > 0}
         return sorted(names)
 
-    def _whole_moment(self, parameter: nn.Parameter, key: str) -> Tensor:
-        """A copy on the CPU; what is put together from the ranks is one already."""
+    def _whole_moments(self, key: str) -> dict[str, Tensor]:
+        """Copies on the first rank's CPU by the parameters' names."""
+        is_first = dist.get_rank() == 0
         if self._stage == 0:
-            return _copied(self._optimizer.state[parameter][key])
+            return {name: _copied(self._optimizer.state[p][key]) for p, name in self._names.items()} if is_first else {}
         if self._stage == 3:
-            from deepspeed.utils import safe_get_full_optimizer_state
+            return self._gathered_moments(key)
+        # One sum of one flat tensor, in which every number is some rank's and zero elsewhere.
+        sizes = [parameter.numel() for parameter in self._names]
+        whole = torch.zeros(sum(sizes), device=self.device)
+        for parameter, part in zip(self._names, whole.split(sizes), strict=True):
+            for mine, partition in self._fragments(parameter, key):
+                part[mine] = partition
+        dist.reduce(whole, dst=0)
+        parts = whole.cpu().split(sizes) if is_first else ()
+        return {n: part.clone().view(p.shape) for (p, n), part in zip(self._names.items(), parts, strict=False)}
 
+    def _gathered_moments(self, key: str) -> dict[str, Tensor]:
+        """The same of ZeRO-3, whose partitions DeepSpeed itself puts together, on all ranks."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        moments = {}
+        for parameter, name in self._names.items():
             whole = safe_get_full_optimizer_state(parameter, key)
             assert whole is not None, f"DeepSpeed holds no {key}"
-            return whole.cpu()
-        whole = torch.zeros(parameter.shape, device=parameter.device)
-        for mine, partition in self._fragments(parameter, key):
-            whole.view(-1)[mine] = partition
-        dist.all_reduce(whole)
-        return whole.cpu()
+            if dist.get_rank() == 0:
+                moments[name] = whole.cpu()
+        return moments
 
     def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         value = value.to(parameter.device)

@@ -6,6 +6,7 @@ Two clock readings a part cost well under a microsecond.
 import math
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldlva_dist.bank.wire import Traffic
-from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.messages import Batch
 from ldlva_dist.training.device.usage import gpu_usage
 
 STEP = 1.05
@@ -51,6 +52,20 @@ class StepClock:
         self._since = time.perf_counter()
 
 
+class Dated(Protocol):
+    """How old the rows are that a step was given."""
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        """[b, K] steps at which they were written."""
+        ...
+
+    @property
+    def graph(self) -> int:
+        """The graph that they come from."""
+        ...
+
+
 class Meters:
     """Counts on every rank; :meth:`drain` makes one dict of them, the same on all."""
 
@@ -67,15 +82,15 @@ class Meters:
         self._waited = 0.0
         self._graph = 0
 
-    def add(self, terms: Mapping[str, Tensor], batch: Batch, neighbors: Neighbors | None) -> None:
+    def add(self, terms: Mapping[str, Tensor], batch: Batch, neighbors: Dated | None) -> None:
         """Count one step: its terms are this rank's shares of the global batch's means."""
         self._steps += 1
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value.detach()
         if neighbors is not None:
             self._graph = neighbors.graph
-            written = neighbors.versions >= 0
-            ages = batch.step - neighbors.versions[written]
+            written = (versions_bK := neighbors.versions) >= 0
+            ages = batch.step - versions_bK[written]
             self._ages += count_ages(ages)
             self._age_sum += int(ages.sum())
             self._age_max = max(self._age_max, int(ages.max(initial=0)))

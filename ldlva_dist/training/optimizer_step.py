@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldlva_dist.method.centers import update_centers
@@ -23,10 +21,10 @@ from ldlva_dist.training.state import TrainState
 class StepOutputs:
     """What a step leaves for bank and log; b = this rank's rows."""
 
-    probs: NDArray[np.float32]
-    """[b, C]"""
-    features: NDArray[np.float32]
-    """[b, V]"""
+    probs: Tensor
+    """[b, C] where the bank is: on the CPU for actors, else on the device."""
+    features: Tensor
+    """[b, V] likewise."""
     logit_grads: Tensor
     """[b] gradients of the rows' own losses in their uncertainty logits, on the CPU."""
     terms: dict[str, Tensor]
@@ -85,7 +83,7 @@ def optimize(
             )
         )
         results.append(result)
-        coming.append(_bring_out(result, engine.copies))
+        coming.append(_bring_out(result, engine.copies, stays=config.bank_stays))
         if settings.recipe == "official" and len(results) == num_parts:
             centers = CenterSums(results)
         engine.backward(result.loss * scale)
@@ -95,8 +93,8 @@ def optimize(
     there = [wait() for wait in coming]
     terms_T = torch.stack([part["terms"] for part in there]).sum(dim=0)
     return StepOutputs(
-        probs=_joined([part["probs"] for part in there]).numpy(),
-        features=_joined([part["features"] for part in there]).numpy(),
+        probs=_joined([part["probs"] for part in there]),
+        features=_joined([part["features"] for part in there]),
         logit_grads=_joined([part["logit_grads"] for part in there]),
         terms=dict(zip(results[0].terms, terms_T, strict=True)),
     )
@@ -123,15 +121,12 @@ class CenterSums:
         update_centers(centers_CV, self._sums_CV1[:, :-1], self._sums_CV1[:, -1], rate=rate)
 
 
-def _bring_out(result: StepResult, copies: DeviceCopies) -> Callable[[], dict[str, Tensor]]:
-    return copies.outward(
-        {
-            "probs": result.probs_BC,
-            "features": result.features_BV,
-            "logit_grads": result.logit_grad_B,
-            "terms": torch.stack(list(result.terms.values())),
-        }
-    )
+def _bring_out(result: StepResult, copies: DeviceCopies, *, stays: bool) -> Callable[[], dict[str, Tensor]]:
+    """Begin to bring to the host what is wanted there; with ``stays`` the bank takes its part where it is."""
+    bank = {"probs": result.probs_BC, "features": result.features_BV}
+    host = {"logit_grads": result.logit_grad_B, "terms": torch.stack(list(result.terms.values()))}
+    there = copies.outward(host if stays else host | bank)
+    return lambda: bank | there()
 
 
 def _micro_batches(num_rows: int, num_parts: int) -> list[slice]:

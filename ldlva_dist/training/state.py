@@ -28,12 +28,12 @@ OPTIMIZER = "optimizer.safetensors"
 
 
 class BankSnapshots(Protocol):
-    """The part of the neighbour client that a checkpoint needs."""
+    """The part of a way to the bank that a checkpoint needs."""
 
     num_shards: int
 
     def begin(self, step: int, files: Files, limit_s: float, known_rows: int | None = None) -> None:
-        """Start every shard at ``step`` with its rows of the saved files; none means an empty bank.
+        """Start every shard at ``step`` with its rows of the saved files; none means an empty bank. Collective.
 
         With ``known_rows`` the files are of another run, and the ids below it are taken over.
         """
@@ -102,10 +102,9 @@ class TrainState:
         elif start and self.table and start.names(TABLE_FOLDER):
             start.restore_table(self.table, known_rows)
         if self.bank:
-            if dist.get_rank() == 0:
-                saved = checkpoint or start
-                files = saved.bank_files if saved else {}
-                self.bank.begin(self.step, files, self.config.training.timeout_s, known_rows)
+            saved = checkpoint or start
+            files = saved.bank_files if saved else {}
+            self.bank.begin(self.step, files, self.config.training.timeout_s, known_rows)
             dist.barrier()
 
     def facts(self) -> dict[str, Any]:

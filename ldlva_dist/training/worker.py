@@ -5,21 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import ray.train
-from numpy.typing import NDArray
 
 from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.on_workers.rank_bank import RankBank
 from ldlva_dist.checkpoint.saver import METRIC, Saver
-from ldlva_dist.messages import BankUpdate, Batch
+from ldlva_dist.messages import Batch
 from ldlva_dist.method.step import StepSettings
-from ldlva_dist.method.uncertainty_table import Route
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.device.tensors import with_logits
 from ldlva_dist.training.evaluate import holdout_accuracy
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
 from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs
+from ldlva_dist.training.neighbors.lookups import ActorLookups, Lookups, RankLookups
 from ldlva_dist.training.neighbors.prefetch import Prefetch, StepInputs
 from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.rank_votes import Agreement, Verdict, give_up
@@ -36,7 +35,7 @@ class Worker:
     plan: Plan
     batches: Iterator[Batch]
     """Batches of this rank, from the first step that is to be done."""
-    client: NeighborClient | None
+    client: NeighborClient | RankBank | None
     """Way to the bank; None for plain cross-entropy."""
     images: NeighborImages | None
     """Reader of neighbours' images; None where the bank's outputs are used."""
@@ -55,14 +54,7 @@ class Worker:
         """
         self.graphs.rebuild_if_due(self.state.step)
         clock = self.meters.clock
-        prefetch = Prefetch(
-            client=self.client,
-            meters=self.meters,
-            images=self.images,
-            graph_of=self.graphs.graph_of,
-            route_of=self._route,
-            copies=self.state.engine.copies,
-        )
+        prefetch = Prefetch(lookups=self._lookups(), meters=self.meters, copies=self.state.engine.copies)
         for inputs in prefetch.steps(self._timed_batches()):
             clock.mark("bank")
             yield inputs
@@ -71,9 +63,10 @@ class Worker:
     def step(self, inputs: StepInputs) -> StepOutputs:
         """Learn from a batch, but for its uncertainties, which move with the vote."""
         step, clock, copies = self.state.step, self.meters.clock, self.state.engine.copies
-        logits = self.state.table.read(inputs.route) if self.state.table and inputs.route else None
+        lookup, table = inputs.lookup, self.state.table
+        logits = table.read(lookup.route) if table and lookup and lookup.route else None
         clock.mark("table")
-        rows, near = inputs.rows(), inputs.near and inputs.near()
+        rows, near = inputs.rows(), lookup and lookup.near()
         if logits is not None:
             rows, near = with_logits(rows, near, logits, copies)
         clock.mark("copies")
@@ -87,14 +80,14 @@ class Worker:
         )
         clock.mark("network")
         self.state.step += 1
-        self.meters.add(outputs.terms, inputs.batch, inputs.lookup and inputs.lookup.neighbors)
+        self.meters.add(outputs.terms, inputs.batch, lookup)
         return outputs
 
     def write(self, inputs: StepInputs, outputs: StepOutputs) -> None:
         """Give the bank what the network said of the batch."""
         self.meters.clock.mark("log")
         if inputs.lookup:
-            inputs.lookup.write(bank_update(inputs.batch, outputs, features_read=self.state.config.keeps_features))
+            inputs.lookup.write(outputs)
         self.meters.clock.mark("bank")
         self.recorder.add_batch(inputs.batch)
 
@@ -104,7 +97,7 @@ class Worker:
         Raises:
             DataError: where the loss of some rank is not finite.
         """
-        loss, batch, route = float(outputs.terms["loss"]), inputs.batch, inputs.route
+        loss, batch, route = float(outputs.terms["loss"]), inputs.batch, inputs.lookup and inputs.lookup.route
         self.meters.clock.mark("log")
         table, learns = self.state.table, self._uses_neighbors(batch.step)
         share = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
@@ -156,8 +149,20 @@ class Worker:
             yield batch
             clock.mark("bank")
 
-    def _route(self, ids: NDArray[np.int64], batch_rows: int) -> Route | None:
-        return self.state.table.route(ids, batch_rows) if self.state.table else None
+    def _lookups(self) -> Lookups | None:
+        if self.client is None:
+            return None
+        if isinstance(self.client, RankBank):
+            return RankLookups(bank=self.client)
+        table = self.state.table
+        return ActorLookups(
+            client=self.client,
+            images=self.images,
+            graph_of=self.graphs.graph_of,
+            route_of=table.route if table else lambda ids, batch_rows: None,
+            copies=self.state.engine.copies,
+            keeps_features=self.state.config.keeps_features,
+        )
 
     def _uses_neighbors(self, step: int) -> bool:
         """Whether a step is past the warm-up on the given labels alone."""
@@ -173,9 +178,3 @@ class Worker:
         metrics = dict(self.saver.finish()["metrics"])
         if METRIC in metrics:
             ray.train.report(metrics)
-
-
-def bank_update(batch: Batch, outputs: StepOutputs, *, features_read: bool = True) -> BankUpdate:
-    """What the bank keeps of a batch; without features where nobody reads them back."""
-    features = outputs.features if features_read else outputs.features[:, :0]
-    return BankUpdate(step=batch.step, positions=batch.positions, ids=batch.ids, probs=outputs.probs, features=features)

@@ -12,7 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ldlva_dist.bank.on_workers.rank_bank import RankBank
+from ldlva_dist.bank.records import STATIC, BankSpec
+from ldlva_dist.bank.static_rows import ShardRows
 from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.method.row_routes import RowRoutes
 from ldlva_dist.method.step import StepSettings
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.models.resnet import ResNet
@@ -131,3 +135,32 @@ def test_a_failure_of_what_is_made_ahead_comes_out_where_it_is_taken() -> None:
 
     with pytest.raises(ValueError, match="no neighbours"):
         copies.ahead(fail)()
+
+
+def _bank_on(device: torch.device) -> list[np.ndarray]:
+    """What some steps read of a bank on a device, whose features are int8 and whose probabilities are averages."""
+    rows, width = 50, 24
+    spec = BankSpec(num_classes=CLASSES, feature_width=width, features_dtype="int8", momentum=0.3)
+    static, random = np.zeros(rows, dtype=STATIC), np.random.default_rng(0)
+    graph = random.integers(0, rows, (rows, K)).astype(np.int32)
+    copies = GpuCopies(device) if device.type == "cuda" else NoCopies()
+    bank = RankBank(ShardRows(start=0, static=static, graph=graph), spec, RowRoutes(rows), copies)
+    bank.begin(0, {})
+    seen = []
+    for step in range(STEPS):
+        ids = random.integers(0, rows, ROWS)
+        near = bank.ask(bank.find(step, ids))
+        route = bank.route(np.concatenate([ids, near.ravel()]), ROWS)
+        found = bank.read(step, route)
+        seen += [found.versions(), found.near.probs_BKC.cpu().numpy(), found.near.features_BKV.cpu().numpy()]
+        probs = torch.from_numpy(random.dirichlet(np.ones(CLASSES), ROWS).astype(np.float32))
+        features = torch.from_numpy(random.normal(size=(ROWS, width)).astype(np.float32))
+        bank.write(step, route, np.arange(ROWS, dtype=np.int32), (probs.to(device), features.to(device)))
+    bank.take_snapshot(STEPS, [0])
+    kept = bank._kept[0]
+    return [*seen, kept.visible.records["probs"].copy(), kept.pending.records["features"].copy()]
+
+
+def test_a_bank_on_a_gpu_holds_and_gives_the_bits_of_one_on_the_cpu() -> None:
+    for there, here in zip(_bank_on(torch.device(GPU)), _bank_on(torch.device("cpu")), strict=True):
+        np.testing.assert_array_equal(there, here)

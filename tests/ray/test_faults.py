@@ -5,6 +5,7 @@ One fault of the harness is here; `make soak` and bench/faults/soak.py draw many
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,14 @@ import ray
 from mlflow.tracking import MlflowClient
 from safetensors.numpy import load
 
+from ldlva_dist.bank.checkpoint_parts import unpack
 from ldlva_dist.bank.service import find_service
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.records.uncertainty_history import read_history, write_history
 from ldlva_dist.run import launch
+from ldlva_dist.training import build
 from testing.tiny_runs import long_run, losses, table
 from testing.training_jobs import LIMIT_S, kill_job, terminate_a_training_worker, training_job, wait_until
 
@@ -97,6 +101,37 @@ def test_a_run_stopped_by_sigterm_and_one_with_a_damaged_checkpoint_go_on_as_if_
         # Each save averages BatchNorm's statistics over the ranks, and these saves came at other steps.
         rtol = 1e-5 if "running" in name else 0
         np.testing.assert_allclose(weights[name], expected, rtol=rtol, atol=rtol, err_msg=name)
+
+
+def test_a_bank_on_the_workers_trains_the_same_bits_and_its_run_goes_on_with_actors(
+    straight: launch.RunResult, faces: str, tmp_path: Path
+) -> None:
+    """Two ranks, whose bank a forward pass fills; the end of the run again with three actors."""
+    config = long_run(faces, tmp_path, "workers")
+    on_workers = replace(config, bank=replace(config.bank, place="workers", num_shards=1))
+    first = launch.fit(on_workers)
+    whole = losses(first.run_uri)
+    assert whole == losses(straight.run_uri)
+    _assert_same_learnt(first.checkpoint, straight.checkpoint)
+    assert len(first.checkpoint.bank_files) == 2
+
+    shutil.rmtree(first.checkpoint.uri)
+    again = launch.fit(config)
+    assert losses(again.run_uri) == whole
+    _assert_same_learnt(again.checkpoint, straight.checkpoint)
+    assert len(again.checkpoint.bank_files) == 3
+
+
+def _assert_same_learnt(here: Checkpoint, there: Checkpoint) -> None:
+    """The same weights, moments, uncertainties and bank, however the bank is cut."""
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert here.read(name) == there.read(name), name
+    np.testing.assert_array_equal(table(here.uri), table(there.uri))
+    info = Dataset.open(here.config.data.dataset).info
+    spec = build.bank_spec(here.config, info)
+    mine, theirs = (unpack(saved.bank_files, 0, info.num_train, spec) for saved in (here, there))
+    assert mine.visible.records.tobytes() == theirs.visible.records.tobytes()
+    assert mine.pending.records.tobytes() == theirs.pending.records.tobytes()
 
 
 def test_a_killed_run_started_again_equals_the_uninterrupted_one_bit_by_bit(

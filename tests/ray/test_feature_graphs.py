@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +17,14 @@ from ldlva_dist.bank.service import NeighborService, start_service
 from ldlva_dist.bank.static_rows import ShardRows
 from ldlva_dist.config import IndexConfig, RunConfig, to_json
 from ldlva_dist.errors import NeighborServiceError
+from ldlva_dist.index.client import IndexClient
 from ldlva_dist.index.service import IndexService, start_index
 from ldlva_dist.messages import BankUpdate
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.training.neighbors.feature_graphs import GraphBuilder
+from testing.peak_store import PeakStore
 from testing.tiny_runs import losses, table, tiny_run
 
 N, C, V, K, SHARDS = 60, 3, 5, 4, 3
@@ -30,20 +32,32 @@ FREE = {"num_cpus": 0}
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def _rows(start: int, stop: int) -> ShardRows:
+def _rows(start: int, stop: int, n: int) -> ShardRows:
     ids = np.arange(start, stop)
-    graph = (ids[:, None] + 1 + np.arange(K)) % N
+    graph = (ids[:, None] + 1 + np.arange(K)) % n
     return ShardRows(start=start, static=np.zeros(len(ids), STATIC), graph=graph.astype(np.int32))
 
 
 @pytest.fixture
-def service() -> Iterator[NeighborService]:
-    bounds = [0, 11, 12, N]
-    loads = [lambda a=a, b=b: _rows(a, b) for a, b in pairwise(bounds)]
-    spec = BankSpec(num_classes=C, feature_width=V, features_dtype="float32", timeout_s=5.0)
-    started = start_service("features", loads, spec, FREE)
-    yield started
-    started.stop()
+def start_bank() -> Iterator[Callable[..., NeighborService]]:
+    started: list[NeighborService] = []
+
+    def start(bounds: list[int], width: int) -> NeighborService:
+        loads = [lambda a=a, b=b: _rows(a, b, bounds[-1]) for a, b in pairwise(bounds)]
+        spec = BankSpec(
+            num_classes=C, feature_width=width, features_dtype="float16" if width > V else "float32", timeout_s=5.0
+        )
+        started.append(start_service("features", loads, spec, FREE))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture
+def service(start_bank: Callable[..., NeighborService]) -> NeighborService:
+    return start_bank([0, 11, 12, N], V)
 
 
 @pytest.fixture
@@ -62,7 +76,9 @@ def _train(client: NeighborClient, features: np.ndarray, order: np.ndarray) -> N
 
 
 def _nearest(features: np.ndarray) -> np.ndarray:
-    squared = np.square(features[:, None] - features).sum(axis=2)
+    features = features.astype(np.float64)
+    norms = np.square(features).sum(axis=1)
+    squared = norms[:, None] + norms - 2 * features @ features.T
     np.fill_diagonal(squared, np.inf)
     return np.argsort(squared, axis=1, kind="stable")[:, :K]
 
@@ -79,7 +95,7 @@ def test_a_graph_is_of_the_newest_features_the_pending_ones_too(service: Neighbo
 
     step = N // 12
     builder = GraphBuilder(client, index.client(30.0), K)
-    builder.build(1, client.take_features(step, 1))
+    builder.build(1, client.keep_features(step, 1))
     lookup = client.find(step, np.arange(N), graph=1).ask().collect()
     found = lookup.neighbors
     np.testing.assert_array_equal(found.ids, _nearest(newest))
@@ -98,6 +114,23 @@ def test_a_graph_is_of_the_newest_features_the_pending_ones_too(service: Neighbo
     )
     before = client.find(step + 1, np.arange(3)).ask().collect().neighbors
     np.testing.assert_array_equal(before.ids, (np.arange(3)[:, None] + 1 + np.arange(K)) % N)
+
+
+def test_a_rebuild_keeps_no_more_than_a_piece_in_the_object_store_and_its_graph_is_the_naive_one(
+    start_bank: Callable[..., NeighborService], index: IndexService
+) -> None:
+    n, width, piece_bytes = 3000, 512, 1 << 20
+    features = np.random.default_rng(5).normal(size=(n, width)).astype(np.float16)
+    client = NeighborClient(start_bank([0, 1100, n], width), rank=0, world_size=1, token="a", k=K, timeout_s=60.0)
+    client.begin(0)
+    client.fill(np.arange(n), np.full((n, C), 1 / C, np.float32), features)
+    asking = IndexClient(index.shards, min_recall=1.0, timeout_s=60.0, piece_bytes=piece_bytes)
+    with PeakStore() as peak:
+        GraphBuilder(client, asking, K).build(1, client.keep_features(0, 1))
+    found = client.find(0, np.arange(n), graph=1).ask().collect().neighbors.ids
+    np.testing.assert_array_equal(found, _nearest(features))
+    assert features.nbytes > 2.9 * piece_bytes
+    assert 0.4 * piece_bytes < peak.bytes_more <= 1.1 * piece_bytes
 
 
 def test_a_graph_that_does_not_come_ends_the_wait_with_what_to_change(service: NeighborService) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -21,6 +22,7 @@ from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
 from ldlva_dist.index.client import IndexClient
 from ldlva_dist.index.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
 from ldlva_dist.index.service import IndexService, build_graph_with_actors, start_index
+from testing.array_rows import ArrayRows
 
 OPTIONS = {"num_cpus": 0.25, "max_restarts": 0}
 
@@ -126,7 +128,9 @@ def test_while_a_version_is_built_the_old_one_answers_and_from_the_swap_on_the_n
     """The second shard's build waits for a file; the first has the new version by then, and still answers the old."""
     old, new, queries = plane(500), plane(600, seed=1), plane(80, seed=2)
     before = client.build_from_dataset(write_dataset(tmp_path / "old", old)).version
-    service.shards[1].prepare.options(concurrency_group="build").remote(99, 1, wait_for, str(tmp_path / "gate"))
+    service.shards[1].prepare.options(concurrency_group="build").remote(
+        99, 1, partial(wait_for, str(tmp_path / "gate"))
+    )
     with ThreadPoolExecutor() as pool:
         building = pool.submit(client.build_from_dataset, write_dataset(tmp_path / "new", new))
         end = time.monotonic() + 60
@@ -147,8 +151,8 @@ def test_a_rebuild_that_fails_leaves_the_old_version_in_use(client, tmp_path):
     old = plane(100)
     client.build_from_dataset(write_dataset(tmp_path / "old", old))
     features = np.full((10, 2), np.nan, dtype=np.float32)
-    with pytest.raises(NeighborServiceError, match=r"index shards .* failed when asked to build version .* finite"):
-        client.build_from_rows([0, 10], [features], k=2)
+    with pytest.raises(NeighborServiceError, match=r"index shards .* failed when asked to take rows.* finite"):
+        client.build_from_rows(ArrayRows([features]), k=2)
     np.testing.assert_array_equal(client.search(old[:5], 3).ids, exhaustive(old, old[:5], 3)[0])
 
 
@@ -156,8 +160,7 @@ def test_graph_rows_of_features_are_those_of_the_naive_loop_whatever_the_parts_a
     monkeypatch.setattr("ldlva_dist.index.client.GRAPH_BLOCK_ROWS", 64)
     features = np.random.default_rng(3).normal(size=(400, 20)).astype(np.float16)
     features[::5] = features[0]
-    parts = [features[:130], ray.put(features[130:131]), ray.put(features[131:])]
-    client.build_from_rows([0, 130, 131, 400], parts, k=6)
+    client.build_from_rows(ArrayRows([features[:130], features[130:131], features[131:]]), k=6)
 
     rows = ray.get(client.graph([(0, 150), (150, 151), (151, 400)], 6), timeout=60)
 
@@ -175,7 +178,7 @@ def test_nprobe_grows_until_the_measured_recall_is_what_was_asked_for(cluster):
     service = start_index(2, min_recall=0.8, backend="faiss_cpu", actor_options=OPTIONS)
     try:
         client = service.client(timeout_s=120)
-        facts = client.build_from_rows([0, 20_000], [features], k=8)
+        facts = client.build_from_rows(ArrayRows([features]), k=8)
         [ids] = ray.get(client.graph([(0, 2000)], 8), timeout=60)
     finally:
         service.stop()
@@ -217,7 +220,7 @@ def test_a_killed_actor_is_named_and_nothing_is_taken_for_a_whole_graph(cluster,
     assert not (tmp_path / "set" / "graph-K4" / "graph.json").exists()
 
 
-def hang(dataset: str) -> None:
+def hang() -> None:
     """Longer than anybody waits."""
     time.sleep(3600)
 
@@ -230,7 +233,7 @@ def test_an_actor_that_hangs_is_named_within_the_limit(cluster, tmp_path):
         with pytest.raises(NeighborServiceError, match="must be built before it is asked"):
             client.search(plane(3), 1)
         client.build_from_dataset(dataset)
-        service.shards[1].prepare.remote(99, 1, hang, dataset.uri)
+        service.shards[1].prepare.remote(99, 1, hang)
         with pytest.raises(NeighborServiceError, match=r"index shards \[1\] did not answer in 10 s when asked for nei"):
             client.write_graph(dataset.uri, plan_graph(dataset, 4))
     finally:

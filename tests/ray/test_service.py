@@ -353,7 +353,7 @@ def test_an_error_of_a_write_comes_out_and_what_follows_fails_with_it(start):
         lookup.write(update_of(step, 0, 1))  # the first one is on its way now, alone
     said = r"asked to take a write: .* does not know attempt 'old'"
     with pytest.raises(NeighborServiceError, match=said):
-        old.take_features(2, 1)
+        old.keep_features(2, 1)
     with pytest.raises(NeighborServiceError, match=said):
         found[2].ask().collect()
 

@@ -14,27 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldlva_dist.bank.on_workers.rank_bank import HostCopies
+
 _T = TypeVar("_T")
 
 # Arrays of Ray's object store are read-only, and torch would say so; set once, as filters are the whole process's.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
-class DeviceCopies(Protocol):
-    """The way of one rank's arrays to its device, and of its outputs back."""
-
-    device: torch.device
-
-    def inward(self, values: NDArray[Any] | Tensor) -> Tensor:
-        """Values on the device; nobody writes to either side afterwards."""
-        ...
+class DeviceCopies(HostCopies, Protocol):
+    """The way of one rank's arrays to its device, and of its outputs back; nobody writes to either side afterwards."""
 
     def ahead(self, make: Callable[[], _T]) -> Callable[[], _T]:
         """Begin to make a dataclass of inward tensors; what is returned gives it to the step that uses it."""
-        ...
-
-    def outward(self, tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-        """Begin to bring to the host what is computed up to here; what is returned waits for just that."""
         ...
 
 

@@ -31,6 +31,7 @@ def neighbor_tensors(neighbors: Neighbors, copies: DeviceCopies) -> TensorNeighb
         label_only_BK=copies.inward(neighbors.versions == LABEL),
         logit_BK=torch.zeros(neighbors.ids.shape, device=copies.device),
         images=None if neighbors.images is None else copies.inward(neighbors.images),
+        readable=None if neighbors.images is None else neighbors.versions != NEVER,
     )
 
 

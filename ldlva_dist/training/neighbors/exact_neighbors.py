@@ -90,11 +90,22 @@ def forward_exact(
     ``model`` is an ``LDLVA`` in training mode, or an engine around one. Its BatchNorm takes the images like any batch
     in the recipe ``official``, and is in evaluation mode in ``paper``.
     """
-    usable_BK = neighbors.usable_BK
-    probs_BKC = torch.zeros(*usable_BK.shape, settings.num_classes, device=usable_BK.device)
-    features_BKV = torch.zeros(*usable_BK.shape, feature_width, device=usable_BK.device)
+    shape, device = neighbors.usable_BK.shape, neighbors.usable_BK.device
+    probs_nC = torch.zeros(shape.numel(), settings.num_classes, device=device)
+    features_nV = torch.zeros(shape.numel(), feature_width, device=device)
     if neighbors.images is not None:
+        assert neighbors.readable is not None, "who reads images knows which of them"
+        # The host knows the rows, so that it need not wait for the device to count them.
+        rows_m = torch.from_numpy(np.flatnonzero(neighbors.readable)).to(device, non_blocking=True)
+        images = neighbors.images.flatten(0, 1)
         model.train(settings.recipe == "official")
-        probs_BKC[usable_BK], features_BKV[usable_BK] = forward_neighbors(model, neighbors.images[usable_BK])
+        read = images if len(rows_m) == len(images) else images.index_select(0, rows_m)
+        probs_mC, features_mV = forward_neighbors(model, read)
         model.train(True)
-    return replace(neighbors, probs_BKC=probs_BKC, features_BKV=features_BKV)
+        probs_nC.index_copy_(0, rows_m, probs_mC.float())
+        features_nV.index_copy_(0, rows_m, features_mV.float())
+    return replace(
+        neighbors,
+        probs_BKC=probs_nC.view(*shape, settings.num_classes),
+        features_BKV=features_nV.view(*shape, feature_width),
+    )

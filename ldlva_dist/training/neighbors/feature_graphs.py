@@ -4,13 +4,10 @@ The steps at which they are found anew follow from the plan alone, so that runs 
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
-from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.client import KeptFeatures, NeighborClient
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.client import IndexClient
 from ldlva_dist.records.console import say
@@ -60,18 +57,19 @@ def plan_rebuilds(plan: Plan, epochs: float, every_epochs: float) -> Rebuilds:
 
 @dataclass(frozen=True)
 class GraphBuilder:
-    """Passes references between bank and index; the features and graphs themselves stay with their actors."""
+    """Passes references between bank and index; the features and graphs themselves never come here."""
 
     client: NeighborClient
     index: IndexClient
     k: int
     """Neighbours found for each sample."""
 
-    def build(self, version: int, features: Sequence[Any]) -> None:
-        """Index the features of all shards, find every sample's neighbours, give each shard its rows."""
-        bounds = self.client.bounds
-        facts = self.index.build_from_rows(bounds, features, k=self.k)
-        self.client.put_graph(version, self.index.graph(list(pairwise(bounds)), self.k))
+    def build(self, version: int, features: KeptFeatures) -> None:
+        """Index all features, find every sample's neighbours, give each shard its rows: piece by piece both ways."""
+        facts = self.index.build_from_rows(features, k=self.k)
+        features.drop()
+        for first, rows in self.index.graph_pieces(features.bounds, self.k):
+            self.client.put_graph(version, first, rows)
         say(f"graph {version} in feature space: recall {facts.recall:.4f}")
 
 
@@ -102,5 +100,5 @@ class FeatureGraphs:
             self._work.result()
         version = self._rebuilds.begun_at(step)
         if version and self._builder:
-            features = self._builder.client.take_features(step, version)
+            features = self._builder.client.keep_features(step, version)
             self._work = self._thread.submit(self._builder.build, version, features)

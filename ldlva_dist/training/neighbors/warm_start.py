@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ldlva_dist.bank.client import NeighborClient
+from ldlva_dist.bank.on_workers.rank_bank import RankBank
 from ldlva_dist.messages import Batch
 from ldlva_dist.method.step import forward_neighbors
 from ldlva_dist.records.console import say
@@ -23,7 +24,7 @@ from ldlva_dist.training.state import TrainState
 SAY_EVERY_S = 10.0
 
 
-def fill_bank(state: TrainState, client: NeighborClient, plan: Plan, batches: Iterable[Batch]) -> None:
+def fill_bank(state: TrainState, client: NeighborClient | RankBank, plan: Plan, batches: Iterable[Batch]) -> None:
     """Give the bank the outputs of the network as it is. Collective.
 
     Args:

@@ -78,7 +78,7 @@ def test_rows_that_were_given_up_are_not_read():
     file = _file(frozen)
     assert file.read(600)
     frozen.release()
-    with pytest.raises(NeighborServiceError, match="after it was given up"):
+    with pytest.raises(NeighborServiceError, match="after they were given up"):
         file.read(600)
 
 

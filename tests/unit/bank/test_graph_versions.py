@@ -48,6 +48,18 @@ def test_a_graph_that_is_over_or_was_not_expected_is_refused() -> None:
     with pytest.raises(NeighborServiceError, match="graph 5 was begun while the newest is 3"):
         graphs.expect(5)
     graphs.expect(4)
-    with pytest.raises(NeighborServiceError, match=r"came with rows \(4, 3\)"):
-        graphs.put(4, rows(4)[1:])
+    for first, part in ((1, rows(4)[1:]), (0, np.zeros((N + 1, K), np.int32)), (0, rows(4)[:, 1:])):
+        with pytest.raises(NeighborServiceError, match=r"came with rows \("):
+            graphs.put(4, part, first)
     assert graphs.versions == [2, 3]
+
+
+def test_a_graph_that_comes_in_pieces_is_there_with_the_last_of_them() -> None:
+    graphs = filled(2)
+    graphs.expect(3)
+    for first, stop in ((0, 2), (2, 3), (3, N)):
+        assert graphs.versions == [1, 2]
+        graphs.put(3, rows(3)[first:stop], first)
+    assert graphs.versions == [2, 3]
+    np.testing.assert_array_equal(graphs.rows(3), rows(3))
+    assert graphs.rows(3).base is None, "a copy, or Ray would keep the piece"

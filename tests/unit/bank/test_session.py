@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldlva_dist.bank.session import StepOrder
+from ldlva_dist.bank.ledger import StepOrder
 
 
 def order_after(*calls: tuple[str, int]) -> StepOrder:

@@ -560,7 +560,7 @@ def test_a_new_attempt_gives_up_the_snapshot_of_the_one_before(tmp_path):
         snapshot = shard._attempt.rows.snapshot
         assert snapshot
         await shard.begin("b", 1, 0, {})
-        with pytest.raises(NeighborServiceError, match="asked for after it was given up"):
+        with pytest.raises(NeighborServiceError, match="asked for after they were given up"):
             snapshot.rows.read("probs", 0, 1)
         with pytest.raises(NeighborServiceError, match="earlier attempt"):
             await shard.write_snapshot("a", 0, str(tmp_path))
@@ -575,10 +575,20 @@ def test_features_for_a_graph_hold_every_write_and_no_read_sees_them_early():
         for step in range(4):
             await read(shard, "a", step, 0, NO_IDS)
             await write(shard, "a", 0, global_update(step))
-        features, _ = await shard.features("a", 4, 1)
-        np.testing.assert_array_equal(features, naive_state(3, 0.0)[1])
+        await shard.keep_features("a", 4, 1)
+        first = await shard.features("a", 4, 0, 7)
         seen = await read(shard, "a", 4, 0, np.arange(N))
         np.testing.assert_array_equal(seen["features"], naive_state(2, 0.0)[1])
+        for step in range(4, 6):  # training goes on while features are handed out
+            await write(shard, "a", 0, global_update(step))
+            await read(shard, "a", step + 1, 0, NO_IDS)
+        features = np.concatenate([first, await shard.features("a", 4, 7, N)])
+        np.testing.assert_array_equal(features, naive_state(3, 0.0)[1])
+        with pytest.raises(NeighborServiceError, match="keeps no features as of step 5"):
+            await shard.features("a", 5, 0, 7)
+        await shard.drop_features("a")
+        with pytest.raises(NeighborServiceError, match="keeps no features as of step 4"):
+            await shard.features("a", 4, 0, 7)
 
     asyncio.run(scenario())
 

@@ -40,6 +40,13 @@ def snapshot_of(rows: TimedRows, step: int) -> tuple[list[int], list[int]]:
     return np.unique(kept).tolist(), np.unique(rows.snapshot.pending.records["versions"]).tolist()
 
 
+def features_of(rows: TimedRows, step: int) -> list[float]:
+    rows.keep_features(step)
+    assert rows.kept_features
+    halves = [rows.kept_features.features(*half) for half in ((0, 2), (2, N))]
+    return np.concatenate(halves).ravel().tolist()
+
+
 def test_a_row_is_seen_two_steps_after_it_was_written_and_as_of_a_step_before_and_after_others_went_on():
     rows = rows_of()
     for step in range(4):
@@ -49,13 +56,15 @@ def test_a_row_is_seen_two_steps_after_it_was_written_and_as_of_a_step_before_an
     assert not rows.has_writes_before(5)
     pending = snapshot_of(rows, 4)
     assert pending == ([2], [3])
-    assert rows.features_as_of(4).ravel().tolist() == [3] * N
+    assert features_of(rows, 4) == [3] * N
     assert read(rows, 4) == 2
     assert rows.records["versions"].tolist() == [3] * N, "nobody can ask for them without the writes of step 3 now"
     assert rows.snapshot
     assert rows.snapshot.rows.read("versions", 0, N).tolist() == [2] * N, "kept before they were overwritten"
     assert snapshot_of(rows, 4) == pending, "the previous rows and the latest writes make the same"
-    assert rows.features_as_of(4).ravel().tolist() == [3] * N
+    assert rows.kept_features
+    assert rows.kept_features.features(0, N).ravel().tolist() == [3] * N, "still those of before step 4"
+    assert features_of(rows, 4) == [3] * N
 
 
 def test_a_time_that_is_over_is_refused():

@@ -64,6 +64,22 @@ def test_workers_are_one_number_or_two_bounds_and_both_survive_their_json() -> N
             lambda: RunConfig(index=IndexConfig(space="feature"), bank=BankConfig(on_loss="continue")),
             r"bank\.on_loss must be rollback for index\.space=feature",
         ),
+        (
+            lambda: RunConfig(index=IndexConfig(space="feature"), bank=BankConfig(place="workers")),
+            r"bank\.place must be actors for index\.space=feature, .* got workers",
+        ),
+        (
+            lambda: RunConfig(neighbors=NeighborConfig(source="exact"), bank=BankConfig(place="workers")),
+            r"bank\.place must be actors for neighbors\.source=exact, .* got workers",
+        ),
+        (
+            lambda: BankConfig(place="workers", num_shards=2),
+            r"bank\.num_shards must be 1 for bank\.place=workers, .* got 2",
+        ),
+        (
+            lambda: BankConfig(place="workers", on_loss="continue"),
+            r"bank\.on_loss must be rollback for bank\.place=workers, .* got continue",
+        ),
         (lambda: PlacementConfig(num_workers=(4, 2)), r"placement\.num_workers must be N, or MIN MAX .* got 4 2"),
         (
             lambda: PlacementConfig(num_workers=0),

@@ -9,6 +9,7 @@ import torch
 
 from ldlva_dist.bank.checkpoint_parts import PartHeader, part_file
 from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
+from ldlva_dist.bank.on_workers.record_tensors import row_bytes
 from ldlva_dist.bank.records import BankSpec, blank
 from ldlva_dist.checkpoint.table_files import table_files
 from ldlva_dist.checkpoint.tensors import pack_tensors
@@ -24,7 +25,14 @@ from ldlva_dist.config import (
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.forecast.memory import activation_bytes, computed_memory, measured_memory
 from ldlva_dist.forecast.probe import speed
-from ldlva_dist.forecast.sizes import bank_part_bytes, checkpoint_bytes, epoch_bytes, meta_model, moment_names
+from ldlva_dist.forecast.sizes import (
+    bank_part_bytes,
+    checkpoint_bytes,
+    epoch_bytes,
+    meta_model,
+    moment_names,
+    planned_bank_spec,
+)
 from ldlva_dist.forecast.watch import OTHERS, Peak
 from ldlva_dist.forecast.work import work_of
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
@@ -175,6 +183,25 @@ def test_the_memory_of_a_shard_grows_by_what_a_row_takes() -> None:
     spec = build.bank_spec(CONFIG, INFO)
     stored = spec.record.itemsize + 12 + 4 * 4
     assert (shard(9_000_000) - shard(6_000_000)) / 1_000_000 == pytest.approx(stored, rel=1e-6)
+
+
+@pytest.mark.parametrize("use_gpu", [False, True])
+def test_a_bank_on_the_workers_is_memory_of_their_devices_cut_over_them(use_gpu: bool) -> None:
+    def each(place: Any, workers: int) -> tuple[int, int]:
+        config = replace(
+            CONFIG,
+            bank=BankConfig(place=place),
+            placement=replace(CONFIG.placement, num_workers=workers, use_gpu=use_gpu),
+        )
+        found = {role.name: role.each for role in computed_memory(config, INFO, nodes=1)}
+        assert ("bank shard" in found) == (place == "actors")
+        return found["GPU of a trainer" if use_gpu else "trainer"], found["trainer"]
+
+    spec, workers = planned_bank_spec(CONFIG, INFO), 3
+    rows, ids = -(-701 // workers) * row_bytes(spec), -(-701 // workers) * 4 * CONFIG.bank_neighbors
+    held, host = (there - here for there, here in zip(each("workers", workers), each("actors", workers), strict=True))
+    assert held == (rows if use_gpu else 2 * rows + ids), "on a CPU the copy for a checkpoint is memory of the same"
+    assert host == (rows + ids if use_gpu else 2 * rows + ids)
 
 
 def test_a_gpu_takes_the_network_off_the_host() -> None:

@@ -1,6 +1,7 @@
 """Shards together answer as one index does, and as the naive loop does."""
 
 from functools import partial
+from itertools import pairwise
 
 import faiss
 import numpy as np
@@ -13,7 +14,7 @@ from ldlva_dist.index.exact_search import PointSet
 from ldlva_dist.index.graph import build_graph, nearest_neighbors
 from ldlva_dist.index.nearest import Nearest, merge_nearest
 from ldlva_dist.index.plane_cut import cut_dataset, cut_plane, in_box, load_box
-from ldlva_dist.index.shard import IndexShard, answer_in_process, load_id_range
+from ldlva_dist.index.shard import IndexShard, answer_in_process
 from ldlva_dist.index.shard_answers import join_answers
 from tests.unit.index.test_graph import naive, point_sets, write_dataset
 
@@ -85,10 +86,11 @@ def test_features_cut_by_id_have_the_neighbours_of_the_naive_loop(kind, dtype):
     }[kind].astype(dtype)
     bounds = [0, 50, 51, 130, 210]
     shards = [IndexShard(number) for number in range(4)]
-    parts = features[:90], features[90:]
+    for shard, (first, stop) in zip(shards, pairwise(bounds), strict=True):
+        for at in range(first, stop, 33):
+            shard.take_rows(first, stop, at, features[at : min(at + 33, stop)])
     facts = [
-        shard.prepare(1, 210, partial(load_id_range, bounds[i], bounds[i + 1], [0, 90]), *parts)
-        for i, shard in enumerate(shards)
+        shard.prepare_rows(1, 210, first, stop) for shard, (first, stop) in zip(shards, pairwise(bounds), strict=True)
     ]
     for k in (1, 8, 209):
         ids, squared = join_answers(np.arange(210), 210, answer_in_process(shards, 1, np.arange(210), k, facts))
@@ -97,12 +99,17 @@ def test_features_cut_by_id_have_the_neighbours_of_the_naive_loop(kind, dtype):
 
 
 def test_rows_that_are_missing_or_no_numbers_are_refused():
-    rows = np.zeros((10, 3), dtype=np.float32)
-    with pytest.raises(NeighborServiceError, match=r"rows of samples 5\.\.24 must be given"):
-        load_id_range(5, 25, [0, 10], rows, rows)
+    rows, shard = np.zeros((10, 3), dtype=np.float32), IndexShard(0)
+    with pytest.raises(NeighborServiceError, match=r"rows of samples 5\.\.24 must be given, got 0"):
+        shard.prepare_rows(1, 30, 5, 25)
+    shard.take_rows(5, 25, 5, rows)
+    with pytest.raises(NeighborServiceError, match="in their order, once each and finite"):
+        shard.take_rows(5, 25, 16, rows[:9])
+    with pytest.raises(NeighborServiceError, match=r"rows of samples 5\.\.24 must be given, got 10"):
+        shard.prepare_rows(1, 30, 5, 25)
     rows[7] = np.nan
     with pytest.raises(NeighborServiceError, match="finite"):
-        load_id_range(0, 10, [0], rows)
+        shard.take_rows(5, 25, 5, rows)
 
 
 def test_boxes_are_the_whole_plane_and_hold_about_equally_many():
@@ -188,7 +195,7 @@ def test_an_ivf_index_misses_neighbours_until_nprobe_is_high_enough_and_an_exact
     features = np.random.default_rng(10).normal(size=(IVFIndex.MIN_POINTS, 8)).astype(np.float32)
     num_samples = len(features)
     shard = IndexShard(0, "faiss_cpu", min_recall=0.9)
-    fact = shard.prepare(1, num_samples, partial(load_id_range, 0, num_samples, [0]), features)
+    fact = shard.prepare(1, num_samples, lambda: (np.arange(num_samples), features))
     asked = np.arange(0, num_samples, 50)
     exact = shard.search_local(1, asked, 8, fact.bounds[None], exact=True).ids
     search = faiss.IndexFlatL2(8)

@@ -187,15 +187,16 @@ def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
 
 def _assert_is_what_was_saved(state: TrainState, saved: Checkpoint) -> None:
     weights, moments = state.engine.model_state(), state.engine.optimizer_state()
+    is_first = dist.get_rank() == 0
     for name, values in (("model", weights), ("optimizer", moments)):
-        there = load(saved.read(f"{name}.safetensors"))
+        there = load(saved.read(f"{name}.safetensors")) if is_first else {}
         assert there.keys() == values.keys()
         for key in there:
             assert torch.equal(there[key], values[key]), f"{name} {key}"
     assert state.table is not None
     rows = slice(state.table.start, state.table.stop)
     assert np.array_equal(state.table.state()["logits"].numpy(), whole_table(saved.uri)[rows])
-    assert any(key.startswith(("exp_avg/", "momentum_buffer/")) for key in moments)
+    assert any(key.startswith(("exp_avg/", "momentum_buffer/")) for key in moments) == is_first
 
 
 @pytest.fixture(scope="module")

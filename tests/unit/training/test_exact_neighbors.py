@@ -23,6 +23,7 @@ from ldlva_dist.stream.quarantine import BadRow
 from ldlva_dist.stream.random_access import RandomAccess
 from ldlva_dist.stream.superstep import Columns, ImageSettings
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages, forward_exact
+from testing.device_waits import NoWaits
 
 SHARDS, ROWS, SIDE, SIZE, SEED, CLASSES = 3, 20, 40, 32, 7, 5
 PER_EPOCH, WARMUP = 10, 2.0
@@ -208,6 +209,7 @@ def _tensors(neighbors: Neighbors) -> TensorNeighbors:
         usable_BK=torch.from_numpy(neighbors.versions >= 0),
         logit_BK=torch.zeros(neighbors.ids.shape),
         images=None if neighbors.images is None else torch.from_numpy(neighbors.images),
+        readable=neighbors.versions >= 0,
     )
 
 
@@ -218,10 +220,12 @@ def test_fresh_outputs_are_the_naive_loops_bit_by_bit(shards: Shards, recipe: st
     asked = _neighbor_images(_access(shards)).ask(27, ids)
     assert asked
     neighbors = _tensors(asked.add_to(_neighbors(ids)))
-    neighbors.usable_BK[2, 1] = False
+    assert neighbors.readable is not None
+    neighbors.usable_BK[2, 1] = neighbors.readable[2, 1] = False
     ours, naive = _model(), _model()
     settings = StepSettings(recipe=recipe, num_classes=CLASSES)
-    found = forward_exact(ours, neighbors, settings, ours.feature_width)
+    with NoWaits():
+        found = forward_exact(ours, neighbors, settings, ours.feature_width)
 
     naive.train(recipe == "official")  # METHOD.md, section 3: BatchNorm trains on them, or does not
     usable = [place for place in np.ndindex(*ids.shape) if place != (2, 1)]

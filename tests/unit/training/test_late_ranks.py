@@ -19,7 +19,7 @@ from testing.forked_ranks import run_ranks
 def test_a_rank_that_does_not_take_part_in_a_collective_is_named(tmp_path: Path) -> None:
     run_ranks(_rank, (str(tmp_path),), 2)
     said = (tmp_path / "said").read_text()
-    assert said.startswith("rank 0 waited in uncertainty_table._send_ids: ranks [1] did not take part (")
+    assert said.startswith("rank 0 waited in row_routes.send_ids: ranks [1] did not take part (")
     assert "Timed out waiting" in said
 
 

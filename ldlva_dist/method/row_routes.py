@@ -1,0 +1,125 @@
+"""Rows that are cut over the ranks by id, and the way of a step's rows between who asks and who holds them.
+
+Ids are born on the CPU, so they travel over gloo, ahead of the step that needs them. What the rows hold travels by the
+same route: the uncertainties over gloo, the bank's outputs from device to device. Every call is a collective.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(kw_only=True, eq=False)
+class Route:
+    """Rows of one step on their way between this rank and their owners. W = ranks, n = ids of the step.
+
+    Made by :meth:`RowRoutes.begin`; its ids are here once :meth:`RowRoutes.finish` returns.
+    """
+
+    routes: "RowRoutes"
+    """Where it was begun."""
+    order_n: Tensor
+    """Places of the ids by owner; for each owner those of the batch come first."""
+    batch_rows: int
+    """The first so many ids are those of the batch."""
+    ids_n: Tensor
+    """Ids in that order."""
+    sent_W2: Tensor
+    """Ids that this rank asks of each rank: all of them, and those of the batch."""
+    received_W2: Tensor
+    """Ids that each rank asks of this one, likewise."""
+    asked: Tensor
+    """Ids that this rank is asked for, by who asks; empty until the counts are known."""
+    under_way: dist.Work | None = None
+    """The last exchange that was begun for it; None on a single rank."""
+
+    def asked_of_batch(self, *, others: bool = False) -> Tensor:
+        """Of the ids that this rank is asked for those of the askers' batches; or ``others``, which are the rest."""
+        asked = self.asked.split(self.received_W2[:, 0].tolist())
+        mine = zip(asked, self.received_W2[:, 1].tolist(), strict=True)
+        return torch.cat([ids[rows:] if others else ids[:rows] for ids, rows in mine])
+
+
+class RowRoutes:
+    """How ids 0..N-1 are cut over the ranks, this rank's range [start, stop), and the routes that are being found."""
+
+    def __init__(self, num_rows: int, group: dist.ProcessGroup | None = None) -> None:
+        """``group`` is over all ranks and takes tensors of the CPU; None for a single rank."""
+        self.group = group
+        self.rank, self.world_size = (group.rank(), group.size()) if group else (0, 1)
+        self._rows_per_rank = -(-num_rows // self.world_size)
+        self.start = min(num_rows, self.rank * self._rows_per_rank)
+        self.stop = min(num_rows, self.start + self._rows_per_rank)
+        self._begun: list[Route] = []
+
+    def begin(self, ids: NDArray[np.int64], batch_rows: int | None = None) -> Route:
+        """Begin to find the way of a step's rows; nobody is waited for. Collective, in one order on all ranks.
+
+        Args:
+            ids: [n] ids to read; any n.
+            batch_rows: The first so many of them may be written; None: all.
+        """
+        rows = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
+        batch_rows = len(rows) if batch_rows is None else batch_rows
+        owner_n = rows // self._rows_per_rank
+        order_n = torch.argsort(owner_n, stable=True)
+        counts = [torch.bincount(owner, minlength=self.world_size) for owner in (owner_n, owner_n[:batch_rows])]
+        sent_W2, ids_n = torch.stack(counts, dim=1), rows[order_n]
+        route = Route(
+            routes=self,
+            order_n=order_n,
+            batch_rows=batch_rows,
+            ids_n=ids_n,
+            sent_W2=sent_W2,
+            received_W2=torch.empty_like(sent_W2) if self.group else sent_W2,
+            asked=ids_n.new_empty(0) if self.group else ids_n,
+        )
+        if self.group:
+            route.under_way = begin_exchange(route.received_W2, sent_W2, group=self.group)
+            self._begun.append(route)
+        return route
+
+    def finish(self, route: Route) -> None:
+        """Wait until the ids that this rank is asked for are here."""
+        if route in self._begun:  # the first of all; others were sent in the step before
+            self.send_ids()
+        if route.under_way:
+            route.under_way.wait()
+            route.under_way = None
+
+    def send_ids(self) -> None:
+        """Send the ids of all routes whose counts were sent, which came meanwhile; they travel during the step."""
+        for route in self._begun:
+            assert route.under_way, "its counts were sent"
+            route.under_way.wait()
+            sent_W, received_W = route.sent_W2[:, 0], route.received_W2[:, 0]
+            route.asked = route.ids_n.new_empty(int(received_W.sum()))
+            route.under_way = begin_exchange(route.asked, route.ids_n, sent_W, received_W, group=self.group)
+        self._begun.clear()
+
+    def exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> Tensor:
+        """Rows of values [received, ...] that all ranks send this one, which sends its own [sent, ...], by rank."""
+        if self.group is None:
+            return values
+        result = values.new_empty(int(received_W.sum()), *values.shape[1:])
+        begin_exchange(result, values, sent_W, received_W, group=self.group).wait()
+        return result
+
+
+def begin_exchange(
+    result: Tensor,
+    values: Tensor,
+    sent_W: Tensor | None = None,
+    received_W: Tensor | None = None,
+    *,
+    group: dist.ProcessGroup | None,
+) -> dist.Work:
+    """Begin to send each rank its share of ``values``, in whole rows; without counts the shares are equal."""
+    splits = (None, None) if sent_W is None or received_W is None else (received_W.tolist(), sent_W.tolist())
+    work = dist.all_to_all_single(result, values, *splits, group=group, async_op=True)
+    assert work is not None, "this rank is one of the group"
+    return work
