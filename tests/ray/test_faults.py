@@ -193,7 +193,7 @@ def _killer(run_uri: str) -> Iterator[list[int]]:
             steps = [line["step"] for line in read_metrics(run_uri)]
             if steps and steps[-1] >= KILL_AFTER:
                 facts = ray.get(find_service(run_uri).shards[1].facts.remote(), timeout=20)
-                os.kill(facts.pid, signal.SIGKILL)
+                os.kill(facts.pid, signal.SIGKILL)  # pyright: ignore[reportAttributeAccessIssue]
                 killed.append(steps[-1])
                 return
             time.sleep(0.01)

@@ -167,7 +167,7 @@ def test_a_run_goes_on_from_its_snapshot_with_other_ranks_and_shards(start, tmp_
     train(clients, 0, 5)
     with ThreadPoolExecutor() as pool:  # each waits for the other's last write, which its call brings
         saved = list(pool.map(lambda client, own: save(client, 5, own, tmp_path), clients, ([0, 2], [1])))
-    files = saved[0] | saved[1]
+    files = saved[0] | saved[1]  # pyright: ignore[reportOperatorIssue]
     assert sorted(Path(uri).name for uri in files) == [
         "ids-000000000000-000000000016.safetensors",
         "ids-000000000016-000000000033.safetensors",
@@ -188,7 +188,7 @@ def test_a_shard_that_cannot_write_and_one_that_hangs_are_named_with_the_file(st
         ClusterError, match=r"bank shards \[1\] failed when asked to write its part of .*/ids-0+25-0+50"
     ):
         client.write_snapshot(0, [1], str(tmp_path), 60)()
-    pid = ray.get(service.shards[0].facts.remote(), timeout=20).pid
+    pid = ray.get(service.shards[0].facts.remote(), timeout=20).pid  # pyright: ignore[reportAttributeAccessIssue]
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(
@@ -301,7 +301,7 @@ def test_a_killed_shard_is_named(start):
     lookups = [look_up(client, 0, nothing) for client in clients]
     lookups[0].write(update_of(0, 0, 2))
     look_up(clients[0], 1, nothing).write(update_of(1, 0, 2))
-    pid = ray.get(service.shards[1].facts.remote(), timeout=20).pid
+    pid = ray.get(service.shards[1].facts.remote(), timeout=20).pid  # pyright: ignore[reportAttributeAccessIssue]
     waiting = clients[0].find(2, nothing).ask()
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(NeighborServiceError, match=r"bank shards \[1\] died or cannot be reached"):
@@ -319,7 +319,7 @@ def test_a_shard_that_hangs_is_named(start):
     client.begin(0)
     first, second = (client.find(step, np.arange(N)) for step in range(2))
     first.ask().collect().write(update_of(0, 0, 1))
-    pid = ray.get(service.shards[2].facts.remote(), timeout=20).pid
+    pid = ray.get(service.shards[2].facts.remote(), timeout=20).pid  # pyright: ignore[reportAttributeAccessIssue]
     os.kill(pid, signal.SIGSTOP)
     try:
         asked = second.ask()
@@ -461,7 +461,7 @@ def test_nothing_stays_of_a_driver_that_was_killed(dataset):
     done = subprocess.run([sys.executable, "-c", DRIVER, address, dataset], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("started\n", -signal.SIGKILL), done.stderr
     end = time.monotonic() + 30
-    while any(actor["name"].startswith("crashed") for actor in ray.util.list_named_actors(all_namespaces=True)):
+    while any(actor["name"].startswith("crashed") for actor in ray.util.list_named_actors(all_namespaces=True)):  # pyright: ignore[reportArgumentType]
         assert time.monotonic() < end, "the actors of a killed driver are still there"
         time.sleep(0.05)
 
@@ -486,7 +486,7 @@ def test_a_lost_shard_goes_on_with_its_last_snapshot_and_the_others_lose_nothing
             )  # their call, which brought a write along, is answered: the read alone meets the loss
             seen[rank][step], asked = lookup.neighbors, coming
             if in_step.wait() == 0 and step == 6:
-                os.kill(ray.get(service.shards[1].facts.remote(), timeout=20).pid, signal.SIGKILL)
+                os.kill(ray.get(service.shards[1].facts.remote(), timeout=20).pid, signal.SIGKILL)  # pyright: ignore[reportAttributeAccessIssue]
             in_step.wait()  # the all-reduce
             lookup.write(update_of(step, rank, 2))
             if step + 1 in (3, 7, 12):

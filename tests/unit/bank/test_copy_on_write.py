@@ -30,7 +30,7 @@ def _overwrite(live: BankRows, frozen: CopyOnWriteRows, random: np.random.Genera
 
 
 def _file(frozen: CopyOnWriteRows) -> TensorFile:
-    return TensorFile({name: frozen.column(name) for name in SPEC.record.names}, {"what": "a bank"})
+    return TensorFile({name: frozen.column(name) for name in SPEC.record.names}, {"what": "a bank"})  # pyright: ignore[reportOptionalIterable]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1000])
@@ -92,11 +92,11 @@ def test_columns_come_back_piece_by_piece(monkeypatch):
         "empty": np.zeros((4, 0), np.int8),
     }
     file = io.BytesIO(TensorFile({name: Column.of(array) for name, array in arrays.items()}, {"a": "b"}).read())
-    metadata, stored = tensor_file.read_header(file)
+    metadata, stored = tensor_file.read_header(file)  # pyright: ignore[reportArgumentType]
     assert metadata == {"a": "b"}
     assert sorted(column.name for column in stored) == sorted(arrays)
     for column in stored:
-        pieces = list(column.pieces(file))
+        pieces = list(column.pieces(file))  # pyright: ignore[reportArgumentType]
         assert [first for first, _ in pieces] == list(np.cumsum([0, *(len(rows) for _, rows in pieces)])[: len(pieces)])
         rows = np.concatenate([np.zeros((0, *column.shape[1:]), column.dtype), *(rows for _, rows in pieces)])
         np.testing.assert_array_equal(rows, arrays[column.name])

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +117,7 @@ def _steps(bank: RankBank, first: int, rank: int, world_size: int, folder: str =
             ids = bank.ask(query)
             asked.append((ids, bank.route(np.concatenate([query.samples, ids.ravel()]), len(query.samples))))
 
+    written: Callable[[], object] = dict
     find(first)
     find(first + 1)
     ask()
@@ -141,8 +142,8 @@ def _steps(bank: RankBank, first: int, rank: int, world_size: int, folder: str =
 def _rank(rank: int, world_size: int, folder: str, actor_files: dict[str, Files]) -> None:
     group = None
     if world_size > 1:
-        store = dist.FileStore(f"{folder}/store-{world_size}", world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+        where = f"file://{folder}/store-{world_size}"
+        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world_size)
         group = dist.group.WORLD
     for name, spec in SPECS.items():
         bank = _bank(spec, group)
@@ -192,7 +193,7 @@ def test_ranks_read_what_actors_give_and_each_goes_on_from_the_others_checkpoint
 
 
 def _filled_rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     bank = _bank(SPECS["int8"], dist.group.WORLD)
     bank.begin(0, {})
     probs, features = outputs_of(0)
@@ -244,7 +245,7 @@ def test_rows_are_written_and_read_without_a_wait_for_the_device() -> None:
         for step in range(3):
             lanes = encode(probs, features, torch.arange(BATCH), spec=spec)
             rows.write(PendingWrites(step=step, rows_m=places, lanes=lanes))
-            near = bank._decoded(rows.read(places), BATCH).near
+        near = bank._decoded(rows.read(places), BATCH).near
     assert bool(near.usable_BK.all())
 
 

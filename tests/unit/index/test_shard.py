@@ -26,7 +26,7 @@ def given(ids, points):
 
 def cut_shards(points, num_shards, backend="kdtree"):
     """Shards of the plane, and what they hold."""
-    shards = [IndexShard(number, backend) for number in range(num_shards)]
+    shards = [IndexShard(number, backend) for number in range(num_shards)]  # pyright: ignore[reportArgumentType]
     facts = []
     for shard, box in zip(shards, cut_plane(points, num_shards), strict=True):
         ids = np.flatnonzero(in_box(points, box))

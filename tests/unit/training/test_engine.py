@@ -69,8 +69,8 @@ def _config(folder: str, stage: int, name: str) -> RunConfig:
         config,
         data=DataConfig(dataset="none", batch_size=BATCH, image_size=16),
         model=replace(config.model, width=2),
-        optim=OptimConfig(name=name, lr=1e-3, weight_decay=1e-2, momentum=0.9, gradient_clipping=1.0),
-        training=TrainingConfig(zero_stage=stage),
+        optim=OptimConfig(name=name, lr=1e-3, weight_decay=1e-2, momentum=0.9, gradient_clipping=1.0),  # pyright: ignore[reportArgumentType]
+        training=TrainingConfig(zero_stage=stage),  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -163,7 +163,7 @@ def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
     """One rank of all cases: the ranks start once, because starting them costs more than the cases do."""
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "TORCH_EXTENSIONS_DIR": f"{folder}/extensions"}
-    store = dist.FileStore(f"{folder}/store-{phase}-{world_size}", world_size)
+    store = dist.FileStore(f"{folder}/store-{phase}-{world_size}", world_size)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     for case in CASES:
         config = _config(folder, *case)

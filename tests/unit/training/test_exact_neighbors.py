@@ -166,7 +166,7 @@ def test_neighbors_images_are_the_naive_loops_and_repeat(shards: Shards) -> None
         assert found.images is not None
         assert (found.versions == step).all()
         for place in np.ndindex(*ids.shape):
-            np.testing.assert_array_equal(found.images[place], _augmented(shards, ids[place], step // PER_EPOCH))
+            np.testing.assert_array_equal(found.images[place], _augmented(shards, ids[place], step // PER_EPOCH))  # pyright: ignore[reportArgumentType]
 
 
 def test_nothing_is_read_in_the_warm_up(shards: Shards) -> None:
@@ -195,8 +195,8 @@ def _model() -> LDLVA:
     model = LDLVA(ResNet(10, width=4, stem="small"), CLASSES, recipe="official", calibration_hidden=(8, 4))
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.running_mean, -1, 1)
-            nn.init.uniform_(part.running_var, 0.5, 2)
+            nn.init.uniform_(part.running_mean, -1, 1)  # pyright: ignore[reportArgumentType]
+            nn.init.uniform_(part.running_var, 0.5, 2)  # pyright: ignore[reportArgumentType]
     return model.train()
 
 
@@ -229,7 +229,7 @@ def test_fresh_outputs_are_the_naive_loops_bit_by_bit(shards: Shards, recipe: st
 
     naive.train(recipe == "official")  # METHOD.md, section 3: BatchNorm trains on them, or does not
     usable = [place for place in np.ndindex(*ids.shape) if place != (2, 1)]
-    images = np.stack([_augmented(shards, ids[place], 2) for place in usable])
+    images = np.stack([_augmented(shards, ids[place], 2) for place in usable])  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         output = naive(torch.from_numpy(images))
     for place, features, logits in zip(usable, output.features_BV, output.logits_BC, strict=True):

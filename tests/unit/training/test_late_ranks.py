@@ -24,10 +24,10 @@ def test_a_rank_that_does_not_take_part_in_a_collective_is_named(tmp_path: Path)
 
 
 def _rank(rank: int, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
+    store = dist.FileStore(f"{folder}/store", 2)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     group = dist.new_group(backend="gloo", timeout=timedelta(seconds=0.5))
-    table = UncertaintyTable(10, initial_logit=0.0, lr=0.1, group=group)
+    table = UncertaintyTable(10, initial_logit=0.0, lr=0.1, group=group)  # pyright: ignore[reportArgumentType]
     if rank == 0:
         with pytest.raises(ClusterError) as caught, named_waits(lambda place, rank: [1 - rank]):
             table.read(table.route(np.arange(3)))
