@@ -92,6 +92,21 @@ def test_table_is_restored_from_any_number_of_parts(parts: int) -> None:
         _table(None).restore(saved[1:])
 
 
+def test_rows_that_the_saved_table_did_not_know_stay_as_they_are() -> None:
+    old, grown = (UncertaintyTable(rows, initial_logit=-0.5, lr=1.0, momentum=0.9) for rows in (6, 10))
+    ids = np.array([1, 4])
+    route = old.route(ids)
+    old.read(route)
+    old.apply(route, torch.tensor([2.0, -3.0]))
+    with pytest.raises(ValueError, match=r"the saved table covers 6 of the rows 0\.\.7"):
+        grown.restore([old.state()], known_rows=7)
+    grown.restore([old.state()], known_rows=6)
+    for name in ("logits", "velocity"):
+        torch.testing.assert_close(grown.state()[name][:6], old.state()[name], rtol=0, atol=0)
+    assert (grown.state()["logits"][6:] == -0.5).all()
+    assert (grown.state()["velocity"][6:] == 0).all()
+
+
 def test_rows_outside_the_batch_do_not_move_in_spite_of_momentum() -> None:
     table = _table(None)
     _apply(table, np.array([3]), np.array([1.0], np.float32))
