@@ -42,7 +42,7 @@ def _apply(table: UncertaintyTable, ids: np.ndarray, gradients: np.ndarray) -> N
 
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", world_size)
+    store = dist.FileStore(f"{folder}/store", world_size)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     group = dist.group.WORLD
     table = _table(group)
@@ -135,7 +135,7 @@ def _read_by(ids: np.ndarray) -> np.ndarray:
 def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
     group, calls, bare = None, [], dist.all_to_all_single
     if world_size > 1:
-        store = dist.FileStore(f"{folder}/store-{world_size}", world_size)
+        store = dist.FileStore(f"{folder}/store-{world_size}", world_size)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
         group = dist.group.WORLD
     dist.all_to_all_single = lambda *args, **kwargs: calls.append(args[1].dtype) or bare(*args, **kwargs)
