@@ -219,8 +219,9 @@ def run_add(command: AddRows) -> None:
     for split, now in made.info.splits.items():
         say(f"added to {split}: {now.rows - dataset.info.splits[split].rows:,} of {now.rows:,} rows")
     graphs = [f"graph-K{graph.num_neighbors}" for _, graph in graph_infos(uri)]
-    build = f"build one: python jobs/build_index.py --dataset {uri}"
-    say(f"neighbour graphs extended: {', '.join(graphs) if graphs else f'none; {build}'}")
+    build = f"none; build one: python jobs/build_index.py --dataset {uri}"
+    if made.info.has_valence_arousal:
+        say(f"neighbour graphs extended: {', '.join(graphs) or build}")
     say(f"written: {uri}; a run on it can begin with what one on the old rows has learnt: --training.start-from RUN")
 
 

@@ -140,7 +140,7 @@ def _split_by_group(
     """[A] whole groups go to the holdout, in the order of their hashes, until it has its share of the training rows.
 
     A row without a group is one by itself. With a share above 0 at least one group is held out. A group that the data
-    set has already stays where it is.
+    set has already stays where it is, and its holdout counts towards the share.
     """
     if (part_A == SPLITS.index("holdout")).any():
         raise SettingError("--holdout-by cuts a holdout from the training part, got data with a validation part")
@@ -153,7 +153,10 @@ def _split_by_group(
     order = np.argsort(_uniform(groups, settings.seed), kind="stable")
     order = order[~(is_out | is_known)[order]]
     before = np.cumsum(rows[order]) - rows[order]
-    is_out[order] = before < settings.holdout * rows[order].sum()
+    total, taken = rows.sum(), rows[is_out].sum()
+    if held:
+        total, taken = total + held.rows[:2].sum(), taken + held.rows[1]
+    is_out[order] = before < settings.holdout * total - taken
     split_A = part_A.copy()
     split_A[train_n[is_out[of_n]]] = SPLITS.index("holdout")
     return split_A

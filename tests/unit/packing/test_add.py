@@ -294,3 +294,6 @@ def test_a_person_stays_in_the_part_that_it_is_in_and_is_counted_in_two(images: 
         if row["id"] < new.info.splits["test"].first_id and row["extra_person"] != "p4":
             assert row["split"] == parts[row["extra_person"]], row
     assert [note for note in order.notes if note.startswith("person:")] != []
+    stranger = [(*row[:4], "p9") for row in faces(range(60, 64))]
+    _, order = add(old, "one", command(images, stranger))  # the holdout has its share already
+    assert order.splits == [4, 0, 0]
