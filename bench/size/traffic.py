@@ -46,13 +46,17 @@ COLLECTIVES = (
     "barrier",
 )
 TAKES_RESULT_FIRST = "all_to_all_single", "all_gather_into_tensor", "all_gather", "reduce_scatter_tensor"
-HIDDEN = "route"
-"""Begun a step ahead; nobody waits for it."""
+HIDDEN = "route", "centers"
+"""Begun a step ahead, or while the gradients are summed; nobody waits for them."""
 WARMUP, TRAIN, ROWS = 40, 1024, 48
 WINDOW_BYTES = 10 * 1448
 """What a connection of TCP sends before it waits for a first answer, after it was idle."""
 WITHIN = 0.2
 RUN_LIMIT_S, TURNS = 900.0, 50
+
+
+Tally = dict[tuple[str, str, int], list[float]]
+"""Calls and bytes by cause, kind and the size's power of two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,7 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """What one rank says in a step, to one purpose, by one kind of collective."""
+    """What one rank says in a step, to one purpose, by one kind of collective, in messages of about one size."""
 
     cause: str
     kind: str
@@ -142,7 +146,7 @@ def step_seconds(
 
 def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: float) -> float:
     """Seconds of a step that a rank waits for it."""
-    if exchange.cause == HIDDEN or ranks == 1 or not exchange.calls:
+    if exchange.cause in HIDDEN or ranks == 1 or not exchange.calls:
         return 0.0
     size = exchange.num_bytes / exchange.calls
     if exchange.kind == "all_to_all_single":
@@ -207,7 +211,7 @@ def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -
     from ldlva_dist.training.loop import train_worker
     from ldlva_dist.training.worker import Worker
 
-    tally: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0])
+    tally: Tally = defaultdict(lambda: [0, 0])
     for kind in COLLECTIVES:
         setattr(dist, kind, _counted(kind, getattr(dist, kind), tally))
     bare_step, done, began, before = Worker.step, [0], [0.0], dict[str, int]()
@@ -220,7 +224,7 @@ def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -
         if done[0] == WARMUP + steps and dist.get_rank() == 0:
             exchanges = [
                 vars(Exchange(cause=cause, kind=kind, calls=calls / steps, num_bytes=num_bytes / steps))
-                for (cause, kind), (calls, num_bytes) in sorted(tally.items())
+                for (cause, kind, _), (calls, num_bytes) in sorted(tally.items())
             ]
             figures = {"exchanges": exchanges, "step_s": (time.monotonic() - began[0]) / steps}
             card = {name: (number - before[name]) / steps for name, number in card_counters().items()}
@@ -243,13 +247,14 @@ def card_counters() -> dict[str, int]:
     return sums
 
 
-def _counted(kind: str, bare: Any, tally: dict[tuple[str, str], list[float]]) -> Any:
+def _counted(kind: str, bare: Any, tally: Tally) -> Any:
     def counted(*args: Any, **kwargs: Any) -> Any:
         tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
         given = tensors[-1] if kind in TAKES_RESULT_FIRST else tensors[0] if tensors else torch.empty(0)
-        count = tally[_cause(), kind]
+        num_bytes = given.numel() * given.element_size()
+        count = tally[_cause(), kind, num_bytes.bit_length()]
         count[0] += 1
-        count[1] += given.numel() * given.element_size()
+        count[1] += num_bytes
         return bare(*args, **kwargs)
 
     return counted
@@ -262,7 +267,9 @@ def _cause() -> str:
         if frame.f_code.co_filename.endswith("uncertainty_table.py") and frame.f_code.co_name in CAUSES:
             # The ids of a step's route are sent by the read of the step before.
             is_ahead = any(name == "send_ids" for name in _callers())
-            return HIDDEN if is_ahead else CAUSES[frame.f_code.co_name]
+            return "route" if is_ahead else CAUSES[frame.f_code.co_name]
+        if frame.f_code.co_filename.endswith("optimizer_step.py") and "self" in frame.f_locals:
+            return "centers"
         frame = frame.f_back
     return "gradients"
 
