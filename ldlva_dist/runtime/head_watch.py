@@ -33,13 +33,13 @@ class HeadWatch:
     def __init__(self, address: str, limit_s: float) -> None:
         """Begin to look at ``address``, HOST:PORT; ``limit_s`` is Ray's own patience in seconds."""
         self._address, self._limit_s = address, limit_s
-        self._heard, self._is_told = time.monotonic(), False
+        self._silent_s, self._is_told = 0.0, False
         threading.Thread(target=self._look, name="head", daemon=True).start()
 
     @property
     def is_lost(self) -> bool:
         """Whether the head has been silent for too long."""
-        return time.monotonic() - self._heard > ERROR_SHARE * self._limit_s
+        return self._silent_s > ERROR_SHARE * self._limit_s
 
     def require(self) -> None:
         """HeadLost where it has."""
@@ -55,9 +55,13 @@ class HeadWatch:
         )
 
     def _look(self) -> None:
-        while time.monotonic() - self._heard < END_SHARE * self._limit_s:
+        began = None
+        while self._silent_s < END_SHARE * self._limit_s:
             if why_unreachable(self._address) is None:
-                self._heard = time.monotonic()
+                began, self._silent_s = None, 0.0
+            else:  # from failure to failure: a process that was stopped meanwhile has not asked
+                began = began or time.monotonic()
+                self._silent_s = time.monotonic() - began
             time.sleep(LOOK_S)
         if not self._is_told:
             sys.stderr.write(f"error: {self._sentence}\n")
