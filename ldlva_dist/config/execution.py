@@ -74,7 +74,7 @@ class PlacementConfig:
     """CPUs each worker's Ray Data pipeline may use at once, of the worker's own node while it has them; None: with
     use_gpu what the nodes have left for each GPU beside workers and services, else 1."""
     cpus_per_shard: NotNegative | None = None
-    """CPUs reserved for each bank actor; None: 1 with use_gpu, which keeps it off a head without CPUs, else 0."""
+    """CPUs reserved for each bank actor; None: 1 with use_gpu, else 0."""
     cpus_per_index: NotNegative = 1.0
     """CPUs reserved for each index actor of index.space=feature."""
     gpus_per_index: NotNegative = 0.0

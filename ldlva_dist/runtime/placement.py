@@ -15,6 +15,8 @@ from ldlva_dist.runtime.connect import connect as connect
 
 MARKET_TYPE, SPOT = "ray.io/market-type", "spot"
 """Ray's own label of nodes that may be taken away; our cluster files set it."""
+NODE_ID = "ray.io/node-id"
+"""Label that Ray gives every node."""
 TRIAL_CPUS = 0.05
 
 
@@ -119,16 +121,20 @@ def cell_task() -> dict[str, Any]:
 
 
 def steady_nodes() -> dict[str, Any]:
-    """Ray's options that keep an actor off spot nodes, whose loss rolls a run back.
+    """Ray's options that keep an actor off spot nodes, whose loss rolls a run back, and off a head without CPUs.
 
-    Empty where no node is marked as one, or all others have no CPUs.
+    Ray would put actors that ask for none there too. Empty where no other node is there.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     spot = [node["Labels"].get(MARKET_TYPE) == SPOT for node in nodes]
-    has_cpus = [node["Resources"].get("CPU", 0.0) > 0 for node in nodes]
-    if not any(spot) or not any(cpus and not taken for cpus, taken in zip(has_cpus, spot, strict=True)):
+    bare = [not node["Resources"].get("CPU", 0.0) for node in nodes]
+    if all(left_out := [taken or without for taken, without in zip(spot, bare, strict=True)]) or not any(left_out):
         return {}
-    return {"label_selector": {MARKET_TYPE: f"!{SPOT}"}}
+    selector = {MARKET_TYPE: f"!{SPOT}"} if any(spot) else {}
+    if any(bare):
+        ids = [node["NodeID"] for node, without in zip(nodes, bare, strict=True) if without]
+        selector[NODE_ID] = f"!in({','.join(ids)})"
+    return {"label_selector": selector}
 
 
 def check_fits(placement: PlacementConfig, bank_shards: int, index_shards: int) -> None:

@@ -56,7 +56,7 @@ class HostHarness:
                 checkpoint_every_steps=CHECKPOINT_EVERY_STEPS,
                 num_to_keep=num_to_keep,
                 log_ids=True,
-                timeout_s=120.0,
+                timeout_s=300.0,
                 tracker="none",
             ),
             placement=replace(
