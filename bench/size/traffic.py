@@ -266,8 +266,9 @@ def _cause() -> str:
     while frame:
         if frame.f_code.co_filename.endswith("uncertainty_table.py") and frame.f_code.co_name in CAUSES:
             # The ids of a step's route are sent by the read of the step before.
-            is_ahead = any(name == "send_ids" for name in _callers())
-            return "route" if is_ahead else CAUSES[frame.f_code.co_name]
+            return "route" if "send_ids" in _callers() else CAUSES[frame.f_code.co_name]
+        if frame.f_code.co_filename.endswith("rank_bank.py"):  # bank.place=workers
+            return "route" if "send_ids" in _callers() else "bank"
         if frame.f_code.co_filename.endswith("optimizer_step.py") and "self" in frame.f_locals:
             return "centers"
         frame = frame.f_back
