@@ -53,7 +53,8 @@ def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as temporary, cluster(2):
         folder = Path(arguments.folder or temporary)
         draw(folder / str(rows), rows)
-        new = folder / f"new-{rows}.parquet"
+        new = folder / f"{rows}-new" / "000000000.parquet"  # a file's faces follow from its name
+        new.parent.mkdir(exist_ok=True)
         write_faces((str(new), 2, max(1, round(SHARE * rows))))
         work = Path(tempfile.mkdtemp(dir=folder))
         figures = _measure(folder / str(rows), new, str(work / "set"))
