@@ -21,6 +21,7 @@ from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import EXTRA, DatasetInfo, list_column
 from ldlva_dist.errors import ClusterError, SettingError
+from ldlva_dist.method.robust_losses import sparse_noise
 from ldlva_dist.runtime.waiting import own_errors
 from ldlva_dist.training.evaluate import SplitReader, predict_share
 from ldlva_dist.training.inputs import preparation
@@ -59,8 +60,8 @@ def score(
         sample's uncertainty and the entropy of its votes;
         ``noise``, where wrong training labels are known (flipped, or the label is not the votes' majority):
         wrong_share, and auroc and average_precision of ``uncertainty``, ``one_minus_p_label``,
-        ``one_minus_own_average`` (recipe ``elr``: 1 - the moving average's share of the label) and ``bayes`` (the
-        best that is possible, from the true distributions).
+        ``one_minus_own_average`` (recipe ``elr``: 1 - the moving average's share of the label), ``sparse_noise``
+        (recipe ``sop``: what its noise moves) and ``bayes`` (the best that is possible, from the true distributions).
 
     Raises:
         SettingError: if checkpoint and data set do not belong together, or there is no such split or task.
@@ -86,8 +87,7 @@ def score(
             result["ambiguity"] = metrics.rank_correlation(uncertainty_N, entropy_N)
     elif predict_training:
         probs_NC = predict_split(checkpoint, dataset, split="train", num_tasks=num_tasks)
-        own = {"one_minus_own_average": _own_average(checkpoint, dataset)} if config.reads_own_outputs else {}
-        result["noise"] = _noise(dataset, *wrong, probs_NC, own)
+        result["noise"] = _noise(dataset, *wrong, probs_NC, _own_scores(checkpoint, dataset))
     return result
 
 
@@ -212,10 +212,22 @@ def _noise(
     return metrics.judge_noise_scores(scores, wrong, known)
 
 
-def _own_average(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.float32]:
-    """[N] 1 - t(label) of the moving averages t that early-learning regularisation keeps; 1 where there is none."""
-    average_NC, labels_N = read_stored_probabilities(checkpoint, dataset.info), dataset.labels("train")
-    return 1 - average_NC[np.arange(len(labels_N)), labels_N]
+def _own_scores(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, NDArray[np.float32]]:
+    """[N] what a method of others says of each label, beside its network's probability.
+
+    ``elr``: 1 - t(label) of its moving averages t, 1 where there is none. ``sop``: half of what its noise moves, in
+    [0, 1]; a wrong label's noise gives all to the label, and takes all from the right class.
+    """
+    info, labels_N = dataset.info, dataset.labels("train")
+    if checkpoint.config.reads_own_outputs:
+        average_NC = read_stored_probabilities(checkpoint, info)
+        return {"one_minus_own_average": 1 - average_NC[np.arange(len(labels_N)), labels_N]}
+    if checkpoint.config.learns_noise:
+        noise_NF = checkpoint.read_logits(info.num_train, 1 + len(info.class_names))
+        label_NC = torch.nn.functional.one_hot(torch.from_numpy(labels_N), len(info.class_names))
+        more_NC, less_NC = sparse_noise(noise_NF, label_NC)
+        return {"sparse_noise": ((more_NC + less_NC).sum(dim=1) / 2).numpy()}
+    return {}
 
 
 def _columns(dataset: Dataset, split: str, wanted: list[str]) -> pa.Table:

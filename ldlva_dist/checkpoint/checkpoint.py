@@ -62,9 +62,9 @@ class Checkpoint(SavedFiles):
         except ValueError as error:
             raise DataError(f"{self.uri} is damaged: {error}") from error
 
-    def read_logits(self, num_rows: int) -> Tensor:
-        """[num_rows] the uncertainty logits of all training samples, for evaluation."""
-        table = UncertaintyTable(num_rows, initial_logit=0.0, lr=0.0)
+    def read_logits(self, num_rows: int, columns: int | None = None) -> Tensor:
+        """[num_rows] the uncertainty logits of all training samples, for evaluation; [num_rows, columns] of ``sop``."""
+        table = UncertaintyTable(num_rows, initial_logit=0.0, lr=[0.0] * columns if columns else 0.0)
         self.restore_table(table)
         return table.state()["logits"]
 

@@ -41,10 +41,16 @@ def table_part_ids(uri: str) -> tuple[int, int]:
 
 
 def check_table_part(uri: str, part: Mapping[str, Tensor], begin: int, end: int) -> None:
-    """DataError unless a part holds the rows that its name says."""
-    shapes = {"first_id": (1,), "logits": (end - begin,), "velocity": (end - begin,)}
+    """DataError unless a part holds the rows that its name says, with one number or several in each."""
+    columns = tuple(part["logits"].shape[1:]) if "logits" in part else ()
+    shapes = {"first_id": (1,), "logits": (end - begin, *columns), "velocity": (end - begin, *columns)}
     found = {name: tuple(values.shape) for name, values in part.items()}
-    if found != shapes or part["logits"].dtype != torch.float32 or part["velocity"].dtype != torch.float32:
+    if (
+        found != shapes
+        or len(columns) > 1
+        or part["logits"].dtype != torch.float32
+        or part["velocity"].dtype != torch.float32
+    ):
         raise DataError(f"{uri} is damaged: it must hold float32 {shapes}, got {found}")
     if int(part["first_id"]) != begin:
         raise DataError(f"{uri} is damaged: its rows begin at {int(part['first_id'])}")

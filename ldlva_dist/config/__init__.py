@@ -124,6 +124,16 @@ class RunConfig:
         return self.loss.recipe == "elr"
 
     @property
+    def learns_noise(self) -> bool:
+        """Whether the table holds what the recipe says of each label's noise, in the place of uncertainties."""
+        return self.loss.recipe == "sop"
+
+    @property
+    def uses_table(self) -> bool:
+        """Whether something of each sample is learnt beside the network."""
+        return self.uses_neighbors or self.learns_noise
+
+    @property
     def uses_bank(self) -> bool:
         """Whether the run has a bank."""
         return self.uses_neighbors or self.reads_own_outputs

@@ -34,10 +34,10 @@ class ModelConfig:
 class LossConfig:
     """The method (METHOD.md, sections 2 and 3)."""
 
-    recipe: Literal["official", "paper", "ce", "elr", "gce", "sce", "mixup"] = "official"
+    recipe: Literal["official", "paper", "ce", "elr", "sop", "gce", "sce", "mixup"] = "official"
     """official: the reference implementation; paper: the paper's equations; ce: plain cross-entropy, the baseline.
     Methods of others against wrong labels, which need no valence-arousal (their constants: robust): elr, early-learning
-    regularisation; gce and sce, generalised and symmetric cross-entropy; mixup."""
+    regularisation; sop, sparse over-parameterisation; gce and sce, generalised and symmetric cross-entropy; mixup."""
     gamma: NotNegative = 0.01
     """Weight of the discriminative loss."""
     kernel_width: Positive = 0.5
@@ -60,7 +60,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         check_settings(self, "loss")
         require(
-            self.label_smoothing == 0 or self.recipe not in ("gce", "sce"),
+            self.label_smoothing == 0 or self.recipe not in ("sop", "gce", "sce"),
             f"loss.label_smoothing must be 0 for loss.recipe={self.recipe}, whose formula has whole labels, "
             f"got {self.label_smoothing:g}",
         )
@@ -82,6 +82,13 @@ class RobustConfig:
     """sce: weight of the reverse cross-entropy."""
     mixup_alpha: Positive = 1.0
     """mixup: both parameters of the Beta distribution that shares are drawn from."""
+    sop_u_rate: NotNegative = 1 / 128
+    """sop: step of a sample's u on its own loss; the reference's 1 on a mean over 128."""
+    sop_v_rate: NotNegative = 10 / 128
+    """sop: step of a sample's v; the reference's 10 on a mean over 128. The reference trains for 300 epochs: a run of
+    few needs more, as u and v grow from nearly nothing by a factor an epoch."""
+    sop_spread: Positive = 1e-8
+    """sop: standard deviation of what u and v start with."""
 
     def __post_init__(self) -> None:
         check_settings(self, "robust")

@@ -41,6 +41,7 @@ SIDES: Mapping[str, Change] = {
     "LDLVA": _loss(recipe="official"),
     "LDLVA (paper)": _loss(recipe="paper"),
     "ELR": _loss(recipe="elr"),
+    "SOP": _loss(recipe="sop"),
     "GCE": _loss(recipe="gce"),
     "SCE": _loss(recipe="sce"),
     "mixup": _loss(recipe="mixup"),

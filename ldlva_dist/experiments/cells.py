@@ -25,7 +25,13 @@ from ldlva_dist.stream.plan import left_out
 FILE = "cell.json"
 REFERENCES = ("truth", "votes", "given")
 """Labels that the test split is judged against: the first that it has. For clean labels given is the truth."""
-LATER = (("data.resize", "reference"), ("data.fold", None))
+LATER = (
+    ("data.resize", "reference"),
+    ("data.fold", None),
+    ("robust.sop_u_rate", 1 / 128),
+    ("robust.sop_v_rate", 10 / 128),
+    ("robust.sop_spread", 1e-8),
+)
 """Settings, and what they were before they could be chosen: runs of versions without them are the same."""
 NOT_LEARNT_FROM = ("name", "storage_path", *preflight.CHANGEABLE)
 
@@ -108,6 +114,6 @@ def figures(evaluation: dict[str, Any]) -> dict[str, float]:
     judged = next(evaluation[name] for name in REFERENCES if name in evaluation)
     found = {name: judged.get(name) for name in ("accuracy", "kl", "chebyshev")}
     for name, values in evaluation.get("noise", {}).items():
-        if name in ("uncertainty", "one_minus_p_label", "one_minus_own_average"):
+        if name in ("uncertainty", "one_minus_p_label", "one_minus_own_average", "sparse_noise"):
             found |= {f"{measure}_{name}": values[measure] for measure in ("auroc", "average_precision")}
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -25,6 +25,7 @@ FIGURES = {
     "auroc_uncertainty": "AUROC of wrong labels by uncertainty",
     "auroc_one_minus_p_label": "AUROC of wrong labels by 1 - p(label)",
     "auroc_one_minus_own_average": "AUROC of wrong labels by ELR's moving averages",
+    "auroc_sparse_noise": "AUROC of wrong labels by SOP's noise",
 }
 """Figures of the tables, in their order; distributions are compared with true ones, or with the raters' votes."""
 

@@ -59,8 +59,11 @@ def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:
         "optimizer": _file_bytes({name: (p.shape, _kind(p)) for name, p in moments.items()}),
     }
     files = 4
-    if config.uses_neighbors:
-        table = [_table_file_bytes(rows) for rows in _table_files(info.num_train, config.placement.max_workers)]
+    if config.uses_table:
+        columns = (1 + len(info.class_names),) if config.learns_noise else ()
+        table = [
+            _table_file_bytes(rows, columns) for rows in _table_files(info.num_train, config.placement.max_workers)
+        ]
         parts["table"] = sum(table)
         files += len(table)
     if config.uses_bank:
@@ -108,8 +111,9 @@ def _table_files(num_rows: int, workers: int) -> Iterable[int]:
         yield from (min(FILE_ROWS, mine - begin) for begin in range(0, mine, FILE_ROWS))
 
 
-def _table_file_bytes(rows: int) -> int:
-    return _file_bytes({"first_id": ((1,), I64), "logits": ((rows,), F32), "velocity": ((rows,), F32)})
+def _table_file_bytes(rows: int, columns: tuple[int, ...]) -> int:
+    shape = (rows, *columns)
+    return _file_bytes({"first_id": ((1,), I64), "logits": (shape, F32), "velocity": (shape, F32)})
 
 
 def _file_bytes(tensors: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> int:

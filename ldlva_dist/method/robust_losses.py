@@ -14,6 +14,8 @@ LABEL_FLOOR = 1e-4
 """Symmetric cross-entropy takes the logarithm of a label's zeros as that of this."""
 OUTPUT_FLOOR = 1e-4
 """Early-learning regularisation keeps probabilities so far from 0 and 1."""
+NOISY_FLOOR = 1e-4
+"""Over-parameterisation keeps an output with its noise at least so far from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,9 @@ class RobustSettings:
     elr_weight: float = 3.0
     elr_momentum: float = 0.7
     mixup_alpha: float = 1.0
+    sop_u_rate: float = 1 / 128
+    sop_v_rate: float = 10 / 128
+    sop_spread: float = 1e-8
 
 
 def generalized_cross_entropy(label_BC: Tensor, probs_BC: Tensor, *, q: float) -> Tensor:
@@ -94,6 +99,43 @@ def early_learning(average_BC: Tensor, probs_BC: Tensor) -> Tensor:
         [B] in nats, <= 0.
     """
     return (1 - (average_BC * probs_BC.clamp(OUTPUT_FLOOR, 1 - OUTPUT_FLOOR)).sum(dim=1)).log()
+
+
+def sparse_noise(noise_BF: Tensor, label_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """What over-parameterisation adds to the label's probability and takes from the others': u^2 y and v^2 (1 - y).
+
+    Args:
+        noise_BF: [B, 1 + C] u and v.
+        label_BC: [B, C] given labels y, one-hot.
+
+    Returns:
+        Both [B, C] in [0, 1].
+    """
+    u_B1, v_BC = noise_BF[:, :1], noise_BF[:, 1:]
+    return (u_B1**2 * label_BC).clamp(0, 1), (v_BC**2 * (1 - label_BC)).clamp(0, 1)
+
+
+def over_parameterized(noise_BF: Tensor, label_BC: Tensor, probs_BC: Tensor) -> Tensor:
+    """Cross-entropy and squared error of an output that the sample's own noise s = u^2 y - v^2 (1 - y) is added to.
+
+    CE(normalised(p + s), y) + |onehot(argmax p) + s - y|^2; in the first term v is a constant.
+    Source: Liu et al., "Robust training under label noise by over-parameterization", 2022, equations 4 to 6 and 9, with
+    the floors of the authors' code.
+
+    Args:
+        noise_BF: [B, 1 + C] u and v.
+        label_BC: [B, C] given labels y, one-hot.
+        probs_BC: [B, C] class probabilities p.
+
+    Returns:
+        [B] in nats.
+    """
+    more_BC, less_BC = sparse_noise(noise_BF, label_BC)
+    moved_BC = (probs_BC + more_BC - less_BC.detach()).clamp(min=NOISY_FLOOR)
+    noisy_BC = (moved_BC / moved_BC.sum(dim=1, keepdim=True)).clamp(min=NOISY_FLOOR)
+    whole_BC = torch.nn.functional.one_hot(probs_BC.argmax(dim=1), probs_BC.shape[1]).to(probs_BC.dtype)
+    error_B = (whole_BC + more_BC - less_BC - label_BC).square().sum(dim=1)
+    return error_B - (label_BC * noisy_BC.log()).sum(dim=1)
 
 
 def mixup_share(seed: int, step: int, alpha: float) -> float:

@@ -1,17 +1,18 @@
 """One step of a method of others: rows in, loss out. No neighbours, no uncertainty; each is one forward as ours is.
 
-B = rows of one micro-batch, C = classes.
+B = rows of one micro-batch, C = classes, F = 1 + C.
 """
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ldlva_dist.method import losses, robust_losses
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors
 from ldlva_dist.models.ldlva import ModelOutput, normalize
 
-ROBUST = ("elr", "gce", "sce", "mixup")
+ROBUST = ("elr", "sop", "gce", "sce", "mixup")
 """Recipes that are trained by it."""
 
 
@@ -28,7 +29,7 @@ def robust_step(
 
     Args:
         model: An ``LDLVA``, or an engine around one.
-        batch: The rows; ``mixup`` mixes each with the row before it.
+        batch: The rows; ``mixup`` mixes each with the row before it, ``sop`` needs what the table holds of them.
         own: Each row itself as its one neighbour, for ``elr``: the moving average of its outputs; None for others.
         settings: The method's settings.
         global_batch_size: Rows of the whole step, over all micro-batches and ranks.
@@ -41,11 +42,14 @@ def robust_step(
     weight_B = 1.0 if settings.class_weights is None else settings.class_weights[batch.labels_B]
     if mixes:
         label_BC = robust_losses.mixed(label_BC, mix_share)
-    loss_B, kept_BC = _losses(output.logits_BC, label_BC, own, settings)
-    loss = (weight_B * loss_B).sum() / global_batch_size
+    noise_BF = None if batch.noise_BF is None else batch.noise_BF.detach().requires_grad_()
+    loss_B, kept_BC = _losses(output.logits_BC, label_BC, own, noise_BF, settings)
+    total = (weight_B * loss_B).sum()
+    loss, no_grad_B = total / global_batch_size, loss_B.new_zeros(len(loss_B))
     return StepResult(
         loss=loss,
-        logit_grad_B=loss_B.new_zeros(len(loss_B)),
+        # The backward of the loss comes later, and needs what this one passes.
+        logit_grad_B=no_grad_B if noise_BF is None else torch.autograd.grad(total, noise_BF, retain_graph=True)[0],
         probs_BC=kept_BC.detach(),
         features_BV=output.features_BV.detach(),
         center_sums_CV=None,
@@ -55,7 +59,11 @@ def robust_step(
 
 
 def _losses(
-    logits_BC: Tensor, label_BC: Tensor, own: TensorNeighbors | None, settings: StepSettings
+    logits_BC: Tensor,
+    label_BC: Tensor,
+    own: TensorNeighbors | None,
+    noise_BF: Tensor | None,
+    settings: StepSettings,
 ) -> tuple[Tensor, Tensor]:
     """[B] losses of the rows, and [B, C] what the bank is to keep of them."""
     robust, log_probs_BC = settings.robust, logits_BC.log_softmax(dim=1)
@@ -65,6 +73,9 @@ def _losses(
     if settings.recipe == "sce":
         alpha, beta = robust.sce_alpha, robust.sce_beta
         return robust_losses.symmetric_cross_entropy(label_BC, log_probs_BC, alpha=alpha, beta=beta), probs_BC
+    if settings.recipe == "sop":
+        assert noise_BF is not None, "sop reads u and v of the rows"
+        return robust_losses.over_parameterized(noise_BF, label_BC, probs_BC), probs_BC
     cross_entropy_B = losses.cross_entropy(label_BC, log_probs_BC)
     if settings.recipe == "mixup":
         return cross_entropy_B, probs_BC

@@ -44,9 +44,12 @@ class TensorBatch:
     va_B2: Tensor
     logit_B: Tensor
     """Uncertainty logits; their sigmoid is the weight of the neighbours."""
+    noise_BF: Tensor | None = None
+    """[B, 1 + C] for ``sop`` only: what the table holds of the rows, u and v."""
 
     def __getitem__(self, rows: slice) -> "TensorBatch":
-        return TensorBatch(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+        there = [name for name in self.__dataclass_fields__ if getattr(self, name) is not None]
+        return TensorBatch(**{name: getattr(self, name)[rows] for name in there})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,8 @@ class StepResult:
     loss: Tensor
     """These rows' share of the global batch's loss."""
     logit_grad_B: Tensor
-    """d(weighted cross-entropy of the row) / d(its uncertainty logit); of the row's own loss, not of a mean."""
+    """d(weighted cross-entropy of the row) / d(its uncertainty logit); of the row's own loss, not of a mean.
+    For ``sop`` [B, 1 + C]: d(weighted loss of the row) / d(its u and v)."""
     probs_BC: Tensor
     features_BV: Tensor
     center_sums_CV: Tensor | None

@@ -1,6 +1,7 @@
 """The uncertainty table: one logit per training sample, sharded over the ranks by id range.
 
-Uncertainty is sigmoid(logit), the weight of the neighbours in a sample's target: high = do not trust the label.
+Uncertainty is sigmoid(logit), the weight of the neighbours in a sample's target: high = do not trust the label. Recipe
+``sop`` keeps what it says of a sample's label in the same table, F numbers a sample in the place of one logit.
 Ids are born on the CPU and the gradient is one float per sample, so the traffic is small and runs over gloo; every
 call is a collective. The table is its own optimiser: SGD on each sample's own loss, with lazy momentum (only the rows
 of the batch move), so a row's path depends on neither batch size, ranks nor accumulation (METHOD.md, section 3).
@@ -9,7 +10,8 @@ A step makes two exchanges, of values alone: what a read gives, and what is appl
 step's route (row_routes.py), which is found while the steps before it are trained on.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +20,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldlva_dist.method.row_routes import Route, RowRoutes
+
+NOISE_ROWS = 1 << 14
+"""Rows whose noise is drawn at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartNoise:
+    """Normal noise on what the rows of a table start with, the same on any number of ranks."""
+
+    deviation: float
+    """Standard deviation, > 0."""
+    seed: int
+
+    def of_rows(self, start: int, stop: int, width: int) -> Tensor:
+        """[stop - start, width] that of the rows start..stop-1, whichever rows are asked for with them."""
+        blocks = range(start // NOISE_ROWS, -(-stop // NOISE_ROWS))
+        drawn = [
+            np.random.default_rng([self.seed, block]).standard_normal((NOISE_ROWS, width), np.float32)
+            for block in blocks
+        ]
+        whole, first = np.concatenate([np.empty((0, width), np.float32), *drawn]), blocks.start * NOISE_ROWS
+        return self.deviation * torch.from_numpy(whole[start - first : stop - first])
 
 
 class UncertaintyTable:
@@ -28,15 +52,27 @@ class UncertaintyTable:
         num_rows: int,
         *,
         initial_logit: float,
-        lr: float,
+        lr: float | Sequence[float],
         momentum: float = 0.0,
+        noise: StartNoise | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        """Start every row at ``initial_logit``; ``group`` is a gloo group over all ranks, or None for a single rank."""
+        """Start every row, the same on any number of ranks.
+
+        Args:
+            num_rows: Of all ranks.
+            initial_logit: What every row starts with.
+            lr: Rate of the descent, >= 0; one for each of F columns, where a row has several numbers.
+            momentum: In [0, 1).
+            noise: On what rows start with.
+            group: A gloo group over all ranks; None for a single rank.
+        """
         self._routes = RowRoutes(num_rows, group)
         self.start, self.stop = self._routes.start, self._routes.stop
-        self._lr, self._momentum = lr, momentum
-        self._logits = torch.full((self.stop - self.start,), initial_logit, dtype=torch.float32)
+        self._lr, self._momentum = torch.tensor(lr, dtype=torch.float32), momentum
+        self._logits = torch.full((self.stop - self.start, *self._lr.shape), initial_logit, dtype=torch.float32)
+        if noise:
+            self._logits += noise.of_rows(self.start, self.stop, self._lr.numel()).view_as(self._logits)
         self._velocity = torch.zeros_like(self._logits)
 
     def route(self, ids: NDArray[np.int64], batch_rows: int | None = None) -> Route:
@@ -49,7 +85,7 @@ class UncertaintyTable:
         return self._routes.begin(ids, batch_rows)
 
     def read(self, route: Route) -> Tensor:
-        """The logits of a route's ids [n], in their order, after all gradients that were applied. Collective."""
+        """The logits of a route's ids, [n] or [n, F], in their order, after all applied gradients. Collective."""
         routes = route.routes
         routes.finish(route)
         found_n = routes.exchange(self._logits[route.asked - self.start], route.received_W2[:, 0], route.sent_W2[:, 0])
@@ -65,27 +101,30 @@ class UncertaintyTable:
 
         Args:
             route: The step's, which was read.
-            gradients_b: [b] those of the batch's ids, float32.
+            gradients_b: [b] or [b, F] those of the batch's ids, float32.
             said_F: [F] what this rank has to tell all others, float32; the same F on all ranks.
 
         Returns:
             [W, F] what every rank says.
         """
         said_F = gradients_b.new_empty(0) if said_F is None else said_F
-        sent_W, received_W = route.sent_W2[:, 1], route.received_W2[:, 1]
-        by_owner = gradients_b[route.order_n[route.order_n < route.batch_rows]].split(sent_W.tolist())
-        letter = torch.cat([part for own in by_owner for part in (own, said_F)])
+        sent_W, received_W = (self._lr.numel() * counts[:, 1] for counts in (route.sent_W2, route.received_W2))
+        own_b = gradients_b[route.order_n[route.order_n < route.batch_rows]].flatten()
+        letter = torch.cat([part for own in own_b.split(sent_W.tolist()) for part in (own, said_F)])
         letters = route.routes.exchange(letter, sent_W + len(said_F), received_W + len(said_F))
-        parts = letters.split([n for rows in received_W.tolist() for n in (rows, len(said_F))])
-        self._descend(route.asked_of_batch() - self.start, torch.cat(parts[::2]))
+        parts = letters.split([n for numbers in received_W.tolist() for n in (numbers, len(said_F))])
+        owned = route.asked_of_batch() - self.start
+        self._descend(owned, torch.cat(parts[::2]).view(len(owned), *self._lr.shape))
         return torch.stack(parts[1::2])
 
     def _descend(self, rows: Tensor, gradients: Tensor) -> None:
         """Move this rank's rows down their gradients, which come in any order."""
         unique, where = torch.unique(rows, return_inverse=True)
-        # Sums of the same few numbers in another order differ in the last bit: add in the order of their values.
-        ascending = torch.argsort(gradients)
-        total = torch.zeros(len(unique)).index_add_(0, where[ascending], gradients[ascending])
+        total, width = torch.zeros(len(unique), *self._lr.shape), self._lr.numel()
+        for sums, column in zip(total.view(-1, width).T, gradients.view(-1, width).T, strict=True):
+            # Sums of the same few numbers in another order differ in the last bit: add in the order of their values.
+            ascending = torch.argsort(column)
+            sums.index_add_(0, where[ascending], column[ascending])
         velocity = self._momentum * self._velocity[unique] + total
         self._velocity[unique] = velocity
         self._logits[unique] -= self._lr * velocity
@@ -102,7 +141,7 @@ class UncertaintyTable:
             known_rows: The ids below it are saved, the others stay as they are; None: all are.
 
         Raises:
-            ValueError: if the parts do not cover them all.
+            ValueError: if the parts do not cover them all, or hold another number of columns.
         """
         covered = 0
         for part in parts:
@@ -110,6 +149,8 @@ class UncertaintyTable:
             begin, end = max(first, self.start), min(first + len(part["logits"]), self.stop)
             if begin >= end:
                 continue
+            if part["logits"].shape[1:] != self._lr.shape:
+                raise ValueError(f"the saved table has {part['logits'].shape[1:].numel()} numbers of each sample")
             mine, theirs = slice(begin - self.start, end - self.start), slice(begin - first, end - first)
             self._logits[mine] = part["logits"][theirs]
             self._velocity[mine] = part["velocity"][theirs]

@@ -31,6 +31,7 @@ SUSPICIONS = {
     "uncertainty": "uncertainty",
     "one_minus_p_label": "1 - p(label)",
     "one_minus_own_average": "1 - t(label)",
+    "sparse_noise": "noise that SOP finds",
     "bayes": "Bayes' best",
 }
 PARAMS = {

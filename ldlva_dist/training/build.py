@@ -29,7 +29,7 @@ from ldlva_dist.method.losses import balanced_class_weights
 from ldlva_dist.method.robust_losses import RobustSettings
 from ldlva_dist.method.row_routes import RowRoutes
 from ldlva_dist.method.step import StepSettings
-from ldlva_dist.method.uncertainty_table import UncertaintyTable
+from ldlva_dist.method.uncertainty_table import StartNoise, UncertaintyTable
 from ldlva_dist.records.ids_log import IdsLog
 from ldlva_dist.records.metrics_log import MetricsLog
 from ldlva_dist.records.trackers import open_tracker
@@ -124,7 +124,7 @@ def build_state(
         bf16=training.precision == "bf16",
         use_gpu=device.type == "cuda",
     )
-    table = _build_table(config, info) if config.uses_neighbors else None
+    table = _build_table(config, info) if config.uses_table else None
     state = TrainState(config=config, info=info, engine=Engine(model, optimizer, settings), table=table, bank=bank)
     state.restore(checkpoint, start)
     state.engine.train()
@@ -133,7 +133,16 @@ def build_state(
 
 def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:
     group = _gloo_group(config.training.timeout_s) if dist.get_world_size() > 1 else None
-    uncertainty = config.uncertainty
+    uncertainty, robust = config.uncertainty, config.robust
+    if config.learns_noise:
+        rates = [robust.sop_u_rate] + [robust.sop_v_rate] * len(info.class_names)
+        return UncertaintyTable(
+            info.num_train,
+            initial_logit=0.0,
+            lr=rates,
+            noise=StartNoise(deviation=robust.sop_spread, seed=config.training.seed),
+            group=group,
+        )
     return UncertaintyTable(
         info.num_train,
         initial_logit=uncertainty.initial_logit,

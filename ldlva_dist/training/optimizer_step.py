@@ -26,7 +26,7 @@ class StepOutputs:
     features: Tensor
     """[b, V] likewise."""
     logit_grads: Tensor
-    """[b] gradients of the rows' own losses in their uncertainty logits, on the CPU."""
+    """[b], or [b, F] for ``sop``: gradients of the rows' own losses in what the table holds of them, on the CPU."""
     terms: dict[str, Tensor]
     """Scalars on the CPU: sums over the rank's rows, divided by the global batch size."""
 

@@ -44,7 +44,7 @@ class Recorder:
 
     def add_uncertainties(self, state: TrainState, epoch: float) -> None:
         """Add this rank's uncertainties to the history of the run."""
-        if state.table:
+        if state.table and state.config.uses_neighbors:
             values_n, first_id = state.table.uncertainties(), state.table.start
             write_history(
                 state.config.uri, values_n, step=state.step, epoch=epoch, rank=dist.get_rank(), first_id=first_id

@@ -18,7 +18,7 @@ from ldlva_dist.training.evaluate import holdout_accuracy
 from ldlva_dist.training.meters import Meters
 from ldlva_dist.training.neighbors.exact_neighbors import NeighborImages
 from ldlva_dist.training.neighbors.feature_graphs import FeatureGraphs
-from ldlva_dist.training.neighbors.lookups import ActorLookups, Lookups, RankLookups
+from ldlva_dist.training.neighbors.lookups import ActorLookups, Lookups, RankLookups, TableLookups
 from ldlva_dist.training.neighbors.prefetch import Prefetch, StepInputs
 from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.rank_votes import Agreement, Verdict, give_up
@@ -80,7 +80,7 @@ class Worker:
         )
         clock.mark("network")
         self.state.step += 1
-        self.meters.add(outputs.terms, inputs.batch, lookup)
+        self.meters.add(outputs.terms, inputs.batch, lookup if near else None)
         return outputs
 
     def write(self, inputs: StepInputs, outputs: StepOutputs) -> None:
@@ -99,7 +99,8 @@ class Worker:
         """
         loss, batch, route = float(outputs.terms["loss"]), inputs.batch, inputs.lookup and inputs.lookup.route
         self.meters.clock.mark("log")
-        table, learns = self.state.table, self._uses_neighbors(batch.step)
+        table = self.state.table
+        learns = self._uses_neighbors(batch.step) or self.state.config.learns_noise
         share = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
         verdict = self.agreement.after_step(loss=loss, uploading=self.saver.uploading, share=share)
         self.meters.clock.mark("votes")
@@ -151,7 +152,7 @@ class Worker:
 
     def _lookups(self) -> Lookups | None:
         if self.client is None:
-            return None
+            return TableLookups(route_of=self.state.table.route) if self.state.table else None
         if isinstance(self.client, RankBank):
             return RankLookups(bank=self.client)
         table = self.state.table

@@ -1,15 +1,16 @@
-"""Early-learning regularisation as a run: its bank of moving averages on any ranks, resumed, and what it scores."""
+"""Methods of others that keep something of each sample, as runs: on any ranks, resumed, and what they score."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.analysis.trained_run import read_stored_probabilities
-from ldlva_dist.config import LossConfig, RunConfig
+from ldlva_dist.config import LossConfig, RobustConfig, RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.packing.passes.pack import pack
 from ldlva_dist.packing.passes.settings import PackSettings
@@ -30,8 +31,8 @@ def without_graph(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> st
     return output
 
 
-def _config(dataset: str, folder: Path, name: str) -> RunConfig:
-    return replace(tiny_run(dataset, folder, name), loss=LossConfig(recipe="elr"))
+def _config(dataset: str, folder: Path, name: str, recipe: Literal["elr", "sop"] = "elr") -> RunConfig:
+    return replace(tiny_run(dataset, folder, name), loss=LossConfig(recipe=recipe))
 
 
 def test_two_ranks_and_a_resumed_run_keep_the_averages_of_one_rank(without_graph: str, tmp_path: Path) -> None:
@@ -50,3 +51,28 @@ def test_two_ranks_and_a_resumed_run_keep_the_averages_of_one_rank(without_graph
     np.testing.assert_allclose(read_stored_probabilities(done.checkpoint, info), averages, atol=2e-4)
     noise = score(done.checkpoint, Dataset.open(without_graph), predict_training=True)["noise"]
     assert set(noise) == {"wrong_share", "one_minus_own_average", "one_minus_p_label", "bayes"}
+
+
+def test_two_ranks_and_a_resumed_run_keep_the_noise_of_one_rank(without_graph: str, tmp_path: Path) -> None:
+    """Of sparse over-parameterisation; its rates are such that a few steps show."""
+    info, configs = Dataset.open(without_graph).info, {}
+    for name in ("one", "two"):
+        config = _config(without_graph, tmp_path, name, "sop")
+        configs[name] = replace(config, robust=RobustConfig(sop_u_rate=0.1, sop_v_rate=0.2, sop_spread=0.05))
+
+    def noise(done: launch.RunResult) -> np.ndarray:
+        return done.checkpoint.read_logits(info.num_train, 1 + len(info.class_names)).numpy()
+
+    one = launch.fit(configs["one"])
+    values, lines = noise(one), losses(one.run_uri)
+    label = np.eye(len(info.class_names))[Dataset.open(without_graph).labels("train")]
+    assert (np.abs(values[:, 1:] * (1 - label)).max(axis=1) > 0.3).mean() > 0.5
+    shutil.rmtree(one.checkpoint.uri)
+    resumed = launch.fit(configs["one"])
+    assert losses(resumed.run_uri) == lines
+    np.testing.assert_array_equal(noise(resumed), values)
+    done = launch.fit(replace(configs["two"], placement=replace(configs["two"].placement, num_workers=2)))
+    np.testing.assert_allclose(losses(done.run_uri), lines, rtol=2e-4)
+    np.testing.assert_allclose(noise(done), values, atol=2e-4)
+    found = score(done.checkpoint, Dataset.open(without_graph), predict_training=True)["noise"]
+    assert set(found) == {"wrong_share", "sparse_noise", "one_minus_p_label", "bayes"}

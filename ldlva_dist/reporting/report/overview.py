@@ -20,6 +20,7 @@ SCORES = {
     "uncertainty": "uncertainty",
     "one_minus_p_label": "1 \N{MINUS SIGN} p(label)",
     "one_minus_own_average": "1 \N{MINUS SIGN} t(label)",
+    "sparse_noise": "noise that SOP finds",
     "neighbor_disagreement": "neighbours disagree",
     "suspicion": "combined suspicion",
     "bayes": "the best that is possible",

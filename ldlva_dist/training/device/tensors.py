@@ -38,7 +38,9 @@ def neighbor_tensors(neighbors: Neighbors, copies: DeviceCopies) -> TensorNeighb
 def with_logits(
     rows: TensorBatch, near: TensorNeighbors | None, logits: Tensor, copies: DeviceCopies
 ) -> tuple[TensorBatch, TensorNeighbors | None]:
-    """Both with the logits of the table, which are those of the batch and then those of its neighbours."""
+    """Both with what the table says: logits of the batch and then of its neighbours, or the batch's noise [B, F]."""
     number, there = len(rows.labels_B), copies.inward(logits)
+    if there.ndim > 1:
+        return replace(rows, noise_BF=there), near
     rows = replace(rows, logit_B=there[:number])
     return rows, near and replace(near, logit_BK=there[number:].view(near.labels_BK.shape))

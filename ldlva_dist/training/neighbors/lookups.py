@@ -24,8 +24,8 @@ from ldlva_dist.training.optimizer_step import StepOutputs
 class Lookup:
     """A batch's place at the bank: its neighbours are here, its outputs are still to be written."""
 
-    near: Callable[[], TensorNeighbors]
-    """Gives the neighbours on the device, without the table's logits."""
+    near: Callable[[], TensorNeighbors | None]
+    """Gives the neighbours on the device, without the table's logits; None where there is no bank."""
     route: Route | None
     """The way of the rows of batch and neighbours of the uncertainty table; None without a table."""
     coming_versions: Callable[[], NDArray[np.int64]]
@@ -142,3 +142,25 @@ class RankLookups:
             self.bank.write(batch.step, asked, batch.positions, (outputs.probs, outputs.features))
 
         return Lookup(near=lambda: rows.near, route=asked, coming_versions=rows.versions, graph=0, write=write)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableLookups:
+    """To the table alone, for a recipe that keeps something of each sample and has no bank."""
+
+    route_of: Callable[[NDArray[np.int64], int], Route]
+    """Begins the way of a batch's rows of the table."""
+
+    def find(self, batch: Batch) -> None:
+        """There is nobody to ask."""
+
+    def ask(self, batch: Batch, found: None) -> Route:
+        """The batch's ids set out."""
+        return self.route_of(batch.ids, len(batch.ids))
+
+    def collect(self, batch: Batch, asked: Route) -> Lookup:
+        """No neighbours, and nothing to write."""
+        nothing = np.empty((len(batch.ids), 0), dtype=np.int64)
+        return Lookup(
+            near=lambda: None, route=asked, coming_versions=lambda: nothing, graph=0, write=lambda outputs: None
+        )

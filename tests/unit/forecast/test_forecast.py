@@ -114,9 +114,10 @@ def test_files_of_model_and_optimiser_are_as_large_as_said(recipe: Any, optim: O
 
 
 def test_the_table_s_file_is_as_large_as_said() -> None:
-    table = UncertaintyTable(701, initial_logit=0.0, lr=1.0)
-    (content,) = table_files(table).values()
-    assert checkpoint_bytes(CONFIG, INFO)["table"] == pytest.approx(len(content()), abs=64)
+    of_sop = replace(CONFIG, loss=replace(CONFIG.loss, recipe="sop"))
+    for config, lr in ((CONFIG, 1.0), (of_sop, [1.0] * 4)):
+        (content,) = table_files(UncertaintyTable(701, initial_logit=0.0, lr=lr)).values()
+        assert checkpoint_bytes(config, INFO)["table"] == pytest.approx(len(content()), abs=64)
 
 
 @pytest.mark.parametrize("features_dtype", ["int8", "float16", "float32"])

@@ -50,6 +50,60 @@ def test_symmetric_cross_entropy_is_its_formula(seed: int, alpha: float, beta: f
         assert float(found_B[row]) == pytest.approx(-alpha * math.log(p_C[label]) + beta * reverse)
 
 
+def naive_over_parameterized(noise_F: list[float], label: int, probs_C: list[float]) -> float:
+    """The authors' loss of one sample, class by class."""
+    best = max(range(C), key=lambda c: probs_C[c])
+    s_C = []
+    for c in range(C):
+        square = min((noise_F[0] if c == label else noise_F[1 + c]) ** 2, 1.0)
+        s_C.append(square if c == label else -square)
+    moved_C = [max(p + s, 1e-4) for p, s in zip(probs_C, s_C, strict=True)]
+    error = sum(((c == best) + s_C[c] - (c == label)) ** 2 for c in range(C))
+    return error - math.log(max(moved_C[label] / sum(moved_C), 1e-4))
+
+
+@few
+@given(seeds, st.floats(1e-8, 1.5))
+def test_over_parameterisation_is_its_formula_and_so_are_the_gradients_of_its_noise(seed: int, scale: float) -> None:
+    labels_B, label_BC, log_probs_BC = outputs(seed)
+    noise_BF = scale * torch.randn(B, 1 + C, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    noise_BF.requires_grad_()
+    found_B = robust_losses.over_parameterized(noise_BF, label_BC, log_probs_BC.exp())
+    (gradient_BF,) = torch.autograd.grad(found_B.sum(), noise_BF)
+    found_B = found_B.detach()
+    for row, label in enumerate(labels_B.tolist()):
+        noise_F, probs_C = noise_BF[row].tolist(), log_probs_BC[row].exp().tolist()
+        assert float(found_B[row]) == pytest.approx(naive_over_parameterized(noise_F, label, probs_C))
+        # By hand: v moves by the squared error alone, u by both; where a square is clamped nothing moves.
+        best = max(range(C), key=lambda c: probs_C[c])
+        for c in range(C):
+            v = noise_F[1 + c]
+            expected = 0.0 if c == label or v * v > 1 else -4 * v * ((c == best) - v * v)
+            assert float(gradient_BF[row, 1 + c]) == pytest.approx(expected, abs=1e-12)
+        u, step = noise_F[0], 1e-6
+        ahead, behind = (naive_over_parameterized([u + d, *noise_F[1:]], label, probs_C) for d in (step, -step))
+        if abs(abs(u) - 1) > 1e-3:
+            assert float(gradient_BF[row, 0]) == pytest.approx((ahead - behind) / (2 * step), rel=1e-4, abs=1e-6)
+
+
+def test_noise_that_explains_a_wrong_label_lets_the_network_keep_its_answer() -> None:
+    """p is sure of class 1, the label says 0: u = v_1 = 1 makes the loss vanish, and the network's gradient with it."""
+    logits_BC = torch.tensor([[-2.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    label_BC, silent, loud = torch.tensor([[1.0, 0.0]]), torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 1.0]])
+    sizes = []
+    for noise_BF in (silent, loud):
+        loss = robust_losses.over_parameterized(noise_BF.double(), label_BC.double(), logits_BC.softmax(dim=1)).sum()
+        (gradient,) = torch.autograd.grad(loss, logits_BC)
+        sizes.append((loss.item(), gradient.abs().max().item()))
+    (wrong, pull), (explained, no_pull) = sizes
+    assert wrong == pytest.approx(2 + math.log(1 + math.exp(4)))
+    assert pull == pytest.approx(1 / (1 + math.exp(-4)))
+    assert explained < 2e-4
+    assert no_pull < 1e-4
+    more_BC, less_BC = robust_losses.sparse_noise(loud, label_BC)
+    assert (more_BC.tolist(), less_BC.tolist()) == ([[1.0, 0.0]], [[0.0, 1.0]])
+
+
 @few
 @given(seeds, st.floats(0.0, 0.95))
 def test_early_learning_is_its_formula_and_the_average_that_of_all_steps_so_far(seed: int, momentum: float) -> None:

@@ -36,6 +36,7 @@ class Case:
             labels_B=torch.randint(C, (B,)),
             va_B2=torch.full((B, 2), torch.nan),
             logit_B=torch.zeros(B),
+            noise_BF=torch.rand(B, 1 + C) if recipe == "sop" else None,
         )
         usable_B1 = torch.tensor([[True], [False], [True], [True], [False], [True]])
         self.own = own_rows(torch.randn(B, C).softmax(dim=1) * usable_B1, usable_B1)
@@ -76,6 +77,9 @@ def naive_loss(case: Case) -> Tensor:
             loss = robust_losses.generalized_cross_entropy(label_C, log_p.exp(), q=robust.gce_q)
         elif case.settings.recipe == "sce":
             loss = robust_losses.symmetric_cross_entropy(label_C, log_p, alpha=robust.sce_alpha, beta=robust.sce_beta)
+        elif case.settings.recipe == "sop":
+            assert case.batch.noise_BF is not None
+            loss = robust_losses.over_parameterized(case.batch.noise_BF[row : row + 1], label_C, log_p.exp())
         elif case.settings.recipe == "elr":
             average = robust_losses.moving_average(case.own.probs_BKC[row], log_p.exp(), momentum=robust.elr_momentum)
             loss = loss + robust.elr_weight * robust_losses.early_learning(average, log_p.exp())
@@ -101,12 +105,31 @@ def test_a_step_is_the_mean_of_its_samples_and_so_are_its_gradients(recipe: str,
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", ["elr", "gce", "sce"])
+@pytest.mark.parametrize("recipe", ["elr", "sop", "gce", "sce"])
 def test_micro_batches_add_up(recipe: str) -> None:
     case = Case(recipe)
     whole, parts = case.step(), [case.step(slice(0, 2)), case.step(slice(2, B))]
     assert sum(part.loss.item() for part in parts) == pytest.approx(whole.loss.item(), rel=1e-5)
     torch.testing.assert_close(torch.cat([part.probs_BC for part in parts]), whole.probs_BC)
+    torch.testing.assert_close(torch.cat([part.logit_grad_B for part in parts]), whole.logit_grad_B)
+
+
+def test_the_gradients_of_a_sample_s_noise_are_those_of_its_own_weighted_loss() -> None:
+    case = Case("sop", weights=True)
+    assert case.batch.noise_BF is not None
+    before_BF, found = case.batch.noise_BF.clone(), case.step()
+    found.loss.backward()
+    assert found.logit_grad_B.shape == (B, 1 + C)
+    weights_C = case.settings.class_weights
+    assert weights_C is not None
+    for row, label in enumerate(case.batch.labels_B.tolist()):
+        noise_1F = before_BF[row : row + 1].clone().requires_grad_()
+        probs_1C = case.model(case.batch.images[row : row + 1]).logits_BC.detach().softmax(dim=1)
+        loss = weights_C[label] * robust_losses.over_parameterized(noise_1F, torch.eye(C)[[label]], probs_1C)
+        loss.sum().backward()
+        torch.testing.assert_close(found.logit_grad_B[row : row + 1], noise_1F.grad, rtol=1e-4, atol=1e-6)
+    assert torch.equal(case.batch.noise_BF, before_BF)
+    assert not found.logit_grad_B.requires_grad
 
 
 def test_a_bank_that_averages_what_elr_gives_it_holds_the_moving_average_of_the_paper() -> None:

@@ -1,6 +1,7 @@
 """The sharded table against a plain array, on 1 to 4 gloo ranks."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +9,14 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from ldlva_dist.method.uncertainty_table import UncertaintyTable
+from ldlva_dist.method.uncertainty_table import NOISE_ROWS, StartNoise, UncertaintyTable
 from testing.forked_ranks import run_ranks
 
 NUM_ROWS, LR, MOMENTUM = 23, 0.3125, 0.9
+
+
+def _store(path: str, world_size: int) -> Any:
+    return dist.FileStore(path, world_size)  # pyright: ignore[reportPrivateImportUsage] (torch documents it there)
 
 
 def _steps(seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -42,7 +47,7 @@ def _apply(table: UncertaintyTable, ids: np.ndarray, gradients: np.ndarray) -> N
 
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", world_size)  # pyright: ignore[reportPrivateImportUsage]
+    store = _store(f"{folder}/store", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     group = dist.group.WORLD
     table = _table(group)
@@ -132,10 +137,83 @@ def _read_by(ids: np.ndarray) -> np.ndarray:
     return np.concatenate([ids, ((ids[:, None] * 7 + np.array([1, 5])) % NUM_ROWS).ravel()])
 
 
+WIDE_LR = (0.25, 0.0, 1.5)
+SPREAD = 0.1
+
+
+def _wide_table(group: dist.ProcessGroup | None, seed: int = 3) -> UncertaintyTable:
+    """Three numbers of each sample, each with its own rate."""
+    noise = StartNoise(deviation=SPREAD, seed=seed)
+    return UncertaintyTable(NUM_ROWS, initial_logit=0.5, lr=WIDE_LR, noise=noise, group=group)
+
+
+def _wide_steps() -> list[tuple[np.ndarray, np.ndarray]]:
+    generator = np.random.default_rng(4)
+    shapes = [(generator.integers(0, NUM_ROWS, 12), generator.normal(size=(12, 3))) for _ in range(4)]
+    return [(ids, gradients.astype(np.float32)) for ids, gradients in shapes]
+
+
+def _rank_of_wide_rows(rank: int, world_size: int, folder: str) -> None:
+    group = None
+    if world_size > 1:
+        store = _store(f"{folder}/store", world_size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+        group = dist.group.WORLD
+    table, read, said = _wide_table(group), [], []
+    for step, (ids, gradients) in enumerate(_wide_steps()):
+        if step == 2:
+            save_file(table.state(), f"{folder}/part-{rank}.safetensors")
+            if group:
+                dist.barrier()
+            table = _wide_table(group, seed=99)
+            table.restore([load_file(f"{folder}/part-{r}.safetensors") for r in range(world_size)])
+        route = table.route(ids[rank::world_size])
+        read.append(table.read(route).clone())
+        mine = torch.from_numpy(np.ascontiguousarray(gradients[rank::world_size]))
+        said.append(table.apply(route, mine, torch.tensor([float(rank), float(step)])))
+    torch.save({"read": read, "said": said, "state": table.state()}, f"{folder}/rank-{rank}.pt")
+    if group:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_rows_of_several_numbers_start_alike_and_move_each_at_its_own_rate_on_any_ranks(
+    world_size: int, tmp_path
+) -> None:
+    run_ranks(_rank_of_wide_rows, (world_size, str(tmp_path)), world_size)
+
+    values = _wide_table(None).state()["logits"].numpy().copy()
+    assert values.shape == (NUM_ROWS, 3)
+    assert 0.05 < (values - 0.5).std() < 0.2
+    assert not np.array_equal(values, _wide_table(None, seed=4).state()["logits"].numpy())
+    got = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(world_size)]
+    for step, (ids, gradients) in enumerate(_wide_steps()):
+        for rank, one in enumerate(got):
+            np.testing.assert_allclose(one["read"][step].numpy(), values[ids[rank::world_size]], rtol=1e-6)
+            assert one["said"][step].tolist() == [[r, step] for r in range(world_size)]
+        total = np.zeros_like(values)
+        np.add.at(total, ids, gradients)
+        values -= np.array(WIDE_LR, dtype=np.float32) * total
+    np.testing.assert_allclose(torch.cat([one["state"]["logits"] for one in got]).numpy(), values, rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_of_other_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="the saved table has 3 numbers of each sample"):
+        _table(None).restore([_wide_table(None).state()])
+
+
+def test_noise_does_not_depend_on_which_rows_are_drawn_with_it() -> None:
+    noise = StartNoise(deviation=3.0, seed=7)
+    whole = noise.of_rows(0, 2 * NOISE_ROWS + 5, 2)
+    assert whole.std().item() == pytest.approx(3, abs=0.06)
+    for start, stop in ((0, 3), (NOISE_ROWS - 2, NOISE_ROWS + 9), (2 * NOISE_ROWS, 2 * NOISE_ROWS + 5), (4, 4)):
+        assert torch.equal(noise.of_rows(start, stop, 2), whole[start:stop])
+
+
 def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
     group, calls, bare = None, [], dist.all_to_all_single
     if world_size > 1:
-        store = dist.FileStore(f"{folder}/store-{world_size}", world_size)  # pyright: ignore[reportPrivateImportUsage]
+        store = _store(f"{folder}/store-{world_size}", world_size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
         group = dist.group.WORLD
     dist.all_to_all_single = lambda *args, **kwargs: calls.append(args[1].dtype) or bare(*args, **kwargs)

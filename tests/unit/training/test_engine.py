@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from torch import Tensor
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import checkpoint_uri
 from ldlva_dist.checkpoint.saver import Saver
-from ldlva_dist.config import DataConfig, OptimConfig, RunConfig, TrainingConfig
+from ldlva_dist.config import DataConfig, OptimConfig, RobustConfig, RunConfig, TrainingConfig
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.stream.plan import Plan
@@ -40,7 +40,16 @@ from testing.forked_ranks import run_ranks
 from testing.tiny_runs import table as whole_table
 from testing.tiny_runs import tiny_run
 
-CASES = ((0, "adamw"), (1, "adamw"), (2, "adam"), (3, "adamw"), (1, "sgd"))
+Case = tuple[int, Literal["adam", "adamw", "sgd"], Literal["official", "sop"]]
+CASES: tuple[Case, ...] = (
+    (0, "adamw", "official"),
+    (1, "adamw", "official"),
+    (2, "adam", "official"),
+    (3, "adamw", "official"),
+    (1, "sgd", "official"),
+    (1, "adamw", "sop"),
+)
+"""ZeRO stage, optimiser, and recipe: that of a table of uncertainties, and that of 1 + C numbers of each sample."""
 ROWS, BATCH, K, CLASSES, SAVED_AT, STEPS = 90, 14, 4, 5, 3, 8
 """14 lanes of one row: three and four ranks have slices of different sizes."""
 DEVICE = torch.device("cpu")
@@ -63,14 +72,16 @@ class CopiesBeside(NoCopies):
         return lambda: there
 
 
-def _config(folder: str, stage: int, name: str) -> RunConfig:
-    config = tiny_run("none", folder, f"{stage}-{name}")
+def _config(folder: str, stage: Any, name: Any, recipe: Any) -> RunConfig:
+    config = tiny_run("none", folder, f"{stage}-{name}-{recipe}")
     return replace(
         config,
         data=DataConfig(dataset="none", batch_size=BATCH, image_size=16),
         model=replace(config.model, width=2),
-        optim=OptimConfig(name=name, lr=1e-3, weight_decay=1e-2, momentum=0.9, gradient_clipping=1.0),  # pyright: ignore[reportArgumentType]
-        training=TrainingConfig(zero_stage=stage),  # pyright: ignore[reportArgumentType]
+        loss=replace(config.loss, recipe=recipe),
+        robust=RobustConfig(sop_u_rate=0.1, sop_v_rate=0.2, sop_spread=0.1),
+        optim=OptimConfig(name=name, lr=1e-3, weight_decay=1e-2, momentum=0.9, gradient_clipping=1.0),
+        training=TrainingConfig(zero_stage=stage),
     )
 
 
@@ -121,14 +132,15 @@ def _train(state: TrainState, steps: int) -> list[float]:
     """The loss of the global batch in every step."""
     settings, plan = step_settings(state.config, state.info, DEVICE), Plan((ROWS,), 0, BATCH, 16)
     losses = []
-    assert state.table, "the recipe has neighbours"
+    assert state.table, "the recipe keeps something of each sample"
     for _ in range(steps):
         batch, neighbors = _batch(state, plan)
-        route = state.table.route(np.concatenate([batch.ids, neighbors.ids.ravel()]), len(batch.ids))
+        near_ids = neighbors.ids.ravel() if state.config.uses_neighbors else batch.ids[:0]
+        route = state.table.route(np.concatenate([batch.ids, near_ids]), len(batch.ids))
         copies = state.engine.copies
         rows = copies.ahead(partial(batch_tensors, batch, copies))
-        near = copies.ahead(partial(neighbor_tensors, neighbors, copies))
-        rows, near = with_logits(rows(), near(), state.table.read(route), copies)
+        near = copies.ahead(partial(neighbor_tensors, neighbors, copies)) if state.config.uses_neighbors else None
+        rows, near = with_logits(rows(), near and near(), state.table.read(route), copies)
         outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
         state.table.apply(route, outputs.logit_grads)
         state.step += 1
@@ -163,7 +175,8 @@ def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
     """One rank of all cases: the ranks start once, because starting them costs more than the cases do."""
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "TORCH_EXTENSIONS_DIR": f"{folder}/extensions"}
-    store = dist.FileStore(f"{folder}/store-{phase}-{world_size}", world_size)  # pyright: ignore[reportPrivateImportUsage]
+    path = f"{folder}/store-{phase}-{world_size}"
+    store = dist.FileStore(path, world_size)  # pyright: ignore[reportPrivateImportUsage] (torch documents it there)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     for case in CASES:
         config = _config(folder, *case)
@@ -212,11 +225,12 @@ def _outcome(folder: Path, phase: str, world_size: int) -> tuple[list[float], st
     return torch.load(folder / f"{phase}-{world_size}.pt", weights_only=True)
 
 
-@pytest.mark.parametrize(("stage", "name"), CASES)
-def test_a_run_goes_on_on_any_number_of_ranks(stage: int, name: str, runs: Path) -> None:
-    case = runs / f"{stage}-{name}"
+@pytest.mark.parametrize(("stage", "name", "recipe"), CASES)
+def test_a_run_goes_on_on_any_number_of_ranks(stage: int, name: str, recipe: str, runs: Path) -> None:
+    case = runs / f"{stage}-{name}-{recipe}"
     straight, last = _outcome(case, "straight", 2)
     table = whole_table(last)
+    assert table.shape == ((ROWS,) if recipe == "official" else (ROWS, 1 + CLASSES))
     assert len(np.unique(table)) > ROWS // 2
     assert _outcome(case, "resume", 2)[0] == straight
     for world_size in (1, 3, 4):
