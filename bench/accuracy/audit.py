@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import tyro
 from numpy.typing import NDArray
 
-from bench.accuracy.ferplus import CLASSES
+from bench.accuracy.sets import VOTED
 from bench.common import report
 from ldlva_dist.analysis.metrics import bayes_flip_probability
 from ldlva_dist.analysis.scoring import wrong_labels
@@ -47,7 +47,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Audit both, judge the lists, and print one JSON line."""
-    columns = ["--key-column", "name", "--label-column", "fer2013_label", "--votes", *CLASSES, "--standardize-va"]
+    columns = ["--key-column", "name", "--label-column", "fer2013_label", "--votes", *VOTED, "--standardize-va"]
     sources = {
         "drawn": ["faces", "--train", str(arguments.faces), "--test", "0", "--flip-share", "0.3"],
         "ferplus": ["parquet", "--train", f"{arguments.source}/train.parquet", *columns],

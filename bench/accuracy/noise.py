@@ -69,6 +69,22 @@ def train(folder: str, seed: int) -> str:
 
 def judge(run: str, rounds: int) -> dict[str, Any]:
     """AUROC and average precision of every score, and whether the combined one is as good as the best."""
+    found, wrong_n = known_scores(run)
+    table = {name: noise_finding(score, wrong_n) for name, score in found.items()}
+    best = {key: max((name for name in table if name != COMBINED), key=lambda n: table[n][key] or 0) for key in FIGURES}
+    ahead = differences(found, wrong_n, best, rounds)
+    return {
+        "samples": len(wrong_n),
+        "wrong_share": float(wrong_n.mean()),
+        "scores": table,
+        "best_single": best,
+        "ahead_of_it": {key: [float(np.mean(gaps)), float(np.std(gaps))] for key, gaps in ahead.items()},
+        "as_good": {key: bool(np.quantile(gaps, 0.975) >= 0) for key, gaps in ahead.items()},
+    }
+
+
+def known_scores(run: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """Every score [n] of a run with neighbours, and which labels are wrong [n]: of the samples of which it is known."""
     checkpoint = Checkpoint.newest(run)
     if checkpoint is None:
         raise SettingError(f"--run must be a folder with a finished checkpoint, got {run!r}")
@@ -77,19 +93,8 @@ def judge(run: str, rounds: int) -> dict[str, Any]:
     if known is None:
         raise SettingError(f"--run must be of a data set whose wrong labels are known, got {dataset.uri!r}")
     wrong_N, known_N = known
-    found = {name: score[known_N] for name, score in scores(TrainedRun(checkpoint, dataset).findings()).items()}
-    wrong_n = wrong_N[known_N]
-    table = {name: noise_finding(score, wrong_n) for name, score in found.items()}
-    best = {key: max((name for name in table if name != COMBINED), key=lambda n: table[n][key] or 0) for key in FIGURES}
-    ahead = differences(found, wrong_n, best, rounds)
-    return {
-        "samples": int(known_N.sum()),
-        "wrong_share": float(wrong_n.mean()),
-        "scores": table,
-        "best_single": best,
-        "ahead_of_it": {key: [float(np.mean(gaps)), float(np.std(gaps))] for key, gaps in ahead.items()},
-        "as_good": {key: bool(np.quantile(gaps, 0.975) >= 0) for key, gaps in ahead.items()},
-    }
+    found = scores(TrainedRun(checkpoint, dataset).findings())
+    return {name: score_N[known_N] for name, score_N in found.items()}, wrong_N[known_N]
 
 
 def differences(
