@@ -40,8 +40,6 @@ class Arguments:
     faces: int = 3000
     """Drawn ones."""
     sets: tuple[str, ...] = ("drawn", "ferplus")
-    more: tuple[str, ...] = ()
-    """Options for both audits, such as those of settings, in quotes."""
     limit_s: float = 3 * 3600.0
 
 
@@ -69,9 +67,8 @@ def main(arguments: Arguments) -> None:
 def audit(name: str, source: list[str], arguments: Arguments) -> dict[str, Any]:
     """Run the job; what its list is worth, and how long it took."""
     output = Path(arguments.output).absolute() / name
-    more = [word for words in arguments.more for word in words.split()]
     began = time.monotonic()
-    command = [sys.executable, str(JOB), *source, "--output", str(output), *more]
+    command = [sys.executable, str(JOB), *source, "--output", str(output)]
     subprocess.run(command, check=True, timeout=arguments.limit_s)
     minutes = (time.monotonic() - began) / 60
     order_N = pq.read_table(output / "run" / "uncertainty.parquet", columns=["rank"])["rank"].to_numpy().argsort()

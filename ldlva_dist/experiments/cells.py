@@ -13,6 +13,7 @@ import numpy as np
 from ldlva_dist import storage
 from ldlva_dist.analysis.out_of_fold import LEFT_OUT, write_outputs
 from ldlva_dist.analysis.scoring import predict_split, score
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.evaluation_file import write_evaluation
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
@@ -98,15 +99,20 @@ def finish_run(config: RunConfig, holder: Holder | None = None) -> dict[str, flo
     evaluation = score(done.checkpoint, dataset, predict_training=True)
     found = figures(evaluation)
     if config.data.fold is not None:
-        rows = left_out(config.data.fold, dataset.info.num_train)
-        probs_nC = predict_split(done.checkpoint, dataset, split="train", num_tasks=1, rows=rows)
-        write_outputs(storage.join(config.uri, LEFT_OUT), dataset.info, np.array(rows), probs_nC)
+        write_left_out(config, done.checkpoint, dataset)
     if "holdout_accuracy" in done.metrics:
         found["holdout_accuracy"] = done.metrics["holdout_accuracy"]
     found["seconds"] = time.monotonic() - began
     write_evaluation(config.uri, evaluation)
     storage.write_bytes(storage.join(config.uri, FILE), (json.dumps(found, indent=2) + "\n").encode())
     return found
+
+
+def write_left_out(config: RunConfig, checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Let a finished run say what it thinks of the fold that it left out, and keep it in its folder."""
+    rows = left_out(config.data.fold, dataset.info.num_train)
+    probs_nC = predict_split(checkpoint, dataset, split="train", num_tasks=1, rows=rows)
+    write_outputs(storage.join(config.uri, LEFT_OUT), dataset.info, np.array(rows), probs_nC)
 
 
 def figures(evaluation: dict[str, Any]) -> dict[str, float]:

@@ -51,11 +51,17 @@ def test_pictures_with_labels_become_a_page_and_a_list_by_one_command(
 ) -> None:
     folder, wrong = pictures
     audit = tmp_path / "audit"
-    command = ["audit", str(folder / "labels.csv"), "--output", str(audit), "--training.epochs", "14"]
+    command = ["audit", str(folder / "labels.csv"), "--output", str(audit), "--training.epochs", "10", "--folds", "2"]
     done = scripts.run(*command, "--model.width", "8")
     assert done.code == 0, done.stderr
     assert "neighbours: in the network's own features" in done.stdout
-    for name in ("run/report.html", "run/uncertainty.parquet", "suspects.csv", "duplicates.csv"):
+    for name in (
+        "run/report.html",
+        "run/uncertainty.parquet",
+        "run/out_of_fold.parquet",
+        "suspects.csv",
+        "duplicates.csv",
+    ):
         assert (audit / name).stat().st_size > 0, name
 
     with open(audit / "suspects.csv", newline="") as file:
@@ -80,7 +86,9 @@ def test_pictures_with_labels_become_a_page_and_a_list_by_one_command(
     (audit / "suspects.csv").unlink()
     resumed = scripts.run(*command, "--model.width", "8")
     assert resumed.code == 0, resumed.stderr
-    assert "4/5 training" not in resumed.stdout
+    assert "\ntraining: " in done.stdout
+    assert "\ntraining: " not in resumed.stdout
+    assert "training without it" not in resumed.stdout
     assert before[Path(trained.uri)] == Path(trained.uri).stat().st_mtime_ns
     assert json.loads((audit / "audit.json").read_text())["lines"] == lines
 

@@ -11,13 +11,14 @@ SOURCE is a folder or file, looked at as make_shards guess does, or a kind of so
 jobs/make_shards.py has them. Besides:
 
     --output AUDIT        folder or s3:// prefix of everything that is made
+    --folds K             judge every label by a network that did not see it: K more runs, each without a Kth
     --no-duplicates       do not look for images that are there more than once
     --no-probe            do not train for a few seconds first to say how long it will take
     --SECTION.NAME VALUE  any setting of jobs/train.py in the place of the chosen one, such as --training.epochs 20
 
 All training rows are audited: no holdout is cut off unless --holdout says so. Valence-arousal is used where the data
-have it; else neighbours are found in the network's own features. Stages: pack, copies, settings, train, page. The same
-command resumes at the stage where it stopped, and says the end again once all is done."""
+have it; else neighbours are found in the network's own features. Stages: pack, copies, settings, train, folds, page.
+The same command resumes at the stage where it stopped, and says the end again once all is done."""
 
 
 def run_audit() -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import get_args
+from typing import Annotated, get_args
 
 import tyro
 
@@ -13,6 +13,7 @@ from ldlva_dist.errors import SettingError
 from ldlva_dist.packing.sources.commands import Command
 from ldlva_dist.records.console import say
 from ldlva_dist.run.cli import override
+from ldlva_dist.values.settings import Range, check_options
 
 KINDS = frozenset(kind.__metadata__[0].name for kind in get_args(Command))
 _SECTIONS = "|".join(field.name for field in fields(RunConfig) if is_dataclass(field.default_factory))
@@ -23,8 +24,12 @@ _SETTING = re.compile(rf"--({_SECTIONS})\.")
 class AuditOptions:
     """See ``DESCRIPTION`` of audit.py."""
 
+    folds: Annotated[int, Range(ge=2)] | None = None
     duplicates: bool = True
     probe: bool = True
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

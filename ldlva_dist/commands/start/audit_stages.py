@@ -11,6 +11,7 @@ import numpy as np
 
 from ldlva_dist import storage
 from ldlva_dist.analysis.label_findings import Findings
+from ldlva_dist.analysis.out_of_fold import LEFT_OUT, OUT_OF_FOLD
 from ldlva_dist.analysis.scoring import part_to_judge
 from ldlva_dist.analysis.suspects import as_issues_table
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
@@ -18,7 +19,7 @@ from ldlva_dist.commands.data.build_index import IndexArguments, build
 from ldlva_dist.commands.data.make_shards import run_pack
 from ldlva_dist.commands.labels.report import ReportArguments, make_report
 from ldlva_dist.commands.start.audit_end import AuditEnd, closing_lines
-from ldlva_dist.commands.start.audit_request import AuditRequest
+from ldlva_dist.commands.start.audit_request import AuditOptions, AuditRequest
 from ldlva_dist.commands.training.plan import require_no_problems
 from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.config.by_size import DataSize, MachineSize, choose_settings
@@ -28,6 +29,8 @@ from ldlva_dist.dataset.images import decode
 from ldlva_dist.dataset.manifest import DATASET
 from ldlva_dist.errors import SettingError
 from ldlva_dist.exchange.csv_list import issues_csv
+from ldlva_dist.experiments.cells import write_left_out
+from ldlva_dist.experiments.folds import FoldRuns, join_folds
 from ldlva_dist.forecast.outlook import Outlook, estimate_run
 from ldlva_dist.forecast.work import work_of
 from ldlva_dist.index.graph import graph_infos
@@ -70,16 +73,22 @@ class AuditFolder:
         return self.at("data")
 
     @property
+    def is_packed(self) -> bool:
+        """Whether the data set is there."""
+        return storage.exists(storage.join(self.data, DATASET))
+
+    @property
     def run(self) -> str:
         """The trained run."""
         return self.at(RUN)
 
     def begin(self, arguments: Sequence[str]) -> None:
-        """Note what the audit is of; SettingError where another one was begun here."""
+        """Note what the audit is of; SettingError where another one was begun here, and has packed its data."""
         uri, text = self.at(BEGUN_FILE), (json.dumps(list(arguments), indent=1) + "\n").encode()
-        if not storage.exists(uri):
-            if storage.list_folder(self.uri):
-                raise SettingError(f"--output must be new, or the folder of an audit, got {self.uri!r}")
+        is_there = storage.exists(uri)
+        if not is_there and storage.list_folder(self.uri):
+            raise SettingError(f"--output must be new, or the folder of an audit, got {self.uri!r}")
+        if not is_there or not self.is_packed:
             storage.check_writable(self.uri)
             storage.write_bytes(uri, text)
         elif storage.read_bytes(uri) != text:
@@ -104,13 +113,16 @@ def run_stages(request: AuditRequest, output: str) -> None:
     if storage.exists(folder.at(END_FILE)):
         print_lines(json.loads(storage.read_bytes(folder.at(END_FILE)))["lines"])
         return
-    say(f"audit in {folder.uri}: pack, look for copies, choose settings, train, write page and list")
+    folds = f"judge {request.options.folds} folds, " if request.options.folds else ""
+    say(f"audit in {folder.uri}: pack, look for copies, choose settings, train, {folds}write page and list")
     connect(lambda: None if GPU_DEVICE.exists() else preload_training(demo()))
     dataset = pack_source(request, folder)
     copies = find_copies(dataset, folder) if request.options.duplicates else None
     config = settle_settings(request, dataset, folder)
     provide_neighbors(config, dataset)
-    train_audited(config, dataset, probe=request.options.probe)
+    train_audited(config, dataset, request.options)
+    if request.options.folds:
+        judge_folds(config, dataset, request.options.folds)
     findings = write_page(config, dataset)
     end = AuditEnd(dataset=dataset, findings=findings, copies=copies, folder=folder.uri, run=folder.run)
     suspects = as_issues_table(dataset, findings, end.suspects_n)
@@ -122,8 +134,8 @@ def run_stages(request: AuditRequest, output: str) -> None:
 
 def pack_source(request: AuditRequest, folder: AuditFolder) -> Dataset:
     """The packed data set."""
-    if not storage.exists(storage.join(folder.data, DATASET)):
-        say("1/5 packing")
+    if not folder.is_packed:
+        say("packing")
         name = request.source.name or folder.uri.rstrip("/").rpartition("/")[2]
         run_pack(replace(request.source, output=folder.data, name=name))
     return Dataset.open(folder.data)
@@ -133,7 +145,7 @@ def find_copies(dataset: Dataset, folder: AuditFolder) -> str:
     """The list of images that are there more than once."""
     uri = folder.at("duplicates.csv")
     if not storage.exists(uri):
-        say("2/5 looking for copies")
+        say("looking for copies")
         with ProgressBar() as progress:
             groups = find_copy_groups(dataset, progress)
         write_copy_groups(uri, groups)
@@ -152,7 +164,7 @@ def settle_settings(request: AuditRequest, dataset: Dataset, folder: AuditFolder
     config = request.override(chosen)
     config = replace(config, name=RUN, storage_path=folder.uri, data=replace(config.data, dataset=dataset.uri))
     say(
-        f"3/5 settings: preset {chosen.name}, for {size.rows:,} images of {size.pixels} px "
+        f"settings: preset {chosen.name}, for {size.rows:,} images of {size.pixels} px "
         f"({'grey' if size.is_grey else 'colour'}), {len(dataset.info.class_names)} classes, {machine.cpus:g} CPUs and "
         f"{machine.gpus} GPUs: {config.model.name} of width {config.model.width} at {config.data.image_size} px, "
         f"{config.training.epochs:g} epochs, batches of {config.data.batch_size}, "
@@ -190,24 +202,64 @@ def provide_neighbors(config: RunConfig, dataset: Dataset) -> None:
         say(f"neighbours: in the valence-arousal plane, K {graph.num_neighbors}, {how}")
 
 
-def train_audited(config: RunConfig, dataset: Dataset, *, probe: bool) -> None:
+def train_audited(config: RunConfig, dataset: Dataset, options: AuditOptions) -> None:
     """Say what the run takes, and train it to its end."""
     require_same_settings(config)
     checkpoint = Checkpoint.newest(config.uri)
     if checkpoint and checkpoint.facts["metrics"]["step"] >= checkpoint.facts["metrics"]["steps"]:
         return
     is_long = work_of(config, dataset.info).samples >= PROBED_SAMPLES and checkpoint is None
-    outlook = estimate_run(config, dataset, probe_seconds=PROBE_SECONDS if probe and is_long else None, tell=say)
-    say(f"4/5 training: {in_short(outlook)}")
+    probe_seconds = PROBE_SECONDS if options.probe and is_long else None
+    outlook = estimate_run(config, dataset, probe_seconds=probe_seconds, tell=say)
+    say(f"training: {in_short(outlook, options.folds)}")
     print_lines(f"{problem.sentence}; cure: {problem.cure}" for problem in outlook.problems)
     require_no_problems(outlook.problems)
     with ProgressBar() as progress:
-        launch.fit(config, sound=True, on_metrics=partial(show_steps, progress, config.data.batch_size))
+        launch.fit(config, sound=True, on_metrics=partial(show_steps, progress, "training", config.data.batch_size))
 
 
-def in_short(outlook: Outlook) -> str:
-    """A run's size in one line."""
-    took = "" if outlook.seconds is None else f", {format_seconds(outlook.seconds)} at the speed that was tried"
+def judge_folds(config: RunConfig, dataset: Dataset, num_folds: int) -> None:
+    """Let networks that did not see a label judge it; the page finds what they say in the run's folder."""
+    if storage.exists(storage.join(config.uri, OUT_OF_FOLD)):
+        return
+    runs = [fold_settings(config, (fold, num_folds)) for fold in range(num_folds)]
+    for place, run in enumerate(runs, 1):
+        if storage.exists(storage.join(run.uri, LEFT_OUT)):
+            continue
+        say(f"fold {place} of {num_folds}: training without it")
+        with ProgressBar() as progress:
+            show = partial(show_steps, progress, f"fold {place} of {num_folds}", run.data.batch_size)
+            done = launch.fit(run, sound=True, on_metrics=show)
+        write_left_out(run, done.checkpoint, dataset)
+    join_folds(FoldRuns(whole=config, folds=runs))
+
+
+def fold_settings(config: RunConfig, fold: tuple[int, int]) -> RunConfig:
+    """The run that leaves a fold out: as the whole run, or by plain cross-entropy where neighbours need features.
+
+    A sample that is left out has no features for the others to be neighbours by.
+    """
+    if config.index.space == "feature":
+        config = replace(
+            config,
+            index=replace(config.index, space="va"),
+            loss=replace(config.loss, recipe="ce", warmup_epochs=0.0),
+        )
+    return replace(
+        config,
+        name=f"fold-{fold[0]}-of-{fold[1]}",
+        storage_path=storage.join(config.storage_path, "folds"),
+        data=replace(config.data, fold=fold),
+        training=replace(config.training, num_to_keep=1),
+    )
+
+
+def in_short(outlook: Outlook, num_folds: int | None) -> str:
+    """The size of a run, and of its folds, in one line."""
+    took = ""
+    if outlook.seconds is not None:
+        took = f", {format_seconds(outlook.seconds)} at the speed that was tried"
+        took += f" (with {num_folds} folds {format_seconds(outlook.seconds * num_folds)})" if num_folds else ""
     memory = sum(role.together for role in outlook.memory)
     return (
         f"{outlook.work.steps:,} steps, {outlook.work.samples:,} samples{took}; memory {format_bytes(memory)}, "
@@ -215,14 +267,14 @@ def in_short(outlook: Outlook) -> str:
     )
 
 
-def show_steps(progress: Callable[[str, int, int], None], batch_size: int, metrics: dict[str, Any]) -> None:
+def show_steps(progress: Callable[[str, int, int], None], what: str, batch_size: int, metrics: dict[str, Any]) -> None:
     """A line of metrics as progress, in rows."""
-    progress("training", metrics["step"] * batch_size, metrics["steps"] * batch_size)
+    progress(what, metrics["step"] * batch_size, metrics["steps"] * batch_size)
 
 
 def write_page(config: RunConfig, dataset: Dataset) -> Findings:
     """The page and uncertainty.parquet."""
-    say("5/5 judging, and writing the page")
+    say("judging, and writing the page")
     findings = make_report(ReportArguments(run=config.uri, split=None if part_to_judge(dataset.info) else "train"))
     assert findings is not None, "an audit's run has neighbours"
     return findings

@@ -10,7 +10,7 @@ import pytest
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.commands.start.audit_end import AuditEnd, closing_lines, count_copies
 from ldlva_dist.commands.start.audit_request import KINDS, is_stated, parse_audit, split_settings, without_output
-from ldlva_dist.commands.start.audit_stages import AuditFolder
+from ldlva_dist.commands.start.audit_stages import AuditFolder, fold_settings
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
@@ -82,7 +82,10 @@ def test_a_path_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_folder_holds_one_audit(tmp_path: Path) -> None:
     folder = AuditFolder(str(tmp_path / "audit"))
-    folder.begin(["folder", "--training.epochs", "3"])
+    folder.begin(["folder", "--classes", "one"])
+    folder.begin(["folder", "--training.epochs", "3"])  # nothing was packed yet
+    (tmp_path / "audit" / "data").mkdir()
+    (tmp_path / "audit" / "data" / "dataset.json").touch()
     folder.begin(["folder", "--training.epochs", "3"])
     with pytest.raises(SettingError, match=r"--output must be new for other arguments.*--training\.epochs 3"):
         folder.begin(["folder", "--training.epochs", "4"])
@@ -90,6 +93,17 @@ def test_a_folder_holds_one_audit(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(SettingError, match="--output must be new, or the folder of an audit"):
         AuditFolder(str(tmp_path / "mine")).begin([])
+
+
+def test_a_fold_is_the_whole_run_without_some_rows_and_needs_no_features_of_them(tmp_path: Path) -> None:
+    whole = RunConfig(name="run", storage_path=str(tmp_path))
+    fold = fold_settings(whole, (1, 3))
+    assert (fold.data.fold, fold.uri) == ((1, 3), f"{tmp_path}/folds/fold-1-of-3")
+    assert (fold.loss, fold.model, fold.optim) == (whole.loss, whole.model, whole.optim)
+    features = replace(whole, index=replace(whole.index, space="feature"), loss=replace(whole.loss, warmup_epochs=2.0))
+    assert fold_settings(features, (1, 3)).loss.recipe == "ce"
+    with pytest.raises(SettingError, match="folds"):
+        parse_audit(["x", "--output", "o", "--folds", "1"])
 
 
 def test_the_end_names_what_a_person_can_act_on(tmp_path: Path) -> None:
