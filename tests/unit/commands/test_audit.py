@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ldlva_dist.analysis.label_findings import Findings
+from ldlva_dist.analysis.out_of_fold import LEFT_OUT, find_out_of_fold, write_outputs
 from ldlva_dist.commands.start.audit_end import AuditEnd, closing_lines, count_copies
 from ldlva_dist.commands.start.audit_request import KINDS, is_stated, parse_audit, split_settings, without_output
-from ldlva_dist.commands.start.audit_stages import AuditFolder, fold_settings
+from ldlva_dist.commands.start.audit_stages import AuditFolder, fold_settings, judge_folds
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
@@ -104,6 +105,20 @@ def test_a_fold_is_the_whole_run_without_some_rows_and_needs_no_features_of_them
     assert fold_settings(features, (1, 3)).loss.recipe == "ce"
     with pytest.raises(SettingError, match="folds"):
         parse_audit(["x", "--output", "o", "--folds", "1"])
+
+
+def test_folds_that_are_done_are_not_trained_again_and_make_one_judgement_of_all(tmp_path: Path) -> None:
+    dataset = Dataset.open(toy_dataset(tmp_path))
+    whole = RunConfig(name="run", storage_path=str(tmp_path / "audit"))
+    whole = replace(whole, data=replace(whole.data, dataset=dataset.uri))
+    probs_NC = np.random.default_rng(0).dirichlet(np.ones(CLASSES), TRAIN).astype(np.float32)
+    for k in range(3):
+        ids_n = np.arange(k, TRAIN, 3)
+        write_outputs(f"{fold_settings(whole, (k, 3)).uri}/{LEFT_OUT}", dataset.info, ids_n, probs_NC[ids_n])
+    judge_folds(whole, dataset, 3)
+    found_NC = find_out_of_fold(whole.uri, dataset)
+    assert found_NC is not None
+    np.testing.assert_array_equal(found_NC, probs_NC)
 
 
 def test_the_end_names_what_a_person_can_act_on(tmp_path: Path) -> None:
