@@ -51,7 +51,7 @@ def test_pictures_with_labels_become_a_page_and_a_list_by_one_command(
 ) -> None:
     folder, wrong = pictures
     audit = tmp_path / "audit"
-    command = ["audit", str(folder / "labels.csv"), "--output", str(audit), "--training.epochs", "10", "--folds", "2"]
+    command = ["audit", str(folder / "labels.csv"), "--output", str(audit), "--training.epochs", "14"]
     done = scripts.run(*command, "--model.width", "8")
     assert done.code == 0, done.stderr
     assert "neighbours: in the network's own features" in done.stdout
@@ -88,7 +88,6 @@ def test_pictures_with_labels_become_a_page_and_a_list_by_one_command(
     assert resumed.code == 0, resumed.stderr
     assert "\ntraining: " in done.stdout
     assert "\ntraining: " not in resumed.stdout
-    assert "training without it" not in resumed.stdout
     assert before[Path(trained.uri)] == Path(trained.uri).stat().st_mtime_ns
     assert json.loads((audit / "audit.json").read_text())["lines"] == lines
 
