@@ -105,7 +105,9 @@ class TrainedRun:
         """
         config, info = checkpoint.config, dataset.info
         if not config.uses_neighbors:
-            raise SettingError(f"loss.recipe must be official or paper, got {config.loss.recipe!r} of {checkpoint.uri}")
+            raise SettingError(
+                f"loss.recipe must be official, paper or posterior, got {config.loss.recipe!r} of {checkpoint.uri}"
+            )
         checkpoint.require_data_set(info)
         self.facts = checkpoint.facts
         self._config, self.dataset = config, dataset

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ldlva_dist.config.data import DataConfig
 from ldlva_dist.config.execution import PlacementConfig, SweepConfig, TrainingConfig
 from ldlva_dist.config.neighbors import BankConfig, IndexConfig, NeighborConfig, UncertaintyConfig
-from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig, RobustConfig
+from ldlva_dist.config.network import LossConfig, ModelConfig, OptimConfig, PosteriorConfig, RobustConfig
 from ldlva_dist.config.saved import build_settings, parse_json
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.values.settings import check_name, check_settings, require
@@ -21,6 +21,7 @@ __all__ = [
     "NeighborConfig",
     "OptimConfig",
     "PlacementConfig",
+    "PosteriorConfig",
     "RobustConfig",
     "RunConfig",
     "SweepConfig",
@@ -45,6 +46,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     neighbors: NeighborConfig = field(default_factory=NeighborConfig)
@@ -86,6 +88,10 @@ class RunConfig:
                 "bank.place must be actors for neighbors.source=exact, which reads nothing that workers would be near "
                 "to, got workers",
             )
+        require(
+            self.loss.recipe != "posterior" or self.neighbors.source == "bank",
+            "neighbors.source must be bank for loss.recipe=posterior, which reads each sample's own outputs, got exact",
+        )
         if self.index.space == "feature":
             require(
                 self.neighbors.source == "bank",
@@ -116,12 +122,12 @@ class RunConfig:
     @property
     def uses_neighbors(self) -> bool:
         """Whether the run needs the neighbour graph, the bank and the uncertainty table."""
-        return self.loss.recipe in ("official", "paper")
+        return self.loss.recipe in ("official", "paper", "posterior")
 
     @property
     def reads_own_outputs(self) -> bool:
         """Whether a step reads what the network said of its own samples before; the bank keeps it."""
-        return self.loss.recipe == "elr"
+        return self.loss.recipe in ("elr", "posterior")
 
     @property
     def learns_noise(self) -> bool:
@@ -146,7 +152,8 @@ class RunConfig:
     @property
     def keeps_features(self) -> bool:
         """Whether the bank holds features, which the calibration network and the index of the features read."""
-        return self.uses_neighbors and not self.reads_images
+        calibrated = self.loss.recipe != "posterior" or self.index.space == "feature"
+        return self.uses_neighbors and calibrated and not self.reads_images
 
     @property
     def reads_images(self) -> bool:

@@ -34,8 +34,10 @@ class ModelConfig:
 class LossConfig:
     """The method (METHOD.md, sections 2 and 3)."""
 
-    recipe: Literal["official", "paper", "ce", "elr", "sop", "gce", "sce", "mixup"] = "official"
+    recipe: Literal["official", "paper", "ce", "posterior", "elr", "sop", "gce", "sce", "mixup"] = "official"
     """official: the reference implementation; paper: the paper's equations; ce: plain cross-entropy, the baseline.
+    posterior: the target is the true class's probability by label, neighbours and the sample's own outputs (METHOD.md,
+    section 9; its constants: posterior).
     Methods of others against wrong labels, which need no valence-arousal (their constants: robust): elr, early-learning
     regularisation; sop, sparse over-parameterisation; gce and sce, generalised and symmetric cross-entropy; mixup."""
     gamma: NotNegative = 0.01
@@ -64,6 +66,21 @@ class LossConfig:
             f"loss.label_smoothing must be 0 for loss.recipe={self.recipe}, whose formula has whole labels, "
             f"got {self.label_smoothing:g}",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorConfig:
+    """Constants of the recipe posterior (METHOD.md, section 9)."""
+
+    noise_rate: Annotated[float, Range(gt=0, lt=1)] = 0.2
+    """Share of wrong labels that the estimate of the noise matrix begins with."""
+    own_weight: Share = 0.5
+    """Weight of the sample's own outputs against its neighbours' in what is believed before the label is seen."""
+    momentum: Momentum = 0.7
+    """Weight of the old value in the moving average of a sample's outputs, which the bank keeps."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "posterior")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ SIDES: Mapping[str, Change] = {
     SMOOTHED: _loss(recipe="ce"),
     "LDLVA": _loss(recipe="official"),
     "LDLVA (paper)": _loss(recipe="paper"),
+    "label posterior": _loss(recipe="posterior"),
     "ELR": _loss(recipe="elr"),
     "SOP": _loss(recipe="sop"),
     "GCE": _loss(recipe="gce"),
@@ -119,7 +120,7 @@ def ablation_arms(config: RunConfig, axes: Mapping[str, Sequence[float]], level:
     if not 0 <= level < 1:
         raise SettingError(f"--level must be in [0, 1), got {level:g}")
     if not config.uses_neighbors:
-        raise SettingError("loss.recipe must be official or paper for an ablation, got ce")
+        raise SettingError("loss.recipe must be official, paper or posterior for an ablation, got ce")
     if not any(axes.values()):
         raise SettingError("an ablation needs at least one value of one setting, got none")
     return [

@@ -239,8 +239,8 @@ def check_va(points_N2: Points) -> None:
     num_missing = np.count_nonzero(~np.isfinite(points_N2).all(axis=1))
     if num_missing:
         raise SettingError(
-            "a recipe with neighbours (loss.recipe official or paper) must have valence-arousal for every training "
-            f"sample, got none for {num_missing} of {len(points_N2)}"
+            "a recipe with neighbours (loss.recipe official, paper or posterior) must have valence-arousal for every "
+            f"training sample, got none for {num_missing} of {len(points_N2)}"
         )
 
 

@@ -85,7 +85,7 @@ def plan_graph(dataset: Dataset, k_max: int = K_MAX, part_rows: int = GRAPH_PART
     data = dataset.info
     if not data.has_valence_arousal:
         raise SettingError(
-            "a recipe with neighbours (loss.recipe official or paper) must have valence-arousal, "
+            "a recipe with neighbours (loss.recipe official, paper or posterior) must have valence-arousal, "
             f"got a data set without: {dataset.uri}"
         )
     k = min(k_max, data.num_train - 1)

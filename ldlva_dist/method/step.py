@@ -32,6 +32,8 @@ class StepSettings:
     class_weights: Tensor | None = None
     """[C]"""
     robust: RobustSettings = field(default_factory=RobustSettings)
+    own_weight: float = 0.5
+    """posterior: share of the sample's own outputs in what is believed of it before its label is seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class StepResult:
     center_sums_CV: Tensor | None
     """official: what rows and neighbours ask of the centres, from before the step."""
     center_counts_C: Tensor | None
+    joint_sums_CC: Tensor | None = None
+    """posterior: the rows' label posteriors, added up by given label (columns)."""
     terms: dict[str, Tensor]
     """Shares of the global batch's means, for the log."""
 

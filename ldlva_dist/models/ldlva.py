@@ -33,10 +33,12 @@ class LDLVA(nn.Module):
         *,
         recipe: str,
         calibration_hidden: tuple[int, int] | None = (512, 256),
+        noise_rate: float = 0.2,
     ) -> None:
         """Build the network; recipes other than ``official`` and ``paper`` have neither calibration nor centres.
 
-        ``official`` centres are a buffer with its own update rule, ``paper`` centres are a parameter.
+        ``official`` centres are a buffer with its own update rule, ``paper`` centres are a parameter. ``posterior`` has
+        a buffer with the joint probabilities of true and given class, of which ``noise_rate`` differ at first.
         """
         super().__init__()
         self.centers: Tensor | nn.Parameter
@@ -48,6 +50,8 @@ class LDLVA(nn.Module):
         zeros_CV = torch.zeros(num_classes, self.feature_width)
         if recipe == "official":
             self.register_buffer("centers", zeros_CV)
+        elif recipe == "posterior":
+            self.register_buffer("noise_joint", noise_joint(num_classes, noise_rate))
         elif recipe == "paper":
             self.centers = nn.Parameter(zeros_CV + 0.01 * torch.randn_like(zeros_CV))
 
@@ -78,6 +82,20 @@ class LDLVA(nn.Module):
             return torch.zeros(usable_BK.shape, device=usable_BK.device)
         other_BKV = neighbor_features_BKV.to(features_BV.dtype).where(usable_BK[..., None], 0)
         return self.calibration(features_BV, other_BKV, usable_BK).float()
+
+
+def noise_joint(num_classes: int, noise_rate: float) -> Tensor:
+    """Joint probabilities of true and given class where all classes are alike and a share of labels is wrong at random.
+
+    Args:
+        num_classes: C, at least 2.
+        noise_rate: Share of wrong labels, in (0, 1).
+
+    Returns:
+        [C, C] rows are true classes; the sum is 1.
+    """
+    joint_CC = torch.full((num_classes, num_classes), noise_rate / (num_classes - 1))
+    return joint_CC.fill_diagonal_(1 - noise_rate) / num_classes
 
 
 def normalize(images_BHWc: Tensor) -> Tensor:

@@ -164,11 +164,17 @@ def bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
         feature_width=feature_width_of(config) if config.keeps_features else 0,
         probs_dtype=config.bank.probs_dtype,
         features_dtype=config.bank.features_dtype,
-        momentum=config.robust.elr_momentum if config.loss.recipe == "elr" else config.bank.momentum,
+        momentum=_momentum(config),
         label_smoothing=(config.loss.label_smoothing or 0.1) if config.bank.warm_start == "labels" else None,
         own_row=config.reads_own_outputs,
         timeout_s=config.neighbors.timeout_s,
     )
+
+
+def _momentum(config: RunConfig) -> float:
+    """Weight of the old probabilities in those that the bank keeps."""
+    recipes = {"elr": config.robust.elr_momentum, "posterior": config.posterior.momentum}
+    return recipes.get(config.loss.recipe, config.bank.momentum)
 
 
 def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) -> StepSettings:
@@ -188,6 +194,7 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
         detach_uncertainty=loss.detach_uncertainty,
         class_weights=weights,
         robust=RobustSettings(**dataclasses.asdict(config.robust)),
+        own_weight=config.posterior.own_weight,
     )
 
 

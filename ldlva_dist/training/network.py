@@ -23,7 +23,13 @@ def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True)
     if pretrained and config.model.pretrained:
         load_weights(backbone, _read_pretrained(config.model.pretrained), config.model.pretrained)
     hidden = config.model.calibration_hidden if config.loss.calibration else None
-    ldlva = LDLVA(backbone, num_classes, recipe=config.loss.recipe, calibration_hidden=hidden)
+    ldlva = LDLVA(
+        backbone,
+        num_classes,
+        recipe=config.loss.recipe,
+        calibration_hidden=hidden,
+        noise_rate=config.posterior.noise_rate,
+    )
     if config.model.freeze_batchnorm:
         freeze_batchnorm(ldlva)
     return ldlva

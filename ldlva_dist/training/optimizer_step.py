@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ldlva_dist.method.centers import update_centers
+from ldlva_dist.method.posterior import move_joint, posterior_step
 from ldlva_dist.method.robust_losses import mixup_share
 from ldlva_dist.method.robust_step import ROBUST, robust_step
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors, step
@@ -40,14 +41,14 @@ def optimize(
     lr: float,
     use_neighbors: bool,
 ) -> StepOutputs:
-    """Train network and centres on one global batch, of which ``batch`` is this rank's part. Collective.
+    """Train the network, with centres or noise matrix, on this rank's part of a global batch. Collective.
 
     Outputs are known after the forward: on a GPU the host gets them while backward and optimiser still run.
 
     Args:
         state: What is trained; its step counter and its table are left to the caller.
         batch: This rank's rows.
-        neighbors: Their neighbours, for ``elr`` themselves; None where the bank is not read.
+        neighbors: Their neighbours, for ``elr`` themselves, for ``posterior`` both; None where the bank is not read.
         settings: The method's settings.
         lr: The network's learning rate in this step.
         use_neighbors: False while the run warms up on the given labels alone.
@@ -56,40 +57,25 @@ def optimize(
     num_parts = config.training.gradient_accumulation_steps
     results: list[StepResult] = []
     coming: list[Callable[[], dict[str, Tensor]]] = []
-    centers = None
+    sums = None
     # DeepSpeed averages over ranks and micro-batches; the losses are shares of the global batch's, so they add up.
     scale = dist.get_world_size() * num_parts
     for part in _micro_batches(len(batch.labels_B), num_parts):
         near = neighbors and neighbors[part]
         if near and config.reads_images:
             near = forward_exact(engine, near, settings, engine.module.feature_width)
-        result = (
-            robust_step(
-                engine,
-                batch[part],
-                near,
-                settings=settings,
-                global_batch_size=config.data.batch_size,
-                mix_share=mixup_share(config.training.seed, state.step, settings.robust.mixup_alpha),
-            )
-            if settings.recipe in ROBUST
-            else step(
-                engine,
-                batch[part],
-                near,
-                settings=settings,
-                global_batch_size=config.data.batch_size,
-                use_neighbors=use_neighbors,
-            )
-        )
+        result = _forward(state, batch[part], near, settings=settings, use_neighbors=use_neighbors)
         results.append(result)
         coming.append(_bring_out(result, engine.copies, stays=config.bank_stays))
-        if settings.recipe == "official" and len(results) == num_parts:
-            centers = CenterSums(results)
+        if len(results) == num_parts and settings.recipe in ("official", "posterior"):
+            sums = RankSums(results)
         engine.backward(result.loss * scale)
         engine.step(lr)
-    if centers:
-        centers.move(engine.module.centers, rate=config.loss.center_rate)
+    if sums and settings.recipe == "official":
+        update_centers(engine.module.centers, *sums.wait(), rate=config.loss.center_rate)
+    elif sums:
+        (counts_CC,) = sums.wait()
+        move_joint(engine.module.noise_joint, counts_CC, share=config.data.batch_size / state.info.num_train)
     there = [wait() for wait in coming]
     terms_T = torch.stack([part["terms"] for part in there]).sum(dim=0)
     return StepOutputs(
@@ -100,25 +86,60 @@ def optimize(
     )
 
 
-class CenterSums:
-    """What rows and neighbours of one step ask of the official recipe's centres, over all ranks and micro-batches.
+def _forward(
+    state: TrainState,
+    batch: TensorBatch,
+    near: TensorNeighbors | None,
+    *,
+    settings: StepSettings,
+    use_neighbors: bool,
+) -> StepResult:
+    """The loss of a micro-batch by the recipe's own formulas."""
+    engine, global_batch_size = state.engine, state.config.data.batch_size
+    if settings.recipe in ROBUST:
+        share = mixup_share(state.config.training.seed, state.step, settings.robust.mixup_alpha)
+        return robust_step(engine, batch, near, settings=settings, global_batch_size=global_batch_size, mix_share=share)
+    if settings.recipe == "posterior":
+        assert near is not None, "posterior reads the bank"
+        return posterior_step(
+            engine,
+            batch,
+            near,
+            joint_CC=engine.module.noise_joint,
+            settings=settings,
+            global_batch_size=global_batch_size,
+            use_neighbors=use_neighbors,
+        )
+    return step(
+        engine, batch, near, settings=settings, global_batch_size=global_batch_size, use_neighbors=use_neighbors
+    )
+
+
+class RankSums:
+    """What one step's rows ask of centres or noise matrix, over all ranks and micro-batches.
 
     They are known after the forward and needed after the optimiser's step: the ranks add them up meanwhile.
     """
 
     def __init__(self, results: list[StepResult]) -> None:
         """Begin to add up. Collective."""
-        sums_CV = torch.stack([result.center_sums_CV for result in results if result.center_sums_CV is not None])
-        counts_C = torch.stack([r.center_counts_C for r in results if r.center_counts_C is not None])
-        self._sums_CV1 = torch.cat([sums_CV.sum(dim=0), counts_C.sum(dim=0)[:, None]], dim=1)
+        parts = [[each for each in _sums(result) if each is not None] for result in results]
+        totals = [torch.stack(same).sum(dim=0) for same in zip(*parts, strict=True)]
+        self._shapes = [total.shape for total in totals]
+        self._flat = torch.cat([total.flatten() for total in totals])
         several = dist.get_world_size() > 1
-        self._under_way = dist.all_reduce(self._sums_CV1, async_op=True) if several else None
+        self._under_way = dist.all_reduce(self._flat, async_op=True) if several else None
 
-    def move(self, centers_CV: Tensor, *, rate: float) -> None:
-        """Move the centres, in place."""
+    def wait(self) -> list[Tensor]:
+        """The sums, in the order of the step's result."""
         if self._under_way:
             self._under_way.wait()
-        update_centers(centers_CV, self._sums_CV1[:, :-1], self._sums_CV1[:, -1], rate=rate)
+        parts = self._flat.split([shape.numel() for shape in self._shapes])
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+
+def _sums(result: StepResult) -> tuple[Tensor | None, ...]:
+    return result.center_sums_CV, result.center_counts_C, result.joint_sums_CC
 
 
 def _bring_out(result: StepResult, copies: DeviceCopies, *, stays: bool) -> Callable[[], dict[str, Tensor]]:

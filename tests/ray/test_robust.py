@@ -1,4 +1,4 @@
-"""Methods of others that keep something of each sample, as runs: on any ranks, resumed, and what they score."""
+"""Recipes that keep something of each sample, as runs: on any ranks, resumed, and what they score."""
 
 import shutil
 from dataclasses import replace
@@ -7,9 +7,11 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ldlva_dist.analysis.scoring import score
 from ldlva_dist.analysis.trained_run import read_stored_probabilities
+from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import LossConfig, RobustConfig, RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.method.uncertainty_table import StartNoise
@@ -32,7 +34,7 @@ def without_graph(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> st
     return output
 
 
-def _config(dataset: str, folder: Path, name: str, recipe: Literal["elr", "sop"] = "elr") -> RunConfig:
+def _config(dataset: str, folder: Path, name: str, recipe: Literal["elr", "sop", "posterior"] = "elr") -> RunConfig:
     return replace(tiny_run(dataset, folder, name), loss=LossConfig(recipe=recipe))
 
 
@@ -77,3 +79,27 @@ def test_two_ranks_and_a_resumed_run_keep_the_noise_of_one_rank(without_graph: s
     np.testing.assert_allclose(noise(done), values, atol=2e-4)
     found = score(done.checkpoint, Dataset.open(without_graph), predict_training=True)["noise"]
     assert set(found) == {"wrong_share", "sparse_noise", "one_minus_p_label", "bayes"}
+
+
+def test_posteriors_are_the_same_on_two_ranks_and_in_a_resumed_run(faces: str, tmp_path: Path) -> None:
+    one = launch.fit(_config(faces, tmp_path, "one", "posterior"))
+    lines, uncertainty_N = losses(one.run_uri), _uncertainty(one.checkpoint)
+    noise_CC = one.checkpoint.read_weights()["noise_joint"]
+    assert float(noise_CC.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert (noise_CC.diagonal() != noise_CC[0, 0]).any()
+    shutil.rmtree(one.checkpoint.uri)
+    resumed = launch.fit(_config(faces, tmp_path, "one", "posterior"))
+    assert losses(resumed.run_uri) == lines
+    np.testing.assert_array_equal(_uncertainty(resumed.checkpoint), uncertainty_N)
+    np.testing.assert_array_equal(resumed.checkpoint.read_weights()["noise_joint"], noise_CC)
+    two = _config(faces, tmp_path, "two", "posterior")
+    done = launch.fit(replace(two, placement=replace(two.placement, num_workers=2)))
+    np.testing.assert_allclose(losses(done.run_uri), lines, rtol=2e-4)
+    np.testing.assert_allclose(_uncertainty(done.checkpoint), uncertainty_N, atol=2e-4)
+    np.testing.assert_allclose(done.checkpoint.read_weights()["noise_joint"], noise_CC, atol=1e-5)
+    noise = score(done.checkpoint, Dataset.open(faces))["noise"]
+    assert set(noise) == {"wrong_share", "uncertainty", "one_minus_p_label", "bayes"}
+
+
+def _uncertainty(checkpoint: Checkpoint) -> NDArray[np.float32]:
+    return checkpoint.read_logits(checkpoint.facts["num_train"]).sigmoid().numpy()

@@ -83,7 +83,9 @@ class AuditRequest:
         """Settings with those that the command line names."""
         config = override(chosen, self.settings, description="Settings of the run.")
         if not config.uses_neighbors:
-            raise SettingError(f"loss.recipe must be official or paper for an audit, got {config.loss.recipe}")
+            raise SettingError(
+                f"loss.recipe must be official, paper or posterior for an audit, got {config.loss.recipe}"
+            )
         return config
 
 

@@ -84,7 +84,7 @@ def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun
     with pytest.raises(SettingError, match="must be the version the checkpoint was trained on"):
         TrainedRun(saved, replace(made.dataset, info=replace(made.dataset.info, content_hash="f" * 64)))
     saved, *_ = write_checkpoint(tmp_path / "ce", made, replace(config, loss=replace(config.loss, recipe="ce")))
-    with pytest.raises(SettingError, match="recipe must be official or paper"):
+    with pytest.raises(SettingError, match="recipe must be official, paper or posterior"):
         TrainedRun(saved, made.dataset)
 
 

@@ -49,7 +49,7 @@ def test_settings_that_are_named_win_and_wrong_ones_are_refused_at_once() -> Non
     assert request.override(RunConfig(name="chosen")) == replace(
         RunConfig(name="chosen"), training=replace(RunConfig().training, epochs=3.0)
     )
-    with pytest.raises(SettingError, match=r"loss\.recipe must be official or paper for an audit, got ce"):
+    with pytest.raises(SettingError, match=r"loss\.recipe must be official, paper or posterior for an audit, got ce"):
         parse_audit(["x", "--output", "o", "--loss.recipe", "ce"])
 
 

@@ -1,0 +1,181 @@
+"""The label posterior: a sample's true class, by its label, its neighbours' labels and the network's own outputs.
+
+Given labels are taken as observations of true classes through a noise matrix, which is estimated while the network is
+trained (expectation maximisation, as Dawid and Skene, 1979, do for raters).
+B = rows of one micro-batch, K = neighbours, C = classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ldlva_dist.method import losses, targets
+from ldlva_dist.method.similarity import log_similarity
+from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors
+from ldlva_dist.models.ldlva import ModelOutput
+
+BELIEF_FLOOR = 1e-3
+"""Least probability of a class before the label is seen: the network's word alone makes no class impossible."""
+RIGHT_MARGIN = 1e-4
+"""A label's probability is kept so far from 0 and 1 where its log odds are taken."""
+ROUNDS = 8
+"""With 32 to 64 neighbours the estimate of the share of wrong labels is right to .03 on faces (docs/decisions.md)."""
+
+
+def likelihood(joint_CC: Tensor) -> Tensor:
+    """P(given label | true class) where a wrong label is any other class alike.
+
+    One share of wrong labels for all classes: what neighbours say of single pairs of classes is mostly where classes
+    meet, and not what is taken for what (docs/decisions.md).
+
+    Args:
+        joint_CC: [C, C] joint probabilities of true (rows) and given class.
+
+    Returns:
+        [C, C] rows that sum to 1.
+    """
+    num_classes, rate = len(joint_CC), 1 - joint_CC.diagonal().sum()
+    off_CC = 1 - torch.eye(num_classes, dtype=joint_CC.dtype, device=joint_CC.device)
+    return (rate / (num_classes - 1)) * off_CC + (1 - rate) * (1 - off_CC)
+
+
+def local_classes(labels_BK: Tensor, shares_BK: Tensor, joint_CC: Tensor) -> Tensor:
+    """Distribution of the true classes around each sample, by the labels of its neighbours.
+
+    Expectation maximisation for the weights of a mixture whose components, what a class is labelled as, are known; it
+    begins with the classes of all samples. Few rounds hold it near them; many would take all noise for classes.
+
+    Args:
+        labels_BK: [B, K] given labels of the neighbours.
+        shares_BK: [B, K] what each counts; rows sum to 1, or to 0 where nothing counts.
+        joint_CC: [C, C] joint probabilities of true (rows) and given class; all > 0.
+
+    Returns:
+        [B, C] rows that sum to 1; the classes of all samples where nothing counts.
+    """
+    prior_C, likelihood_CC = joint_CC.sum(dim=1), likelihood(joint_CC)
+    observed_BC = shares_BK.new_zeros(len(labels_BK), len(joint_CC)).scatter_add_(1, labels_BK, shares_BK)
+    # Where nothing was seen, what is expected: the classes of all samples then stay as they are.
+    observed_BC = torch.where(shares_BK.any(dim=1, keepdim=True), observed_BC, prior_C @ likelihood_CC)
+    classes_BC = prior_C.expand_as(observed_BC)
+    for _ in range(ROUNDS):
+        classes_BC = classes_BC * ((observed_BC / (classes_BC @ likelihood_CC)) @ likelihood_CC.T)
+    return classes_BC
+
+
+def pooled_belief(own_BC: Tensor, near_BC: Tensor, own_weight_B: Tensor) -> Tensor:
+    """Logarithmic opinion pool of two distributions, not normalised: w log own + (1 - w) log near.
+
+    Args:
+        own_BC: [B, C] what the network said of the samples.
+        near_BC: [B, C] what their neighbours are.
+        own_weight_B: [B] w in [0, 1]; 0 where the network has said nothing yet.
+
+    Returns:
+        [B, C] logarithms.
+    """
+    own_B1 = own_weight_B[:, None]
+    return own_B1 * own_BC.clamp(min=BELIEF_FLOOR).log() + (1 - own_B1) * near_BC.clamp(min=BELIEF_FLOOR).log()
+
+
+def label_posterior(log_belief_BC: Tensor, labels_B: Tensor, joint_CC: Tensor) -> Tensor:
+    """Bayes' rule: P(true class | label), proportional to belief x P(label | true class).
+
+    Args:
+        log_belief_BC: [B, C] logarithms of what is believed before the label is seen, up to a constant of each row.
+        labels_B: [B] given labels.
+        joint_CC: [C, C] joint probabilities of true (rows) and given class; all > 0.
+
+    Returns:
+        [B, C] rows that sum to 1.
+    """
+    return (log_belief_BC + likelihood(joint_CC)[:, labels_B].T.log()).softmax(dim=1)
+
+
+def move_joint(joint_CC: Tensor, counts_CC: Tensor, *, share: float) -> None:
+    """Move the joint probabilities of true and given class, in place, towards what a step's rows were found to be.
+
+    Args:
+        joint_CC: [C, C] their sum is 1.
+        counts_CC: [C, C] posteriors of the step's rows by their neighbours alone, added up by given label (columns);
+            zeros leave all as it is.
+        share: How far, in (0, 1]: rows of a step over those of an epoch, so that they follow the last epoch or so.
+    """
+    total = counts_CC.sum()
+    joint_CC.add_(share * (counts_CC - total * joint_CC) / total.clamp(min=1.0))
+
+
+def posterior_step(  # noqa: PLR0913 - what every step is given, and the noise matrix
+    model: Callable[..., ModelOutput],
+    batch: TensorBatch,
+    neighbors: TensorNeighbors,
+    *,
+    joint_CC: Tensor,
+    settings: StepSettings,
+    global_batch_size: int,
+    use_neighbors: bool = True,
+) -> StepResult:
+    """Compute the loss of some rows of a global batch: cross-entropy against their label posteriors.
+
+    The uncertainty logits are drawn towards the log odds of a wrong label: their gradient is the difference.
+
+    Args:
+        model: An ``LDLVA``, or an engine around one.
+        batch: The rows.
+        neighbors: Their neighbours, and as the last one each row itself.
+        joint_CC: [C, C] joint probabilities of true and given class so far; a constant.
+        settings: The method's settings.
+        global_batch_size: Rows of the whole step, over all micro-batches and ranks.
+        use_neighbors: False trains on the given labels alone and leaves the uncertainty as it is (warm-up).
+    """
+    output = model(batch.images)
+    log_probs_BC = losses.log_probabilities(output.logits_BC, recipe=settings.recipe)
+    weight_B = 1.0 if settings.class_weights is None else settings.class_weights[batch.labels_B]
+    near_BC, has_near_B = _around(batch, neighbors, joint_CC, settings)
+    own_weight_B = settings.own_weight * neighbors.usable_BK[:, -1]
+    belief_BC = pooled_belief(neighbors.probs_BKC[:, -1], near_BC, own_weight_B)
+    posterior_BC = label_posterior(belief_BC, batch.labels_B, joint_CC)
+    label_BC = losses.smoothed_labels(batch.labels_B, settings.num_classes, settings.label_smoothing)
+    target_BC = posterior_BC if use_neighbors else label_BC
+    loss = (weight_B * losses.cross_entropy(target_BC, log_probs_BC)).sum() / global_batch_size
+    right_B = posterior_BC.gather(1, batch.labels_B[:, None])[:, 0]
+    return StepResult(
+        loss=loss,
+        logit_grad_B=(batch.logit_B + torch.logit(right_B, eps=RIGHT_MARGIN)) * use_neighbors,
+        probs_BC=log_probs_BC.detach().exp(),
+        features_BV=output.features_BV.detach(),
+        center_sums_CV=None,
+        center_counts_C=None,
+        joint_sums_CC=_counts(near_BC, has_near_B, batch.labels_B, joint_CC),
+        terms={
+            "loss": loss.detach(),
+            "uncertainty_mean": batch.logit_B.sigmoid().sum() / global_batch_size,
+        },
+    )
+
+
+def _around(
+    batch: TensorBatch, neighbors: TensorNeighbors, joint_CC: Tensor, settings: StepSettings
+) -> tuple[Tensor, Tensor]:
+    """[B, C] true classes around the rows by their neighbours' labels, and [B] which rows have such neighbours.
+
+    Rows that were never trained on have no label here: those of a fold are not to be known.
+    """
+    usable_BK = neighbors.usable_BK[:, :-1]
+    shares_BK = targets.contribution_shares(
+        log_similarity(batch.va_B2, neighbors.va_BK2[:, :-1], width=settings.kernel_width, recipe=settings.recipe),
+        torch.zeros_like(usable_BK, dtype=torch.float32),
+        usable_BK,
+        recipe=settings.recipe,
+    )
+    return local_classes(neighbors.labels_BK[:, :-1], shares_BK, joint_CC), usable_BK.any(dim=1)
+
+
+def _counts(near_BC: Tensor, has_near_B: Tensor, labels_B: Tensor, joint_CC: Tensor) -> Tensor:
+    """[C, C] what the rows' true classes are by their neighbours and their labels, added up by label.
+
+    Not by the network's own outputs: it learns labels by heart, and would find ever fewer of them wrong.
+    """
+    found_BC = label_posterior(near_BC.clamp(min=BELIEF_FLOOR).log(), labels_B, joint_CC) * has_near_B[:, None]
+    return torch.zeros_like(joint_CC).index_add_(1, labels_B, found_BC.T)
