@@ -42,6 +42,7 @@ def test_every_side_differs_in_what_its_name_says_and_in_nothing_else() -> None:
         "label smoothing": {"loss.recipe": "ce", "loss.label_smoothing": 0.2},
         "LDLVA": {},
         "LDLVA (paper)": {"loss.recipe": "paper"},
+        "label posterior": {"loss.recipe": "posterior"},
         "ELR": {"loss.recipe": "elr"},
         "SOP": {"loss.recipe": "sop"},
         "GCE": {"loss.recipe": "gce"},
