@@ -28,7 +28,8 @@ def two_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: bound)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.8.0.3")
     for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "")  # so that what the tested code sets goes again
+        monkeypatch.delenv(variable)
 
 
 def test_gloo_and_nccl_take_the_interface_of_rays_address() -> None:
