@@ -34,13 +34,21 @@ def _fixed_uncertainty(config: RunConfig) -> RunConfig:
     return replace(config, uncertainty=replace(config.uncertainty, lr=0.0))
 
 
+def _posterior(config: RunConfig) -> RunConfig:
+    """It reads of its neighbours the labels alone, of which it needs more than LDLVA needs outputs."""
+    num_neighbors = max(POSTERIOR_NEIGHBORS, config.neighbors.num_neighbors)
+    config = replace(config, neighbors=replace(config.neighbors, num_neighbors=num_neighbors))
+    return _loss(recipe="posterior")(config)
+
+
+POSTERIOR_NEIGHBORS = 32
 PLAIN, SHUFFLED, SMOOTHED = "cross-entropy", "shuffled VA", "label smoothing"
 SIDES: Mapping[str, Change] = {
     PLAIN: _loss(recipe="ce", label_smoothing=0.0),
     SMOOTHED: _loss(recipe="ce"),
     "LDLVA": _loss(recipe="official"),
     "LDLVA (paper)": _loss(recipe="paper"),
-    "label posterior": _loss(recipe="posterior"),
+    "label posterior": _posterior,
     "ELR": _loss(recipe="elr"),
     "SOP": _loss(recipe="sop"),
     "GCE": _loss(recipe="gce"),

@@ -234,3 +234,8 @@ def test_plots_are_drawn_as_pdf_and_png_with_every_sides_colour(tmp_path: Path) 
     assert {ImageColor.getrgb(color) for color in COLORS} <= there
     draw_ablation(means(rows(["K", "gamma"], [1.0, 8.0], seeds=1)), str(tmp_path), "ablation")
     assert (tmp_path / "ablation.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_label_posteriors_read_at_least_as_many_labels_as_they_need() -> None:
+    few = replace(BASE, neighbors=replace(BASE.neighbors, num_neighbors=8))
+    assert SIDES["label posterior"](few).neighbors.num_neighbors == 32
