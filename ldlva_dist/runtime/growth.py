@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 
 from ldlva_dist.errors import ClusterError, SettingError
 from ldlva_dist.runtime.head_watch import is_head_lost
+from ldlva_dist.runtime.own_cluster import ALONE
 from ldlva_dist.waits.patience import Patience
 
 LOOK_S, ASK_EVERY_S, EXPIRES_S = 1.0, 20.0, 180.0
@@ -29,9 +30,9 @@ Bundle = Mapping[str, float]
 
 
 def can_grow() -> bool:
-    """Whether nodes may join: no other process knows the cluster that this one started for itself."""
+    """Whether nodes may join: not a cluster that this process, or the job that it belongs to, started for itself."""
     node = worker._global_node
-    return node is None or not node.head
+    return (node is None or not node.head) and not any(ALONE in each["Labels"] for each in ray.nodes())
 
 
 class NodeRequest:

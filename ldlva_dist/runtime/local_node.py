@@ -19,6 +19,7 @@ from ray._private.node import Node
 from ray._private.parameter import RayParams
 
 from ldlva_dist.runtime import start_worker
+from ldlva_dist.runtime.own_cluster import ALONE
 
 
 class LocalNode(Node):
@@ -36,6 +37,7 @@ def start_node(*, dashboard: bool, num_cpus: int | None) -> LocalNode:
     ensure_token_if_auth_enabled({}, create_token_if_missing=True)
     parameters = RayParams(
         num_cpus=num_cpus,
+        labels={ALONE: "true"},
         include_dashboard=dashboard,
         include_log_monitor=False,  # pyright: ignore[reportArgumentType]
         no_monitor=True,

@@ -14,6 +14,8 @@ from ldlva_dist.errors import ClusterError
 from ldlva_dist.runtime import fork_server, start_worker
 
 STOP_LIMIT_S = 60.0
+ALONE = "ldlva-alone"
+"""Label of the node: no other process knows of this cluster, so no other node will join it."""
 
 
 @dataclass(frozen=True, kw_only=True)

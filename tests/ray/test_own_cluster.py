@@ -19,6 +19,7 @@ connect(lambda: import_module("ldlva_dist.bank.service"))  # its actor classes d
 
 import psutil
 import ray
+from ldlva_dist.runtime.growth import can_grow
 
 class Actor:
     def __init__(self):
@@ -34,6 +35,7 @@ class Actor:
             "id": ray._raylet.UniqueID.from_random().hex(),
             "files": [os.readlink(f"/proc/self/fd/{n}") for n in (0, 1, 2)],
             "groups": os.getpgid(0),
+            "can_grow": can_grow(),
         }
 
 actor = ray.remote(Actor).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -102,6 +104,10 @@ def test_workers_are_forks_that_ray_sees_end_and_starts_again(job: Job) -> None:
     job.process.stdin.close()
     assert job.process.wait(LIMIT_S) == 0
     assert psutil.wait_procs(job.family, LIMIT_S)[1] == []
+
+
+def test_nobody_waits_for_nodes_that_cannot_join(job: Job) -> None:
+    assert not job.first["can_grow"]
 
 
 def test_nothing_outlives_a_job_that_is_killed(job: Job) -> None:
