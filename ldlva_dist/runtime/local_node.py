@@ -31,12 +31,11 @@ class LocalNode(Node):
             super().start_api_server(include_dashboard=include_dashboard, raise_on_failure=raise_on_failure)
 
 
-def start_node(*, dashboard: bool, num_cpus: int | None) -> LocalNode:
+def start_node(*, dashboard: bool) -> LocalNode:
     """Start what ``ray.init`` would, with workers that are forked."""
     enable_token_auth_by_default()
     ensure_token_if_auth_enabled({}, create_token_if_missing=True)
     parameters = RayParams(
-        num_cpus=num_cpus,
         labels={ALONE: "true"},
         include_dashboard=dashboard,
         include_log_monitor=False,  # pyright: ignore[reportArgumentType]

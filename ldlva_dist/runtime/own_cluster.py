@@ -36,18 +36,15 @@ class OwnCluster:
             os.close(self.fork_server)
 
 
-def start_cluster(preload: Callable[[], object], *, dashboard: bool, num_cpus: int | None = None) -> OwnCluster:
+def start_cluster(preload: Callable[[], object], *, dashboard: bool) -> OwnCluster:
     """Start a node; :func:`preload` imports meanwhile what this process and its workers need.
-
-    The node has the machine's CPUs where ``num_cpus`` is None.
 
     Raises:
         ClusterError: where the node does not start.
     """
     name = f"ldlva-{uuid.uuid4().hex}"
     listener = fork_server.listen(name)
-    options = json.dumps({"dashboard": dashboard, "num_cpus": num_cpus})
-    command = [sys.executable, "-m", "ldlva_dist.runtime.local_node", options]
+    command = [sys.executable, "-m", "ldlva_dist.runtime.local_node", json.dumps({"dashboard": dashboard})]
     node = subprocess.Popen(
         command,
         env={**os.environ, start_worker.ADDRESS: name},

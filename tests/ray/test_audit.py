@@ -58,7 +58,6 @@ def test_pictures_with_labels_become_a_page_and_a_list_by_one_command(
     for name in (
         "run/report.html",
         "run/uncertainty.parquet",
-        "run/out_of_fold.parquet",
         "suspects.csv",
         "duplicates.csv",
     ):
