@@ -124,7 +124,8 @@ def _rank(rank: int, folder: str) -> None:
         engine.backward(2 * result.loss)
         engine.step(0.1)
     assert bool(result.loss.isfinite())
-    assert not torch.equal(before, engine.model_state()["centers"])
+    state = engine.model_state()  # the first rank's alone
+    assert rank or not torch.equal(before, state["centers"])
 
 
 def test_ranks_with_and_without_neighbors_step_together_under_zero_3(tmp_path: Path) -> None:

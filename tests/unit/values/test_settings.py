@@ -87,7 +87,7 @@ def test_any_text_is_settings_or_an_error_of_ours(text: bytes) -> None:
         ('{"optim": {"schedule": "linear"}}', "optim.schedule must be step, cosine or constant, got 'linear'"),
         (
             '{"loss": {"recipe": "Official"}}',
-            "loss.recipe must be official, paper, ce, elr, gce, sce or mixup, got 'Official'",
+            "loss.recipe must be official, paper, ce, posterior, elr, sop, gce, sce or mixup, got 'Official'",
         ),
         ('{"data": {"flip": "false"}}', "data.flip must be true or false, got 'false'"),
         ('{"data": {"flip": 1}}', "data.flip must be true or false, got 1"),
