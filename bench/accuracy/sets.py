@@ -40,10 +40,10 @@ class Contest:
     """One data set and how long is trained on it."""
 
     preset: str
-    level: float
+    level: float = 0.3
     """Share of the labels that is flipped; 0 where they are wrong as they come."""
     epochs: float
-    learning_rates: str
+    learning_rates: str = "0.003,0.006"
     """Candidates, of which every side takes its best on the given labels of the holdout."""
     goals: Goals
     rows: int
@@ -55,26 +55,20 @@ class Contest:
 CONTESTS = {
     "drawn": Contest(
         preset="demo",
-        level=0.3,
         epochs=12,
-        learning_rates="0.003,0.006",
         goals=Goals(gain=0.05, auroc=0.955, every_seed=True),
         rows=3000,
     ),
     "ferplus-all": Contest(
         preset="ferplus",
-        level=0.3,
         epochs=10,
-        learning_rates="0.003,0.006",
         goals=Goals(gain=0.03, auroc=0.96),
         rows=0,
         labels="majority",
     ),
     "ferplus-8000": Contest(
         preset="ferplus",
-        level=0.3,
         epochs=24,
-        learning_rates="0.003,0.006",
         goals=Goals(gain=0.03, auroc=0.95, kl_share=0.8),
         rows=8000,
         labels="majority",
@@ -83,7 +77,6 @@ CONTESTS = {
         preset="ferplus",
         level=0.0,
         epochs=10,
-        learning_rates="0.003,0.006",
         goals=Goals(gain=0.05, auroc=0.87, kl_share=0.8),
         rows=0,
         labels="original",

@@ -183,7 +183,7 @@ class Host(Space):
 
     def disk(self) -> Path:
         """Its disk as this process sees it."""
-        return Path(f"/proc/{self.pid}/root/tmp")
+        return Path("/proc", str(self.pid), "root", "tmp")
 
 
 def enter_network(namespace: int) -> None:
