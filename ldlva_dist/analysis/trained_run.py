@@ -1,7 +1,7 @@
 """A run's finished checkpoint: where it lies and, for a run with neighbours, what it found out of each training sample.
 
-What its neighbours say is recomputed from the table, the bank, the calibration network and the neighbour graph as the
-last step left them; exact neighbours leave no features for the calibration network, so that similarity alone weighs
+What its neighbours say is recomputed from the table, the bank, the network and the neighbour graph as the last step
+left them; exact neighbours leave no features for the calibration network, so that similarity alone weighs
 them. N = training samples, n, m = some of them, K = neighbours, C = classes, V = feature width.
 """
 
@@ -26,6 +26,7 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import read_graph
 from ldlva_dist.method import losses, targets
+from ldlva_dist.method.posterior import Evidence, judge_labels
 from ldlva_dist.method.similarity import log_similarity
 from ldlva_dist.training.build import bank_spec
 from ldlva_dist.training.network import restored_model
@@ -43,9 +44,9 @@ class Opinions:
     shares_nK: NDArray[np.float32]
     """Contribution of each to what they say; a row sums to 1, or to 0 where none of them was ever reached."""
     aggregated_nC: NDArray[np.float32]
-    """Their joint distribution; zeros where none was reached."""
+    """What they say together, ``posterior``: by their labels; zeros where none was reached."""
     target_nC: NDArray[np.float32]
-    """The training target made of it, the label and the uncertainty."""
+    """The training target made of it, the label and the uncertainty, ``posterior``: the sample's own outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,20 +196,51 @@ class TrainedRun:
                 usable_nK,
                 recipe=loss.recipe,
             )
-            probs_nKC = torch.from_numpy(probs_NC[graph_nK].astype(np.float32))
-            aggregated_nC = targets.aggregate(shares_nK, probs_nKC)
-            label_nC = losses.smoothed_labels(
-                torch.from_numpy(self.labels_N[ids_n]), len(self.dataset.info.class_names), loss.label_smoothing
-            )
-            target_nC = targets.target_distribution(
-                label_nC, aggregated_nC, self._logit_N[ids_n].sigmoid(), usable_nK.any(dim=1)
-            )
+            weigh = self._by_posterior if loss.recipe == "posterior" else self._by_mixture
+            aggregated_nC, target_nC = weigh(ids_n, graph_nK, shares_nK, probs_NC)
         return Opinions(
             neighbors_nK=graph_nK,
             shares_nK=shares_nK.numpy(),
             aggregated_nC=aggregated_nC.numpy(),
             target_nC=target_nC.numpy(),
         )
+
+    def _by_mixture(
+        self,
+        ids_n: NDArray[np.int64],
+        graph_nK: NDArray[np.int64],
+        shares_nK: Tensor,
+        probs_NC: NDArray[np.floating],
+    ) -> tuple[Tensor, Tensor]:
+        """[n, C] the neighbours' outputs together, and their mixture with the label."""
+        probs_nKC = torch.from_numpy(probs_NC[graph_nK].astype(np.float32))
+        aggregated_nC = targets.aggregate(shares_nK, probs_nKC)
+        label_nC = losses.smoothed_labels(
+            torch.from_numpy(self.labels_N[ids_n]),
+            len(self.dataset.info.class_names),
+            self._config.loss.label_smoothing,
+        )
+        return aggregated_nC, targets.target_distribution(
+            label_nC, aggregated_nC, self._logit_N[ids_n].sigmoid(), shares_nK.any(dim=1)
+        )
+
+    def _by_posterior(
+        self,
+        ids_n: NDArray[np.int64],
+        graph_nK: NDArray[np.int64],
+        shares_nK: Tensor,
+        probs_NC: NDArray[np.floating],
+    ) -> tuple[Tensor, Tensor]:
+        """[n, C] the classes around the samples, and their label posteriors."""
+        evidence = Evidence(
+            labels_B=torch.from_numpy(self.labels_N[ids_n]),
+            near_labels_BK=torch.from_numpy(self.labels_N[graph_nK]),
+            shares_BK=shares_nK,
+            own_BC=torch.from_numpy(probs_NC[ids_n].astype(np.float32)),
+            own_weight_B=self._config.posterior.own_weight * torch.from_numpy(self._is_reached(ids_n)),
+        )
+        found = judge_labels(evidence, self._model.noise_joint)
+        return found.around_BC * shares_nK.any(dim=1, keepdim=True), found.target_BC
 
     def _calibration(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Tensor:
         """[n, K] logits of the calibration network on stored features; 0 where the run has no network or features."""

@@ -6,6 +6,8 @@ B = rows of one micro-batch, K = neighbours, C = classes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,24 +25,57 @@ ROUNDS = 8
 """With 32 to 64 neighbours the share of wrong labels is found to .05 on FER+ with flips (docs/decisions.md)."""
 
 
-def likelihood(joint_CC: Tensor) -> Tensor:
-    """P(given label | true class) where a wrong label is any other class alike.
+class LabelNoise(NamedTuple):
+    """How classes are labelled."""
+
+    prior_C: Tensor
+    """P(true class)."""
+    likelihood_CC: Tensor
+    """P(given label | true class), rows are true classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What tells the true classes of some rows."""
+
+    labels_B: Tensor
+    """Given labels."""
+    near_labels_BK: Tensor
+    """Those of the neighbours."""
+    shares_BK: Tensor
+    """What each neighbour counts; rows sum to 1, or to 0 where nothing counts."""
+    own_BC: Tensor
+    """What the network said of the rows."""
+    own_weight_B: Tensor
+    """In [0, 1]: what that counts against the neighbours; 0 where the network has said nothing yet."""
+
+
+class Posteriors(NamedTuple):
+    """Distributions [B, C] over the true classes of some rows."""
+
+    around_BC: Tensor
+    """By their neighbours' labels alone."""
+    by_labels_BC: Tensor
+    """By those and the rows' own labels."""
+    target_BC: Tensor
+    """By everything: what is trained on."""
+
+
+def label_noise(joint_CC: Tensor) -> LabelNoise:
+    """What a joint table says of classes and labels, where a wrong label is any other class alike.
 
     One share of wrong labels for all classes: what neighbours say of single pairs of classes is mostly where classes
     meet, and not what is taken for what (docs/decisions.md).
 
     Args:
-        joint_CC: [C, C] joint probabilities of true (rows) and given class.
-
-    Returns:
-        [C, C] rows that sum to 1.
+        joint_CC: [C, C] joint probabilities of true (rows) and given class; all > 0.
     """
     num_classes, rate = len(joint_CC), 1 - joint_CC.diagonal().sum()
     off_CC = 1 - torch.eye(num_classes, dtype=joint_CC.dtype, device=joint_CC.device)
-    return (rate / (num_classes - 1)) * off_CC + (1 - rate) * (1 - off_CC)
+    return LabelNoise(joint_CC.sum(dim=1), (rate / (num_classes - 1)) * off_CC + (1 - rate) * (1 - off_CC))
 
 
-def local_classes(labels_BK: Tensor, shares_BK: Tensor, joint_CC: Tensor) -> Tensor:
+def local_classes(labels_BK: Tensor, shares_BK: Tensor, noise: LabelNoise) -> Tensor:
     """Distribution of the true classes around each sample, by the labels of its neighbours.
 
     Expectation maximisation for the weights of a mixture whose components, what a class is labelled as, are known; it
@@ -49,13 +84,13 @@ def local_classes(labels_BK: Tensor, shares_BK: Tensor, joint_CC: Tensor) -> Ten
     Args:
         labels_BK: [B, K] given labels of the neighbours.
         shares_BK: [B, K] what each counts; rows sum to 1, or to 0 where nothing counts.
-        joint_CC: [C, C] joint probabilities of true (rows) and given class; all > 0.
+        noise: How classes are labelled.
 
     Returns:
         [B, C] rows that sum to 1; the classes of all samples where nothing counts.
     """
-    prior_C, likelihood_CC = joint_CC.sum(dim=1), likelihood(joint_CC)
-    observed_BC = shares_BK.new_zeros(len(labels_BK), len(joint_CC)).scatter_add_(1, labels_BK, shares_BK)
+    prior_C, likelihood_CC = noise
+    observed_BC = shares_BK.new_zeros(len(labels_BK), len(prior_C)).scatter_add_(1, labels_BK, shares_BK)
     # Where nothing was seen, what is expected: the classes of all samples then stay as they are.
     observed_BC = torch.where(shares_BK.any(dim=1, keepdim=True), observed_BC, prior_C @ likelihood_CC)
     classes_BC = prior_C.expand_as(observed_BC)
@@ -79,18 +114,34 @@ def pooled_belief(own_BC: Tensor, near_BC: Tensor, own_weight_B: Tensor) -> Tens
     return own_B1 * own_BC.clamp(min=BELIEF_FLOOR).log() + (1 - own_B1) * near_BC.clamp(min=BELIEF_FLOOR).log()
 
 
-def label_posterior(log_belief_BC: Tensor, labels_B: Tensor, joint_CC: Tensor) -> Tensor:
+def label_posterior(log_belief_BC: Tensor, labels_B: Tensor, noise: LabelNoise) -> Tensor:
     """Bayes' rule: P(true class | label), proportional to belief x P(label | true class).
 
     Args:
         log_belief_BC: [B, C] logarithms of what is believed before the label is seen, up to a constant of each row.
         labels_B: [B] given labels.
-        joint_CC: [C, C] joint probabilities of true (rows) and given class; all > 0.
+        noise: How classes are labelled.
 
     Returns:
         [B, C] rows that sum to 1.
     """
-    return (log_belief_BC + likelihood(joint_CC)[:, labels_B].T.log()).softmax(dim=1)
+    return (log_belief_BC + noise.likelihood_CC[:, labels_B].T.log()).softmax(dim=1)
+
+
+def judge_labels(evidence: Evidence, joint_CC: Tensor) -> Posteriors:
+    """What the rows' true classes are, by less and by more of what there is to tell.
+
+    Args:
+        evidence: What there is.
+        joint_CC: [C, C] joint probabilities of true (rows) and given class; all > 0.
+    """
+    noise, nothing_B = label_noise(joint_CC), torch.zeros_like(evidence.own_weight_B)
+    around_BC = local_classes(evidence.near_labels_BK, evidence.shares_BK, noise)
+    by_labels_BC, target_BC = (
+        label_posterior(pooled_belief(evidence.own_BC, around_BC, weight_B), evidence.labels_B, noise)
+        for weight_B in (nothing_B, evidence.own_weight_B)
+    )
+    return Posteriors(around_BC, by_labels_BC, target_BC)
 
 
 def move_joint(joint_CC: Tensor, counts_CC: Tensor, *, share: float) -> None:
@@ -132,14 +183,12 @@ def posterior_step(  # noqa: PLR0913 - what every step is given, and the noise m
     output = model(batch.images)
     log_probs_BC = losses.log_probabilities(output.logits_BC, recipe=settings.recipe)
     weight_B = 1.0 if settings.class_weights is None else settings.class_weights[batch.labels_B]
-    near_BC, has_near_B = _around(batch, neighbors, joint_CC, settings)
-    own_weight_B = settings.own_weight * neighbors.usable_BK[:, -1]
-    belief_BC = pooled_belief(neighbors.probs_BKC[:, -1], near_BC, own_weight_B)
-    posterior_BC = label_posterior(belief_BC, batch.labels_B, joint_CC)
+    evidence = _evidence(batch, neighbors, settings)
+    posteriors = judge_labels(evidence, joint_CC)
     label_BC = losses.smoothed_labels(batch.labels_B, settings.num_classes, settings.label_smoothing)
-    target_BC = posterior_BC if use_neighbors else label_BC
+    target_BC = posteriors.target_BC if use_neighbors else label_BC
     loss = (weight_B * losses.cross_entropy(target_BC, log_probs_BC)).sum() / global_batch_size
-    right_B = posterior_BC.gather(1, batch.labels_B[:, None])[:, 0]
+    right_B = posteriors.target_BC.gather(1, batch.labels_B[:, None])[:, 0]
     return StepResult(
         loss=loss,
         logit_grad_B=(batch.logit_B + torch.logit(right_B, eps=RIGHT_MARGIN)) * use_neighbors,
@@ -147,7 +196,7 @@ def posterior_step(  # noqa: PLR0913 - what every step is given, and the noise m
         features_BV=output.features_BV.detach(),
         center_sums_CV=None,
         center_counts_C=None,
-        joint_sums_CC=_counts(near_BC, has_near_B, batch.labels_B, joint_CC),
+        joint_sums_CC=_counts(posteriors.by_labels_BC, evidence, joint_CC),
         terms={
             "loss": loss.detach(),
             "uncertainty_mean": batch.logit_B.sigmoid().sum() / global_batch_size,
@@ -155,10 +204,8 @@ def posterior_step(  # noqa: PLR0913 - what every step is given, and the noise m
     )
 
 
-def _around(
-    batch: TensorBatch, neighbors: TensorNeighbors, joint_CC: Tensor, settings: StepSettings
-) -> tuple[Tensor, Tensor]:
-    """[B, C] true classes around the rows by their neighbours' labels, and [B] which rows have such neighbours.
+def _evidence(batch: TensorBatch, neighbors: TensorNeighbors, settings: StepSettings) -> Evidence:
+    """What a step reads of its rows: as the last of their neighbours stands each row itself.
 
     Rows that were never trained on have no label here: those of a fold are not to be known.
     """
@@ -169,13 +216,19 @@ def _around(
         usable_BK,
         recipe=settings.recipe,
     )
-    return local_classes(neighbors.labels_BK[:, :-1], shares_BK, joint_CC), usable_BK.any(dim=1)
+    return Evidence(
+        labels_B=batch.labels_B,
+        near_labels_BK=neighbors.labels_BK[:, :-1],
+        shares_BK=shares_BK,
+        own_BC=neighbors.probs_BKC[:, -1],
+        own_weight_B=settings.own_weight * neighbors.usable_BK[:, -1],
+    )
 
 
-def _counts(near_BC: Tensor, has_near_B: Tensor, labels_B: Tensor, joint_CC: Tensor) -> Tensor:
-    """[C, C] what the rows' true classes are by their neighbours and their labels, added up by label.
+def _counts(by_labels_BC: Tensor, evidence: Evidence, joint_CC: Tensor) -> Tensor:
+    """[C, C] what rows with neighbours are by the labels alone, added up by label.
 
     Not by the network's own outputs: it learns labels by heart, and would find ever fewer of them wrong.
     """
-    found_BC = label_posterior(near_BC.clamp(min=BELIEF_FLOOR).log(), labels_B, joint_CC) * has_near_B[:, None]
-    return torch.zeros_like(joint_CC).index_add_(1, labels_B, found_BC.T)
+    found_BC = by_labels_BC * evidence.shares_BK.any(dim=1, keepdim=True)
+    return torch.zeros_like(joint_CC).index_add_(1, evidence.labels_B, found_BC.T)

@@ -42,6 +42,7 @@ class LDLVA(nn.Module):
         """
         super().__init__()
         self.centers: Tensor | nn.Parameter
+        self.noise_joint: Tensor
         self.backbone = backbone
         self.feature_width = int(backbone.feature_width)  # pyright: ignore[reportArgumentType]
         self.classifier = nn.Linear(self.feature_width, num_classes)

@@ -20,9 +20,13 @@ from ldlva_dist.checkpoint.saved_files import checkpoint_uri
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.index.graph import build_graph
+from ldlva_dist.method.posterior import posterior_step
+from ldlva_dist.method.step import TensorBatch, TensorNeighbors
+from ldlva_dist.models.ldlva import ModelOutput
 from ldlva_dist.packing.relabel import Corrections, relabel
 from ldlva_dist.reporting.report.collect import describe_run
 from ldlva_dist.reporting.report.overview import is_evaluation
+from ldlva_dist.training.build import step_settings
 from ldlva_dist.training.network import build_model
 from testing.inline_jobs import run_inline
 from testing.synthetic_checkpoint import SILENT, small_config, write_checkpoint
@@ -76,6 +80,42 @@ def test_opinions_and_targets_are_the_methods_own(
     assert everyone.proposed_N.tolist() == pool.argmax(axis=1).tolist()
     np.testing.assert_allclose(everyone.suspicion_N, [1 - pool[i, y] for i, y in enumerate(everyone.labels_N)])
     assert set(scores(everyone)) >= {"uncertainty", "one_minus_p_label", "neighbor_disagreement", "suspicion"}
+
+
+def test_the_target_of_a_label_posterior_is_what_the_training_step_used(made: SyntheticRun, tmp_path: Path) -> None:
+    """Read off the step's gradient: that of a cross-entropy in the logits is softmax - target."""
+    config = small_config(made)
+    config = replace(config, loss=replace(config.loss, recipe="posterior"))
+    saved, logits, _ = write_checkpoint(tmp_path, made, config)
+    ids = np.arange(N)
+    opinions, joint_CC = TrainedRun(saved, made.dataset).opinions(ids), saved.read_weights()["noise_joint"]
+    near_NK = np.concatenate([made.graph_NK, ids[:, None]], axis=1)  # each row is the last of its own neighbours
+    usable_N = np.ones(N, dtype=bool)
+    usable_N[made.graph_NK[SILENT]] = False
+    labels_N, va_N2 = torch.from_numpy(made.findings.labels_N), torch.from_numpy(made.va_N2)
+    near = TensorNeighbors(
+        va_BK2=va_N2[near_NK],
+        labels_BK=labels_N[near_NK],
+        probs_BKC=torch.from_numpy(made.findings.probs_NC.astype(np.float16)[near_NK]).float(),
+        features_BKV=torch.zeros(N, K + 1, 0),
+        usable_BK=torch.from_numpy(usable_N[near_NK]),
+        logit_BK=torch.zeros(N, K + 1),
+    )
+    batch = TensorBatch(images=torch.zeros(N, 1), labels_B=labels_N, va_B2=va_N2, logit_B=logits)
+    outputs_NC = torch.randn(N, C, requires_grad=True)
+    result = posterior_step(
+        lambda images: ModelOutput(images, outputs_NC, None),
+        batch,
+        near,
+        joint_CC=joint_CC,
+        settings=step_settings(config, made.dataset.info, torch.device("cpu")),
+        global_batch_size=1,
+    )
+    result.loss.backward()
+    assert outputs_NC.grad is not None
+    target_NC = outputs_NC.detach().softmax(dim=1) - outputs_NC.grad
+    np.testing.assert_allclose(opinions.target_nC, target_NC, atol=1e-5)
+    assert not opinions.aggregated_nC[SILENT].any()
 
 
 def test_a_run_of_another_kind_or_another_data_set_is_refused(made: SyntheticRun, tmp_path: Path) -> None:

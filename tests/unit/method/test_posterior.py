@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ldlva_dist.method.posterior import (
     BELIEF_FLOOR,
     ROUNDS,
+    label_noise,
     label_posterior,
     local_classes,
     move_joint,
@@ -135,7 +136,7 @@ def test_warming_up_trains_on_the_labels_and_leaves_the_uncertainty() -> None:
 def test_bayes_by_hand() -> None:
     """A belief of .8 and .2, and one label of four is wrong: .8 x .25 against .2 x .75."""
     joint_CC = torch.tensor([[0.45, 0.05], [0.2, 0.3]])
-    found_BC = label_posterior(torch.tensor([[0.8, 0.2]]).log(), torch.tensor([1]), joint_CC)
+    found_BC = label_posterior(torch.tensor([[0.8, 0.2]]).log(), torch.tensor([1]), label_noise(joint_CC))
     torch.testing.assert_close(found_BC, torch.tensor([[0.2, 0.15]]) / 0.35)
 
 
@@ -148,7 +149,7 @@ def test_a_pool_is_a_geometric_mean_and_one_opinion_alone_where_the_other_has_no
 
 def test_without_neighbours_the_classes_are_those_of_all_samples() -> None:
     joint_CC = noise_joint(C, 0.3) * torch.tensor([[0.4], [1.6], [0.8], [1.2]])
-    classes_BC = local_classes(torch.zeros(1, K, dtype=torch.long), torch.zeros(1, K), joint_CC)
+    classes_BC = local_classes(torch.zeros(1, K, dtype=torch.long), torch.zeros(1, K), label_noise(joint_CC))
     torch.testing.assert_close(classes_BC[0], torch.tensor([0.1, 0.4, 0.2, 0.3]))
 
 
@@ -156,7 +157,7 @@ def test_labels_that_are_wrong_at_random_are_told_from_the_classes_around_them()
     """Seven of ten neighbours are of class 0 and three of class 1, whose labels are wrong 40 % of the time."""
     true, joint_CC = torch.tensor([0.7, 0.3, 0.0, 0.0]), noise_joint(C, 0.4)
     expected = true @ (joint_CC * C)
-    found = local_classes(torch.arange(C)[None], expected[None], joint_CC)[0]
+    found = local_classes(torch.arange(C)[None], expected[None], label_noise(joint_CC))[0]
     assert (found - true).abs().max() < (expected - true).abs().max() / 2
 
 
@@ -169,8 +170,9 @@ def test_the_share_of_wrong_labels_moves_towards_that_of_the_places(rate: float)
     labels = torch.tensor(np.where(wrong, (true + random.integers(1, C, size=true.shape)) % C, true))
     joint_CC, shares = noise_joint(C, 0.2), torch.full((places, neighbors), 1 / neighbors)
     for _ in range(30):
-        belief_NC = local_classes(labels[:, 1:], shares, joint_CC).clamp(min=BELIEF_FLOOR).log()
-        posterior_NC = label_posterior(belief_NC, labels[:, 0], joint_CC)
+        noise = label_noise(joint_CC)
+        belief_NC = local_classes(labels[:, 1:], shares, noise).clamp(min=BELIEF_FLOOR).log()
+        posterior_NC = label_posterior(belief_NC, labels[:, 0], noise)
         move_joint(joint_CC, torch.zeros(C, C).index_add_(1, labels[:, 0], posterior_NC.T), share=0.5)
     assert float(joint_CC.sum()) == pytest.approx(1.0, abs=1e-5)
     assert abs(1 - float(joint_CC.trace()) - rate) < 0.6 * abs(0.2 - rate)  # from .2 most of the way
