@@ -67,7 +67,7 @@ SEED ?= 0
 soak: setup store ## MINUTES=30: runs that are killed, stopped, filled up or cut off, by seed, and what became of each
 	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.faults.soak --minutes $(MINUTES) --start-seed $(SEED)
 
-hosts: setup store ## runs on five machines of Linux name spaces: the tests on them alone (needs root)
+hosts: setup store ## runs on six machines of Linux name spaces: the tests on them alone (needs root)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hosts -q
 
 soak-hosts: setup store ## MINUTES=30 SEED=0: runs on such machines that lose cables, power, store, head or time, by seed

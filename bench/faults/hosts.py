@@ -7,7 +7,7 @@ table are bit for bit those of the run that nothing happened to (but for roundin
 no process is left on any host, every stop was one sentence, and jobs/status.py ends with the right code.
 
     make soak-hosts MINUTES=60 SEED=0
-    python -m bench.faults.hosts --runs 15 --out FILE       # a run of each kind; --summary adds up a file
+    python -m bench.faults.hosts --runs 64 --out FILE       # each kind four times; --summary adds up a file
     python -m bench.faults.hosts --kinds "head back" --runs 1   # on a cluster with a Redis (redis-server on the PATH)
     python -m bench.faults.hosts --runs 0 --resumes slow    # resume from every 30th step, over a store with 50 ms
 """
@@ -44,7 +44,7 @@ class Arguments:
     resumes: Literal["none", "quick", "slow"] = "none"
     """Resume a run from each of its checkpoints besides, with the store as it is or 50 ms slower."""
     out: Path | None = None
-    """Each run that has ended is appended to this file, as a line of JSON."""
+    """Each run that has ended is appended to this file, as a line of JSON; seeds that are in it are not run again."""
     summary: bool = False
     """No run; add up the runs of --out."""
 
@@ -53,16 +53,17 @@ def main(arguments: Arguments) -> None:
     """Run, print a line for each run, and last the JSON line."""
     if arguments.summary:
         assert arguments.out, "--summary needs --out"
-        _report([Record(**json.loads(line)) for line in arguments.out.read_text().splitlines()], {})
+        _report(_read(arguments.out), {})
         return
     if why := why_no_hosts():
         report("hosts", ok=True, skipped=why)
         return
-    records: list[Record] = []
+    records = _read(arguments.out)
     others: dict[str, object] = {}
     try:
         with host_harness(list(arguments.kinds) or kinds_here()) as made:
-            for seed in _seeds(arguments):
+            done = {record.seed for record in records}
+            for seed in (seed for seed in _seeds(arguments) if seed not in done):
                 records.append(_run(made, seed, arguments.out))
             if arguments.resumes != "none":
                 others = {"resumes": arguments.resumes}
@@ -70,6 +71,11 @@ def main(arguments: Arguments) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
     _report(records, others)
+
+
+def _read(out: Path | None) -> list[Record]:
+    """The runs that are in a file."""
+    return [Record(**json.loads(line)) for line in out.read_text().splitlines()] if out and out.exists() else []
 
 
 def _seeds(arguments: Arguments) -> Iterator[int]:
@@ -94,6 +100,7 @@ def _run(made: HostHarness, seed: int, out: Path | None) -> Record:
 
 def _report(records: list[Record], others: dict[str, object]) -> None:
     lost = {kind: [record.lost_s for record in records if record.kind == kind] for kind in HOST_KINDS}
+    stood = {kind: [r.stood_s for r in records if r.kind == kind and r.stood_s is not None] for kind in HOST_KINDS}
     failures = [f"seed {r.seed}, {r.kind} after step {r.step}: {'; '.join(r.failures)}" for r in records if r.failures]
     report(
         "hosts",
@@ -103,6 +110,7 @@ def _report(records: list[Record], others: dict[str, object]) -> None:
         failures=failures,
         orphans=sum(failure.startswith("orphan") for record in records for failure in record.failures),
         lost_s={kind: [min(values), max(values)] for kind, values in lost.items() if values},
+        stood_s={kind: [min(values), max(values)] for kind, values in stood.items() if values},
         seconds=sum(record.seconds for record in records),
         cores=os.cpu_count(),
         **others,

@@ -31,7 +31,14 @@ from bench.common import report
 from ldlva_dist import storage
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.config.presets import demo
+from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.index.graph import build_graph
+from ldlva_dist.packing.passes.settings import PackSettings
+from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
+from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.run.cli import read_config
+from testing.hosts.cluster import BUCKET, FACES, WORKERS, HostCluster, host_cluster
+from testing.local_packing import pack_here
 
 CAUSES = {"route": "route", "read": "table", "apply": "votes"}
 """Functions of the uncertainty table, and what their exchanges are for; every other collective is a gradient's."""
@@ -181,13 +188,18 @@ def run_config(dataset: str, storage_path: str, name: str, *, ranks: int, batch_
     )
 
 
+def draw_faces(folder: Path) -> None:
+    """Pack 1,024 drawn faces in this process, all for training, with their graph."""
+    source = FacesSource(train=TRAIN, test=0, pixels=48, flip_share=0.3, seed=0)
+    pack_here(source, folder, PackSettings(name="faces", class_names=REFERENCE_CLASSES, holdout=0.0))
+    build_graph(Dataset.open(str(folder)))
+
+
 def run_here(folder: Path, *, ranks: int, batch_size: int, steps: int) -> dict[str, Any]:
     """Exchanges and seconds of a step of a run on this machine."""
     faces, result = folder / "faces", folder / f"{ranks}.json"
     if not faces.exists():
-        from bench.common import drawn_faces
-
-        drawn_faces(str(folder), train=TRAIN, pixels=48)
+        draw_faces(faces)
     config = run_config(str(faces), str(folder), f"of-{ranks}", ranks=ranks, batch_size=batch_size, steps=steps)
     settings = folder / f"settings-{ranks}.json"
     settings.write_text(to_json(config))
@@ -333,8 +345,6 @@ def actor_call_s() -> float:
 
 def run_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
     """The same on hosts, half of the delay before each of them; and what went over the network card of rank 0."""
-    from testing.hosts.cluster import BUCKET, FACES, WORKERS, host_cluster
-
     names = WORKERS[: arguments.ranks]
     with host_cluster(folder / "hosts", delays_ms=dict.fromkeys(names, arguments.delay_ms / 2)) as hosts:
         hosts.upload(folder / "faces")
@@ -343,13 +353,18 @@ def run_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
         config = run_config(
             FACES, f"{BUCKET}/runs", "timed", ranks=arguments.ranks, batch_size=rows, steps=arguments.steps
         )
-        result = f"{BUCKET}/timed.json"
-        options = ["--job", hosts.write_settings(config), "--result", result, "--steps", str(arguments.steps)]
-        job = hosts.submit("timed", ["python", "-m", "bench.size.traffic", *options])
-        code = job.wait(RUN_LIMIT_S)
-        assert code == 0, job.said[-3000:]
-        with hosts.hosts["client"].network():
-            return json.loads(storage.read_bytes(result))
+        return timed_on(hosts, config, arguments.steps)
+
+
+def timed_on(hosts: HostCluster, config: RunConfig, steps: int) -> dict[str, Any]:
+    """What :func:`count_run` writes of a run on hosts."""
+    result = f"{BUCKET}/{config.name}.json"
+    options = ["--job", hosts.write_settings(config), "--result", result, "--steps", str(steps)]
+    job = hosts.submit(config.name, ["python", "-m", "bench.size.traffic", *options])
+    code = job.wait(RUN_LIMIT_S)
+    assert code == 0, job.said[-3000:]
+    with hosts.hosts["client"].network():
+        return json.loads(storage.read_bytes(result))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class Record:
     """Of the worker group, where the run is on a disk."""
     failures: list[str]
     """What is not as it must be; empty for a run that survived."""
+    stood_s: float | None = None
+    """The longest time from one step to the next, where that was looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)

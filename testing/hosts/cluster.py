@@ -29,7 +29,7 @@ ADDRESSES = {"head": "10.77.0.1", "h1": "10.77.0.2", "h2": "10.77.0.3", "h3": "1
 }
 WORKERS = ("h1", "h2", "h3")
 HEAD_PORT = 6379
-CHECKPOINT_LIMIT_S = 300.0
+CHECKPOINT_LIMIT_S = 600.0
 TOO_SLOW = "timed out during startup"
 START_LIMIT_S, CLEAN_LIMIT_S = 240.0, 90.0
 BUCKET, FACES = "s3://lab", "s3://lab/faces"
@@ -90,7 +90,6 @@ class HostCluster:
             "PATH": f"{ROOT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,

@@ -22,6 +22,7 @@ from testing.hosts import wrong_clock
 from testing.hosts.cluster import BUCKET, FACES, WORKERS, HostCluster, host_cluster
 from testing.hosts.kinds import HOST_KINDS, JOB_LIMIT_S, NEEDS_REDIS, HostKind, HostScene
 from testing.hosts.remote_store import SLOW
+from testing.hosts.step_clock import StepClock
 from testing.tiny_runs import long_run
 
 EPOCHS, CHECKPOINT_EVERY_STEPS, KEPT = 30.0, 30, 2
@@ -34,6 +35,34 @@ CLOSE = 1e-5
 """Between runs of other numbers of workers: sums in another order, over 300 steps, are not compared closer."""
 
 
+def host_run(name: str, *, workers: int | tuple[int, int] = 2, num_to_keep: int = KEPT) -> RunConfig:
+    """A run of some 300 steps whose ranks have a host each, with short limits."""
+    config = long_run(FACES, f"{BUCKET}/runs", name)
+    return replace(
+        config,
+        neighbors=replace(config.neighbors, timeout_s=60.0),
+        bank=replace(config.bank, num_shards=2),
+        training=replace(
+            config.training,
+            epochs=EPOCHS,
+            evaluate_every_epochs=EPOCHS,
+            checkpoint_every_steps=CHECKPOINT_EVERY_STEPS,
+            num_to_keep=num_to_keep,
+            log_ids=True,
+            timeout_s=300.0,
+            tracker="none",
+        ),
+        placement=replace(
+            config.placement,
+            num_workers=workers,
+            cpus_per_worker=0.75,
+            data_cpus_per_worker=0.25,
+            max_failures=5,
+            elastic_resize_monitor_interval_s=5.0,
+        ),
+    )
+
+
 class HostHarness:
     """Hosts, a data set in their store and the run that nothing happens to, for one run after another."""
 
@@ -42,38 +71,11 @@ class HostHarness:
         self.cluster, self._kinds = cluster, kinds
         self._reference: tuple[Numbers, float] | None = None
 
-    def config(self, name: str, *, workers: int | tuple[int, int] = 2, num_to_keep: int = KEPT) -> RunConfig:
-        """A run of some 300 steps whose ranks have a host each, with short limits."""
-        config = long_run(FACES, f"{BUCKET}/runs", name)
-        return replace(
-            config,
-            neighbors=replace(config.neighbors, timeout_s=60.0),
-            bank=replace(config.bank, num_shards=2),
-            training=replace(
-                config.training,
-                epochs=EPOCHS,
-                evaluate_every_epochs=EPOCHS,
-                checkpoint_every_steps=CHECKPOINT_EVERY_STEPS,
-                num_to_keep=num_to_keep,
-                log_ids=True,
-                timeout_s=300.0,
-                tracker="none",
-            ),
-            placement=replace(
-                config.placement,
-                num_workers=workers,
-                cpus_per_worker=0.75,
-                data_cpus_per_worker=0.25,
-                max_failures=5,
-                elastic_resize_monitor_interval_s=5.0,
-            ),
-        )
-
     def reference(self) -> tuple[Numbers, float]:
         """Numbers and seconds of the run that nothing happens to, once."""
         if self._reference is None:
             began = time.monotonic()
-            self.straight(self.config("straight"))
+            self.straight(host_run("straight"))
             with self.cluster.hosts["client"].network():
                 self._reference = numbers_of(f"{BUCKET}/runs/straight"), time.monotonic() - began
         return self._reference
@@ -90,13 +92,15 @@ class HostHarness:
         name = self._kinds[seed % len(self._kinds)]
         kind, random = HOST_KINDS[name], np.random.default_rng(seed)
         numbers, straight_s = self.reference()
-        config = self.config(f"run-{seed:05d}", workers=kind.workers)
+        config = host_run(f"run-{seed:05d}", workers=kind.workers)
         step = CHECKPOINT_EVERY_STEPS * int(random.integers(1, LAST_STRUCK))
         if kind.without:
             self.cluster.power_off(kind.without)
         began, struck, failures = time.monotonic(), "", list[str]()
+        clock = StepClock(lambda: self.said(config.name))
         try:
-            struck = self._strike(config, kind, step, random)
+            with clock:
+                struck = self._strike(config, kind, step, random)
             failures += self._find_faults(config, numbers, is_fixed=isinstance(kind.workers, int))
         except (AssertionError, LdlvaError) as error:
             failures.append(str(error))
@@ -114,6 +118,7 @@ class HostHarness:
             seconds=seconds,
             lost_s=seconds - straight_s,
             starts=0,
+            stood_s=clock.stood_s(),
             failures=failures,
         )
 
@@ -131,7 +136,7 @@ class HostHarness:
         """
         numbers, _ = self.reference()
         every, last = CHECKPOINT_EVERY_STEPS, len(numbers.losses)
-        whole = self.config("whole", num_to_keep=last // every)
+        whole = host_run("whole", num_to_keep=last // every)
         self.straight(whole)
         found = []
         if slow:

@@ -1,7 +1,8 @@
 """A slow, lossy line before a host, for kernels without netem: python slow_line.py SWITCH_PID HOST_PID CARD MS LOSS.
 
 Two tap devices, one on the switch's bridge and one that is the host's network card. Every frame is kept MS milliseconds
-in each direction, so that a round trip is twice that longer, and a share LOSS of them is dropped.
+in each direction, so that a round trip is twice that longer, and a share LOSS of them is dropped. A line "MS LOSS" on
+its standard input changes both.
 """
 
 import fcntl
@@ -45,8 +46,10 @@ def main(switch: int, host: int, card: str, delay_s: float, loss: float) -> None
         now = time.monotonic()
         due = min((queue[0][0] for queue in queues.values() if queue), default=now + 1)
         ready: set[int] = set(select.select([*ends, STDIN], [], [], max(0.0, due - now))[0])
-        if STDIN in ready:  # who started it is gone
-            return
+        if STDIN in ready:
+            if not (told := os.read(STDIN, FRAME_BYTES).split()):  # who started it is gone
+                return
+            delay_s, loss = float(told[-2]) / 1000, float(told[-1])
         for end in ready:
             with suppress(OSError):  # none left, or the card is down
                 for _ in range(FRAMES_AT_ONCE):

@@ -47,7 +47,9 @@ class Space:
     def __init__(self, kinds: Sequence[str], first: Sequence[str]) -> None:
         """Start the first process, which prints one line once it is ready and ends when its standard input does."""
         command = ["unshare", *kinds, "--fork", "--kill-child", *first]
-        self._outer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._outer = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         assert self._outer.stdout
         assert self._outer.stdout.readline() == "ready\n", f"{first[0]} did not start in name spaces of its own"
         (first_process,) = psutil.Process(self._outer.pid).children()
@@ -133,9 +135,18 @@ class Host(Space):
         arguments = [self._switch.pid, self.pid, self._plug, delay_ms, loss]
         command = [sys.executable, "-m", "testing.hosts.slow_line", *map(str, arguments)]
         with open(log, "wb") as output:
-            self._line = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
+            self._line = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+            )
         wait_for(lambda: log.read_text() == "ready\n", f"slow line ({log})", LIMIT_S)
         self.take_address()
+
+    def change_line(self, delay_ms: float, loss: float) -> None:
+        """Let its slow line be another one from now on."""
+        assert self._line, "there is a slow line"
+        assert self._line.stdin
+        self._line.stdin.write(f"{delay_ms} {loss}\n".encode())
+        self._line.stdin.flush()
 
     def end(self) -> None:
         """End all processes on it at one stroke, as when the power goes."""
@@ -161,11 +172,18 @@ class Host(Space):
     def popen(
         self, command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | int
     ) -> subprocess.Popen[bytes]:
-        """Start a command on this host, in the checkout, with this environment alone."""
+        """Start a command on this host, in the checkout, with this environment alone.
+
+        In a session of its own: Linux shares the CPUs among sessions, and Ctrl-C is not told to other machines.
+        """
         enter = ["nsenter", "-t", str(self.pid), *ENTER, f"--wdns={ROOT}", "env", "-i"]
         settings = [f"{name}={value}" for name, value in environment.items()]
         return subprocess.Popen(
-            [*enter, *settings, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            [*enter, *settings, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def processes(self) -> list[psutil.Process]:
