@@ -119,6 +119,7 @@ class HostCluster:
         options += ["--node-ip-address", ADDRESSES[name]]
         if name == "head":
             options += ["--head", "--port", str(HEAD_PORT), "--dashboard-host", "0.0.0.0"]
+            options += ["--ray-client-server-port", "0"]  # nobody uses it, and a head whose one is slow to start ends
         else:
             options += ["--address", f"{ADDRESSES['head']}:{HEAD_PORT}"]
         self._log(name).write_bytes(b"")
