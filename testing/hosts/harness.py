@@ -27,8 +27,6 @@ from testing.tiny_runs import long_run
 
 EPOCHS, CHECKPOINT_EVERY_STEPS, KEPT = 30.0, 30, 2
 """Some 300 steps of the long run of the tests."""
-LAST_STRUCK = 7
-"""A run is struck right after one of the checkpoints before this one."""
 STATUS_S, REFERENCE_LIMIT_S = 60.0, 600.0
 SENTENCE = re.compile(r"^(?:\x1b\[[0-9;]*m)*error: .+", re.MULTILINE)
 CLOSE = 1e-5
@@ -93,7 +91,7 @@ class HostHarness:
         kind, random = HOST_KINDS[name], np.random.default_rng(seed)
         numbers, straight_s = self.reference()
         config = host_run(f"run-{seed:05d}", workers=kind.workers)
-        step = CHECKPOINT_EVERY_STEPS * int(random.integers(1, LAST_STRUCK))
+        step = CHECKPOINT_EVERY_STEPS * int(random.integers(1, kind.last_checkpoint + 1))
         if kind.without:
             self.cluster.power_off(kind.without)
         began, struck, failures = time.monotonic(), "", list[str]()

@@ -205,6 +205,8 @@ class HostKind:
     """With two numbers the run may change its size, and its losses are compared but for rounding."""
     without: str | None = None
     """Host that is off when the run begins."""
+    last_checkpoint: int = 6
+    """By number. A run is struck right after one of the first so many, by lot."""
     is_submitted: bool = True
     """Whether its driver is on the head; else on a worker's host."""
 
@@ -217,13 +219,13 @@ HOST_KINDS = {
     "one-way silence": HostKind(strike=silence),
     "store full": HostKind(strike=fill_store, exit_code=4),
     "cable out 20 s": HostKind(strike=partial(pull_cable, seconds=LONG_S)),
-    "second submitter": HostKind(strike=second_submitter),
+    "second submitter": HostKind(strike=second_submitter, last_checkpoint=1),
     "node joins": HostKind(strike=join_node, workers=(1, 2), without="h3"),
     "store slow": HostKind(strike=slow_store),
     "head lost": HostKind(strike=lose_head, exit_code=None),
     "head lost, job elsewhere": HostKind(strike=lose_head, exit_code=4, is_submitted=False),
     "host full": HostKind(strike=fill_host),
-    "second run": HostKind(strike=second_run),
+    "second run": HostKind(strike=second_run, last_checkpoint=1),
     "clock wrong": HostKind(strike=shift_clock, exit_code=2),
     "cable out 5 min": HostKind(strike=partial(pull_cable, seconds=VERY_LONG_S)),
 }
