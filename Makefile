@@ -7,6 +7,7 @@ DOCS_STAMP := $(VENV)/.docs-done
 STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -qq --no-compile -c constraints.txt
 BENCHES := $(filter-out %.__init__ bench.faults.mutators,$(subst /,.,$(basename $(wildcard bench/*/*.py))))
 
 export DS_BUILD_OPS := 0
@@ -23,15 +24,17 @@ setup: $(STAMP) ## install everything into .venv (once; again when pyproject.tom
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make setup PYTHON=python3.11"; exit 2; }
-	@echo "setup 1/4: virtual environment in $(VENV), with $$($(PYTHON) -V)"
+	@echo "setup 1/5: virtual environment in $(VENV), with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -qq -c constraints.txt setuptools wheel
-	@echo "setup 2/4: torch"
-	@$(PIP) install -qq -c constraints.txt torch numpy
-	@echo "setup 3/4: Ray, FAISS, DeepSpeed (no operators are compiled), tools"
-	@DS_ACCELERATOR=cpu $(PIP) install -qq -c constraints.txt --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
-	@echo "setup 4/4: this project, editable"
-	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+	@$(INSTALL) setuptools wheel
+	@echo "setup 2/5: torch"
+	@$(INSTALL) torch numpy
+	@echo "setup 3/5: Ray, FAISS, DeepSpeed (no operators are compiled), tools"
+	@DS_ACCELERATOR=cpu $(INSTALL) --no-build-isolation $$($(BIN)/python -c "$$REQUIREMENTS")
+	@echo "setup 4/5: this project, editable"
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@echo "setup 5/5: bytecode"
+	-@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/|py312' $(VENV)/lib
 	@touch $@
 	@echo "setup done: $$($(BIN)/python -c 'import torch, ray; print("torch", torch.__version__, "ray", ray.__version__)')"
 
