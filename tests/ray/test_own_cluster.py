@@ -1,5 +1,6 @@
-"""A job's own cluster: its workers are forks of the job, Ray sees their ends, and nothing outlives the job."""
+"""A job's own cluster: it is on the loopback, its workers are forks of the job, and nothing outlives the job."""
 
+import ipaddress
 import json
 import os
 import signal
@@ -69,7 +70,7 @@ class Job:
         return json.loads(said) if said[0] in "[{" else self._line()  # Ray tells of lost workers, too
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def job() -> Iterator[Job]:
     job = Job()
     yield job
@@ -77,7 +78,24 @@ def job() -> Iterator[Job]:
     job.process.wait(LIMIT_S)
 
 
+def test_every_port_of_it_is_on_the_loopback(job: Job) -> None:
+    places = [
+        (process.name(), connection.laddr.ip)
+        for process in (psutil.Process(job.process.pid), *job.family)
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert {"gcs_server", "raylet"} <= {name for name, _ in places}
+    outside = [(name, ip) for name, ip in places if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback]
+    assert not outside
+
+
+def test_nobody_waits_for_nodes_that_cannot_join(job: Job) -> None:
+    assert not job.first["can_grow"]
+
+
 def test_workers_are_forks_that_ray_sees_end_and_starts_again(job: Job) -> None:
+    """In the end the job ends, too: this is the last test that has it."""
     first, second = job.first, job.second
     assert first["parent"] == second["parent"]
     assert psutil.Process(first["parent"]).ppid() == job.process.pid
@@ -106,10 +124,7 @@ def test_workers_are_forks_that_ray_sees_end_and_starts_again(job: Job) -> None:
     assert psutil.wait_procs(job.family, LIMIT_S)[1] == []
 
 
-def test_nobody_waits_for_nodes_that_cannot_join(job: Job) -> None:
-    assert not job.first["can_grow"]
-
-
-def test_nothing_outlives_a_job_that_is_killed(job: Job) -> None:
+def test_nothing_outlives_a_job_that_is_killed() -> None:
+    job = Job()
     job.process.kill()
     assert psutil.wait_procs(job.family, LIMIT_S)[1] == []
