@@ -132,7 +132,13 @@ class _Server:
 
     def serve(self) -> NoReturn:
         while True:
-            for key, _ in self._selector.select():
+            self.answer()
+
+    def answer(self) -> None:
+        """Wait for something to happen, and do what is due."""
+        for key, _ in self._selector.select():
+            # A starter and its worker often end at once: what is done for one may let go of the other.
+            if key in self._selector.get_map().values():
                 key.data()
 
     def _accept(self) -> None:
