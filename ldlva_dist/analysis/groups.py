@@ -1,5 +1,7 @@
-"""How good predictions are in each group of samples, by the manifest's extra columns. N = samples, C = classes."""
+"""Predictions and suspects in each group of samples, by the manifest's extra columns. N = samples, C = classes."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,15 +32,12 @@ def judge_groups(
         each reference that says something of the group ``samples``, ``kl``, ``jensen_shannon``, ``chebyshev`` and
         ``cosine`` (see :func:`ldlva_dist.analysis.metrics.label_distribution`).
     """
-    found: dict[str, dict[str, Any]] = {}
-    for column in extra.column_names:
-        value_N = np.array(extra[column].to_pylist(), dtype=object)
-        values, counts = np.unique(extra[column].drop_null().to_pylist(), return_counts=True)
-        order = np.argsort(-counts, kind="stable")[:LARGEST]
-        found[column.removeprefix(EXTRA)] = {
-            value: _judge(value_N == value, labels_N, probs_NC, references) for value in values[order].tolist()
+    return {
+        column.removeprefix(EXTRA): {
+            value: _judge(mine_N, labels_N, probs_NC, references) for value, mine_N in _largest(extra[column])
         }
-    return found
+        for column in extra.column_names
+    }
 
 
 def _judge(
@@ -55,3 +54,48 @@ def _judge(
             distances = metrics.label_distribution(metrics.shares(weights_NC[known_N]), probs_NC[known_N])
             result[name] = {"samples": int(known_N.sum()), **{key: distances[key] for key in DISTANCES}}
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectGroup:
+    """Training samples with one value of an extra column."""
+
+    samples: int
+    listed: int
+    """On the list of labels that are probably wrong."""
+    doubted: int
+    """Those for which another class than the label is proposed."""
+
+
+def suspect_groups(
+    extra: pa.Table, listed_N: NDArray[np.bool_], doubted_N: NDArray[np.bool_]
+) -> dict[str, dict[str, SuspectGroup]]:
+    """How many labels of each group are doubted, in the largest groups of each column.
+
+    Args:
+        extra: [N] columns ``extra_NAME``, text or null; samples without a value are in no group.
+        listed_N: Whether the label is on the list of probably wrong ones.
+        doubted_N: Whether another class is proposed.
+
+    Returns:
+        By column and value, those with most samples first.
+    """
+    return {
+        column.removeprefix(EXTRA): {
+            value: SuspectGroup(
+                samples=int(mine_N.sum()),
+                listed=int(listed_N[mine_N].sum()),
+                doubted=int(doubted_N[mine_N].sum()),
+            )
+            for value, mine_N in _largest(extra[column])
+        }
+        for column in extra.column_names
+    }
+
+
+def _largest(column: pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The values with most samples, and which samples have them."""
+    value_N = np.array(column.to_pylist(), dtype=object)
+    values, counts = np.unique(column.drop_null().to_pylist(), return_counts=True)
+    for value in values[np.argsort(-counts, kind="stable")[:LARGEST]].tolist():
+        yield value, value_N == value

@@ -30,13 +30,18 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
         ``accuracy`` in [0, 1]; ``mean_class_accuracy``: mean recall of the classes among the labels; ``macro_f1``:
         mean of F1 over the classes among labels or predictions; ``ece``: expected calibration error of the largest
         probability, that of the bins in ``reliability``; ``confusion``: [C][C] counts, rows = labels;
-        ``reliability``: see there. All but the last two are None for N = 0.
+        ``reliability`` and ``class_reliability``: see there. All but the last three are None for N = 0.
     """
     predicted_N = probs_NC.argmax(axis=1)
     confusion_CC = confusion_matrix(labels_N, predicted_N, num_classes)
     if len(labels_N) == 0:
         names = ("accuracy", "mean_class_accuracy", "macro_f1", "ece")
-        return {**dict.fromkeys(names), "confusion": confusion_CC.tolist(), "reliability": []}
+        return {
+            **dict.fromkeys(names),
+            "confusion": confusion_CC.tolist(),
+            "reliability": [],
+            "class_reliability": [[]] * num_classes,
+        }
     hits_C, given_C, predicted_C = confusion_CC.diagonal(), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     present, either = given_C > 0, given_C + predicted_C > 0
     diagram = reliability(labels_N, probs_NC)
@@ -48,6 +53,7 @@ def classification(labels_N: NDArray[Any], probs_NC: NDArray[Any], *, num_classe
         "ece": sum(part["share"] * abs(part["confidence"] - part["accuracy"]) for part in diagram),
         "confusion": confusion_CC.tolist(),
         "reliability": diagram,
+        "class_reliability": class_reliability(labels_N, probs_NC),
     }
 
 
@@ -75,6 +81,27 @@ def reliability(labels_N: NDArray[Any], probs_NC: NDArray[Any]) -> list[dict[str
         }
         for i in np.flatnonzero(counts)
     ]
+
+
+def class_reliability(labels_N: NDArray[Any], probs_NC: NDArray[Any]) -> list[list[dict[str, float]]]:
+    """Reliability diagram of each class: of the samples that are predicted to be of it.
+
+    Args:
+        labels_N: [N] class indices, 0..C-1.
+        probs_NC: [N, C] class probabilities.
+
+    Returns:
+        [C] bins as :func:`reliability` has them, with ``samples``, a count, in the place of ``share``; none for a class
+        that is never predicted.
+    """
+    predicted_N = probs_NC.argmax(axis=1)
+    found = []
+    for index in range(probs_NC.shape[1]):
+        mine_N = predicted_N == index
+        total = int(mine_N.sum())
+        bins = reliability(labels_N[mine_N], probs_NC[mine_N]) if total else []
+        found.append([{"samples": round(each.pop("share") * total), **each} for each in bins])
+    return found
 
 
 def confusion_matrix(labels_N: NDArray[Any], predicted_N: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
@@ -141,16 +168,30 @@ def label_distribution(truth_NC: NDArray[Any], probs_NC: NDArray[Any]) -> dict[s
         probs_NC: Predicted ones; rows sum to 1.
 
     Returns:
-        Distances, 0 for equal rows: ``kl`` (of the truth from the prediction) and ``jensen_shannon`` (the
+        Means of :func:`label_distances`; None for N = 0.
+    """
+    rows = label_distances(truth_NC, probs_NC)
+    return {name: float(values.mean()) if len(values) else None for name, values in rows.items()}
+
+
+def label_distances(truth_NC: NDArray[Any], probs_NC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Nearness of each predicted to its true distribution.
+
+    Args:
+        truth_NC: True distributions; rows sum to 1.
+        probs_NC: Predicted ones; rows sum to 1.
+
+    Returns:
+        [N] each. Distances, 0 for equal rows: ``kl`` (of the truth from the prediction) and ``jensen_shannon`` (the
         divergence, at most log 2), in nats; ``chebyshev``; ``clark``; ``canberra``; both count a class that is 0 in
-        truth and prediction as equal. Similarities, 1 for equal rows: ``cosine``; ``intersection``. None for N = 0.
+        truth and prediction as equal. Similarities, 1 for equal rows: ``cosine``; ``intersection``.
     """
     truth, probs = truth_NC.astype(np.float64), probs_NC.astype(np.float64)
     gap, total = np.abs(truth - probs), truth + probs
     middle = total / 2
     ratio = np.divide(gap, total, out=np.zeros_like(gap), where=total > 0)
     lengths = np.linalg.norm(truth, axis=1) * np.linalg.norm(probs, axis=1)
-    rows = {
+    return {
         "kl": rel_entr(truth, np.maximum(probs, PROBABILITY_FLOOR)).sum(axis=1),
         "jensen_shannon": (rel_entr(truth, middle) + rel_entr(probs, middle)).sum(axis=1) / 2,
         "chebyshev": gap.max(axis=1),
@@ -159,7 +200,6 @@ def label_distribution(truth_NC: NDArray[Any], probs_NC: NDArray[Any]) -> dict[s
         "cosine": (truth * probs).sum(axis=1) / lengths,
         "intersection": np.minimum(truth, probs).sum(axis=1),
     }
-    return {name: float(values.mean()) if len(values) else None for name, values in rows.items()}
 
 
 def noise_finding(scores_N: NDArray[Any], wrong_N: NDArray[np.bool_]) -> dict[str, float | None]:

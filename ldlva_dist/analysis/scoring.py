@@ -13,6 +13,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayError
+from scipy.stats import sem
 
 from ldlva_dist.analysis import metrics
 from ldlva_dist.analysis.groups import judge_groups
@@ -52,9 +53,11 @@ def score(
         One JSON-ready dict:
         ``checkpoint``, ``dataset``, ``split``, ``samples``, ``steps``, ``weights_crc32``;
         ``version`` and ``trained_version``: content hashes of the data judged on and trained on;
-        ``given``: against the given labels: accuracy, mean_class_accuracy, macro_f1, ece, confusion (rows = labels);
+        ``given``: against the given labels: accuracy, mean_class_accuracy, macro_f1, ece, confusion (rows = labels),
+        reliability and class_reliability;
         ``votes`` / ``truth``, where the data set has raters' votes / true distributions: the same against their
-        largest entry, and kl, jensen_shannon, chebyshev, clark, canberra, cosine, intersection against them;
+        largest entry, and kl, jensen_shannon, chebyshev, clark, canberra, cosine, intersection against them, with the
+        standard_errors of these means;
         ``groups``, where the data set has extra columns: see :func:`ldlva_dist.analysis.groups.judge_groups`;
         ``ambiguity``, where it has votes and the run uncertainties: ``spearman``, the rank correlation of a training
         sample's uncertainty and the entropy of its votes;
@@ -185,10 +188,18 @@ def against_columns(dataset: Dataset, split: str, probs_NC: NDArray[np.float32])
             "samples": int(known.sum()),
             **metrics.classification(truth_NC.argmax(axis=1), probs_NC[known], num_classes=num_classes),
             **metrics.label_distribution(truth_NC, probs_NC[known]),
+            "standard_errors": _standard_errors(truth_NC, probs_NC[known]),
         }
     if extra:
         result["groups"] = judge_groups(columns.select(extra), labels_N, probs_NC, references)
     return result
+
+
+def _standard_errors(truth_NC: NDArray[Any], probs_NC: NDArray[np.float32]) -> dict[str, float]:
+    """Of the means of all distances; nothing for less than two samples."""
+    if len(truth_NC) < 2:
+        return {}
+    return {name: float(sem(values)) for name, values in metrics.label_distances(truth_NC, probs_NC).items()}
 
 
 def _noise(

@@ -1,6 +1,7 @@
 """CSV: the common form with a header, and the list that the report's page exports.
 
-The page's list has the columns key, given_label and proposed_label; the latter is what the reviewer decided. A cell
+The page's list has the columns key, given_label and proposed_label, which is what the reviewer decided, and may have
+reviewer. A cell
 that a spreadsheet would take for a formula has an apostrophe before it, as the page puts it (templates/marks.js).
 """
 
@@ -50,6 +51,7 @@ def read_csv_list(uri: str) -> pa.Table:
     names = csv_columns(uri)
     if set(PAGE) <= set(names):
         columns = {"key": "key", "given": "given_label", "decision": "proposed_label"}
+        columns |= {"reviewer": "reviewer"} if "reviewer" in names else {}
     elif set(OURS) <= set(names):
         columns = {name: name for name in SCHEMA.names if name in names}
     else:

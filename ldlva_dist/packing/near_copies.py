@@ -18,7 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from ldlva_dist import storage
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import decode
-from ldlva_dist.exchange.csv_list import csv_bytes
+from ldlva_dist.errors import DataError
+from ldlva_dist.exchange.csv_list import csv_bytes, text_columns
 from ldlva_dist.runtime.pieces import run_pieces
 
 MAX_BITS = 3
@@ -28,6 +29,8 @@ THUMBNAIL = 32
 MAX_DIFFERENCE = 10.0
 """Mean absolute difference of two copies' thumbnails, in grey levels; re-encoded ones have 1 to 3."""
 IMAGES_AT_ONCE = 512
+MAX_DIGITS = 19
+"""Of an id in a list."""
 COLUMNS = ("group", "kind", "id", "key", "split", "label")
 
 
@@ -51,6 +54,11 @@ class CopyGroup:
         """For the terminal."""
         places = [f"{key} ({split}, {label})" for key, split, label in zip(*self._named, strict=True)]
         return f"{'exact' if self.is_exact else 'near'} copies: {', '.join(places[:5])}{', ...' * (len(places) > 5)}"
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether the members' labels differ: one of them is wrong, or the picture is ambiguous."""
+        return len(set(self.labels)) > 1
 
     @property
     def _named(self) -> tuple[list[str], list[str], list[str]]:
@@ -152,6 +160,47 @@ def write_copy_groups(uri: str, groups: list[CopyGroup]) -> None:
         members = zip(group.ids, group.keys, group.splits, group.labels, strict=True)
         rows += [[number, kind, *member] for member in members]
     storage.write_bytes(uri, csv_bytes(list(COLUMNS), rows))
+
+
+def read_copy_groups(uri: str, dataset: Dataset) -> list[CopyGroup]:
+    """The groups of a list that :func:`write_copy_groups` wrote, with the splits and labels that the samples have now.
+
+    Args:
+        uri: The list.
+        dataset: What it is of, or a version of that.
+
+    Raises:
+        DataError: for a file that is no such list, or one of another data set.
+    """
+    table = text_columns(uri, {name: name for name in ("group", "kind", "id", "key")})
+    members: dict[str, list[int]] = {}
+    keys: dict[int, str] = {}
+    for number, text, key in zip(table["group"], table["id"], table["key"], strict=True):
+        if not (text.isdecimal() and len(text) < MAX_DIGITS):
+            raise DataError(f"{uri} must have ids in its column id, got {text!r:.100}")
+        members.setdefault(number, []).append(int(text))
+        keys[int(text)] = key
+    foreign, ids = f"{uri} was made from another data set than {dataset.uri}", sorted(keys)
+    if ids and ids[-1] >= dataset.num_rows:
+        raise DataError(f"{foreign}, which has no sample {ids[-1]}")
+    taken = dataset.take(["id", "key", "split", "label"], np.array(ids, dtype=np.int64))
+    rows = {row["id"]: row for row in taken.to_pylist()}
+    for sample, key in keys.items():
+        if rows[sample]["key"] != key:
+            raise DataError(
+                f"{foreign}: sample {sample} is {rows[sample]['key']!r:.100} there, {key!r:.100} in the list"
+            )
+    names, kinds = dataset.info.class_names, dict(zip(table["group"], table["kind"], strict=True))
+    return [
+        CopyGroup(
+            ids=group,
+            keys=[rows[sample]["key"] for sample in group],
+            splits=[rows[sample]["split"] for sample in group],
+            labels=[names[rows[sample]["label"]] for sample in group],
+            is_exact=kinds[number] == "exact",
+        )
+        for number, group in members.items()
+    ]
 
 
 def _grey(dataset: Dataset, ids: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ exported from the page as a CSV, which `python jobs/make_shards.py relabel` make
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ldlva_dist.analysis.label_findings import Findings
     from ldlva_dist.analysis.trained_run import Place, TrainedRun
     from ldlva_dist.dataset.dataset import Dataset
+    from ldlva_dist.packing.near_copies import CopyGroup
     from ldlva_dist.reporting.report.overview import ReportedRun
     from ldlva_dist.reporting.report.page import Samples
 
@@ -42,6 +44,8 @@ class ReportArguments:
     """Samples on the page: half probably mislabelled, the others most uncertain and most confident."""
     megabytes: float = 28.0
     """Size of the page; samples and pictures of neighbours that do not fit are left out, the least important first."""
+    duplicates: str | None = None
+    """List of images that are there more than once, as make_shards.py verify --duplicates writes it, to be shown."""
     num_tasks: Count = 2
     """Ray tasks that predict side by side where a run was not evaluated yet."""
 
@@ -61,7 +65,9 @@ def make_report(arguments: ReportArguments) -> "Findings | None":
     from ldlva_dist.analysis.out_of_fold import OUT_OF_FOLD_TAKEN, find_out_of_fold
     from ldlva_dist.analysis.scoring import NO_TEST_PART, split_to_judge
     from ldlva_dist.analysis.trained_run import TrainedRun, find
+    from ldlva_dist.packing.near_copies import read_copy_groups
     from ldlva_dist.packing.verify import require_sound
+    from ldlva_dist.reporting.report.collect import suspects
     from ldlva_dist.reporting.report.overview import overview
     from ldlva_dist.reporting.report.page import render
     from ldlva_dist.reporting.report.rounds import relabel_rounds
@@ -75,11 +81,14 @@ def make_report(arguments: ReportArguments) -> "Findings | None":
         say(NO_TEST_PART.format(info.name))
     if theirs:
         check_comparable(ours.dataset, theirs.dataset, split)
+    copies = read_copy_groups(arguments.duplicates, ours.dataset) if arguments.duplicates else None
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
     trained = TrainedRun(ours.checkpoint, ours.dataset) if ours.checkpoint.config.uses_neighbors else None
     out_of_fold_NC = find_out_of_fold(ours.run, ours.dataset) if trained else None
     findings = trained.findings(out_of_fold_NC) if trained else None
+    if arguments.duplicates and not trained:
+        raise SettingError(f"--duplicates must be left out for a run that shows no samples, got {arguments.duplicates}")
     if out_of_fold_NC is not None:
         say(OUT_OF_FOLD_TAKEN)
         run = replace(run, facts=[*run.facts, ("labels judged by", OUT_OF_FOLD_TAKEN)])
@@ -87,7 +96,10 @@ def make_report(arguments: ReportArguments) -> "Findings | None":
     run = replace(run, rounds=relabel_rounds(ours.dataset, findings), wrong_labels=wrong_labels)
     print_lines(str(each) for each in run.rounds)
     print_lines(wrong_labels.lines(info.class_names) if wrong_labels else ())
-    shown = samples_of(arguments, run, baseline, ours, trained, findings) if trained and findings else None
+    shown = None
+    if trained and findings:
+        run = replace(run, suspects=suspects(ours.dataset, findings))
+        shown = samples_of(arguments, run, baseline, ours, trained, findings, copies)
     page = render(overview(run, baseline), shown)
     uri = storage.join(ours.run, FILE)
     storage.write_bytes(uri, page)
@@ -152,13 +164,14 @@ def _json(text: bytes) -> Any:
         return None  # damaged, as by a full disk: the run is judged again
 
 
-def samples_of(
+def samples_of(  # noqa: PLR0913 - what a page is made of
     arguments: ReportArguments,
     run: "ReportedRun",
     baseline: "ReportedRun | None",
     place: "Place",
     trained: "TrainedRun",
     findings: "Findings",
+    copies: "Sequence[CopyGroup] | None",
 ) -> "Samples":
     """Write uncertainty.parquet, and collect what the page shows of single samples."""
     from ldlva_dist.analysis.label_findings import write_uncertainty
@@ -171,7 +184,7 @@ def samples_of(
     run.evaluation["noise"] = noise(place.dataset, findings) | bayes
     taken = len(render(overview(run, baseline), NOTHING))
     limits = Limits(samples=arguments.samples, megabytes=arguments.megabytes, taken=taken)
-    shown = collect(place.run, trained, findings, limits, trained.facts["step"])
+    shown = collect(place.run, trained, findings, limits, trained.facts["step"], copies)
     if shown.left_out:
         say(f"left out of the page, to stay within --megabytes {arguments.megabytes:g}: {'; '.join(shown.left_out)}")
     if shown.damaged:

@@ -18,7 +18,8 @@ jobs/make_shards.py has them. Besides:
 
 All training rows are audited: no holdout is cut off unless --holdout says so. Valence-arousal is used where the data
 have it; else neighbours are found in the network's own features. Stages: pack, copies, settings, train, folds, page.
-The same command resumes at the stage where it stopped, and says the end again once all is done."""
+The same command resumes at the stage where it stopped, and says the end again once all is done; only --placement.* may
+be others then."""
 
 
 def run_audit() -> None:

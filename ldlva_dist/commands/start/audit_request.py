@@ -138,6 +138,11 @@ def without_output(words: Sequence[str]) -> list[str]:
     return [word for option in options_of(words) if not is_stated("--output", option) for word in option]
 
 
+def without_placement(words: Sequence[str]) -> list[str]:
+    """The words but for the settings that say where an audit runs, which may be others when it resumes."""
+    return [word for option in options_of(words) if not option[0].startswith("--placement.") for word in option]
+
+
 def _recognised(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """A kind of source with its options in the place of a path, and sentences on how it was recognised.
 

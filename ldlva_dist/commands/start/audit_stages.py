@@ -19,7 +19,7 @@ from ldlva_dist.commands.data.build_index import IndexArguments, build
 from ldlva_dist.commands.data.make_shards import run_pack
 from ldlva_dist.commands.labels.report import ReportArguments, make_report
 from ldlva_dist.commands.start.audit_end import AuditEnd, closing_lines
-from ldlva_dist.commands.start.audit_request import AuditOptions, AuditRequest
+from ldlva_dist.commands.start.audit_request import AuditOptions, AuditRequest, without_placement
 from ldlva_dist.commands.training.plan import require_no_problems
 from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.config.by_size import DataSize, MachineSize, choose_settings
@@ -91,10 +91,12 @@ class AuditFolder:
         if not is_there or not self.is_packed:
             storage.check_writable(self.uri)
             storage.write_bytes(uri, text)
-        elif storage.read_bytes(uri) != text:
+            return
+        begun = json.loads(storage.read_bytes(uri))
+        if without_placement(begun) != without_placement(arguments):
             raise SettingError(
                 f"--output must be new for other arguments, got {self.uri!r} with an audit that was begun with: "
-                f"{' '.join(json.loads(storage.read_bytes(uri)))}"
+                f"{' '.join(begun)}"
             )
 
 
@@ -123,7 +125,7 @@ def run_stages(request: AuditRequest, output: str) -> None:
     train_audited(config, dataset, request.options)
     if request.options.folds:
         judge_folds(config, dataset, request.options.folds)
-    findings = write_page(config, dataset)
+    findings = write_page(config, dataset, copies)
     end = AuditEnd(dataset=dataset, findings=findings, copies=copies, folder=folder.uri, run=folder.run)
     suspects = as_issues_table(dataset, findings, end.suspects_n)
     storage.write_bytes(folder.at("suspects.csv"), issues_csv(suspects))
@@ -153,15 +155,20 @@ def find_copies(dataset: Dataset, folder: AuditFolder) -> str:
 
 
 def settle_settings(request: AuditRequest, dataset: Dataset, folder: AuditFolder) -> RunConfig:
-    """The run's settings: those of its first start, or else chosen by size, with what the command line names."""
+    """The run's settings: those of its first start, or else chosen by size, with what the command line names.
+
+    Only where it runs may change when it resumes: ``--placement.*``.
+    """
     uri = folder.at("settings.json")
-    if storage.exists(uri):
-        return read_back(storage.read_bytes(uri), uri)
     cpus, gpus = count_processors()
     machine = MachineSize(cpus=cpus, gpus=gpus)
     size = measure(dataset)
     chosen = choose_settings(size, machine, epochs=request.epochs)
     config = request.override(chosen)
+    if storage.exists(uri):
+        begun = request.override(read_back(storage.read_bytes(uri), uri))
+        say_other_workers(begun, config)
+        return begun
     config = replace(config, name=RUN, storage_path=folder.uri, data=replace(config.data, dataset=dataset.uri))
     say(
         f"settings: preset {chosen.name}, for {size.rows:,} images of {size.pixels} px "
@@ -172,6 +179,16 @@ def settle_settings(request: AuditRequest, dataset: Dataset, folder: AuditFolder
     )
     storage.write_bytes(uri, to_json(config).encode())
     return config
+
+
+def say_other_workers(begun: RunConfig, now: RunConfig) -> None:
+    """Say that a resumed audit keeps its first workers where the machine suggests others."""
+    there, here = begun.placement.max_workers, now.placement.max_workers
+    if there != here:
+        say(
+            f"settings: {there} workers as at the first start; this machine suggests {here}: "
+            f"--placement.num-workers {here} takes them"
+        )
 
 
 def measure(dataset: Dataset) -> DataSize:
@@ -272,9 +289,10 @@ def show_steps(progress: Callable[[str, int, int], None], what: str, batch_size:
     progress(what, metrics["step"] * batch_size, metrics["steps"] * batch_size)
 
 
-def write_page(config: RunConfig, dataset: Dataset) -> Findings:
-    """The page and uncertainty.parquet."""
+def write_page(config: RunConfig, dataset: Dataset, copies: str | None) -> Findings:
+    """The page, with the copies where somebody looked for them, and uncertainty.parquet."""
     say("judging, and writing the page")
-    findings = make_report(ReportArguments(run=config.uri, split=None if part_to_judge(dataset.info) else "train"))
+    split = None if part_to_judge(dataset.info) else "train"
+    findings = make_report(ReportArguments(run=config.uri, split=split, duplicates=copies))
     assert findings is not None, "an audit's run has neighbours"
     return findings

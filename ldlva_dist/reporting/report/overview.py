@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldlva_dist.analysis.groups import SuspectGroup
+from ldlva_dist.analysis.intervals import Interval, confusion_intervals, mean_interval, share_interval
 from ldlva_dist.analysis.wrong_label_list import WrongLabelList
 from ldlva_dist.reporting.report import charts
 from ldlva_dist.reporting.report.rounds import RelabelRound
-from ldlva_dist.reporting.tables import MEASURES, REFERENCES, judged_groups
+from ldlva_dist.reporting.tables import ABSENT, MEASURES, REFERENCES, judged_groups
 
-MATRIX, LISTED = 40, 200
-"""Classes in the confusion matrix, and in the list of sizes: a browser draws no million cells."""
+MATRIX, LISTED, DIAGRAMS = 40, 200, 24
+"""Classes in the confusion matrix, in the list of sizes, and with a diagram: a browser draws no million cells."""
 LESS_IS_BETTER = ("ece", "kl", "jensen_shannon", "chebyshev", "clark", "canberra")
 SHOWN = ("accuracy", "mean_class_accuracy", "macro_f1", "kl", "chebyshev", "ece")
 SCORES = {
@@ -45,6 +47,8 @@ class ReportedRun:
     """What people changed before, oldest first."""
     wrong_labels: WrongLabelList | None = None
     """The labels that are probably wrong; None for a run without neighbours."""
+    suspects: Mapping[str, Mapping[str, SuspectGroup]] = field(default_factory=dict)
+    """Suspects among the training samples, by extra column and value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,8 @@ class Figure:
 
     name: str
     value: str
+    interval: str | None = None
+    """Of 95 %."""
     baseline: str | None = None
     difference: str | None = None
     is_better: bool | None = None
@@ -77,13 +83,25 @@ class ClassSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassDiagram:
+    """Reliability of the samples that are predicted to be of a class."""
+
+    index: int
+    bars: Sequence[charts.Bar]
+    samples: int
+    confidence: str
+    accuracy: str
+    interval: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Groups:
     """Figures of the groups of one extra column."""
 
     name: str
     headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    """Value, and its figures."""
+    rows: Mapping[str, Sequence[tuple[str, str]]]
+    """By value: each figure, and its interval or nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +116,8 @@ class Overview:
     curves: Sequence[charts.Chart]
     confusion: Confusion
     reliability: Sequence[charts.Bar]
+    diagrams: Sequence[ClassDiagram]
+    """Reliability by predicted class: of all classes, or of the DIAGRAMS predicted most often."""
     sizes: Sequence[ClassSize]
     """Sizes of all classes, or of the LISTED largest."""
     noise: Sequence[Figure] = field(default_factory=list)
@@ -114,14 +134,18 @@ def overview(run: ReportedRun, baseline: ReportedRun | None) -> Overview:
     ours = run.evaluation[reference]
     theirs = baseline.evaluation.get(reference, {}) if baseline else {}
     noise = run.evaluation.get("noise", {})
+    between = _intervals(ours)
     return Overview(
         run=run,
         baseline=baseline.name if baseline else None,
         against=REFERENCES[reference],
-        figures=[_figure(key, ours[key], theirs.get(key)) for key in SHOWN if ours.get(key) is not None],
+        figures=[
+            _figure(key, ours[key], theirs.get(key), between.get(key)) for key in SHOWN if ours.get(key) is not None
+        ],
         curves=charts.curves(run.metrics, baseline.metrics if baseline else ()),
         confusion=_confusion(np.array(ours["confusion"])),
         reliability=charts.reliability_chart(ours["reliability"], num_bins=15),
+        diagrams=_diagrams(ours["class_reliability"]),
         sizes=_sizes(run.class_counts),
         noise=[
             Figure(name=name, value=f"{noise[key]['auroc']:.3f}", baseline=f"{noise[key]['average_precision']:.3f}")
@@ -129,14 +153,79 @@ def overview(run: ReportedRun, baseline: ReportedRun | None) -> Overview:
             if noise.get(key, {}).get("auroc") is not None
         ],
         wrong_share=noise.get("wrong_share"),
-        groups=[_groups(name, groups) for name, groups in run.evaluation.get("groups", {}).items() if groups],
+        groups=_groups(run.evaluation.get("groups", {}), run.suspects),
         spearman=run.evaluation.get("ambiguity", {}).get("spearman"),
     )
 
 
-def _groups(name: str, groups: Mapping[str, Any]) -> Groups:
-    headings, rows = judged_groups(groups)
-    return Groups(name=name, headings=headings, rows=rows)
+def _intervals(judgement: Mapping[str, Any]) -> dict[str, Interval]:
+    """Of those figures that have one: the calibration error's would be biased."""
+    confusion_CC = np.array(judgement["confusion"], dtype=np.int64)
+    found = confusion_intervals(confusion_CC)
+    accuracy = share_interval(int(confusion_CC.trace()), int(confusion_CC.sum()))
+    errors = judgement.get("standard_errors", {})
+    return {
+        **found,
+        **({"accuracy": accuracy} if accuracy else {}),
+        **{key: mean_interval(judgement[key], errors[key]) for key in SHOWN if key in errors},
+    }
+
+
+def _diagrams(class_bins: Sequence[Sequence[Mapping[str, float]]]) -> list[ClassDiagram]:
+    samples_C = [sum(int(each["samples"]) for each in bins) for bins in class_bins]
+    most = sorted(range(len(class_bins)), key=lambda index: -samples_C[index])[:DIAGRAMS]
+    return [_diagram(index, class_bins[index], samples_C[index]) for index in sorted(most) if samples_C[index]]
+
+
+def _diagram(index: int, bins: Sequence[Mapping[str, float]], samples: int) -> ClassDiagram:
+    shared = [{**each, "share": each["samples"] / samples} for each in bins]
+    confidence, accuracy = (sum(each["share"] * each[name] for each in shared) for name in ("confidence", "accuracy"))
+    return ClassDiagram(
+        index=index,
+        bars=charts.reliability_chart(shared, num_bins=15),
+        samples=samples,
+        confidence=f"{confidence:.2f}",
+        accuracy=f"{accuracy:.2f}",
+        interval=_between(share_interval(round(accuracy * samples), samples), 2),
+    )
+
+
+def _groups(
+    judged: Mapping[str, Mapping[str, Any]], suspects: Mapping[str, Mapping[str, SuspectGroup]]
+) -> list[Groups]:
+    """A table for each column: how the groups of the split are judged, and the suspects of the training samples."""
+    found = []
+    for name in {**judged, **suspects}:
+        own, training = judged.get(name, {}), suspects.get(name, {})
+        headings, rows = judged_groups(own)
+        cells = {value: [(text, "") for text in texts] for value, *texts in rows}
+        for value, group in own.items():
+            share = share_interval(round(group["accuracy"] * group["samples"]), group["samples"])
+            cells[value][headings.index("accuracy")] = (f"{group['accuracy']:.3f}", _between(share))
+        if training:
+            blank = [(ABSENT, "")] * len(headings)
+            headings = [*headings, "training labels", "probably wrong", "doubted"]
+            cells = {value: cells.get(value, blank) + _suspects(training.get(value)) for value in {**training, **own}}
+        if cells:
+            found.append(Groups(name=name, headings=headings, rows=cells))
+    return found
+
+
+def _suspects(group: SuspectGroup | None) -> list[tuple[str, str]]:
+    if group is None:
+        return [(ABSENT, "")] * 3
+    shares = [
+        (f"{count / group.samples:.1%}", _between(share_interval(count, group.samples), percent=True))
+        for count in (group.listed, group.doubted)
+    ]
+    return [(f"{group.samples:,}", ""), *shares]
+
+
+def _between(interval: Interval | None, decimals: int = 3, *, percent: bool = False) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    return f"{low:.1%} to {high:.1%}" if percent else f"{low:.{decimals}f} to {high:.{decimals}f}"
 
 
 def _confusion(counts_CC: NDArray[np.int64]) -> Confusion:
@@ -167,23 +256,27 @@ def _is_judgement(found: Any, num_classes: int) -> bool:
     numbers = [found.get(key, 0.0) for key in SHOWN]
     confusion = found.get("confusion")
     rows = confusion if isinstance(confusion, list) else []
+    by_class = found.get("class_reliability")
     return (
-        all(value is None or isinstance(value, int | float) for value in numbers)
+        isinstance(by_class, list)
+        and len(by_class) == num_classes
+        and all(value is None or isinstance(value, int | float) for value in numbers)
         and len(rows) == num_classes
         and all(isinstance(row, list) and len(row) == num_classes for row in rows)
     )
 
 
-def _figure(key: str, value: float, baseline: float | None) -> Figure:
-    name = MEASURES[key]
+def _figure(key: str, value: float, baseline: float | None, interval: Interval | None) -> Figure:
+    name, between = MEASURES[key], _between(interval) or None
     if baseline is None:
-        return Figure(name=name, value=f"{value:.3f}")
+        return Figure(name=name, value=f"{value:.3f}", interval=between)
     gap = round(value, 3) - round(baseline, 3)
     better = None if abs(gap) < 5e-4 else (gap < 0) == (key in LESS_IS_BETTER)
     sign = "+" if gap > 0 else "\N{MINUS SIGN}" if gap < 0 else "\N{PLUS-MINUS SIGN}"
     return Figure(
         name=name,
         value=f"{value:.3f}",
+        interval=between,
         baseline=f"{baseline:.3f}",
         difference=f"{sign}{abs(gap):.3f}",
         is_better=better,

@@ -13,7 +13,17 @@ from ldlva_dist.reporting.report import charts
 from ldlva_dist.reporting.report.overview import Overview
 
 PACKAGE = "ldlva_dist.reporting.report"
-SCRIPTS = ("start.js", "marks.js", "samples.js", "detail.js", "plane.js", "pointer.js", "keys.js")
+SCRIPTS = (
+    "start.js",
+    "marks.js",
+    "samples.js",
+    "pairs.js",
+    "copies.js",
+    "detail.js",
+    "plane.js",
+    "pointer.js",
+    "keys.js",
+)
 """In the order they run in; one function around all of them."""
 PALETTE = ("#3d7cc9", "#e0912f", "#2f9e75", "#cf5062", "#9a6fc0", "#45b0c9", "#a3922c", "#8b8f98")
 """Colours of the first classes; hues in golden angles after them."""

@@ -14,10 +14,16 @@ from numpy.typing import NDArray
 from ldlva_dist.analysis.metrics import vote_entropy
 from ldlva_dist.errors import SettingError
 
-KINDS = ("mislabelled", "doubted", "uncertain", "confident")
+KINDS = ("mislabelled", "doubted", "uncertain", "confident", "copied")
 """A sample can be of several; kind i is bit i."""
 SHARES = (0.5, 0.35, 0.15)
 """Shares of the samples that are shown: mislabelled and doubted ones together, uncertain, confident."""
+COPIED = 0.1
+"""So many more at most, whose picture is there with another label too."""
+FEWEST = 4
+"""Samples on a page."""
+PAIRS = 200
+"""Pairs of a given and a proposed class, the commonest."""
 LIKELIEST = 24
 """Classes of one sample that the page tells of, where there are more."""
 DECIMALS, PLACES = 3, 5
@@ -57,15 +63,16 @@ def choose_samples(
     is_listed_N: NDArray[np.bool_],
     is_proposed_N: NDArray[np.bool_],
     count: int,
+    copied: Sequence[int] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids [n] in ascending order, n <= ``count``, and kinds [n] of the samples to show.
 
     Mislabelled: on the list of probably wrong labels. Doubted: another class is proposed. Of both the highest suspicion
     comes first, and what is on the list before what is not. Uncertain: highest uncertainty. Confident: lowest
-    suspicion. Ties go to the smaller id.
+    suspicion. Ties go to the smaller id. Copied: the first of ``copied``, on top of ``count``.
     """
-    if count < len(KINDS):
-        raise SettingError(f"--samples must be >= {len(KINDS)}, got {count}")
+    if count < FEWEST:
+        raise SettingError(f"--samples must be >= {FEWEST}, got {count}")
     kinds_N = np.zeros(len(suspicion_N), dtype=np.int64)
     suspicious = np.argsort(-suspicion_N, kind="stable")
     is_other_N = is_proposed_N & ~is_listed_N
@@ -78,8 +85,27 @@ def choose_samples(
     kinds_N[doubtful] = is_listed_N[doubtful] + 2 * is_proposed_N[doubtful]
     kinds_N[uncertain] |= 4
     kinds_N[confident] |= 8
+    kinds_N[np.array(copied[: int(COPIED * count)], dtype=np.int64)] |= 16
     ids_n = np.flatnonzero(kinds_N)
     return ids_n, kinds_N[ids_n]
+
+
+def pairs_as_json(
+    labels_N: NDArray[np.int64], proposed_N: NDArray[np.int64], is_listed_N: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """How often which class is proposed in the place of which: the PAIRS commonest, and how many labels they are of.
+
+    Returns:
+        ``pairs``: given class, proposed class, labels, and labels of them that are on the list of probably wrong ones;
+        ``doubted`` labels in all, and ``pairKinds``: pairs in all.
+    """
+    is_other_N = labels_N != proposed_N
+    pairs_M2 = np.stack([labels_N[is_other_N], proposed_N[is_other_N]], axis=1)
+    pair_P2, which_M, count_P = np.unique(pairs_M2, axis=0, return_inverse=True, return_counts=True)
+    listed_P = np.bincount(which_M.ravel(), weights=is_listed_N[is_other_N], minlength=len(pair_P2)).astype(np.int64)
+    order = np.argsort(-count_P, kind="stable")[:PAIRS]
+    columns = np.concatenate([pair_P2, count_P[:, None], listed_P[:, None]], axis=1)[order]
+    return {"pairs": columns.tolist(), "doubted": int(is_other_N.sum()), "pairKinds": len(pair_P2)}
 
 
 def pictured_neighbors(shown: Shown) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import tyro
 from scipy.stats import spearmanr
 
 from ldlva_dist.analysis import metrics
-from ldlva_dist.analysis.groups import LARGEST, judge_groups
+from ldlva_dist.analysis.groups import LARGEST, judge_groups, suspect_groups
 from ldlva_dist.analysis.label_findings import Findings, write_uncertainty
 from ldlva_dist.analysis.scoring import against_columns
 from ldlva_dist.dataset.dataset import Dataset
@@ -53,6 +53,20 @@ def test_groups_are_judged_by_themselves() -> None:
     assert "votes" not in found["sex"]["m"]
     assert found["age"]["1"]["accuracy"] == 0.5
     assert found["age"]["1"]["votes"]["kl"] == pytest.approx(-np.log(0.1) / 3, abs=1e-6)
+
+
+def test_suspects_are_counted_in_each_group() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.choice(["web", "film", ""], 90).tolist()
+    values = [value or None for value in values]
+    listed_N, doubted_N = generator.random((2, 90)) < [[0.2], [0.4]]
+    found = suspect_groups(pa.table({"extra_source": values}), listed_N, doubted_N)["source"]
+    assert set(found) == {"web", "film"}
+    for value, group in found.items():
+        mine = [i for i in range(90) if values[i] == value]
+        assert group.samples == len(mine)
+        assert group.listed == sum(listed_N[i] for i in mine)
+        assert group.doubted == sum(doubted_N[i] for i in mine)
 
 
 def test_the_largest_groups_of_a_column_are_judged() -> None:

@@ -83,6 +83,26 @@ def test_the_calibration_error_equals_a_loop_over_bins(rows: str) -> None:
     assert metrics.classification(labels_N, probs_NC, num_classes=4)["ece"] == pytest.approx(error, abs=1e-12)
 
 
+def test_the_reliability_of_a_class_is_that_of_what_is_predicted_to_be_it() -> None:
+    probs_NC, labels_N = drawn(200, 4)[1], drawn(200, 4)[2]
+    probs_NC[probs_NC.argmax(axis=1) == 3] = [0.6, 0.2, 0.2, 0]
+    found = metrics.class_reliability(labels_N, probs_NC)
+    assert len(found) == 4
+    assert found[3] == []
+    for index, bins in enumerate(found[:3]):
+        expected = []
+        for low in range(15):
+            inside = [
+                (row.max(), label == index)
+                for row, label in zip(probs_NC, labels_N, strict=True)
+                if row.argmax() == index and low / 15 < row.max() <= (low + 1) / 15
+            ]
+            if inside:
+                confidence, accuracy = np.mean(inside, axis=0)
+                expected.append({"samples": len(inside), "confidence": confidence, "accuracy": accuracy})
+        assert bins == [pytest.approx(each) for each in expected]
+
+
 def test_classes_that_nobody_has_or_nobody_predicts_count_as_documented() -> None:
     result = metrics.classification(np.array([0, 0, 2]), np.eye(4)[[0, 1, 1]], num_classes=4)
     assert result["mean_class_accuracy"] == pytest.approx((1 / 2 + 0) / 2)  # of the labels' classes 0 and 2

@@ -231,7 +231,14 @@ def test_an_evaluation_of_another_shape_is_none(made: SyntheticRun) -> None:
     whole = judged(made)
     assert is_evaluation(json.loads(json.dumps(whole)), C)
     given = whole["given"]
-    others = [{"confusion": [[1]]}, {"confusion": None}, {"accuracy": "high"}, {"reliability": None}, {"ece": {}}]
+    others = [
+        {"confusion": [[1]]},
+        {"confusion": None},
+        {"accuracy": "high"},
+        {"reliability": None},
+        {"class_reliability": []},
+        {"ece": {}},
+    ]
     shapes = [None, 3, [], {}, whole | {"given": None}, *(whole | {"given": given | other} for other in others)]
     assert not any(is_evaluation(shape, C) for shape in shapes)
     assert not is_evaluation(whole, C + 1)

@@ -87,7 +87,7 @@ def test_a_folder_holds_one_audit(tmp_path: Path) -> None:
     folder.begin(["folder", "--training.epochs", "3"])  # nothing was packed yet
     (tmp_path / "audit" / "data").mkdir()
     (tmp_path / "audit" / "data" / "dataset.json").touch()
-    folder.begin(["folder", "--training.epochs", "3"])
+    folder.begin(["folder", "--placement.num-workers", "2", "--training.epochs", "3", "--placement.use-gpu"])
     with pytest.raises(SettingError, match=r"--output must be new for other arguments.*--training\.epochs 3"):
         folder.begin(["folder", "--training.epochs", "4"])
     (tmp_path / "mine").mkdir()

@@ -14,11 +14,13 @@ from PIL import Image
 
 from ldlva_dist.dataset import manifest
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.errors import DataError
 from ldlva_dist.packing.near_copies import (
     close_pairs,
     copy_groups,
     difference_hash,
     hash_shard,
+    read_copy_groups,
     write_copy_groups,
 )
 from ldlva_dist.packing.sources.drawn_faces.faces import draw_faces, draw_people
@@ -83,6 +85,36 @@ def test_copies_are_found_inside_and_across_splits_and_nothing_else(dataset: Dat
         *(("2", "exact", f"k{i}") for i in (5, TRAIN + HOLDOUT + 2)),
         *(("3", "exact", f"k{i}") for i in (3, 7)),
     ]
+
+
+def test_a_list_of_groups_is_read_back_with_the_labels_of_now(dataset: Dataset, tmp_path: Path) -> None:
+    uri, groups = str(tmp_path / "copies.csv"), copy_groups(dataset, hashes(dataset))
+    write_copy_groups(uri, groups)
+    assert read_copy_groups(uri, dataset) == groups
+    table = dataset.columns(dataset.column_names())
+    label_N = table["label"].to_numpy().copy()
+    label_N[5] = (label_N[5] + 1) % CLASSES
+    place = table.column_names.index("label")
+    manifest.write_manifest(dataset.uri, table.set_column(place, table.schema.field(place), [label_N]))
+    changed = read_copy_groups(uri, Dataset.open(dataset.uri))
+    assert changed[1].labels == [dataset.info.class_names[label_N[i]] for i in changed[1].ids]
+    assert changed[1].labels != groups[1].labels
+    assert (changed[0], changed[2]) == (groups[0], groups[2])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1,near,3,other", "was made from another data set.*sample 3 is 'k3' there, 'other' in the list"),
+        (f"1,near,{ROWS},k", f"was made from another data set.*which has no sample {ROWS}"),
+        (f"1,near,{10**30},k", "must have ids in its column id"),
+        ("1,near,-3,k3", "must have ids in its column id"),
+    ],
+)
+def test_a_list_of_another_data_set_is_refused(dataset: Dataset, tmp_path: Path, row: str, said: str) -> None:
+    (tmp_path / "copies.csv").write_text(f"group,kind,id,key,split,label\n{row},train,a\n")
+    with pytest.raises(DataError, match=said):
+        read_copy_groups(str(tmp_path / "copies.csv"), dataset)
 
 
 def test_flat_pictures_share_a_hash_and_are_told_apart_by_their_pixels(dataset: Dataset) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,11 +16,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 from ldlva_dist.analysis import metrics, suspicion
+from ldlva_dist.analysis.groups import SuspectGroup
 from ldlva_dist.analysis.label_findings import Findings, write_uncertainty
 from ldlva_dist.dataset.manifest import write_info
 from ldlva_dist.errors import DataError, SettingError
+from ldlva_dist.packing.near_copies import CopyGroup
 from ldlva_dist.records.uncertainty_history import write_history
 from ldlva_dist.reporting.report import charts, pictures, plane, samples
 from ldlva_dist.reporting.report.collect import Limits, collect
@@ -334,12 +338,86 @@ def test_groups_and_their_distances_stand_on_the_page(run: SyntheticRun) -> None
     judged = glance(run)
     votes = {"samples": 9, "kl": 0.25, "jensen_shannon": 0.1, "chebyshev": 0.125, "cosine": 0.9}
     easy = {"samples": 1200, "accuracy": 0.75, "mean_class_accuracy": 0.5, "votes": votes}
+    web = SuspectGroup(samples=400, listed=20, doubted=60)
+    judged = replace(judged, suspects={"subset": {"hard": web}, "source": {HOSTILE: web}})
     judged.evaluation["groups"] = {"subset": {HOSTILE: easy, "hard": {**easy, "votes": {}}}}
     judged.evaluation["ambiguity"] = {"samples": 9, "spearman": 0.375}
     text = " ".join(" ".join(Scripts(render(overview(judged, None), None).decode()).text).split())
-    assert "By subset samples accuracy mean class acc. KL (votes) Chebyshev (votes)" in text
-    assert "1,200 0.750 0.500 0.250 0.125 hard 1,200 0.750 0.500 - -" in text
+    hostile = " ".join(HOSTILE.split())
+    heads = "samples accuracy mean class acc. KL (votes) Chebyshev (votes) training labels probably wrong doubted"
+    assert heads in text
+    assert "1,200 0.750 0.725 to 0.774 0.500 0.250 0.125 - - -" in text
+    suspects = "400 5.0% 3.3% to 7.6% 15.0% 11.8% to 18.8%"
+    assert f"hard 1,200 0.750 0.725 to 0.774 0.500 - - {suspects}" in text
+    assert (
+        f"source samples accuracy mean class acc. training labels probably wrong doubted {hostile} - - - {suspects}"
+        in text
+    )
     assert "entropy of the raters' votes: 0.375" in text
+
+
+def test_figures_have_intervals_and_classes_their_reliability(run: SyntheticRun) -> None:
+    judged = glance(run)
+    judged.evaluation["truth"] = {**judged.evaluation["given"], "kl": 0.5, "standard_errors": {"kl": 0.01}}
+    shown = overview(judged, None)
+    between = {figure.name: figure.interval for figure in shown.figures}
+    hits = round(100 * judged.evaluation["given"]["accuracy"])
+    low, high = binomtest(hits, 100).proportion_ci(method="wilson")
+    assert between["accuracy"] == f"{low:.3f} to {high:.3f}"
+    assert between["KL divergence"] == "0.480 to 0.520"
+    assert between["calibration error (ECE)"] is None
+    predicted = run.findings.probs_NC[:100].argmax(axis=1)
+    assert {each.index: each.samples for each in shown.diagrams} == Counter(predicted.tolist())
+    for each in shown.diagrams:
+        mine = predicted == each.index
+        assert each.accuracy == f"{(run.findings.labels_N[:100][mine] == each.index).mean():.2f}"
+        assert each.confidence == f"{run.findings.probs_NC[:100][mine].max(axis=1).mean():.2f}"
+
+
+def test_pairs_of_classes_are_counted_over_all_training_samples(run: SyntheticRun) -> None:
+    found = run.findings
+    listed = found.wrong_labels.is_listed_N
+    data = samples.pairs_as_json(found.labels_N, found.proposed_N, listed)
+    pairs = [(a, b) for a, b in zip(found.labels_N.tolist(), found.proposed_N.tolist(), strict=True) if a != b]
+    of_list = [(found.labels_N[i], found.proposed_N[i]) for i in np.flatnonzero(listed)]
+    assert {(a, b): (count, wrong) for a, b, count, wrong in data["pairs"]} == {
+        pair: (count, of_list.count(pair)) for pair, count in Counter(pairs).items()
+    }
+    counts = [count for _, _, count, _ in data["pairs"]]
+    assert counts == sorted(counts, reverse=True)
+    assert (data["doubted"], data["pairKinds"]) == (len(pairs), len(set(pairs)))
+    nobody = samples.pairs_as_json(found.labels_N, found.labels_N, listed)
+    assert nobody == {"pairs": [], "doubted": 0, "pairKinds": 0}
+
+
+def copies_of(ids: Sequence[int], labels: Sequence[str], *, is_exact: bool = False, last: str = "train") -> CopyGroup:
+    keys, splits = [f"face_{i:07d}" for i in ids], [*["train"] * (len(ids) - 1), last]
+    return CopyGroup(ids=[*ids], keys=keys, splits=splits, labels=[*labels], is_exact=is_exact)
+
+
+def test_copies_stand_on_the_page_those_with_other_labels_first_and_for_review(
+    run: SyntheticRun, tmp_path: Path
+) -> None:
+    plain = collect(str(tmp_path), run, run.findings, Limits(samples=60))
+    assert "copies" not in plain.data
+    hidden = sorted(set(range(ROWS)) - set(plain.data["samples"]["id"]))
+    equal = copies_of(hidden[:12], ["Sad"] * 12, is_exact=True)
+    apart = copies_of([*hidden[20:23]], ["Sad", HOSTILE, "Fear"], last="test")
+    shown = collect(str(tmp_path), run, run.findings, Limits(samples=60), None, [equal, apart])
+    data = shown.data
+    first, second = data["copies"]["groups"]
+    assert (first["id"], first["label"]) == (apart.ids, apart.labels)
+    assert (first["exact"], first["leak"], first["several"]) == (False, True, True)
+    assert (second["id"], second["count"]) == (equal.ids[:8], 12)
+    assert [place >= 0 for place in second["picture"]] == [True] + [False] * 7  # one picture says all of an exact group
+    assert all(place >= 0 for place in first["picture"])
+    counts = [data["copies"][name] for name in ("total", "images", "leaks", "ofSeveralLabels")]
+    assert counts == [2, 15, 1, 1]
+    kinds = dict(zip(data["samples"]["id"], data["samples"]["kinds"], strict=True))
+    assert [i for i, bits in kinds.items() if bits & 16] == apart.ids[:2]  # the third is no training sample
+    found = Scripts(render(overview(glance(run), None), shown).decode())
+    assert found.data()["copies"]["groups"][0]["label"][1] == HOSTILE
+    assert "alert(1)" not in found.scripts[-1][1]
 
 
 def test_a_baseline_is_compared_figure_by_figure(run: SyntheticRun) -> None:

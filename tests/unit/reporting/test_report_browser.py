@@ -1,14 +1,16 @@
-"""The page in headless Chromium: it opens, filters, pages, marks and exports. Skipped where there is no Chromium."""
+"""The page in headless Chromium: it opens, filters, marks, exports and prints. Skipped where there is no Chromium."""
 
 import csv
 import json
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("playwright")
@@ -18,8 +20,9 @@ from playwright.sync_api import Browser, Page, expect
 from ldlva_dist.analysis import metrics
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import write_manifest
+from ldlva_dist.packing.near_copies import CopyGroup
 from ldlva_dist.packing.relabel import read_corrections, relabel
-from ldlva_dist.reporting.report.collect import Limits, collect
+from ldlva_dist.reporting.report.collect import Limits, collect, suspects
 from ldlva_dist.reporting.report.overview import ReportedRun, overview
 from ldlva_dist.reporting.report.page import render
 from testing.browser import chromium, find_chromium
@@ -28,9 +31,10 @@ from testing.synthetic_run import SyntheticRun, synthetic_run
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 NAMES = ("Neutral", 'Hap"py, very', "</script><b>Sad", "Surprise", "Fear", "Disgust", "Anger")
+SOURCES = ("web", "<b>film</b>")
 
 
-def written(run: SyntheticRun, path: Path) -> str:
+def written(run: SyntheticRun, path: Path, copies: Sequence[CopyGroup] | None = None) -> str:
     """The address of the run's page."""
     names = run.dataset.info.class_names
     given = metrics.classification(run.findings.labels_N, run.findings.probs_NC, num_classes=len(names))
@@ -41,20 +45,36 @@ def written(run: SyntheticRun, path: Path) -> str:
         evaluation={"given": given, "split": "test", "samples": 500, "steps": 1},
         class_names=names,
         class_counts=run.dataset.info.class_counts["train"],
+        suspects=suspects(run.dataset, run.findings),
     )
-    path.write_bytes(render(overview(first, None), collect("first", run, run.findings, Limits(samples=240))))
+    shown = collect("first", run, run.findings, Limits(samples=240), None, copies)
+    path.write_bytes(render(overview(first, None), shown))
     return path.as_uri()
+
+
+def copies_in() -> list[CopyGroup]:
+    """Two groups: one of equal files, one of several labels that reaches into the test part."""
+    groups = []
+    for ids, leaks in (([7, 11], False), ([20, 21, 22], True)):
+        labels = [NAMES[2 if leaks and at == 1 else 1] for at in range(len(ids))]
+        splits = [*["train"] * (len(ids) - 1), "test" if leaks else "train"]
+        keys = [f"face_{i:07d}" for i in ids]
+        groups.append(CopyGroup(ids=ids, keys=keys, splits=splits, labels=labels, is_exact=not leaks))
+    return groups
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     made = synthetic_run(tmp_path_factory.mktemp("run"), rows=500, k=5, pool=40, pixels=48)
-    return replace(made, dataset=replace(made.dataset, info=replace(made.dataset.info, class_names=NAMES)))
+    table = made.dataset.columns(made.dataset.column_names())
+    source = pa.array([None if i % 3 == 2 else SOURCES[i % 3] for i in range(len(table))])
+    write_manifest(made.dataset.uri, table.append_column("extra_source", source))
+    return replace(made, dataset=Dataset(made.dataset.uri, replace(made.dataset.info, class_names=NAMES)))
 
 
 @pytest.fixture(scope="module")
 def address(run: SyntheticRun, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return written(run, tmp_path_factory.mktemp("page") / "report.html")
+    return written(run, tmp_path_factory.mktemp("page") / "report.html", copies_in())
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +170,10 @@ def test_marked_samples_are_exported_and_become_a_version(page: Page, run: Synth
     expect(page.locator("#mark-count")).to_have_text("2 marked")
     page.check("input[name=kind][value=marked]", force=True)
     assert sorted(names_on(page)) == sorted(ids[:2])
+    page.fill("#reviewer", "Ann-Marie, 2")
     with page.expect_download() as download:
         page.click("#export")
-    assert download.value.suggested_filename == "marked-first.csv"
+    assert download.value.suggested_filename == "marked-first-Ann_Marie_2.csv"
     path = tmp_path / "marked.csv"
     download.value.save_as(path)
     with open(path, newline="", encoding="utf-8") as file:
@@ -165,10 +186,13 @@ def test_marked_samples_are_exported_and_become_a_version(page: Page, run: Synth
             "given_label": NAMES[found.labels_N[i]],
             "proposed_label": NAMES[proposed[i]],
             "uncertainty": pytest.approx(found.uncertainty_N[i], abs=6e-4),
+            "reviewer": "Ann-Marie, 2",
         }
         for i in sorted(proposed)
     ]
-    relabel(Dataset.open(run.dataset.uri), "v1", read_corrections([str(path)], run.dataset))
+    corrections = read_corrections([str(path)], run.dataset)
+    assert corrections.reviewers_M == [["Ann-Marie, 2"]] * 2
+    relabel(Dataset.open(run.dataset.uri), "v1", corrections)
     labels = Dataset.open(f"{run.dataset.uri}/versions/v1").columns(["label"])["label"].to_numpy()
     changed = {i: label for i, label in proposed.items() if label != found.labels_N[i]}
     assert {int(i): int(labels[i]) for i in np.flatnonzero(labels != found.labels_N)} == changed
@@ -203,6 +227,122 @@ def test_marks_of_other_reports_and_other_tabs_are_kept(page: Page, address: str
     page.locator("#cards .mark").nth(0).click()
     everything = sorted([[first, int(proposed[first])], [second, int(proposed[second])], [elsewhere, 2]])
     assert kept(page) == everything
+
+
+def test_the_whole_list_is_reviewed_by_keys_alone(page: Page, run: SyntheticRun) -> None:
+    ids, found = order(run), run.findings
+    wanted: dict[int, int] = {}
+    for place, sample in enumerate(ids):
+        key = "yx3j"[place % 4]
+        page.keyboard.press(key)
+        if key != "j":
+            wanted[sample] = {"y": int(found.proposed_N[sample]), "x": int(found.labels_N[sample]), "3": 2}[key]
+    assert kept(page) == sorted([sample, label] for sample, label in wanted.items())
+    expect(page.locator("#review-count")).to_have_text(f"{len(wanted)} of {len(ids)} decided")
+    expect(page.locator("#page")).to_have_text(f"{len(ids) // 48 * 48 + 1}–{len(ids)} of {len(ids)}")
+    last = [sample for sample in ids if sample in wanted][-60:]
+    for _ in last:
+        page.keyboard.press("u")
+    assert kept(page) == sorted([sample, label] for sample, label in wanted.items() if sample not in last)
+    chosen = page.locator("#cards [aria-current=true] .mark")
+    expect(chosen).to_have_attribute("aria-label", f"mark sample {last[0]}")
+    page.keyboard.press("k")
+    expect(chosen).to_have_attribute("aria-label", f"mark sample {ids[ids.index(last[0]) - 1]}")
+    page.keyboard.press("x")
+    decided = page.locator(f"#cards li:has([aria-label='mark sample {ids[ids.index(last[0]) - 1]}']) .decision")
+    expect(decided).to_have_text("as given")
+
+
+def test_undo_leaves_what_another_tab_has_changed_since(page: Page, address: str, run: SyntheticRun) -> None:
+    first = order(run)[0]
+    page.keyboard.press("1")
+    tab = page.context.new_page()
+    tab.goto(address)
+    tab.wait_for_selector("html[data-ready]", state="attached")
+    tab.keyboard.press("2")
+    expect(page.locator("#cards .decision").first).to_have_text(NAMES[1])
+    page.keyboard.press("u")
+    assert kept(page) == [[first, 1]]
+    tab.keyboard.press("u")
+    assert kept(page) == [[first, 0]]
+
+
+def test_pairs_of_classes_are_counted_and_filter_the_samples(page: Page, run: SyntheticRun) -> None:
+    found = run.findings
+    pairs = zip(found.labels_N.tolist(), found.proposed_N.tolist(), strict=True)
+    [((given, proposed), most)] = Counter(pair for pair in pairs if pair[0] != pair[1]).most_common(1)
+    first = page.locator("#pair-list button").first
+    expect(first).to_have_text(f"{NAMES[given]}→{NAMES[proposed]}{most}")
+    first.click()
+    expect(first).to_have_attribute("aria-pressed", "true")
+    shown = page.evaluate("JSON.parse(document.getElementById('data').textContent).samples.id")
+    is_pair_N = (found.labels_N == given) & (found.proposed_N == proposed)
+    expected = sorted((i for i in shown if is_pair_N[i]), key=lambda i: found.rank_N[i])
+    assert len(expected) > 1
+    assert names_on(page) == expected[:48]
+    first.click()
+    expect(first).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#page")).to_have_text(f"1–48 of {len(shown)}")
+
+
+def test_a_group_of_a_column_filters_the_samples_and_its_name_is_no_markup(page: Page, run: SyntheticRun) -> None:
+    rows = page.locator(".groups tbody tr")
+    assert rows.locator("th").all_text_contents() == list(SOURCES)
+    proposed_N = run.findings.proposed_N != run.findings.labels_N
+    doubted = proposed_N[1::3].sum() / len(proposed_N[1::3])
+    expect(rows.nth(1).locator("td").last).to_contain_text(f"{doubted:.1%}")
+    rows.nth(1).get_by_role("button").click()
+    ids = names_on(page)
+    assert len(ids) == 48
+    assert all(i % 3 == 1 for i in ids)
+    expect(page.locator("#only")).to_have_text("source: <b>film</b> ✕")
+    page.click("#only")
+    assert any(i % 3 != 1 for i in names_on(page))
+    expect(page.locator("#only")).to_be_hidden()
+    assert page.locator("b", has_text="film").count() == 0
+    assert page.locator("b", has_text="Sad").filter(has_not_text="</script>").count() == 0  # a class is named so
+
+
+def test_groups_of_copies_are_shown_and_lead_to_their_samples(page: Page) -> None:
+    groups = page.locator(".copy-group")
+    expect(groups).to_have_count(2)
+    first = groups.first
+    expect(first.locator("p")).to_have_text("3 near copies, different labels, across splits")
+    assert first.locator("img").count() == 3
+    assert groups.nth(1).locator("img").count() == 1
+    members = first.locator("li")
+    assert [text.replace(NAMES[2], "2").replace(NAMES[1], "1") for text in members.all_text_contents()] == [
+        "1trainface_0000020",
+        "2trainface_0000021",
+        "1testface_0000022",
+    ]
+    expect(members.nth(2).get_by_role("button")).to_have_count(0)
+    members.nth(1).get_by_role("button").click()
+    assert sorted(names_on(page)) == [20, 21]
+    expect(page.locator("#cards [aria-current=true] .mark")).to_have_attribute("aria-label", "mark sample 21")
+    page.check("input[name=kind][value=copied]", force=True)
+    assert sorted(names_on(page)) == [20, 21]
+    page.click("#only")
+    page.check("input[name=copies][value='across splits']", force=True)
+    expect(groups).to_have_count(1)
+
+
+def test_it_prints_without_controls_on_white_and_nothing_is_cut_off(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 760, "height": 1000}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]", state="attached")
+    page.emulate_media(media="print", color_scheme="dark")
+    for hidden in (".top", "#samples .controls", "#review", "#detail", ".pager >> nth=0"):
+        expect(page.locator(hidden)).to_be_hidden()
+    for there in ("#cards", ".diagrams", "#pair-list", "#copy-groups"):
+        expect(page.locator(there)).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    cut = """nodes => nodes.filter((node) => node.scrollHeight > node.clientHeight + 1).map((node) => node.className)"""
+    assert page.locator(".scroll, #pair-list, #copy-groups").evaluate_all(cut) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 760
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    context.close()
 
 
 def test_the_plane_is_drawn_and_zooms_to_a_neighbourhood(page: Page) -> None:

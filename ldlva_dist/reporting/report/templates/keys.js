@@ -4,20 +4,36 @@ function columns() {
   return Math.max(1, cards.findIndex((node) => node.offsetTop > cards[0].offsetTop));
 }
 
-function step(by) {
-  const at = view.order.indexOf(chosen.index);
-  const to = at < 0 ? view.page * PAGE : Math.min(view.order.length - 1, Math.max(0, at + by));
-  if (!view.order.length) return;
-  view.page = Math.floor(to / PAGE);
-  if (!cardOf(view.order[to])) drawPage();
-  choose(view.order[to]);
-  const node = cardOf(view.order[to]);
+function goTo(place) {
+  view.page = Math.floor(place / PAGE);
+  if (!cardOf(view.order[place])) drawPage();
+  choose(view.order[place]);
+  const node = cardOf(view.order[place]);
   node.querySelector(".open").focus({ preventScroll: true });
   node.scrollIntoView({ block: "nearest" });
 }
 
+function step(by) {
+  const at = view.order.indexOf(chosen.index);
+  if (view.order.length) goTo(at < 0 ? view.page * PAGE : Math.min(view.order.length - 1, Math.max(0, at + by)));
+}
+
+function decideAndGoOn(label) {
+  if (chosen.index < 0) return;
+  setMark(chosen.index, label);
+  step(1);
+}
+
+function undo() {
+  const at = view.order.indexOf(undoMark());
+  if (at >= 0) goTo(at);
+}
+
+const DIGITS = "1234567890"; // the first ten classes
 const KEYS = {
   ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowDown: () => step(columns()), ArrowUp: () => step(-columns()),
+  j: () => step(1), k: () => step(-1), u: undo, c: () => byId("detail").querySelector("select")?.focus(),
+  y: () => decideAndGoOn(S.proposed[chosen.index]), x: () => decideAndGoOn(S.label[chosen.index]),
   n: () => turn(1), p: () => turn(-1), e: exportMarks, z: () => zoomNear(true),
   m: () => chosen.index >= 0 && toggleMark(chosen.index),
   "/": () => byId("find").focus(), "?": () => byId("help").showModal(),
@@ -31,12 +47,20 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.target.matches("[type=radio]") && event.key.startsWith("Arrow")) return;
-  const digit = "123456789".indexOf(event.key);
-  const act = digit >= 0 && digit < CLASSES.length && chosen.index >= 0 ? () => setMark(chosen.index, digit) : KEYS[event.key];
+  const digit = DIGITS.indexOf(event.key);
+  const act = digit >= 0 && digit < CLASSES.length ? () => decideAndGoOn(digit) : KEYS[event.key];
   if (!act) return;
   event.preventDefault();
   act();
 });
+
+// The line of keys over the cards, and how far the list on view is decided.
+byId("review-classes").append(...[...DIGITS].slice(0, CLASSES.length).flatMap((digit, c) => [el("kbd", { text: digit }), ` ${CLASSES[c]} `]));
+function tellReview() {
+  byId("review-count").textContent = `${view.order.filter((i) => marks.has(i)).length} of ${view.order.length.toLocaleString("en")} decided`;
+}
+filterWatchers.push(tellReview);
+markWatchers.push(tellReview);
 
 const { points, of } = DATA.plane;
 byId("plane-note").textContent = points < of ? `${points.toLocaleString("en")} of ${of.toLocaleString("en")} samples, evenly by id` : `${of.toLocaleString("en")} samples`;

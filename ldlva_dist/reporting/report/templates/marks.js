@@ -43,12 +43,29 @@ function takeKept() {
   }
 }
 
-function setMark(index, label) {
+function writeMark(index, label) {
   const kept = readKept(); // another tab may have written since
   put(kept, S.id[index], label);
   keep((store) => store.setItem(KEPT, JSON.stringify([...kept])));
   put(marks, index, label);
   tellMarks(index);
+}
+
+const done = []; // what a mark was and became, the latest last
+function setMark(index, label) {
+  done.push([index, marks.get(index) ?? null, label]);
+  writeMark(index, label);
+}
+
+// Takes the last change back; the sample, or -1 where there is none. What another tab changed since stays.
+function undoMark() {
+  while (done.length) {
+    const [index, before, after] = done.pop();
+    if ((marks.get(index) ?? null) !== after) continue;
+    writeMark(index, before);
+    return index;
+  }
+  return -1;
 }
 
 const toggleMark = (index) => setMark(index, marks.has(index) ? null : S.proposed[index]);
@@ -63,16 +80,23 @@ function tellMarks(index) {
 // take for a formula; packing/relabel.py takes it away again.
 const field = (value) => [String(value)].map((text) => (/^[' ]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) ? `'${text}` : text)).map((text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text))[0];
 
+// Who marks: told apart where the lists of several people are merged.
+const REVIEWER = "ldlva-reviewer";
+byId("reviewer").value = keep((store) => store.getItem(REVIEWER)) ?? "";
+byId("reviewer").addEventListener("input", (event) => keep((store) => store.setItem(REVIEWER, event.target.value)));
+const reviewer = () => byId("reviewer").value.trim();
+
 function csv() {
   const rows = [...marks].sort((a, b) => a[0] - b[0]).map(([i, label]) =>
-    [S.id[i], S.key[i], CLASSES[S.label[i]], CLASSES[label], S.uncertainty[i]].map(field).join(","));
-  return ["id,key,given_label,proposed_label,uncertainty", ...rows, ""].join("\n");
+    [S.id[i], S.key[i], CLASSES[S.label[i]], CLASSES[label], S.uncertainty[i], reviewer()].map(field).join(","));
+  return ["id,key,given_label,proposed_label,uncertainty,reviewer", ...rows, ""].join("\n");
 }
 
 function exportMarks() {
   if (!marks.size) return;
   const url = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
-  const link = el("a", { href: url, download: `marked-${DATA.name}.csv` });
+  const name = [DATA.name, reviewer().replace(/[^\p{L}\p{N}]+/gu, "_")].filter(Boolean).join("-");
+  const link = el("a", { href: url, download: `marked-${name}.csv` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }

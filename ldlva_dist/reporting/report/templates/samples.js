@@ -1,6 +1,6 @@
 // The list: filtered, sorted, one page of cards at a time in the document.
 const PAGE = 48;
-const TITLES = { mislabelled: "as many of each class as are expected to be wrong, the highest suspicion", doubted: "another class proposed", uncertain: "highest uncertainty", confident: "lowest suspicion" };
+const TITLES = { mislabelled: "as many of each class as are expected to be wrong, the highest suspicion", doubted: "another class proposed", uncertain: "highest uncertainty", confident: "lowest suspicion", copied: "the picture is there with another label too" };
 const own = (rows) => (i) => rows[i][classesOf(i).indexOf(S.label[i])];
 const SORTS = {
   "suspicion": (i) => S.rank[i],
@@ -10,13 +10,15 @@ const SORTS = {
   "id": (i) => S.id[i],
 };
 const ANY = "any";
-const view = { kind: DATA.kinds.find((_, bit) => S.kinds.some((kinds) => kinds & (1 << bit))) ?? "all", order: [], page: 0 };
+const view = { kind: DATA.kinds.find((_, bit) => S.kinds.some((kinds) => kinds & (1 << bit))) ?? "all", only: null, order: [], page: 0 };
+const filterWatchers = [];
 
 function passes(i) {
   const given = byId("given").value, proposed = byId("proposed").value;
   const wanted = byId("find").value.trim().toLowerCase();
   const bit = DATA.kinds.indexOf(view.kind);
   if (view.kind === "marked" ? !marks.has(i) : bit >= 0 && !(S.kinds[i] & (1 << bit))) return false;
+  if (view.only && !view.only.test(i)) return false;
   if (given !== ANY && S.label[i] !== +given) return false;
   if (proposed !== ANY && S.proposed[i] !== +proposed) return false;
   return !wanted || String(S.id[i]) === wanted || S.key[i].toLowerCase().includes(wanted);
@@ -26,7 +28,22 @@ function refilter() {
   const by = SORTS[byId("sort").value];
   view.order = Array.from({ length: COUNT }, (_, i) => i).filter(passes).sort((a, b) => by(a) - by(b) || a - b);
   view.page = 0;
+  byId("only").hidden = !view.only;
+  byId("only").textContent = view.only ? `${view.only.text} ✕` : "";
   drawPage();
+  filterWatchers.forEach((watch) => watch());
+}
+
+// Sets every filter, and goes to the list: of ``only``, a text and a test, where it is given.
+function filterBy({ given = ANY, proposed = ANY, only = null }) {
+  byId("given").value = given;
+  byId("proposed").value = proposed;
+  byId("find").value = "";
+  view.only = only;
+  view.kind = "all";
+  document.querySelector('[name="kind"][value="all"]').checked = true;
+  refilter();
+  byId("samples").scrollIntoView();
 }
 
 const pages = () => Math.max(1, Math.ceil(view.order.length / PAGE));
@@ -69,6 +86,7 @@ function card(i) {
   const mark = el("button", { class: "mark", type: "button", title: "mark", "aria-label": `mark sample ${S.id[i]}`, text: "✓",
     on: { click: () => toggleMark(i) } });
   const node = el("li", { class: "card", "data-place": i }, open, mark);
+  open.querySelector(".labels").after(el("span", { class: "decision" }));
   dress(node, i);
   return node;
 }
@@ -77,6 +95,8 @@ function dress(node, i) {
   node.classList.toggle("marked", marks.has(i));
   node.querySelector(".mark").setAttribute("aria-pressed", String(marks.has(i)));
   node.setAttribute("aria-current", String(chosen.index === i));
+  const decision = marks.get(i);
+  node.querySelector(".decision").replaceChildren(...(marks.has(i) ? [decision === S.label[i] ? "as given" : named(decision, "")] : []));
 }
 
 const cardOf = (i) => byId("cards").querySelector(`[data-place="${i}"]`);
@@ -87,7 +107,8 @@ function redress(i) {
 
 function fillControls() {
   const counts = DATA.kinds.map((_, bit) => S.kinds.filter((kinds) => kinds & (1 << bit)).length);
-  const kinds = [...DATA.kinds.map((kind, bit) => [kind, `${kind} ${counts[bit].toLocaleString("en")}`]), ["marked", "marked"], ["all", "all"]];
+  const there = DATA.kinds.filter((kind) => kind !== "copied" || DATA.copies);
+  const kinds = [...there.map((kind, bit) => [kind, `${kind} ${counts[bit].toLocaleString("en")}`]), ["marked", "marked"], ["all", "all"]];
   for (const [kind, text] of kinds) {
     const input = el("input", { type: "radio", name: "kind", value: kind, on: { change: () => { view.kind = kind; refilter(); } } });
     input.checked = kind === view.kind;
@@ -99,6 +120,11 @@ function fillControls() {
   byId("sort").append(...Object.keys(SORTS).map((value) => el("option", { value, text: value })));
   for (const name of ["given", "proposed", "sort"]) byId(name).addEventListener("change", refilter);
   byId("find").addEventListener("input", refilter);
+  byId("only").addEventListener("click", () => { view.only = null; refilter(); });
+  document.querySelectorAll("[data-column]").forEach((button) => button.addEventListener("click", () => {
+    const { column, value } = button.dataset;
+    filterBy({ only: { text: `${column}: ${value}`, test: (i) => S.extra[column]?.[i] === value } });
+  }));
   for (const by of [-1, 1]) turners(by).forEach((button) => button.addEventListener("click", () => turn(by)));
 }
 

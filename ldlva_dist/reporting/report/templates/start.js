@@ -29,7 +29,7 @@ function el(tag, options = {}, ...children) {
 
 function picture(index, classes, alt) {
   if (index < 0 || index === undefined) return el("span", { class: `blank ${classes}`, role: "img", "aria-label": alt });
-  return el("img", { class: classes, alt, loading: "lazy", decoding: "async", src: `data:image/webp;base64,${PICTURES[index]}` });
+  return el("img", { class: classes, alt, decoding: "async", src: `data:image/webp;base64,${PICTURES[index]}` });
 }
 
 const dot = (label) => el("i", { class: "dot", style: { "--dot": colorOf(label) } });
