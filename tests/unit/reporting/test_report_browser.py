@@ -29,7 +29,7 @@ from testing.browser import chromium, find_chromium
 from testing.synthetic_run import SyntheticRun, synthetic_run
 
 CHROMIUM = find_chromium()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 NAMES = ("Neutral", 'Hap"py, very', "</script><b>Sad", "Surprise", "Fear", "Disgust", "Anger")
 SOURCES = ("web", "<b>film</b>")
 
@@ -47,7 +47,7 @@ def written(run: SyntheticRun, path: Path, copies: Sequence[CopyGroup] | None = 
         class_counts=run.dataset.info.class_counts["train"],
         suspects=suspects(run.dataset, run.findings),
     )
-    shown = collect("first", run, run.findings, Limits(samples=240), None, copies)
+    shown = collect("first", run, run.findings, Limits(samples=320), None, copies)
     path.write_bytes(render(overview(first, None), shown))
     return path.as_uri()
 
@@ -107,7 +107,7 @@ def order(run: SyntheticRun) -> list[int]:
     found = run.findings
     order_N = np.argsort(-found.suspicion_N, kind="stable")
     ids = order_N[found.wrong_labels.is_listed_N[order_N]].tolist()
-    assert 48 < len(ids) <= 120, "more than a page, and no more than half of the samples on it"
+    assert 48 < len(ids) <= 160, "more than a page, and no more than half of the samples on it"
     return ids
 
 
@@ -287,11 +287,11 @@ def test_pairs_of_classes_are_counted_and_filter_the_samples(page: Page, run: Sy
 
 def test_a_group_of_a_column_filters_the_samples_and_its_name_is_no_markup(page: Page, run: SyntheticRun) -> None:
     rows = page.locator(".groups tbody tr")
-    assert rows.locator("th").all_text_contents() == list(SOURCES)
+    assert rows.locator("th").all_text_contents() == sorted(SOURCES)  # as many samples of each
     proposed_N = run.findings.proposed_N != run.findings.labels_N
     doubted = proposed_N[1::3].sum() / len(proposed_N[1::3])
-    expect(rows.nth(1).locator("td").last).to_contain_text(f"{doubted:.1%}")
-    rows.nth(1).get_by_role("button").click()
+    expect(rows.first.locator("td").last).to_contain_text(f"{doubted:.1%}")
+    rows.first.get_by_role("button").click()
     ids = names_on(page)
     assert len(ids) == 48
     assert all(i % 3 == 1 for i in ids)
