@@ -89,7 +89,7 @@ def test_rank_correlation_is_spearmans_over_what_is_known() -> None:
     known = np.isfinite(other)
     assert metrics.rank_correlation(one, other) == {
         "samples": int(known.sum()),
-        "spearman": pytest.approx(float(spearmanr(one[known], other[known]).statistic)),
+        "spearman": pytest.approx(spearmanr(one[known], other[known])[0]),
     }
     assert metrics.rank_correlation(np.ones(80), other)["spearman"] is None
 

@@ -37,7 +37,7 @@ def jpeg(image: NDArray[np.uint8], *, quality: int = 90, side: int | None = None
 @pytest.fixture(scope="module")
 def faces() -> Sequence[NDArray[np.uint8]]:
     generator = np.random.default_rng(0)
-    return draw_faces(draw_people(ROWS, generator, 0.0).distribution, generator, 96)
+    return list(draw_faces(draw_people(ROWS, generator, 0.0).distribution, generator, 96))
 
 
 @pytest.fixture
