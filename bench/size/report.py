@@ -20,8 +20,9 @@ import tyro
 from bench.common import report
 from ldlva_dist.analysis import metrics
 from ldlva_dist.analysis.label_findings import write_uncertainty
+from ldlva_dist.packing.near_copies import CopyGroup
 from ldlva_dist.records.uncertainty_history import write_history
-from ldlva_dist.reporting.report.collect import Limits, collect
+from ldlva_dist.reporting.report.collect import Limits, collect, suspects
 from ldlva_dist.reporting.report.overview import ReportedRun, overview
 from ldlva_dist.reporting.report.page import render
 from testing.browser import chromium, find_chromium
@@ -29,6 +30,7 @@ from testing.synthetic_run import SyntheticRun, synthetic_run
 
 T = TypeVar("T")
 EPOCHS = 6
+COPY_GROUPS = 1840
 FRAME = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -79,8 +81,27 @@ def make_page(run: SyntheticRun, folder: str, samples: int) -> bytes:
         evaluation={"given": given, "split": "train", "samples": len(findings.labels_N), "steps": 1},
         class_names=run.dataset.info.class_names,
         class_counts=run.dataset.info.class_counts["train"],
+        suspects=suspects(run.dataset, findings),
     )
-    return render(overview(glance, None), collect(f"{folder}/run", run, findings, Limits(samples=samples)))
+    return render(
+        overview(glance, None), collect(f"{folder}/run", run, findings, Limits(samples=samples), None, copies(run))
+    )
+
+
+def copies(run: SyntheticRun) -> list[CopyGroup]:
+    """Groups of three, as many as FER2013 has exact repeats."""
+    ids_G3 = np.random.default_rng(0).choice(len(run.findings.labels_N), (COPY_GROUPS, 3), replace=False)
+    names, labels_G3 = run.dataset.info.class_names, run.findings.labels_N[ids_G3]
+    return [
+        CopyGroup(
+            ids=ids,
+            keys=[f"face_{sample:07d}" for sample in ids],
+            splits=["train"] * 3,
+            labels=[names[label] for label in labels],
+            is_exact=False,
+        )
+        for ids, labels in zip(ids_G3.tolist(), labels_G3.tolist(), strict=True)
+    ]
 
 
 def open_page(path: str, address: str, repeats: int) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def make_report(arguments: ReportArguments) -> "Findings | None":
         say(NO_TEST_PART.format(info.name))
     if theirs:
         check_comparable(ours.dataset, theirs.dataset, split)
-    copies = read_copy_groups(arguments.duplicates, ours.dataset) if arguments.duplicates else None
+    copies = read_copy_groups(storage.absolute(arguments.duplicates), ours.dataset) if arguments.duplicates else None
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
     trained = TrainedRun(ours.checkpoint, ours.dataset) if ours.checkpoint.config.uses_neighbors else None
