@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,10 +29,10 @@ ADDRESSES = {"head": "10.77.0.1", "h1": "10.77.0.2", "h2": "10.77.0.3", "h3": "1
     "store": "10.77.0.9",
 }
 WORKERS = ("h1", "h2", "h3")
-HEAD_PORT = 6379
+HEAD_PORT, CLIENTS_PORT, ANSWER_LIMIT_S = 6379, 10001, 5.0
 CHECKPOINT_LIMIT_S = 600.0
 TOO_SLOW = "timed out during startup", "exited unexpectedly"
-START_LIMIT_S, CLEAN_LIMIT_S = 240.0, 90.0
+START_LIMIT_S, CLEAN_LIMIT_S = 600.0, 90.0
 BUCKET, FACES = "s3://lab", "s3://lab/faces"
 RAY = str(ROOT / ".venv" / "bin" / "ray")
 OF_A_JOB = ("ray::", "python jobs/", f"{ROOT}/.venv/bin/python jobs/")
@@ -134,7 +135,8 @@ class HostCluster:
             if any(sign in log.read_text() for sign in TOO_SLOW):
                 self.end_node(name)
                 self.begin_node(name)
-            return "Ray runtime started" in log.read_text()
+            # Where the server of clients does not start in time, the head ends after it has said that it started.
+            return "Ray runtime started" in log.read_text() and (name != "head" or self._answers(CLIENTS_PORT))
 
         wait_for(is_up, f"Ray node on {name} ({log})", START_LIMIT_S)
 
@@ -243,6 +245,12 @@ class HostCluster:
         found = [(name, command_of(each)) for name, host in self.hosts.items() for each in host.processes()]
         working = [(name, line) for name, line in found if line.startswith(OF_A_JOB)]
         return [f"{line[:80]} on {name}" for name, line in working if not line.startswith(OF_NO_JOB)]
+
+    def _answers(self, port: int) -> bool:
+        """Whether something listens at a port of the head."""
+        with self.hosts["client"].network(), socket.socket() as probe:
+            probe.settimeout(ANSWER_LIMIT_S)
+            return probe.connect_ex((ADDRESSES["head"], port)) == 0
 
     def _workers(self) -> list[str]:
         return [name for name in WORKERS if name in self.hosts]
