@@ -69,6 +69,7 @@ def test_pictures_with_labels_become_a_page_and_a_list_by_one_command(
     assert sum(key in wrong for key in first) / len(first) > 0.8
     with open(audit / "duplicates.csv", newline="") as file:
         assert [row["key"] for row in csv.DictReader(file)] == [f"p{TWIN:03d}", f"p{ROWS - 1:03d}"]
+    assert '"copies": {"groups": [{"count": 2,' in (audit / "run" / "report.html").read_text()
     lines = json.loads((audit / "audit.json").read_text())["lines"]
     assert done.stdout.splitlines()[-len(lines) :] == lines
     assert f"audited: {ROWS} images of 3 classes" in lines[0]
@@ -83,7 +84,7 @@ def test_pictures_with_labels_become_a_page_and_a_list_by_one_command(
     assert trained is not None
     (audit / "audit.json").unlink()
     (audit / "suspects.csv").unlink()
-    resumed = scripts.run(*command, "--model.width", "8")
+    resumed = scripts.run(*command, "--model.width", "8", "--placement.num-workers", "1")
     assert resumed.code == 0, resumed.stderr
     assert "\ntraining: " in done.stdout
     assert "\ntraining: " not in resumed.stdout

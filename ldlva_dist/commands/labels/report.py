@@ -81,14 +81,14 @@ def make_report(arguments: ReportArguments) -> "Findings | None":
         say(NO_TEST_PART.format(info.name))
     if theirs:
         check_comparable(ours.dataset, theirs.dataset, split)
+    if arguments.duplicates and not ours.checkpoint.config.uses_neighbors:
+        raise SettingError(f"--duplicates must be left out for a run that shows no samples, got {arguments.duplicates}")
     copies = read_copy_groups(storage.absolute(arguments.duplicates), ours.dataset) if arguments.duplicates else None
     run = look_at(ours, split, arguments.num_tasks)
     baseline = look_at(theirs, split, arguments.num_tasks) if theirs else None
     trained = TrainedRun(ours.checkpoint, ours.dataset) if ours.checkpoint.config.uses_neighbors else None
     out_of_fold_NC = find_out_of_fold(ours.run, ours.dataset) if trained else None
     findings = trained.findings(out_of_fold_NC) if trained else None
-    if arguments.duplicates and not trained:
-        raise SettingError(f"--duplicates must be left out for a run that shows no samples, got {arguments.duplicates}")
     if out_of_fold_NC is not None:
         say(OUT_OF_FOLD_TAKEN)
         run = replace(run, facts=[*run.facts, ("labels judged by", OUT_OF_FOLD_TAKEN)])

@@ -24,6 +24,8 @@ from ldlva_dist.reporting.report.copies import choose_copies, labelled_apart
 from ldlva_dist.reporting.report.overview import ReportedRun
 from ldlva_dist.reporting.report.page import Samples
 
+PLACE_CHARACTERS = 4
+"""A picture's place among the others has so many more than that of a picture that is not there."""
 POINTS_SHARE, DATA_SHARE = 0.1, 0.25
 """Shares of the page's room for the plane and for the samples' facts; the rest is for pictures."""
 TRUTHS = {"true_distribution": "truth", "votes": "raters"}
@@ -141,7 +143,8 @@ def collect(
     )
     ids_n, others = shown.ids_n, samples.pictured_neighbors(shown)
     read = dataset.images(np.concatenate([ids_n, others, np.array(pictured, dtype=np.int64)])).read
-    small = pictures.Pictures(read, limits.room - len(points) - samples.picture_bytes(as_json(shown, {})))
+    taken = len(points) + samples.picture_bytes(as_json(shown, {})) + PLACE_CHARACTERS * len(pictured)
+    small = pictures.Pictures(read, limits.room - taken)
     faces = small.add(ids_n[np.argsort(shown.ranks_n)].tolist(), pictures.FACE)
     faces |= small.add([sample for sample in pictured if sample not in faces], pictures.FACE)
     near = small.add(others.tolist(), pictures.NEIGHBOR)

@@ -177,7 +177,11 @@ def test_the_job_writes_the_page_and_the_table(
         found = judged(made) | {"weights_crc32": saved.weights_crc32}
         (tmp_path / name / "evaluation.json").write_text(json.dumps(found))
     ours, plain = str(tmp_path / "ours"), str(tmp_path / "plain")
-    assert run_report("--run", ours, "--baseline", plain, "--samples", "20") == 0
+    copies = tmp_path / "copies.csv"
+    copies.write_text("group,kind,id,key\n1,near,3,face_0000003\n1,near,8,face_0000008\n")
+    listed = ("--duplicates", str(copies))
+    assert run_report("--run", ours, "--baseline", plain, "--samples", "20", *listed) == 0
+    assert '"copies": {"groups": [{"count": 2,' in (tmp_path / "ours" / "report.html").read_text()
     assert "Compared with <b>plain</b>" in (tmp_path / "ours" / "report.html").read_text()
     table = pq.read_table(tmp_path / "ours" / "uncertainty.parquet")
     assert sorted(table["rank"].to_pylist()) == list(range(1, N + 1))
@@ -190,6 +194,7 @@ def test_the_job_writes_the_page_and_the_table(
     assert not (tmp_path / "plain" / "uncertainty.parquet").exists()
     for arguments, message in (
         (("--run", str(tmp_path / "nowhere")), "run must be a folder with a finished checkpoint"),
+        (("--run", plain, *listed), "--duplicates must be left out for a run that shows no samples"),
         (("--run", ours, "--samples", "1"), "--samples must be >= 4, got 1"),
         (("--run", ours, "--megabytes", "0"), "--megabytes must be >= 1, got 0"),
     ):

@@ -91,6 +91,8 @@ def test_a_list_of_groups_is_read_back_with_the_labels_of_now(dataset: Dataset, 
     uri, groups = str(tmp_path / "copies.csv"), copy_groups(dataset, hashes(dataset))
     write_copy_groups(uri, groups)
     assert read_copy_groups(uri, dataset) == groups
+    write_copy_groups(str(tmp_path / "none.csv"), [])
+    assert read_copy_groups(str(tmp_path / "none.csv"), dataset) == []
     table = dataset.columns(dataset.column_names())
     label_N = table["label"].to_numpy().copy()
     label_N[5] = (label_N[5] + 1) % CLASSES
