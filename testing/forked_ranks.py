@@ -14,6 +14,8 @@ SLOW_TO_IMPORT = [
     "torch._inductor.compile_fx",
     "deepspeed",
     "deepspeed.ops",
+    "ldlva_dist.training.build",
+    "ldlva_dist.checkpoint.saver",
 ]
 
 
