@@ -15,10 +15,6 @@ from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import LossConfig, RobustConfig, RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.method.uncertainty_table import StartNoise
-from ldlva_dist.packing.passes.pack import pack
-from ldlva_dist.packing.passes.settings import PackSettings
-from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
-from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.run import launch
 from testing.tiny_runs import losses, tiny_run
 
@@ -26,12 +22,10 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
-def without_graph(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+def without_graph(faces: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Drawn faces of which nobody has looked for neighbours: this recipe needs none."""
-    output = str(tmp_path_factory.mktemp("data") / "faces")
-    source = FacesSource(train=300, test=60, pixels=48, flip_share=0.3, seed=0)
-    pack(source, output, PackSettings(name="faces", class_names=REFERENCE_CLASSES))
-    return output
+    ignored = shutil.ignore_patterns("graph-*", "versions")
+    return shutil.copytree(faces, str(tmp_path_factory.mktemp("data") / "faces"), ignore=ignored)
 
 
 def _config(dataset: str, folder: Path, name: str, recipe: Literal["elr", "sop", "posterior"] = "elr") -> RunConfig:
