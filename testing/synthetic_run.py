@@ -13,6 +13,7 @@ from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from ldlva_dist.analysis import suspicion
+from ldlva_dist.analysis.label_doubt import doubt_by_neighbors
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.analysis.trained_run import Opinions
 from ldlva_dist.dataset import manifest
@@ -105,11 +106,12 @@ def synthetic_run(
         digest.update(block)
     info = replace(info, content_hash=digest.hexdigest())
     manifest.write_info(str(dataset), info)
+    graph_NK = nearest_neighbors(people.va[:rows], k)[0].astype(np.int64)
     return SyntheticRun(
         dataset=Dataset(str(dataset), info),
-        findings=_findings(people.distribution[:rows], people.labels[:rows], generator),
+        findings=_findings(people.distribution[:rows], people.labels[:rows], graph_NK, generator),
         va_N2=people.va[:rows],
-        graph_NK=nearest_neighbors(people.va[:rows], k)[0].astype(np.int64),
+        graph_NK=graph_NK,
     )
 
 
@@ -125,15 +127,20 @@ def _faces_of(
     return face_N
 
 
-def _findings(truth_NC: NDArray[np.float32], labels_N: NDArray[np.int64], generator: np.random.Generator) -> Findings:
+def _findings(
+    truth_NC: NDArray[np.float32],
+    labels_N: NDArray[np.int64],
+    graph_NK: NDArray[np.int64],
+    generator: np.random.Generator,
+) -> Findings:
     def noisy(noise: float) -> NDArray[np.float32]:
         logits_NC = np.log(truth_NC + 1e-3) + generator.normal(0, noise, truth_NC.shape)
         weights_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
         return (weights_NC / weights_NC.sum(axis=1, keepdims=True)).astype(np.float32)
 
     probs_NC, aggregated_NC = noisy(0.6), noisy(0.4)
-    doubt_N = 1.5 - 4 * suspicion.of_label(aggregated_NC, labels_N) + generator.normal(0, 0.5, len(labels_N))
-    uncertainty_N = (1 / (1 + np.exp(-doubt_N))).astype(np.float32)
+    logit_N = 1.5 - 4 * suspicion.of_label(aggregated_NC, labels_N) + generator.normal(0, 0.5, len(labels_N))
+    uncertainty_N = (1 / (1 + np.exp(-logit_N))).astype(np.float32)
     pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, labels_N)
     return Findings(
         labels_N=labels_N,
@@ -141,5 +148,6 @@ def _findings(truth_NC: NDArray[np.float32], labels_N: NDArray[np.int64], genera
         probs_NC=probs_NC,
         aggregated_NC=aggregated_NC,
         suspicion_N=suspicion.self_confidence(pooled_NC, labels_N),
+        doubt_N=doubt_by_neighbors([graph_NK], labels_N, np.ones(len(labels_N), dtype=bool), CLASSES),
         proposed_N=pooled_NC.argmax(axis=1),
     )

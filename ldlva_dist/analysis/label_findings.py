@@ -35,6 +35,8 @@ class Findings:
     """The neighbours'; zeros where there was none."""
     suspicion_N: NDArray[np.float64]
     """Combined score in [0, 1], high = the label is probably wrong."""
+    doubt_N: NDArray[np.float64]
+    """Probability that the label is wrong, by the labels around it alone; it says how many are."""
     proposed_N: NDArray[np.int64]
     """The class that model and neighbours agree upon; where it is the label, there is nothing to propose."""
 
@@ -47,9 +49,8 @@ class Findings:
 
     @cached_property
     def wrong_labels(self) -> WrongLabelList:
-        """The labels that are probably wrong: counted by the model's probabilities, listed by suspicion."""
-        doubt_N = suspicion.self_confidence(self.probs_NC, self.labels_N)
-        return list_wrong_labels(doubt_N, self.suspicion_N, self.labels_N, self.probs_NC.shape[1])
+        """The labels that are probably wrong: counted by the labels around them, listed by suspicion."""
+        return list_wrong_labels(self.doubt_N, self.suspicion_N, self.labels_N, self.probs_NC.shape[1])
 
 
 def scores(findings: Findings) -> dict[str, NDArray[Any]]:

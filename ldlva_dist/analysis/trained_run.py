@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ldlva_dist import storage
 from ldlva_dist.analysis import suspicion
+from ldlva_dist.analysis.label_doubt import doubt_by_neighbors
 from ldlva_dist.analysis.label_findings import Findings
 from ldlva_dist.bank.checkpoint_parts import GRAPH, newest
 from ldlva_dist.bank.records import BankRows, decode_features
@@ -24,9 +25,9 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import SettingError
-from ldlva_dist.index.graph import read_graph
+from ldlva_dist.index.graph import graph_infos, read_graph
 from ldlva_dist.method import losses, targets
-from ldlva_dist.method.posterior import Evidence, judge_labels
+from ldlva_dist.method.posterior import Evidence, judge_labels, shares_of_labels
 from ldlva_dist.method.similarity import log_similarity
 from ldlva_dist.training.build import bank_spec
 from ldlva_dist.training.network import restored_model
@@ -44,9 +45,10 @@ class Opinions:
     shares_nK: NDArray[np.float32]
     """Contribution of each to what they say; a row sums to 1, or to 0 where none of them was ever reached."""
     aggregated_nC: NDArray[np.float32]
-    """What they say together, ``posterior``: by their labels; zeros where none was reached."""
+    """Their joint distribution; zeros where none was reached."""
     target_nC: NDArray[np.float32]
-    """The training target made of it, the label and the uncertainty, ``posterior``: the sample's own outputs."""
+    """The training target: made of it, the label and the uncertainty; or for ``posterior`` the label posterior, which
+    reads of the neighbours their labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ class TrainedRun:
     def opinions(self, ids_n: NDArray[np.int64]) -> Opinions:
         """What the neighbours of some samples, in ascending order, say."""
         probs_NC = self._records["probs"]
-        pieces = [self._opinions(ids_m, graph_mK, probs_NC) for ids_m, graph_mK in self._graph(ids_n)]
+        pieces = [self._opinions(*part, probs_NC) for part in self._graph(ids_n, self.num_neighbors)]
         return Opinions(
             **{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in Opinions.__annotations__}
         )
@@ -157,7 +159,7 @@ class TrainedRun:
         everyone = np.arange(self.dataset.info.num_train)
         probs_NC = self._records["probs"].astype(np.float32) if out_of_fold_NC is None else out_of_fold_NC
         aggregated_NC = np.concatenate(
-            [self._opinions(ids_m, graph_mK, probs_NC).aggregated_nC for ids_m, graph_mK in self._graph(everyone)]
+            [self._opinions(*part, probs_NC).aggregated_nC for part in self._graph(everyone, self.num_neighbors)]
         )
         pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N, out_of_fold=out_of_fold_NC is not None)
         return Findings(
@@ -166,23 +168,38 @@ class TrainedRun:
             probs_NC=probs_NC,
             aggregated_NC=aggregated_NC,
             suspicion_N=suspicion.self_confidence(pooled_NC, self.labels_N),
+            doubt_N=doubt_by_neighbors(
+                (graph_mK for _, graph_mK in self._graph(everyone, self._most_neighbors)),
+                self.labels_N,
+                self._is_reached(everyone),
+                probs_NC.shape[1],
+            ),
             proposed_N=pooled_NC.argmax(axis=1),
         )
 
-    def _graph(self, ids_n: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """The samples and their neighbours [m, K], a stretch of ids at a time."""
-        stretch = max(1, PAIRS // self.num_neighbors)
+    @property
+    def _most_neighbors(self) -> int:
+        """Width of the graph, of which the run may use a part."""
+        if self._graph_NK is not None:
+            return self._graph_NK.shape[1]
+        info = self.dataset.info
+        own = [graph for _, graph in graph_infos(self.dataset.uri) if graph.content_hash == info.content_hash]
+        return max((graph.num_neighbors for graph in own), default=self.num_neighbors)
+
+    def _graph(self, ids_n: NDArray[np.int64], k: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The samples and their K = ``k`` neighbours [m, K], a stretch of ids at a time."""
+        stretch = max(1, PAIRS // k)
         for first in range(0, self.dataset.info.num_train, stretch):
             ids_m = ids_n[np.searchsorted(ids_n, first) : np.searchsorted(ids_n, first + stretch)]
             if len(ids_m):
                 begin, rows = int(ids_m[0]), int(ids_m[-1] - ids_m[0]) + 1
-                yield ids_m, self._rows(begin, rows)[ids_m - begin].astype(np.int64)
+                yield ids_m, self._rows(begin, rows, k)[ids_m - begin].astype(np.int64)
 
-    def _rows(self, begin: int, rows: int) -> NDArray[np.int32]:
-        """[rows, K] neighbours that the run used last: found anew in feature space, or those in the plane."""
+    def _rows(self, begin: int, rows: int, k: int) -> NDArray[np.int32]:
+        """[rows, k] neighbours that the run used last: found anew in feature space, or those in the plane."""
         if self._graph_NK is not None:
-            return self._graph_NK[begin : begin + rows, : self.num_neighbors]
-        return read_graph(self.dataset, begin, rows, self.num_neighbors)[0]
+            return self._graph_NK[begin : begin + rows, :k]
+        return read_graph(self.dataset, begin, rows, k)[0]
 
     def _opinions(
         self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64], probs_NC: NDArray[np.floating]
@@ -196,8 +213,17 @@ class TrainedRun:
                 usable_nK,
                 recipe=loss.recipe,
             )
-            weigh = self._by_posterior if loss.recipe == "posterior" else self._by_mixture
-            aggregated_nC, target_nC = weigh(ids_n, graph_nK, shares_nK, probs_NC)
+            aggregated_nC = targets.aggregate(shares_nK, torch.from_numpy(probs_NC[graph_nK].astype(np.float32)))
+            if loss.recipe == "posterior":
+                target_nC = self._posteriors(ids_n, graph_nK, shares_nK, probs_NC)
+            else:
+                labels_n, num_classes = torch.from_numpy(self.labels_N[ids_n]), len(self.dataset.info.class_names)
+                target_nC = targets.target_distribution(
+                    losses.smoothed_labels(labels_n, num_classes, loss.label_smoothing),
+                    aggregated_nC,
+                    self._logit_N[ids_n].sigmoid(),
+                    usable_nK.any(dim=1),
+                )
         return Opinions(
             neighbors_nK=graph_nK,
             shares_nK=shares_nK.numpy(),
@@ -205,42 +231,21 @@ class TrainedRun:
             target_nC=target_nC.numpy(),
         )
 
-    def _by_mixture(
+    def _posteriors(
         self,
         ids_n: NDArray[np.int64],
         graph_nK: NDArray[np.int64],
         shares_nK: Tensor,
         probs_NC: NDArray[np.floating],
-    ) -> tuple[Tensor, Tensor]:
-        """[n, C] the neighbours' outputs together, and their mixture with the label."""
-        probs_nKC = torch.from_numpy(probs_NC[graph_nK].astype(np.float32))
-        aggregated_nC = targets.aggregate(shares_nK, probs_nKC)
-        label_nC = losses.smoothed_labels(
-            torch.from_numpy(self.labels_N[ids_n]),
-            len(self.dataset.info.class_names),
-            self._config.loss.label_smoothing,
-        )
-        return aggregated_nC, targets.target_distribution(
-            label_nC, aggregated_nC, self._logit_N[ids_n].sigmoid(), shares_nK.any(dim=1)
-        )
-
-    def _by_posterior(
-        self,
-        ids_n: NDArray[np.int64],
-        graph_nK: NDArray[np.int64],
-        shares_nK: Tensor,
-        probs_NC: NDArray[np.floating],
-    ) -> tuple[Tensor, Tensor]:
-        """[n, C] the classes around the samples, and their label posteriors."""
+    ) -> Tensor:
+        """[n, C] label posteriors, which read of the neighbours their labels."""
         evidence = Evidence(
             labels_B=torch.from_numpy(self.labels_N[ids_n]),
-            near_labels_BK=torch.from_numpy(self.labels_N[graph_nK]),
-            shares_BK=shares_nK,
+            near_BC=shares_of_labels(torch.from_numpy(self.labels_N[graph_nK]), shares_nK, probs_NC.shape[1]),
             own_BC=torch.from_numpy(probs_NC[ids_n].astype(np.float32)),
             own_weight_B=self._config.posterior.own_weight * torch.from_numpy(self._is_reached(ids_n)),
         )
-        found = judge_labels(evidence, self._model.noise_joint)
-        return found.around_BC * shares_nK.any(dim=1, keepdim=True), found.target_BC
+        return judge_labels(evidence, self._model.noise_joint).target_BC
 
     def _calibration(self, ids_n: NDArray[np.int64], graph_nK: NDArray[np.int64]) -> Tensor:
         """[n, K] logits of the calibration network on stored features; 0 where the run has no network or features."""

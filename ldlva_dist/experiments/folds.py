@@ -18,13 +18,12 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from ldlva_dist import storage
-from ldlva_dist.analysis import suspicion
 from ldlva_dist.analysis.label_findings import prediction_scores, scores
 from ldlva_dist.analysis.metrics import noise_finding
 from ldlva_dist.analysis.out_of_fold import LEFT_OUT, OUT_OF_FOLD, read_outputs, write_outputs
 from ldlva_dist.analysis.scoring import predict_split, wrong_labels
 from ldlva_dist.analysis.trained_run import TrainedRun
-from ldlva_dist.analysis.wrong_label_list import list_wrong_labels
+from ldlva_dist.analysis.wrong_label_list import WrongLabelList
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.dataset import Dataset
@@ -35,7 +34,7 @@ from ldlva_dist.index.graph import require_graph
 from ldlva_dist.stream.plan import left_out
 
 SIDES = ("in-sample", "out-of-fold")
-MIXTURE, CONFIDENT = "mixture of each class", "confident learning"
+EXPECTED, CONFIDENT = "as many as are expected", "confident learning"
 KEYS = ("auroc", "average_precision")
 
 
@@ -88,8 +87,9 @@ def compare_sides(whole: RunConfig, out_of_fold_NC: NDArray[np.float32]) -> dict
 
     Returns:
         ``samples``; ``wrong_share`` of those of which that is known, None where it is known of none; ``scores``: by
-        side and score ``auroc`` and ``average_precision``; ``lists``: by side and list ``listed``, ``expected`` (the
-        mixture's number of wrong labels), and ``precision`` and ``recall``, where wrong labels are known.
+        side and score ``auroc`` and ``average_precision``; ``lists``: by side and list ``listed``, ``expected`` (number
+        of wrong labels), and ``precision`` and ``recall``, where wrong labels are known. A run without neighbours
+        expects none.
     """
     checkpoint, dataset = Checkpoint.newest(whole.uri), Dataset.open(whole.data.dataset)
     if checkpoint is None:
@@ -98,20 +98,17 @@ def compare_sides(whole: RunConfig, out_of_fold_NC: NDArray[np.float32]) -> dict
     found: dict[str, Any] = {"samples": dataset.info.num_train, "wrong_share": None, "scores": {}, "lists": {}}
     if known is not None:
         found["wrong_share"] = float(known[0][known[1]].mean())
-    for side, (by_name, order_N) in _judgements(checkpoint, dataset, out_of_fold_NC).items():
+    for side, (by_name, listed) in _judgements(checkpoint, dataset, out_of_fold_NC).items():
         if known is not None:
             wrong_N, known_N = known
             found["scores"][side] = {
                 name: noise_finding(score_N[known_N], wrong_N[known_N]) for name, score_N in by_name.items()
             }
-        labels_N = dataset.labels("train")
-        doubt_N = by_name["one_minus_p_label"]
-        mixture = list_wrong_labels(doubt_N, order_N, labels_N, len(dataset.info.class_names))
         flagged_N = by_name["confident_learning"] >= 0.5
-        found["lists"][side] = {
-            MIXTURE: {"expected": mixture.expected, **_judge_list(mixture.is_listed_N, known)},
-            CONFIDENT: {"expected": float(flagged_N.sum()), **_judge_list(flagged_N, known)},
-        }
+        lists = {CONFIDENT: {"expected": float(flagged_N.sum()), **_judge_list(flagged_N, known)}}
+        if listed is not None:
+            lists[EXPECTED] = {"expected": listed.expected, **_judge_list(listed.is_listed_N, known)}
+        found["lists"][side] = lists
     return found
 
 
@@ -129,7 +126,7 @@ def folds_markdown(found: Mapping[str, Any]) -> str:
     heading = ["list", "side", "labels", "precision", "recall"]
     lines = [
         [name, side, f"{listed['listed']:,}", _cell(listed.get("precision")), _cell(listed.get("recall"))]
-        for name in (MIXTURE, CONFIDENT)
+        for name in found["lists"][SIDES[0]]
         for side in SIDES
         for listed in (found["lists"][side][name],)
     ]
@@ -159,18 +156,17 @@ def write_folds(folder: str, found: Mapping[str, Any]) -> None:
 
 def _judgements(
     checkpoint: Checkpoint, dataset: Dataset, out_of_fold_NC: NDArray[np.float32]
-) -> dict[str, tuple[dict[str, NDArray[Any]], NDArray[Any]]]:
-    """By side: every score, and the one that the list goes by."""
-    labels_N = dataset.labels("train")
+) -> Mapping[str, tuple[dict[str, NDArray[Any]], WrongLabelList | None]]:
+    """By side: every score, and the list, where the run has neighbours to count by."""
     if checkpoint.config.uses_neighbors:
         trained = TrainedRun(checkpoint, dataset)
         both = [trained.findings(), trained.findings(out_of_fold_NC)]
-        found = {side: (scores(each), each.suspicion_N) for side, each in zip(SIDES, both, strict=True)}
+        found = {side: (scores(each), each.wrong_labels) for side, each in zip(SIDES, both, strict=True)}
         del found[SIDES[1]][0]["uncertainty"]  # a sample that was left out has none
         return found
-    in_sample_NC = predict_split(checkpoint, dataset, split="train", num_tasks=1)
+    in_sample_NC, labels_N = predict_split(checkpoint, dataset, split="train", num_tasks=1), dataset.labels("train")
     return {
-        side: (prediction_scores(probs_NC, labels_N), suspicion.self_confidence(probs_NC, labels_N))
+        side: (prediction_scores(probs_NC, labels_N), None)
         for side, probs_NC in zip(SIDES, (in_sample_NC, out_of_fold_NC), strict=True)
     }
 

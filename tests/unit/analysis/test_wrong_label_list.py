@@ -1,22 +1,21 @@
-"""The list of wrong labels: as long as there are wrong ones, class by class, and silent where it can say nothing."""
+"""The list of wrong labels: as long as there are wrong ones, class by class."""
 
 import numpy as np
 import pytest
 
-from ldlva_dist.analysis.wrong_label_list import FEWEST, list_wrong_labels
+from ldlva_dist.analysis.label_doubt import doubt_by_neighbors
+from ldlva_dist.analysis.wrong_label_list import list_wrong_labels
 
 SIZES, WRONG = (4000, 1000, 2500), (0.30, 0.10, 0.20)
-LEVEL = (0.15, 0.45, 0.25)
-"""Doubt about right labels; the second class is one that networks are never sure of."""
 
 
 @pytest.fixture(scope="module")
 def case() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Doubts, given labels and which are wrong, of three classes in mixed order."""
+    """Doubts whose sums are right, given labels and which are wrong, of three classes in mixed order."""
     generator = np.random.default_rng(7)
     labels = np.repeat(np.arange(3), SIZES)
-    wrong = np.concatenate([np.arange(n) < share * n for n, share in zip(SIZES, WRONG, strict=True)])
-    doubt = generator.normal(np.array(LEVEL)[labels] + 0.4 * wrong, 0.08 - 0.02 * wrong).clip(0, 1)
+    doubt = generator.beta(1, (1 / np.array(WRONG) - 1)[labels])
+    wrong = generator.random(len(labels)) < doubt
     order = generator.permutation(len(labels))
     return doubt[order], labels[order], wrong[order]
 
@@ -28,16 +27,11 @@ def test_as_many_are_listed_of_each_class_as_are_wrong(case: tuple[np.ndarray, .
         mine = labels == label
         listed, truth = found.is_listed_N & mine, wrong & mine
         assert expected.samples == mine.sum()
-        assert expected.expected == pytest.approx(truth.sum(), rel=0.05)
+        assert expected.expected == pytest.approx(truth.sum(), rel=0.1)
         assert expected.listed == listed.sum() == round(expected.expected)
         assert expected.threshold == doubt[listed].min() > doubt[mine & ~listed].max()
     assert found.num_listed == pytest.approx(wrong.sum(), rel=0.03)
     assert found.expected == pytest.approx(found.num_listed, abs=2)
-    precision = (found.is_listed_N & wrong).sum() / found.num_listed
-    assert precision > 0.97
-    # One threshold for all classes would list right labels of the second one, of which nobody is ever sure.
-    at_once = np.argsort(-doubt)[: found.num_listed]
-    assert wrong[at_once].mean() < precision - 0.02
 
 
 def test_doubt_says_how_many_and_the_score_says_which(case: tuple[np.ndarray, ...]) -> None:
@@ -59,28 +53,34 @@ def test_the_list_is_said_in_sentences(case: tuple[np.ndarray, ...]) -> None:
     assert others[1] == f"  Fear: {fear.listed:,} listed of 1,000, from a suspicion of {fear.threshold:.3f} on"
 
 
-def test_a_class_that_is_too_small_or_one_group_has_no_list(case: tuple[np.ndarray, ...]) -> None:
-    doubt, labels, _ = case
-    rows = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[: FEWEST - 1]])
-    normal = np.random.default_rng(0).normal(0.5, 0.1, 1000)
-    doubt = np.concatenate([doubt[rows], normal, np.full(80, 0.25)])
-    labels = np.concatenate([labels[rows], np.full(1000, 2), np.full(80, 3)])
-    found = list_wrong_labels(doubt, doubt, labels, 5)
-    assert [each.reason for each in found.classes] == [
-        None,
-        f"a mixture needs {FEWEST} samples",
-        "they are one group, not two",
-        "the network is equally sure of all",
-        f"a mixture needs {FEWEST} samples",
-    ]
-    assert found.num_listed == found.classes[0].listed > 0
-    assert set(labels[found.is_listed_N]) == {0}
-    assert str(found.classes[1]) == f"none listed of {FEWEST - 1}: a mixture needs {FEWEST} samples"
-    assert found.classes[4].samples == 0
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
+def test_neighbours_labels_tell_how_many_are_wrong_where_faces_are_ambiguous(share: float) -> None:
+    """Places with a class of their own and, on the borders, with two in equal parts: no label there is surely right."""
+    random, count, classes, k = np.random.default_rng(3), 8000, 5, 32
+    place = random.random(count) * classes
+    order = np.argsort(place)
+    rank = np.argsort(order)
+    around = (rank[:, None] + np.delete(np.arange(-(k // 2), k // 2 + 1), k // 2)) % count
+    graph = order[around]
+    is_border = place % 1 < 0.3
+    true = (place.astype(int) + (is_border & (random.random(count) < 0.5))) % classes
+    wrong = random.random(count) < share
+    labels = np.where(wrong, (true + random.integers(1, classes, count)) % classes, true)
+    doubt = doubt_by_neighbors(np.array_split(graph, 3), labels, np.ones(count, dtype=bool), classes)
+    assert doubt.sum() == pytest.approx(wrong.sum(), rel=0.3, abs=0.02 * count)  # of many, too few
+    assert doubt[~wrong & is_border].mean() < 0.5
+
+
+def test_labels_that_may_not_be_read_are_as_if_they_were_no_neighbours() -> None:
+    labels, ids = np.random.default_rng(0).integers(3, size=40), np.arange(40)[:, None]
+    near = (ids - ids % 2 + [[2, 4, 6]]) % 40  # even ones
+    found = doubt_by_neighbors([np.concatenate([near, near + 1], axis=1)], labels, np.arange(40) % 2 == 0, 3)
+    np.testing.assert_array_equal(found, doubt_by_neighbors([near], labels, np.ones(40, dtype=bool), 3))
+    assert len(np.unique(found)) > 3
 
 
 def test_equal_scores_are_listed_in_the_order_of_their_ids() -> None:
-    doubt = np.concatenate([np.linspace(0, 0.1, 300), np.linspace(0.8, 0.9, 20)])
+    doubt = np.full(320, 20 / 320)
     score = np.repeat([0.0, 0.5, 0.9], [280, 30, 10])
     found = list_wrong_labels(doubt, score, np.zeros(len(score), dtype=int), 1)
     assert found.num_listed == 20

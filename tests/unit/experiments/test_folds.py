@@ -14,7 +14,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import SettingError
 from ldlva_dist.experiments.folds import (
     CONFIDENT,
-    MIXTURE,
+    EXPECTED,
     compare_sides,
     folds_markdown,
     join_folds,
@@ -87,7 +87,7 @@ def test_lists_and_scores_are_judged_where_wrong_labels_are_known(
     listed = found["lists"]["out-of-fold"][CONFIDENT]
     assert listed["listed"] == wrong.sum()
     assert (listed["precision"], listed["recall"]) == (1.0, 1.0)
-    assert set(found["lists"]["in-sample"]) == {MIXTURE, CONFIDENT}
+    assert set(found["lists"]["in-sample"]) == {EXPECTED, CONFIDENT}
     text = folds_markdown(found)
     assert "| uncertainty |" in text
     assert "| confident learning | out-of-fold | 23 | 1.000 | 1.000 |" in text
