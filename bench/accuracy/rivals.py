@@ -32,6 +32,8 @@ from ldlva_dist.packing.noisy_versions import Control, controlled
 BANK = "bank"
 RIVALS = ("label smoothing", "ELR", "SOP", "GCE", "SCE", "mixup")
 PAPER = "LDLVA (paper)"
+OURS = ("LDLVA", "label posterior")
+"""Beginnings of the sides that the report has a suspicion for."""
 SHORT_RUNS = ["--robust.sop-u-rate", "0.05", "--robust.sop-v-rate", "0.5", "--robust.sop-spread", "0.001"]
 """SOP's u and v, which the reference lets grow for 300 epochs, reach 1 in ten or so."""
 FIGURES = ("accuracy", "kl", "chebyshev")
@@ -108,7 +110,7 @@ def by_side(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
         values = {key: [run[key] for run in mine] for key in FIGURES if key in mine[0]}
         values |= {key: [run[key] for run in mine] for key in mine[0] if key.startswith("auroc_")}
         values[GAIN] = [run["accuracy"] - plain[run["seed"]] for run in mine]
-        if name.startswith("LDLVA"):
+        if name.startswith(OURS):
             judged = [known_scores(str(folder / run["run"])) for run in mine]
             values["auroc"] = [noise_finding(scores[COMBINED], wrong_n)["auroc"] for scores, wrong_n in judged]
         else:
