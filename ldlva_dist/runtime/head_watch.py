@@ -16,9 +16,8 @@ from ldlva_dist.storage.reachable import why_unreachable
 
 PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 DEFAULT_S = 60.0
-LOOK_S = 2.0
-ERROR_SHARE, END_SHARE = 0.6, 0.8
-"""Of Ray's own limit: when the error comes, and when the process ends."""
+LOOK_SHARE, ERROR_SHARE, END_SHARE = 1 / 30, 0.6, 0.8
+"""Of Ray's own limit: the pause between two looks, when the error comes, and when the process ends."""
 _WATCHES: list["HeadWatch"] = []
 """One, in a process that is connected to a cluster of others."""
 
@@ -62,7 +61,7 @@ class HeadWatch:
             else:  # from failure to failure: a process that was stopped meanwhile has not asked
                 began = began or time.monotonic()
                 self._silent_s = time.monotonic() - began
-            time.sleep(LOOK_S)
+            time.sleep(LOOK_SHARE * self._limit_s)
         if not self._is_told:
             sys.stderr.write(f"error: {self._sentence}\n")
             sys.stderr.flush()
