@@ -476,7 +476,14 @@ def test_three_hundred_classes_are_shown_by_their_likeliest(
     probs_NC = np.full((500, count), 0.4 / (count - 1), np.float32)
     probs_NC[np.arange(500), found.labels_N + 290] = 0.6
     labels_N = found.labels_N + 290
-    sure = replace(found, probs_NC=probs_NC, aggregated_NC=probs_NC, labels_N=labels_N, proposed_N=labels_N)
+    sure = replace(
+        found,
+        probs_NC=probs_NC,
+        aggregated_NC=probs_NC,
+        labels_N=labels_N,
+        proposed_N=labels_N,
+        doubt_N=np.zeros(500),
+    )
     names = tuple(f"{'x' * 290}{i}" for i in range(count))
     counts = {**run.dataset.info.class_counts, "train": tuple(np.bincount(labels_N, minlength=count).tolist())}
     info = replace(run.dataset.info, class_names=names, class_counts=counts)
