@@ -6,8 +6,9 @@ compression or brightness of a few levels are found; mirrored, turned and cut on
 """
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,13 +119,7 @@ def copy_groups(dataset: Dataset, hash_N: NDArray[np.uint64]) -> list[CopyGroup]
         groups.setdefault(group, []).append(row)
     names = dataset.info.class_names
     found = [
-        CopyGroup(
-            ids=[row["id"] for row in members],
-            keys=[row["key"] for row in members],
-            splits=[row["split"] for row in members],
-            labels=[names[row["label"]] for row in members],
-            is_exact=len({(row["size"], row["checksum"]) for row in members}) == 1,
-        )
+        _group(members, names, is_exact=len({(row["size"], row["checksum"]) for row in members}) == 1)
         for members in groups.values()
         if len(members) > 1
     ]
@@ -192,15 +187,20 @@ def read_copy_groups(uri: str, dataset: Dataset) -> list[CopyGroup]:
             )
     names, kinds = dataset.info.class_names, dict(zip(table["group"], table["kind"], strict=True))
     return [
-        CopyGroup(
-            ids=group,
-            keys=[rows[sample]["key"] for sample in group],
-            splits=[rows[sample]["split"] for sample in group],
-            labels=[names[rows[sample]["label"]] for sample in group],
-            is_exact=kinds[number] == "exact",
-        )
+        _group([rows[sample] for sample in group], names, is_exact=kinds[number] == "exact")
         for number, group in members.items()
     ]
+
+
+def _group(rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, is_exact: bool) -> CopyGroup:
+    """Rows of a manifest as a group."""
+    return CopyGroup(
+        ids=[row["id"] for row in rows],
+        keys=[row["key"] for row in rows],
+        splits=[row["split"] for row in rows],
+        labels=[names[int(row["label"])] for row in rows],
+        is_exact=is_exact,
+    )
 
 
 def _grey(dataset: Dataset, ids: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
