@@ -12,6 +12,7 @@ from ldlva_dist.analysis.scoring import predict_split
 from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.config import to_json
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.experiments.folds import EXPECTED
 from testing.clusters.job_scripts import Scripts
 from testing.tiny_runs import tiny_run
 
@@ -87,7 +88,7 @@ def test_every_sample_is_judged_by_a_run_that_did_not_see_it(scripts: Scripts, f
     doubt = 1 - found[np.arange(rows), labels]
     ahead = np.sign(doubt[flipped == 1][:, None] - doubt[flipped == 0])
     assert table["out-of-fold", "one_minus_p_label"] == pytest.approx(float(ahead.mean() / 2 + 0.5))
-    assert "mixture of each class" in (output / "folds.md").read_text()
+    assert EXPECTED in (output / "folds.md").read_text()
 
     before = {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*.safetensors")}
     assert "3 of 3 runs were finished before" in scripts.run(*command).stdout

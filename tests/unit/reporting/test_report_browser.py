@@ -111,6 +111,12 @@ def order(run: SyntheticRun) -> list[int]:
     return ids
 
 
+def choose(page: Page, name: str, value: str) -> None:
+    """Click what stands over the radio button, once it has stopped moving: the page scrolls smoothly."""
+    page.click(f"input[name={name}][value='{value}'] + span")
+    expect(page.locator(f"input[name={name}][value='{value}']")).to_be_checked()
+
+
 def names_on(page: Page) -> list[int]:
     texts = page.locator("#cards .mark").evaluate_all("nodes => nodes.map(node => node.getAttribute('aria-label'))")
     return [int(text.rpartition(" ")[2]) for text in texts]
@@ -137,11 +143,11 @@ def test_it_filters_sorts_and_finds(page: Page, run: SyntheticRun) -> None:
     page.select_option("#given", "any")
     page.select_option("#sort", "id")
     assert names_on(page) == sorted(order(run))[:48]
-    page.check("input[name=kind][value=uncertain]", force=True)
+    choose(page, "kind", "uncertain")
     page.select_option("#sort", "uncertainty")
     by_uncertainty = np.argsort(-run.findings.uncertainty_N, kind="stable")[:10].tolist()
     assert set(names_on(page)[:10]) == set(by_uncertainty)
-    page.check("input[name=kind][value=all]", force=True)
+    choose(page, "kind", "all")
     page.fill("#find", f"face_{by_uncertainty[0]:07d}")
     assert names_on(page) == [by_uncertainty[0]]
     page.fill("#find", "nobody")
@@ -168,7 +174,7 @@ def test_marked_samples_are_exported_and_become_a_version(page: Page, run: Synth
     page.reload()
     page.wait_for_selector("html[data-ready]", state="attached")
     expect(page.locator("#mark-count")).to_have_text("2 marked")
-    page.check("input[name=kind][value=marked]", force=True)
+    choose(page, "kind", "marked")
     assert sorted(names_on(page)) == sorted(ids[:2])
     page.fill("#reviewer", "Ann-Marie, 2")
     with page.expect_download() as download:
@@ -320,10 +326,10 @@ def test_groups_of_copies_are_shown_and_lead_to_their_samples(page: Page) -> Non
     members.nth(1).get_by_role("button").click()
     assert sorted(names_on(page)) == [20, 21]
     expect(page.locator("#cards [aria-current=true] .mark")).to_have_attribute("aria-label", "mark sample 21")
-    page.check("input[name=kind][value=copied]", force=True)
+    choose(page, "kind", "copied")
     assert sorted(names_on(page)) == [20, 21]
     page.click("#only")
-    page.check("input[name=copies][value='across splits']", force=True)
+    choose(page, "copies", "across splits")
     expect(groups).to_have_count(1)
 
 
@@ -355,7 +361,7 @@ def test_the_plane_is_drawn_and_zooms_to_a_neighbourhood(page: Page) -> None:
     assert page.locator("#canvas").evaluate(inked) > 1000
     before = page.locator("#canvas").evaluate("c => c.toDataURL()")
     page.click("#zoom-near")
-    page.check("input[name=colour][value=uncertainty]", force=True)
+    choose(page, "colour", "uncertainty")
     expect(page.locator("#legend")).to_contain_text("uncertain")
     page.locator("#canvas").evaluate(
         "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
@@ -398,7 +404,7 @@ def test_what_begins_as_a_formula_is_text_in_the_export_and_itself_in_the_versio
     hostile = replace(run, dataset=Dataset(str(dataset), info))
     page = browser.new_page()
     page.goto(written(hostile, tmp_path / "report.html"))
-    page.check("input[name=kind][value=all]", force=True)
+    choose(page, "kind", "all")
     for sample in ids:
         page.fill("#find", str(sample))
         page.locator("#cards .mark").click()
