@@ -42,13 +42,13 @@ def _posterior(config: RunConfig) -> RunConfig:
 
 
 POSTERIOR_NEIGHBORS = 32
-PLAIN, SHUFFLED, SMOOTHED = "cross-entropy", "shuffled VA", "label smoothing"
+PLAIN, POSTERIOR, SHUFFLED, SMOOTHED = "cross-entropy", "label posterior", "shuffled VA", "label smoothing"
 SIDES: Mapping[str, Change] = {
     PLAIN: _loss(recipe="ce", label_smoothing=0.0),
     SMOOTHED: _loss(recipe="ce"),
     "LDLVA": _loss(recipe="official"),
     "LDLVA (paper)": _loss(recipe="paper"),
-    "label posterior": _posterior,
+    POSTERIOR: _posterior,
     "ELR": _loss(recipe="elr"),
     "SOP": _loss(recipe="sop"),
     "GCE": _loss(recipe="gce"),

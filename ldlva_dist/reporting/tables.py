@@ -108,19 +108,24 @@ def judged_groups(groups: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     return headings, rows
 
 
-def print_comparison(ldlva: Mapping[str, Any], ce: Mapping[str, Any], *, console: DataConsole | None = None) -> None:
-    """Two evaluations side by side, the better figure bold; both are dicts of scoring.score."""
-    reference = [name for name in REFERENCES if name in ldlva and name in ce][-1]
-    title = f"{ldlva['dataset']}, split {ldlva['split']}, against {REFERENCES[reference]}"
-    table = _table(title, "", "LDLVA", "cross-entropy")
-    ours, theirs = ldlva[reference], ce[reference]
-    _add_pair(table, "accuracy", ours["accuracy"], theirs["accuracy"])
-    if "kl" in ours:
-        _add_pair(table, "KL divergence (less is better)", ours["kl"], theirs["kl"], less_is_better=True)
+def print_comparison(sides: Mapping[str, Mapping[str, Any]], *, console: DataConsole | None = None) -> None:
+    """Two evaluations side by side, the better figure bold.
+
+    Args:
+        sides: By name, ours first; dicts of scoring.score.
+        console: Where to print; None: the terminal.
+    """
+    ours, plain = sides.values()
+    reference = [name for name in REFERENCES if name in ours and name in plain][-1]
+    table = _table(f"{ours['dataset']}, split {ours['split']}, against {REFERENCES[reference]}", "", *sides)
+    figures, theirs = ours[reference], plain[reference]
+    _add_pair(table, "accuracy", figures["accuracy"], theirs["accuracy"])
+    if "kl" in figures:
+        _add_pair(table, "KL divergence (less is better)", figures["kl"], theirs["kl"], less_is_better=True)
     for key in ("uncertainty", "one_minus_p_label"):
-        if key in ldlva.get("noise", {}):
-            _add_pair(table, f"AUROC of wrong labels by {SUSPICIONS[key]}", _auroc(ldlva, key), _auroc(ce, key))
-    best = _auroc(ldlva, "bayes")
+        if key in ours.get("noise", {}):
+            _add_pair(table, f"AUROC of wrong labels by {SUSPICIONS[key]}", _auroc(ours, key), _auroc(plain, key))
+    best = _auroc(ours, "bayes")
     if best is not None:
         table.caption = f"Knowing the true distributions, the AUROC could be {best:.3f}."
         table.caption_justify = "left"

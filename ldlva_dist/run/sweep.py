@@ -144,7 +144,7 @@ def _require_own_folder(config: RunConfig, folder: str) -> None:
 
 
 def search_space(config: RunConfig) -> dict[str, Any]:
-    """What is searched; plain cross-entropy has only a learning rate."""
+    """What is searched: the settings that the recipe reads. Plain cross-entropy has only a learning rate."""
     sweep = config.sweep
     space: dict[str, Any] = {"lr": tune.loguniform(*sweep.lr)}
     if config.uses_neighbors:
@@ -154,6 +154,8 @@ def search_space(config: RunConfig) -> dict[str, Any]:
             "uncertainty_lr": tune.loguniform(*sweep.uncertainty_lr),
             "kernel_width": tune.loguniform(*sweep.kernel_width),
         }
+    if config.loss.recipe == "posterior":  # it has no discriminative loss
+        del space["gamma"]
     return space
 
 
@@ -165,7 +167,7 @@ def apply(config: RunConfig, params: dict[str, Any]) -> RunConfig:
     return replace(
         config,
         neighbors=replace(config.neighbors, num_neighbors=params["num_neighbors"]),
-        loss=replace(config.loss, gamma=params["gamma"], kernel_width=params["kernel_width"]),
+        loss=replace(config.loss, gamma=params.get("gamma", config.loss.gamma), kernel_width=params["kernel_width"]),
         uncertainty=replace(config.uncertainty, lr=params["uncertainty_lr"]),
     )
 

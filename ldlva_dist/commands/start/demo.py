@@ -1,7 +1,8 @@
-"""The main job on a laptop: draw faces, flip 30 % of their labels, and search LDLVA and plain cross-entropy alike.
+"""The main job on a laptop: draw faces, flip 30 % of their labels, search the label posterior and cross-entropy alike.
 
-Both get the same number of trials of the same sweep, chosen by accuracy on the given labels of a holdout; truth is read
-only at the end. Leaves OUTPUT/: summary.json, curves.png, uncertain.png, and every run.
+The label posterior is the recipe of ours that does best where labels are flipped. Both get the same number of trials of
+the same sweep, chosen by accuracy on the given labels of a holdout; truth is read only at the end. Leaves OUTPUT/:
+summary.json, curves.png, uncertain.png, and every run.
 """
 
 import json
@@ -17,6 +18,7 @@ import tyro
 from ldlva_dist.commands.training.sweep import print_result
 from ldlva_dist.config import RunConfig
 from ldlva_dist.config.presets import demo
+from ldlva_dist.experiments.arms import PLAIN, POSTERIOR, POSTERIOR_NEIGHBORS, SIDES
 from ldlva_dist.records.console import say
 from ldlva_dist.reporting.tables import print_comparison, print_trials
 from ldlva_dist.values.settings import Count, Range, Share, check_options
@@ -70,12 +72,13 @@ def run_demo() -> None:
         training=replace(base.training, seed=arguments.seed),
         sweep=replace(base.sweep, num_samples=arguments.trials),
     )
-    ldlva = search(replace(base, name="ldlva"))
-    ce = search(replace(base, name="ce", loss=replace(base.loss, recipe="ce")))
-    scores = {name: judge(found) for name, found in (("ldlva", ldlva), ("ce", ce))}
-    show(arguments, dataset, ldlva, ce)
-    print_comparison(scores["ldlva"], scores["ce"])
-    summary = summarize(scores, ldlva.best) | {"seconds": round(time.monotonic() - began, 1)}
+    posterior = replace(base, sweep=replace(base.sweep, num_neighbors=(POSTERIOR_NEIGHBORS,)))
+    ours = search(replace(SIDES[POSTERIOR](posterior), name="posterior"))
+    plain = search(replace(SIDES[PLAIN](base), name="ce"))
+    scores = {name: judge(found) for name, found in (("posterior", ours), ("ce", plain))}
+    show(arguments, dataset, ours, plain)
+    print_comparison({POSTERIOR: scores["posterior"], PLAIN: scores["ce"]})
+    summary = summarize(scores, ours.best) | {"seconds": round(time.monotonic() - began, 1)}
     uri = storage.join(arguments.output, "summary.json")
     storage.write_bytes(uri, (json.dumps(summary, indent=2) + "\n").encode())
     say(f"look at {arguments.output}/uncertain.png and {arguments.output}/curves.png")
@@ -138,17 +141,17 @@ def judge(found: "SweepResult") -> dict[str, Any]:
     return result
 
 
-def show(arguments: DemoArguments, dataset: "Dataset", ldlva: "SweepResult", ce: "SweepResult") -> None:
-    """Draw the curves of both best runs, and the faces whose labels LDLVA trusts least."""
+def show(arguments: DemoArguments, dataset: "Dataset", ours: "SweepResult", plain: "SweepResult") -> None:
+    """Draw the curves of both best runs, and the faces whose labels ours trusts least."""
     from ldlva_dist import storage
     from ldlva_dist.checkpoint.checkpoint import Checkpoint
     from ldlva_dist.records.metrics_log import read_metrics
     from ldlva_dist.reporting.contact_sheet import draw_contact_sheet
     from ldlva_dist.reporting.curves import draw_curves
 
-    curves = {"LDLVA": read_metrics(ldlva.best_run_uri), "cross-entropy": read_metrics(ce.best_run_uri)}
+    curves = {POSTERIOR: read_metrics(ours.best_run_uri), PLAIN: read_metrics(plain.best_run_uri)}
     draw_curves(curves, storage.join(arguments.output, "curves.png"), title="The two best runs")
-    checkpoint = Checkpoint.newest(ldlva.best_run_uri)
+    checkpoint = Checkpoint.newest(ours.best_run_uri)
     assert checkpoint is not None, "a finished trial has a checkpoint"
     draw_contact_sheet(
         most_uncertain(checkpoint, dataset, arguments.sheet),
@@ -191,7 +194,7 @@ def summarize(scores: dict[str, dict[str, Any]], best: RunConfig) -> dict[str, A
     figures = {
         name: {"accuracy": result["truth"]["accuracy"], "kl": result["truth"]["kl"]} for name, result in scores.items()
     }
-    noise = scores["ldlva"]["noise"]
+    noise = scores["posterior"]["noise"]
     return figures | {
         "noise_auroc": noise["uncertainty"]["auroc"],
         "noise_auroc_bayes": noise["bayes"]["auroc"],

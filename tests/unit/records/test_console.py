@@ -89,7 +89,9 @@ def progress(name: str, console: DataConsole) -> None:
 PRINTS: dict[str, Callable[[str, DataConsole], None]] = {
     "dataset": lambda name, console: print_dataset(dataset(name), name, reasons={name: 2}, console=console),
     "evaluation": lambda name, console: print_evaluation(scored(name), console=console),
-    "comparison": lambda name, console: print_comparison(scored(name), scored(name), console=console),
+    "comparison": lambda name, console: print_comparison(
+        {"ours": scored(name), "plain": scored(name)}, console=console
+    ),
     "trials": lambda name, console: print_trials([Trial(name, {})], console=console),
     "findings": lambda name, console: print_findings([Found(name, name, "problem", name, name)], console=console),
     "outlook": lambda name, console: print_outlook(outlook(name), console=console),

@@ -75,8 +75,12 @@ def test_an_evaluation_shows_each_reference_and_what_finds_wrong_labels() -> Non
     assert any("25.0% wrong" in line for line in lines)
 
 
+def sides(ours: dict[str, Any], plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"label posterior": ours, "cross-entropy": plain}
+
+
 def test_a_comparison_sets_the_better_of_two_figures_bold() -> None:
-    lines = printed(print_comparison, result(0.8, 0.25, auroc=0.93), result(0.7, 0.2), terminal=True)
+    lines = printed(print_comparison, sides(result(0.8, 0.25, auroc=0.93), result(0.7, 0.2)), terminal=True)
     accuracy, kl = (next(line for line in lines if name in line) for name in (" accuracy", "KL"))
     assert "\x1b[1m0.800\x1b[0m" in accuracy
     assert "\x1b[1m0.700" not in accuracy
@@ -86,7 +90,7 @@ def test_a_comparison_sets_the_better_of_two_figures_bold() -> None:
 
 
 def test_equal_figures_and_figures_without_a_rival_are_not_bold() -> None:
-    same = printed(print_comparison, result(0.8, 0.2, auroc=0.93), result(0.8, 0.2), terminal=True)
+    same = printed(print_comparison, sides(result(0.8, 0.2, auroc=0.93), result(0.8, 0.2)), terminal=True)
     assert not any("\x1b[1m" in line for line in same)
 
 
@@ -95,6 +99,6 @@ def test_tables_fit_eighty_columns_and_a_log_gets_no_escape_codes() -> None:
     lines = [
         *printed(print_trials, [FakeTrial(0.5, "stopped early", params={**PARAMS, "lr": 3.25e-05})]),
         *printed(print_evaluation, scored | {"votes": scored["truth"]}),
-        *printed(print_comparison, scored, result(0.7, 0.2)),
+        *printed(print_comparison, sides(scored, result(0.7, 0.2))),
     ]
     assert all(len(line.rstrip()) <= 80 and "\x1b" not in line and "…" not in line for line in lines)

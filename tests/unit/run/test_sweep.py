@@ -14,6 +14,7 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.run.preflight import as_begun, require_same_settings
 from ldlva_dist.run.sweep import METRIC, _own_params, _require_own_folder, _search, apply, search_space
 
+RECIPES: Any = ("official", "posterior", "ce")
 CONFIG = RunConfig(sweep=SweepConfig(search="optuna", num_samples=6))
 
 
@@ -47,11 +48,17 @@ def test_optuna_draws_the_same_again_from_the_same_seed_and_results() -> None:
     assert suggestions(other, 4)[1:] != suggestions(CONFIG, 4)[1:]
 
 
-@pytest.mark.parametrize("recipe", ["official", "ce"])
-def test_a_trials_values_stand_in_its_settings(recipe: str) -> None:
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_trials_values_stand_in_its_settings(recipe: Any) -> None:
     config = replace(CONFIG, loss=LossConfig(recipe=recipe))
     params = suggestions(config, 2)[1]
     assert _own_params(apply(config, params)) == params
+
+
+def test_only_what_a_recipe_reads_is_searched() -> None:
+    searched = {recipe: set(search_space(replace(CONFIG, loss=LossConfig(recipe=recipe)))) for recipe in RECIPES}
+    assert searched["official"] - searched["posterior"] == {"gamma"}
+    assert searched["ce"] == {"lr"}
 
 
 def _notes(folder: Path) -> None:
