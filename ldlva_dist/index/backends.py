@@ -1,5 +1,6 @@
 """Nearest-neighbour search behind one interface. N = points, q = queries, d = dimensions, k = answers per query."""
 
+from copy import copy
 from importlib import import_module
 from typing import Any, Literal, Protocol
 
@@ -15,6 +16,8 @@ K_MAX = 32
 """Neighbours that a graph keeps unless told otherwise."""
 GPU_TEMP_BYTES = 256 * 2**20
 GPU_MAX_K = 2048
+GPU_MAX_NPROBE = 2048
+"""As with k, FAISS selects among no more on a GPU."""
 KDTREE_MAX_DIMENSIONS = 3
 
 
@@ -27,6 +30,11 @@ class Index(Protocol):
     """Whether the points nearest by more than :meth:`error` are always found."""
     spare: int
     """Points beyond k that mostly show, given the error, that nearer ones were not missed."""
+
+    @property
+    def exhaustive(self) -> "Index | None":
+        """An exact index of the same points that takes no memory of its own; None where another one is quicker."""
+        ...
 
     def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
         """[q] largest absolute error with which distances are compared with the given squared ones."""
@@ -62,6 +70,10 @@ class KDTreeIndex:
         self._tree = KDTree(points_Nd.astype(self._dtype))
         self.max_k = len(points_Nd)
 
+    @property
+    def exhaustive(self) -> Index:
+        return self
+
     def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
         return self._relative_error * squared_q + self._least_error
 
@@ -77,7 +89,7 @@ class FaissIndex:
     exact, spare = True, 16
 
     def __init__(self, points_Nd: Points, *, gpu: bool = False) -> None:
-        self._faiss = _faiss()
+        self._faiss, self._gpu = _faiss(), gpu
         num_points, dimensions = points_Nd.shape
         self._center_d = points_Nd.mean(axis=0, dtype=np.float64).astype(np.float32)
         centered_Nd = self._center(points_Nd)
@@ -85,8 +97,13 @@ class FaissIndex:
         # |a|^2 - 2ab + |b|^2 cancels where points lie close together; the bound is that of a sum in any order.
         self._rounding = (32 + 2 * dimensions) * float(np.finfo(np.float32).eps)
         self.max_k = min(num_points, GPU_MAX_K) if gpu else num_points
-        self._index: Any = self._make(num_points, dimensions, gpu)
-        self._fill(centered_Nd)
+        without_points = self._make(centered_Nd)
+        self._index: Any = _to_all_gpus(self._faiss, without_points) if gpu else without_points
+        self._index.add(centered_Nd)
+
+    @property
+    def exhaustive(self) -> Index | None:
+        return self
 
     def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
         return self._rounding * np.maximum(_squared_norms(self._center(queries_qd)), self._largest)
@@ -94,18 +111,16 @@ class FaissIndex:
     def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return self._index.search(self._center(queries_qd), k)
 
-    def _make(self, num_points: int, dimensions: int, gpu: bool) -> Any:
-        return _gpu_index(self._faiss, dimensions) if gpu else self._faiss.IndexFlatL2(dimensions)
-
-    def _fill(self, centered_Nd: NDArray[np.float32]) -> None:
-        self._index.add(centered_Nd)
+    def _make(self, centered_Nd: NDArray[np.float32]) -> Any:
+        """FAISS's index on the CPU, trained and without points."""
+        return self._faiss.IndexFlatL2(centered_Nd.shape[1])
 
     def _center(self, points_nd: Points) -> NDArray[np.float32]:
         return np.ascontiguousarray(points_nd.astype(np.float32) - self._center_d)
 
 
 class IVFIndex(FaissIndex):
-    """FAISS's IVF on the CPU: searches only the ``nprobe`` inverted lists nearest to a query, so it may miss some."""
+    """FAISS's IVF: searches only the ``nprobe`` inverted lists nearest to a query, so it may miss some."""
 
     exact, spare = False, 1
     MIN_POINTS = 10_000
@@ -115,17 +130,29 @@ class IVFIndex(FaissIndex):
     nprobe = 1
     """Inverted lists searched. More are, for a query that finds fewer than k points in them."""
 
-    def _make(self, num_points: int, dimensions: int, gpu: bool) -> Any:
+    @property
+    def exhaustive(self) -> Index | None:
+        """On a GPU this index over all of its lists; on the CPU a flat index, which multiplies matrices, is quicker."""
+        if not self._gpu:
+            return None
+        over_all_lists = copy(self)
+        over_all_lists.exact, over_all_lists.spare, over_all_lists.nprobe = True, FaissIndex.spare, self.nlist
+        return over_all_lists
+
+    def _make(self, centered_Nd: NDArray[np.float32]) -> Any:
+        num_points, dimensions = centered_Nd.shape
         self.nlist = int(4 * num_points**0.5)
+        if self._gpu:
+            self.nlist = min(self.nlist, GPU_MAX_NPROBE)  # any recall can be had: all lists can be searched
         index = self._faiss.IndexIVFFlat(self._faiss.IndexFlatL2(dimensions), dimensions, self.nlist)
         index.cp.max_points_per_centroid = self.POINTS_PER_CENTROID
         index.cp.min_points_per_centroid = 1
         index.cp.niter = self.KMEANS_STEPS
+        clustering = _to_gpu(self._faiss, index.quantizer, 0) if self._gpu else None
+        index.clustering_index = clustering  # which FAISS does not own
+        index.train(centered_Nd)
+        index.clustering_index = None
         return index
-
-    def _fill(self, centered_Nd: NDArray[np.float32]) -> None:
-        self._index.train(centered_Nd)
-        self._index.add(centered_Nd)
 
     def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         centered_qd, nprobe = self._center(queries_qd), self.nprobe
@@ -145,17 +172,14 @@ def build_index(points_Nd: Points, backend: Backend = "auto", *, min_recall: flo
     Args:
         points_Nd: Points; who they are is their row number.
         backend: As :func:`resolve_backend` takes it.
-        min_recall: Below 1 an IVF index is built where FAISS searches at least ``IVFIndex.MIN_POINTS`` points on the
-            CPU; its ``nprobe`` must then be found by measuring.
+        min_recall: Below 1 an IVF index is built where FAISS searches at least ``IVFIndex.MIN_POINTS`` points; its
+            ``nprobe`` must then be found by measuring.
     """
     chosen = resolve_backend(backend, points_Nd.shape[1])
-    if chosen == "faiss_gpu" and min_recall < 1:
-        raise SettingError(f"index.min_recall must be 1 where FAISS searches on a GPU, exhaustively, got {min_recall}")
     if chosen == "kdtree":
         return KDTreeIndex(points_Nd)
-    if chosen == "faiss_cpu" and min_recall < 1 and len(points_Nd) >= IVFIndex.MIN_POINTS:
-        return IVFIndex(points_Nd)
-    return FaissIndex(points_Nd, gpu=chosen == "faiss_gpu")
+    kind = IVFIndex if min_recall < 1 and len(points_Nd) >= IVFIndex.MIN_POINTS else FaissIndex
+    return kind(points_Nd, gpu=chosen == "faiss_gpu")
 
 
 def resolve_backend(backend: Backend, dimensions: int = 2) -> Backend:
@@ -191,17 +215,19 @@ def _num_gpus() -> int:
         return 0
 
 
-def _gpu_index(faiss: Any, dimensions: int) -> Any:
-    """One flat index on each GPU; points are dealt to them in equal parts and answers are merged."""
-    parts = []
-    for device in range(_num_gpus()):
-        resources, config = faiss.StandardGpuResources(), faiss.GpuIndexFlatConfig()
-        resources.setTempMemory(GPU_TEMP_BYTES)
-        config.device = device
-        parts.append(faiss.GpuIndexFlatL2(resources, dimensions, config))
+def _to_all_gpus(faiss: Any, without_points: Any) -> Any:
+    """An index on each GPU; points are dealt to them in equal parts and answers are merged."""
+    parts = [_to_gpu(faiss, without_points, device) for device in range(_num_gpus())]
     if len(parts) == 1:
         return parts[0]
-    shards = faiss.IndexShards(dimensions, True, True)
+    shards = faiss.IndexShards(without_points.d, True, True)
     for part in parts:
         shards.add_shard(part)
     return shards
+
+
+def _to_gpu(faiss: Any, index: Any, device: int) -> Any:
+    """A copy of an index on one GPU."""
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(GPU_TEMP_BYTES)
+    return faiss.index_cpu_to_gpu(resources, device, index)

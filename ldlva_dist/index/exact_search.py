@@ -135,8 +135,9 @@ class PointSet:
     def _index_for(self, width: int, exact: bool) -> Index:
         """The index, or an exhaustive one for more ties than the GPU can list or where an IVF index will not do."""
         assert self.index is not None, "a set without samples has no index"
-        if width <= self.index.max_k and (self.index.exact or not exact):
-            return self.index
+        index = self.index.exhaustive if exact else self.index
+        if index is not None and width <= index.max_k:
+            return index
         if self._exhaustive is None:
             self._exhaustive = build_index(self._distinct_Ud, exhaustive_on_cpu(self._distinct_Ud.shape[1]))
         return self._exhaustive

@@ -9,7 +9,7 @@ import pytest
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError, SettingError
-from ldlva_dist.index.backends import IVFIndex
+from ldlva_dist.index.backends import IVFIndex, build_index
 from ldlva_dist.index.exact_search import PointSet
 from ldlva_dist.index.graph import build_graph, nearest_neighbors
 from ldlva_dist.index.nearest import Nearest, merge_nearest
@@ -191,10 +191,12 @@ def test_new_points_get_the_nearest_samples_equally_far_ones_by_id():
     assert found.squared.tolist() == [[1, 1, 1, 1], [0, 0, 2, 4]]
 
 
-def test_an_ivf_index_misses_neighbours_until_nprobe_is_high_enough_and_an_exact_search_misses_none():
+@pytest.mark.parametrize("gpus", [0, 1, 3])
+def test_an_ivf_index_misses_neighbours_until_nprobe_is_high_enough_and_an_exact_search_misses_none(gpus, pretend_gpus):
+    pretend_gpus(gpus)
     features = np.random.default_rng(10).normal(size=(IVFIndex.MIN_POINTS, 8)).astype(np.float32)
     num_samples = len(features)
-    shard = IndexShard(0, "faiss_cpu", min_recall=0.9)
+    shard = IndexShard(0, "faiss_gpu" if gpus else "faiss_cpu", min_recall=0.9)
     fact = shard.prepare(1, num_samples, lambda: (np.arange(num_samples), features))
     asked = np.arange(0, num_samples, 50)
     exact = shard.search_local(1, asked, 8, fact.bounds[None], exact=True).ids
@@ -215,6 +217,20 @@ def test_a_query_that_finds_too_few_in_its_inverted_lists_searches_more():
     points = (clumps + np.random.default_rng(11).normal(0, 0.01, clumps.shape)).astype(np.float32)
     index = IVFIndex(points)
     assert (index.search(points[:50], 2000)[1] >= 0).all()
+
+
+def test_on_a_gpu_an_exact_search_takes_no_second_index_but_for_more_than_a_gpu_lists(pretend_gpus, monkeypatch):
+    points = np.random.default_rng(12).normal(size=(IVFIndex.MIN_POINTS, 8)).astype(np.float32)
+    pretend_gpus(1)
+    monkeypatch.setattr("ldlva_dist.index.backends.GPU_MAX_K", 40)
+    ids = np.arange(len(points))
+    held = PointSet(ids, points, len(ids), partial(build_index, backend="faiss_gpu", min_recall=0.9))
+    exhaustive = PointSet(ids, points, len(ids), partial(build_index, backend="faiss_cpu"))
+    for rows, k in ((ids[200:300], 8), (ids[:1], 50)):
+        found, expected = held.search_samples(rows, k, exact=True), exhaustive.search_samples(rows, k)
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_array_equal(found.squared, expected.squared)
+        assert (held._exhaustive is not None) == (k == 50)
 
 
 def test_an_empty_set_answers_with_nobody():
