@@ -29,6 +29,7 @@ from scipy.spatial.distance import cdist
 from bench.common import cluster, report
 from ldlva_dist.dataset import manifest
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.index.backends import Backend
 from ldlva_dist.index.graph import nearest_neighbors, plan_graph
 from ldlva_dist.index.plane_cut import Box, cut_plane, in_box
 from ldlva_dist.index.service import start_index
@@ -68,7 +69,7 @@ def main(arguments: Arguments) -> None:
             report("neighbors_large", ok=built["peak_gib"] <= LIMIT_GIB, samples=LARGE, k=K, actors=ACTORS, **built)
             return
         actors = graph_by_actors(folder, uniform(arguments.samples), ACTORS)
-        cells = cells_against_exhaustive(arguments)
+        cells = cells_against_exhaustive(arguments.features, arguments.min_recall, "faiss_cpu", {"num_cpus": 1})
     ratio = ratios(uniform(arguments.samples), arguments.repeats)
     ratio["scipy_cpu_s"], alone = [round(s, 2) for s in ratio["scipy_cpu_s"]], min(ratio["scipy_cpu_s"])
     recall = {name: recall_of(points) for name, points in point_sets().items()}
@@ -205,22 +206,24 @@ def recall_of(va: Points) -> float:
     return hits / (QUERIES * K)
 
 
-def cells_against_exhaustive(arguments: Arguments) -> dict[str, float]:
-    """Seconds in which one actor finds the neighbours of 8,192 samples in feature space, and measured recall."""
-    n, d = arguments.features
+def cells_against_exhaustive(
+    size: tuple[int, int], min_recall: float, backend: Backend, actor_options: dict[str, Any]
+) -> dict[str, float]:
+    """Seconds in which one actor finds the neighbours of up to 8,192 samples in feature space, and measured recall."""
+    n, d = size
     rng = np.random.default_rng(3)
     hidden = rng.normal(size=(8, 16))[rng.integers(0, 8, n)] + rng.normal(0, 0.5, (n, 16))
     features = (np.maximum(hidden @ rng.normal(size=(16, d)), 0) + rng.normal(0, 0.05, (n, d))).astype(np.float16)
     figures: dict[str, float] = {}
-    for name, min_recall in (("exhaustive", 1.0), ("cells", arguments.min_recall)):
-        service = start_index(1, backend="faiss_cpu", min_recall=min_recall, actor_options={"num_cpus": 1})
+    for name, least in (("exhaustive", 1.0), ("cells", min_recall)):
+        service = start_index(1, backend=backend, min_recall=least, actor_options=actor_options)
         try:
             client = service.client(600)
             began = time.monotonic()
             facts = client.build_from_rows(ArrayRows([features]), k=8)
             figures[f"{name}_build_s"] = time.monotonic() - began
             began = time.monotonic()
-            ray.wait(client.graph([(0, 8192)], 8))
+            ray.wait(client.graph([(0, min(n, 8192))], 8))
             figures[f"{name}_s"] = time.monotonic() - began
         finally:
             service.stop()
