@@ -62,7 +62,7 @@ def main(arguments: Arguments) -> None:
     device, name = torch.device("cpu"), "cpu"
     if arguments.rehearse:
         arguments = replace(
-            arguments, batch=16, steps=16, warmup=4, width=8, pixels=32, train=128, features=(12_000, 32), data_cpus=0.5
+            arguments, batch=16, steps=16, warmup=4, width=8, pixels=48, train=128, features=(12_000, 32), data_cpus=0.5
         )
     elif torch.cuda.is_available():
         device, name = torch.device("cuda"), torch.cuda.get_device_name()
