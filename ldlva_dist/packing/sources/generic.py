@@ -4,11 +4,13 @@ The command line reads this before anything is imported: a source is imported wh
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ldlva_dist.errors import SettingError
-from ldlva_dist.packing.classes.class_index import ClassIndex, StatedClasses
+from ldlva_dist.packing.classes.class_index import ClassIndex, StatedClasses, spelling
 from ldlva_dist.packing.sources.common import Common, check_there
 from ldlva_dist.packing.sources.rows import EXTENSIONS, REFERENCE_CLASSES, Part, Source
 from ldlva_dist.values.settings import Range, Share
@@ -50,11 +52,7 @@ class Parquet(Common):
 
     def source(self) -> Source:
         """The rows to pack."""
-        if self.votes and len(self.votes) != len(self.stated().names):
-            raise SettingError(
-                f"--votes must name one column for each of the {len(self.stated().names)} classes, "
-                f"got {len(self.votes)}"
-            )
+        check_order_of_votes(self.votes, self.stated().names)
         return self._source(self.votes)
 
     def _source(self, votes: tuple[str, ...]) -> "ParquetSource":
@@ -85,6 +83,29 @@ class Parquet(Common):
             drop=self.drop,
             extra=self.extra(),
         )
+
+
+def check_order_of_votes(columns: Sequence[str], class_names: Sequence[str]) -> None:
+    """Refuse columns of votes of which one bears the name of another class than that in whose place it stands.
+
+    Raises:
+        SettingError: also for more or fewer columns than classes, where there are any.
+    """
+    if not columns:
+        return
+    if len(columns) != len(class_names):
+        raise SettingError(
+            f"--votes must name one column for each of the {len(class_names)} classes, got {len(columns)}"
+        )
+    shared = len(commonprefix(columns))  # noqa: RUF071 - letters of names such as votes_happy, no paths
+    places = {spelling(name): name for name in class_names}
+    for column, expected in zip(columns, class_names, strict=True):
+        for named in (places.get(spelling(column)), places.get(spelling(column[shared:]))):
+            if named not in (None, expected):
+                raise SettingError(
+                    f"--votes must stand in the order of the classes, {' '.join(class_names)}: "
+                    f"got {column} in the place of {expected}"
+                )
 
 
 def _files_of_a_part(uri: str, part: Part) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.classes.class_index import ClassIndex
+from ldlva_dist.packing.sources.generic import check_order_of_votes
 from ldlva_dist.packing.sources.readers.folder import FolderSource
 from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 from ldlva_dist.packing.sources.readers.tables import image_uri
@@ -211,3 +212,22 @@ def test_class_names_must_differ() -> None:
 )
 def test_a_path_leads_where_it_does_on_a_disk(folder: str, path: str | None, uri: str | None) -> None:
     assert image_uri(folder, path) == uri
+
+
+@pytest.mark.parametrize(
+    ("columns", "wrong"),
+    [
+        ("neutral happiness surprise sadness anger disgust fear", "surprise in the place of Sad"),
+        ("n_neutral n_happy n_sad n_surprise n_fear n_anger n_disgust", "n_anger in the place of Disgust"),
+        ("neutral happiness sadness surprise fear disgust", "for each of the 7 classes, got 6"),
+    ],
+)
+def test_votes_in_another_order_than_the_classes_are_refused(columns: str, wrong: str) -> None:
+    with pytest.raises(SettingError, match=wrong):
+        check_order_of_votes(columns.split(), REFERENCE_CLASSES)
+
+
+def test_votes_in_the_order_of_the_classes_and_columns_of_other_names_are_taken() -> None:
+    for columns in ("neutral happiness sadness surprise fear disgust anger", "a b c d e f g", ""):
+        check_order_of_votes(columns.split(), REFERENCE_CLASSES)
+    check_order_of_votes(["sad", "surprise"], ["Sad", "Surprise"])  # a shared letter is no prefix
