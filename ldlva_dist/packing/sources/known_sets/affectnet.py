@@ -79,8 +79,7 @@ class AffectNetSource:
                 labels, reasons = settle(rows["expression"].to_pylist(), self.num_classes)
                 images: list[bytes | str | None] = [image_uri(self.images, path) for path in paths]
                 if self.crop:
-                    cuts = list(pool.map(BOXES.cut_out, images, BOXES.of_rows(rows), reasons))
-                    images, reasons = [image for image, _ in cuts], [reason for _, reason in cuts]
+                    images, reasons = BOXES.cut_out(images, BOXES.of_rows(rows), reasons, pool)
                 yield Rows(
                     part=partition.part,
                     numbers=numbers,
