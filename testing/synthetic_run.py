@@ -141,7 +141,8 @@ def _findings(
     probs_NC, aggregated_NC = noisy(0.6), noisy(0.4)
     logit_N = 1.5 - 4 * suspicion.of_label(aggregated_NC, labels_N) + generator.normal(0, 0.5, len(labels_N))
     uncertainty_N = (1 / (1 + np.exp(-logit_N))).astype(np.float32)
-    pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, labels_N)
+    weight = suspicion.model_weight(probs_NC, aggregated_NC, labels_N)
+    pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, weight)
     return Findings(
         labels_N=labels_N,
         uncertainty_N=uncertainty_N,

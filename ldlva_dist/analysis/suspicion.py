@@ -77,17 +77,30 @@ def model_weight(
     return weight if out_of_fold else weight / 2
 
 
-def pooled(
-    probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], labels_N: NDArray[Any], *, out_of_fold: bool = False
-) -> NDArray[np.float64]:
-    """[N, C] what model and neighbours say together: their mixture by :func:`model_weight`.
+def pooled(probs_NC: NDArray[Any], aggregated_NC: NDArray[Any], weight: float) -> NDArray[np.float64]:
+    """[N, C] what model and neighbours say together: their mixture, with :func:`model_weight` for the model.
 
     A row of zeros (nothing is known) leaves the other side alone; two of them are uniform.
     """
-    weight = model_weight(probs_NC, aggregated_NC, labels_N, out_of_fold=out_of_fold)
     sum_NC = weight * probs_NC.astype(np.float64) + (1 - weight) * aggregated_NC.astype(np.float64)
     total_N1 = sum_NC.sum(axis=1, keepdims=True)
     return np.where(total_N1 > 0, sum_NC / np.maximum(total_N1, 1e-12), 1 / probs_NC.shape[1])
+
+
+def combined(
+    pooled_NC: NDArray[Any], labels_N: NDArray[Any], uncertainty_N: NDArray[Any], *, weight: float
+) -> NDArray[np.float64]:
+    """[N] in [0, 1]: doubt of the label by model and neighbours, and by the uncertainty that was learnt of it.
+
+    The uncertainty has moved in every epoch, also in those before the model knew labels by heart.
+
+    Args:
+        pooled_NC: [N, C] from :func:`pooled`.
+        labels_N: [N] given labels.
+        uncertainty_N: [N] in [0, 1].
+        weight: Of the uncertainty, where that of the others is 1; :func:`model_weight`, as it is the network's too.
+    """
+    return (self_confidence(pooled_NC, labels_N) + weight * uncertainty_N) / (1 + weight)
 
 
 def of_label(values_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:

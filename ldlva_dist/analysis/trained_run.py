@@ -161,13 +161,19 @@ class TrainedRun:
         aggregated_NC = np.concatenate(
             [self._opinions(*part, probs_NC).aggregated_nC for part in self._graph(everyone, self.num_neighbors)]
         )
-        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, self.labels_N, out_of_fold=out_of_fold_NC is not None)
+        out_of_fold = out_of_fold_NC is not None
+        weight = suspicion.model_weight(probs_NC, aggregated_NC, self.labels_N, out_of_fold=out_of_fold)
+        pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, weight)
+        # posterior's uncertainty is made of what neighbours and outputs say already; a fold's was trained on the label.
+        is_learnt = self._config.loss.recipe != "posterior" and not out_of_fold
         return Findings(
             labels_N=self.labels_N,
             uncertainty_N=self.uncertainty_N,
             probs_NC=probs_NC,
             aggregated_NC=aggregated_NC,
-            suspicion_N=suspicion.self_confidence(pooled_NC, self.labels_N),
+            suspicion_N=suspicion.combined(
+                pooled_NC, self.labels_N, self.uncertainty_N, weight=weight if is_learnt else 0.0
+            ),
             doubt_N=doubt_by_neighbors(
                 (graph_mK for _, graph_mK in self._graph(everyone, self._most_neighbors)),
                 self.labels_N,

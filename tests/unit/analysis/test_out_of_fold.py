@@ -62,5 +62,6 @@ def test_out_of_fold_the_neighbours_say_what_was_said_of_them_by_who_did_not_see
         np.testing.assert_allclose(outside.aggregated_NC[i], expected, atol=1e-5)
     assert not outside.aggregated_NC[SILENT].any()
     assert np.abs(outside.aggregated_NC - inside.aggregated_NC).max() > 0.1
-    pool = suspicion.pooled(probs, outside.aggregated_NC, outside.labels_N, out_of_fold=True)
+    weight = suspicion.model_weight(probs, outside.aggregated_NC, outside.labels_N, out_of_fold=True)
+    pool = suspicion.pooled(probs, outside.aggregated_NC, weight)
     np.testing.assert_allclose(outside.suspicion_N, [1 - pool[i, y] for i, y in enumerate(outside.labels_N)])

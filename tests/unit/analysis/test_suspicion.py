@@ -42,7 +42,7 @@ def test_the_model_weighs_half_of_what_explains_the_labels_best(case: tuple[np.n
     weight = suspicion.model_weight(probs, others, labels)
     assert 0.02 < weight < 0.48
     assert weight == pytest.approx(grid[int(np.argmax(likelihood))] / 2, abs=1e-4)
-    pool = suspicion.pooled(probs, others, labels)
+    pool = suspicion.pooled(probs, others, weight)
     np.testing.assert_allclose(pool, weight * probs.astype(float) + (1 - weight) * others.astype(float), atol=2e-3)
     np.testing.assert_allclose(pool.sum(axis=1), 1)
 
@@ -65,8 +65,6 @@ def test_out_of_fold_the_model_weighs_all_of_what_explains_the_labels(case: tupl
     probs, others, labels = case
     half = suspicion.model_weight(probs, others, labels)
     assert suspicion.model_weight(probs, others, labels, out_of_fold=True) == 2 * half > 0
-    pool = suspicion.pooled(probs, others, labels, out_of_fold=True)
-    np.testing.assert_allclose(pool, 2 * half * probs.astype(float) + (1 - 2 * half) * others.astype(float), atol=2e-3)
 
 
 def test_who_repeats_every_label_weighs_as_much_as_the_neighbours_and_who_guesses_nothing(
@@ -81,8 +79,19 @@ def test_who_repeats_every_label_weighs_as_much_as_the_neighbours_and_who_guesse
 def test_who_knows_nothing_has_no_say_in_the_pool(case: tuple[np.ndarray, ...]) -> None:
     probs, others, labels = case
     nothing = np.zeros_like(probs)
-    np.testing.assert_allclose(suspicion.pooled(probs, nothing, labels), probs, atol=2e-3)
-    np.testing.assert_allclose(suspicion.pooled(nothing, others, labels), others, atol=2e-3)
-    np.testing.assert_allclose(suspicion.pooled(nothing, nothing, labels), 1 / C)
+    assert suspicion.model_weight(probs, nothing, labels) == 0.5
+    np.testing.assert_allclose(suspicion.pooled(probs, nothing, 0.3), probs, atol=2e-3)
+    np.testing.assert_allclose(suspicion.pooled(nothing, others, 0.3), others, atol=2e-3)
+    np.testing.assert_allclose(suspicion.pooled(nothing, nothing, 0.3), 1 / C)
     one_silent = np.where(np.arange(N)[:, None] == 5, 0, others)
-    np.testing.assert_allclose(suspicion.pooled(probs, one_silent, labels)[5], probs[5], atol=2e-3)
+    np.testing.assert_allclose(suspicion.pooled(probs, one_silent, 0.3)[5], probs[5], atol=2e-3)
+
+
+def test_a_learnt_uncertainty_counts_by_its_weight(case: tuple[np.ndarray, ...]) -> None:
+    probs, _, labels = case
+    uncertainty = np.linspace(0, 1, N)
+    found = suspicion.combined(probs, labels, uncertainty, weight=0.25)
+    for i, label in enumerate(labels):
+        assert found[i] == pytest.approx(0.8 * (1 - float(probs[i, label])) + 0.2 * uncertainty[i], abs=1e-6)
+    alone = suspicion.combined(probs, labels, uncertainty, weight=0.0)
+    np.testing.assert_array_equal(alone, suspicion.self_confidence(probs, labels))

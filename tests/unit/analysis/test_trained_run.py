@@ -76,9 +76,11 @@ def test_opinions_and_targets_are_the_methods_own(
         np.testing.assert_allclose(everyone.aggregated_NC[i], said, atol=1e-5)
         assert everyone.uncertainty_N[i] == pytest.approx(u, abs=1e-6)
     assert not opinions.aggregated_nC[1].any()
-    pool = suspicion.pooled(everyone.probs_NC, everyone.aggregated_NC, everyone.labels_N)
+    weight = suspicion.model_weight(everyone.probs_NC, everyone.aggregated_NC, everyone.labels_N)
+    pool = suspicion.pooled(everyone.probs_NC, everyone.aggregated_NC, weight)
     assert everyone.proposed_N.tolist() == pool.argmax(axis=1).tolist()
-    np.testing.assert_allclose(everyone.suspicion_N, [1 - pool[i, y] for i, y in enumerate(everyone.labels_N)])
+    doubts = [1 - pool[i, y] + weight * everyone.uncertainty_N[i] for i, y in enumerate(everyone.labels_N)]
+    np.testing.assert_allclose(everyone.suspicion_N, np.array(doubts) / (1 + weight), rtol=1e-6)
     assert set(scores(everyone)) >= {"uncertainty", "one_minus_p_label", "neighbor_disagreement", "suspicion"}
 
 

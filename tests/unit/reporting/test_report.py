@@ -161,7 +161,7 @@ def with_classes(run: SyntheticRun, names: Sequence[str]) -> SyntheticRun:
     labels_N = np.arange(ROWS) % count
     logits_NC = generator.normal(0, 2, (ROWS, count)) + 4 * np.eye(count)[generator.permutation(labels_N)]
     probs_NC = (np.exp(logits_NC) / np.exp(logits_NC).sum(axis=1, keepdims=True)).astype(np.float32)
-    pooled_NC = suspicion.pooled(probs_NC, probs_NC, labels_N)
+    pooled_NC = suspicion.pooled(probs_NC, probs_NC, 0.5)
     findings = Findings(
         labels_N=labels_N,
         uncertainty_N=run.findings.uncertainty_N,
