@@ -79,7 +79,8 @@ class AffectNetSource:
                 labels, reasons = settle(rows["expression"].to_pylist(), self.num_classes)
                 images: list[bytes | str | None] = [image_uri(self.images, path) for path in paths]
                 if self.crop:
-                    images, reasons = BOXES.cut_out(images, BOXES.of_rows(rows), reasons, pool)
+                    cuts = list(pool.map(BOXES.cut_out, images, BOXES.of_rows(rows), reasons))
+                    images, reasons = [image for image, _ in cuts], [reason for _, reason in cuts]
                 yield Rows(
                     part=partition.part,
                     numbers=numbers,

@@ -1,7 +1,6 @@
 """Faces cut out of pictures by the boxes of a table. n = rows, axes: left and width, top and height."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -17,13 +16,10 @@ from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.packing.passes.load_images import MAX_IMAGE_BYTES
 from ldlva_dist.packing.tables.cells import number_of
 
-FACES_OF_A_TASK = 8
-"""Handing one to a thread costs a tenth of a millisecond."""
 BAD_BOX = "the face's box lies outside of the image"
 Box = tuple[float, float, float, float]
 """Left, top, width and height."""
 AXES = (("left", "right", "width", "center-x"), ("top", "bottom", "height", "center-y"))
-Reasons = list[str | None]
 EDGES = tuple(edge for axis in AXES for edge in axis)
 
 
@@ -46,10 +42,10 @@ class Boxes:
         return list(zip(left.tolist(), top.tolist(), width.tolist(), height.tolist(), strict=True))
 
     def cut_out(
-        self, images: Sequence[bytes | str | None], boxes: Sequence[Box], reasons: Reasons, pool: ThreadPoolExecutor
-    ) -> tuple[list[bytes | str | None], Reasons]:
-        """:func:`cut_faces`."""
-        return cut_faces(images, boxes, reasons, pool, self.unit, self.margin)
+        self, image: bytes | str | None, box: Box, reason: str | None = None
+    ) -> tuple[bytes | str | None, str | None]:
+        """:func:`cut_face`."""
+        return (image, reason) if reason is not None else cut_face(image, box, self.unit, self.margin)
 
 
 def stated_boxes(words: Sequence[str], unit: Literal["pixels", "fraction"], margin: float) -> Boxes | None:
@@ -67,38 +63,6 @@ def stated_boxes(words: Sequence[str], unit: Literal["pixels", "fraction"], marg
             f"got {' '.join(words)!r}"
         )
     return Boxes(columns=pairs, unit=unit, margin=margin) if words else None
-
-
-def cut_faces(
-    images: Sequence[bytes | str | None],
-    boxes: Sequence[Box],
-    reasons: Reasons,
-    pool: ThreadPoolExecutor,
-    unit: Literal["pixels", "fraction"] = "pixels",
-    margin: float = 0.0,
-) -> tuple[list[bytes | str | None], Reasons]:
-    """:func:`cut_face` of every row that nothing leaves out already.
-
-    Args:
-        images: [n] pictures, as bytes or uris of files.
-        boxes: [n] where the faces are.
-        reasons: [n] why a row is left out; its picture is not looked at.
-        pool: Threads that read and cut.
-        unit: Whether boxes count pixels, or are shares of the picture's width and height.
-        margin: Share of a box's width and height that is added on each side.
-
-    Returns:
-        [n] the faces, or the pictures where there is none, and [n] why.
-    """
-    rows = [row for row, reason in enumerate(reasons) if reason is None]
-    cuts, why = list(images), list(reasons)
-
-    def work(first: int) -> None:
-        for row in rows[first : first + FACES_OF_A_TASK]:
-            cuts[row], why[row] = cut_face(images[row], boxes[row], unit, margin)
-
-    list(pool.map(work, range(0, len(rows), FACES_OF_A_TASK)))
-    return cuts, why
 
 
 def cut_face(

@@ -155,7 +155,8 @@ class FolderSource:
         if self.boxes is not None:
             boxes = self.boxes.of_rows(table)
             names = [f"{path}@{_box_name(box)}" for path, box in zip(paths, boxes, strict=True)]
-            images, reasons = self.boxes.cut_out(images, boxes, reasons, pool)
+            cuts = list(pool.map(self.boxes.cut_out, images, boxes, reasons))
+            images, reasons = [image for image, _ in cuts], [reason for _, reason in cuts]
         return Rows(
             part=part,
             numbers=numbers,

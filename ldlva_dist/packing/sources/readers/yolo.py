@@ -18,7 +18,7 @@ from ldlva_dist.dataset.shards import sanitise_key
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import whole_number
 from ldlva_dist.packing.sources.listing import list_images
-from ldlva_dist.packing.sources.readers.boxes import Box, cut_faces
+from ldlva_dist.packing.sources.readers.boxes import Box, cut_face
 from ldlva_dist.packing.sources.readers.tables import cut_images, order_of, spans
 from ldlva_dist.packing.sources.rows import BLOCK_ROWS, Part, Partition, Rows
 from ldlva_dist.packing.tables.cells import number_of
@@ -113,8 +113,8 @@ class YoloSource:
         images: list[bytes | str | None] = [storage.join(partition.place, "images", face.path) for face in faces]
         reasons = [face.reason for face in faces]
         if self.crop:
-            boxes = [face.box for face in faces]
-            images, reasons = cut_faces(images, boxes, reasons, pool, "fraction", self.margin)
+            cuts = list(pool.map(self._cut_out, images, faces))
+            images, reasons = [image for image, _ in cuts], [reason for _, reason in cuts]
         return Rows(
             part=partition.part,
             numbers=np.array([face.number for face in faces], dtype=np.int64),
@@ -126,6 +126,11 @@ class YoloSource:
             reasons=reasons,
             are_made=self.crop,
         )
+
+    def _cut_out(self, image: bytes | str | None, face: _Face) -> tuple[bytes | str | None, str | None]:
+        if face.reason is not None:
+            return image, face.reason
+        return cut_face(image, face.box, "fraction", self.margin)
 
 
 def class_names_of(uri: str) -> tuple[str, ...]:
