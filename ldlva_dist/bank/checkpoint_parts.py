@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldlva_dist.bank.copy_on_write import CopyOnWriteRows
-from ldlva_dist.bank.records import BankRows, BankSpec, blank, from_labels
+from ldlva_dist.bank.records import BankRows, BankSpec, as_bytes, as_records, blank, from_labels
 from ldlva_dist.checkpoint.saved_files import BANK_FOLDER
 from ldlva_dist.checkpoint.tensor_file import Column, Stored, TensorFile, read_header
 from ldlva_dist.errors import DataError
@@ -135,9 +135,11 @@ def unpack(files: Files, start: int, stop: int, spec: BankSpec, step: int | None
             is_held[max(start, header.start) - start : min(stop, header.stop) - start] = True
     if not is_held.all():
         raise DataError(f"the bank of the checkpoint lacks {np.count_nonzero(~is_held)} of the ids {start}..{stop - 1}")
-    ids, records = (np.concatenate([getattr(some, name) for some in pending]) for name in ("ids", "records"))
+    ids = np.concatenate([some.ids for some in pending])
+    rows = np.concatenate([as_bytes(some.records) for some in pending])  # of records it leaves the padding undefined
     order = np.argsort(ids)
-    return RestoredRows(visible=visible, pending=BankRows(ids=ids[order], records=records.take(order)), graphs=graphs)
+    records = as_records(rows.take(order, axis=0), spec.record)
+    return RestoredRows(visible=visible, pending=BankRows(ids=ids[order], records=records), graphs=graphs)
 
 
 def restore_or_start(

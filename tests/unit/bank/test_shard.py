@@ -520,6 +520,18 @@ def test_a_part_is_a_safetensors_file_that_the_library_reads(tmp_path):
     np.testing.assert_array_equal(columns["young_features"], restored.pending.records["features"])
 
 
+def test_two_readings_of_a_part_have_the_same_bytes_between_their_fields_too(tmp_path):
+    padded = spec(probs_dtype="float16", features_dtype="int8")
+    assert padded.record.itemsize == 8 + 4 + 2 * C + V + 2
+    _, files = asyncio.run(simulate(make_shards(2, padded), world_size=1, stop=6, snapshot_at=3, folder=tmp_path))
+    for _ in range(20):
+        dirt = [np.full(n * padded.record.itemsize, 255, np.uint8) for n in range(1, N)]
+        del dirt  # new arrays are laid upon it
+        restored = unpack(files, 0, N, padded)
+        for found in (restored.visible, restored.pending):
+            assert len(found.ids) and not as_bytes(found.records)[:, -2:].any()
+
+
 @pytest.mark.parametrize("place", [3, 20, 700, -1])
 def test_a_damaged_part_is_named(tmp_path, place):
     path, files = saved_part(tmp_path)
