@@ -14,13 +14,11 @@ predicted within 20 %; of one host's steps a second, 0.9 at 1 ms and 0.4 at 25 m
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +30,8 @@ import torch.distributed as dist
 import tyro
 
 from bench.common import report
+from bench.size.counted_run import TURNS, WARMUP
+from bench.size.step_model import Costs, Exchange, step_seconds
 from ldlva_dist import storage
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.config.presets import demo
@@ -40,38 +40,17 @@ from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
-from ldlva_dist.run.cli import read_config
 from testing.forked_ranks import run_ranks
 from testing.hosts.cluster import BUCKET, FACES, WORKERS, HostCluster, host_cluster
 from testing.local_packing import pack_here
 
-CAUSES = {"route": "route", "read": "table", "apply": "votes"}
-"""Functions of the uncertainty table, and what their exchanges are for; every other collective is a gradient's."""
-COLLECTIVES = (
-    "all_reduce",
-    "all_to_all_single",
-    "all_gather_into_tensor",
-    "all_gather",
-    "reduce_scatter_tensor",
-    "reduce",
-    "broadcast",
-    "barrier",
-)
-TAKES_RESULT_FIRST = "all_to_all_single", "all_gather_into_tensor", "all_gather", "reduce_scatter_tensor"
-HIDDEN = "route", "centers"
-"""Begun a step ahead, or while the gradients are summed; nobody waits for them."""
-WARMUP, TRAIN, ROWS = 40, 1024, 48
-WINDOW_BYTES = 10 * 1448
-"""What a connection of TCP sends before it waits for a first answer, after it was idle."""
+TRAIN, ROWS = 1024, 48
 WITHIN, LOSS = 0.2, 0.01
 SHARES = {"1 ms": 0.9, "slow": 0.4}
 """Goals of several hosts' steps a second, of one host's."""
 STREAM_CPUS = 0.25
-RUN_LIMIT_S, TURNS = 900.0, 50
+RUN_LIMIT_S = 900.0
 
-
-Tally = dict[tuple[str, str, int], list[float]]
-"""Calls and bytes by cause, kind and the size's power of two."""
 Run = Callable[[RunConfig], dict[str, Any]]
 """Makes a run, and gives the figures of its rank 0."""
 
@@ -88,43 +67,10 @@ class Arguments:
     """Counted and timed in each run, after the first ones."""
     hosts: bool = False
     """Train on hosts behind slow lines, and compare."""
-    job: str | None = None
-    """Settings of a run that is made and counted by this process; not for people."""
-    result: str = ""
-    """Where its figures are written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exchange:
-    """What one rank says in a step, to one purpose, by one kind of collective, in messages of about one size."""
-
-    cause: str
-    kind: str
-    calls: float
-    """A step."""
-    num_bytes: float
-    """A step, of all calls, as the rank hands them over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Parameters of the model, in seconds and bytes; each is measured alone."""
-
-    step_s: float
-    """A step of a rank that has no others, with its share of the batch."""
-    hop_s: float
-    """One message of a collective between processes of one machine."""
-    bytes_per_s: float
-    """Of one connection."""
-    actor_call_s: float
-    """A round trip to an actor."""
 
 
 def main(arguments: Arguments) -> None:
     """Count, measure, predict, and compare; one JSON line."""
-    if arguments.job:
-        count_run(read_config(arguments.job), arguments.steps, arguments.result)
-        return
     with tempfile.TemporaryDirectory(prefix="traffic-") as name:
         folder = Path(name)
         draw_faces(folder / "faces")
@@ -196,38 +142,23 @@ def measure_parts(run: Run, place: tuple[str, str], arguments: Arguments) -> tup
     return [Exchange(**each) for each in counted["exchanges"]], costs
 
 
-def step_seconds(
-    exchanges: list[Exchange], costs: Costs, *, ranks: int, delay_s: float, cores: int | None = None
-) -> float:
-    """Seconds of a step; ``cores`` are shared by all ranks, None: each rank has its own.
+def time_collectives(rank: int, folder: str) -> None:
+    """One rank of two: seconds of a small all-to-all, and bytes a second of a large all-reduce."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    small, large = torch.zeros(16), torch.zeros(1 << 21)
 
-    The bank's answer, asked a step ahead, is waited for only where it takes longer than all else.
-    """
-    work_s = costs.step_s * (max(1.0, ranks / cores) if cores else 1.0)
-    said_s = sum(exchange_seconds(each, costs, ranks=ranks, delay_s=delay_s) for each in exchanges)
-    return max(work_s + said_s, costs.actor_call_s + 2 * delay_s)
+    def seconds(call: Any) -> float:
+        call()
+        began = time.monotonic()
+        for _ in range(TURNS):
+            call()
+        return (time.monotonic() - began) / TURNS
 
-
-def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: float) -> float:
-    """Seconds of a step that a rank waits for it."""
-    if exchange.cause in HIDDEN or ranks == 1 or not exchange.calls:
-        return 0.0
-    size = exchange.num_bytes / exchange.calls
-    if exchange.kind == "all_to_all_single":
-        # All messages leave at once, and so does their cost at the sender; each is a part of the bytes.
-        once = delay_s + (ranks - 1) * costs.hop_s + transfer_s(size / ranks, costs, delay_s)
-    else:
-        hops = {"all_reduce": 2 * (ranks - 1), "broadcast": math.ceil(math.log2(ranks))}.get(exchange.kind, ranks - 1)
-        part = size if exchange.kind in ("broadcast", "all_gather", "all_gather_into_tensor") else size / ranks
-        # A ring: each hop hands on a part to the neighbour, whose window has opened after the first.
-        once = hops * (delay_s + costs.hop_s + part / costs.bytes_per_s) + transfer_s(part, costs, delay_s)
-    return exchange.calls * once
-
-
-def transfer_s(num_bytes: float, costs: Costs, delay_s: float) -> float:
-    """What bytes cost beyond the way: bandwidth, and the round trips in which a window of TCP doubles."""
-    doublings = max(0, math.ceil(math.log2(num_bytes / WINDOW_BYTES + 1)) - 1)
-    return num_bytes / costs.bytes_per_s + doublings * 2 * delay_s
+    hop_s = seconds(lambda: dist.all_to_all_single(torch.empty_like(small), small))
+    bytes_per_s = large.numel() * 4 / seconds(lambda: dist.all_reduce(large))
+    if rank == 0:
+        (Path(folder) / "timed").write_text(json.dumps({"hop_s": hop_s, "bytes_per_s": bytes_per_s}))
+    dist.destroy_process_group()
 
 
 def run_config(dataset: str, storage_path: str, name: str, *, ranks: int, rows: int, steps: int) -> RunConfig:
@@ -257,148 +188,24 @@ def draw_faces(folder: Path) -> None:
 
 
 def run_here(folder: Path, config: RunConfig, *, steps: int) -> dict[str, Any]:
-    """What :func:`count_run` writes of a run on this machine."""
+    """What :mod:`bench.size.counted_run` writes of a run on this machine."""
     settings, result = folder / f"{config.name}-settings.json", folder / f"{config.name}.json"
     settings.write_text(to_json(config))
-    command = [sys.executable, "-m", "bench.size.traffic", "--job", str(settings), "--result", str(result)]
+    command = [sys.executable, "-m", "bench.size.counted_run", "--job", str(settings), "--result", str(result)]
     subprocess.run([*command, "--steps", str(steps)], check=True, timeout=RUN_LIMIT_S, stdout=subprocess.DEVNULL)
     return json.loads(result.read_text())
 
 
 def run_on_hosts(hosts: HostCluster, config: RunConfig, *, steps: int) -> dict[str, Any]:
-    """What :func:`count_run` writes of a run on hosts."""
+    """What :mod:`bench.size.counted_run` writes of a run on hosts."""
     result = f"{BUCKET}/{config.name}.json"
     options = ["--job", hosts.write_settings(config), "--result", result, "--steps", str(steps)]
-    job = hosts.submit(config.name, ["python", "-m", "bench.size.traffic", *options])
+    job = hosts.submit(config.name, ["python", "-m", "bench.size.counted_run", *options])
     code = job.wait(RUN_LIMIT_S)
     assert code == 0, job.said[-3000:]
     hosts.orphans()
     with hosts.hosts["client"].network():
         return json.loads(storage.read_bytes(result))
-
-
-def count_run(config: RunConfig, steps: int, result: str) -> None:
-    """Make a run whose rank 0 counts what it says to others."""
-    from ldlva_dist.run import launch
-    from ldlva_dist.runtime.connect import connect
-
-    connect()
-    launch.train_worker = partial(counted_worker, steps, result)
-    launch.fit(config)
-
-
-def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -> None:
-    """``train_worker`` that counts collectives in some steps after the first ones; rank 0 writes them down."""
-    from ldlva_dist.training.loop import train_worker
-    from ldlva_dist.training.worker import Worker
-
-    tally: Tally = defaultdict(lambda: [0, 0])
-    for kind in COLLECTIVES:
-        setattr(dist, kind, _counted(kind, getattr(dist, kind), tally))
-    bare_step, done, began, before = Worker.step, [0], [0.0], dict[str, int]()
-
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if done[0] == WARMUP:
-            tally.clear()
-            began[0] = time.monotonic()
-            before.update(card_counters())
-        if done[0] == WARMUP + steps and dist.get_rank() == 0:
-            exchanges = [
-                vars(Exchange(cause=cause, kind=kind, calls=calls / steps, num_bytes=num_bytes / steps))
-                for (cause, kind, _), (calls, num_bytes) in sorted(tally.items())
-            ]
-            figures: dict[str, Any] = {"exchanges": exchanges, "step_s": (time.monotonic() - began[0]) / steps}
-            figures["card"] = {name: (number - before[name]) / steps for name, number in card_counters().items()}
-            if dist.get_world_size() == 1:
-                figures["actor_call_s"] = actor_call_s()
-            storage.write_bytes(result, json.dumps(figures).encode())
-        done[0] += 1
-        return bare_step(self, *args, **kwargs)
-
-    Worker.step = step
-    train_worker(config, resources)
-
-
-def card_counters() -> dict[str, int]:
-    """Bytes and packets that this host's network cards, loopback aside, have sent and received."""
-    sums: dict[str, int] = {"bytes_received": 0, "packets_received": 0, "bytes_sent": 0, "packets_sent": 0}
-    for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]:
-        name, numbers = line.split(":")
-        if name.strip() != "lo":
-            for key, place in zip(sums, (0, 1, 8, 9), strict=True):
-                sums[key] += int(numbers.split()[place])
-    return sums
-
-
-def _counted(kind: str, bare: Any, tally: Tally) -> Any:
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
-        given = tensors[-1] if kind in TAKES_RESULT_FIRST else tensors[0] if tensors else torch.empty(0)
-        num_bytes = given.numel() * given.element_size()
-        count = tally[_cause(), kind, num_bytes.bit_length()]
-        count[0] += 1
-        count[1] += num_bytes
-        return bare(*args, **kwargs)
-
-    return counted
-
-
-def _cause() -> str:
-    """What a collective is for, by who called for it."""
-    frame = sys._getframe(2)
-    while frame:
-        if frame.f_code.co_filename.endswith("uncertainty_table.py") and frame.f_code.co_name in CAUSES:
-            # The ids of a step's route are sent by the read of the step before.
-            return "route" if "send_ids" in _callers() else CAUSES[frame.f_code.co_name]
-        if frame.f_code.co_filename.endswith("rank_bank.py"):  # bank.place=workers
-            return "route" if "send_ids" in _callers() else "bank"
-        if frame.f_code.co_filename.endswith("optimizer_step.py") and "self" in frame.f_locals:
-            return "centers"
-        frame = frame.f_back
-    return "gradients"
-
-
-def _callers() -> list[str]:
-    frame, names = sys._getframe(2), list[str]()
-    while frame:
-        names.append(frame.f_code.co_name)
-        frame = frame.f_back
-    return names
-
-
-def time_collectives(rank: int, folder: str) -> None:
-    """One rank of two: seconds of a small all-to-all, and bytes a second of a large all-reduce."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    small, large = torch.zeros(16), torch.zeros(1 << 21)
-
-    def seconds(call: Any) -> float:
-        call()
-        began = time.monotonic()
-        for _ in range(TURNS):
-            call()
-        return (time.monotonic() - began) / TURNS
-
-    hop_s = seconds(lambda: dist.all_to_all_single(torch.empty_like(small), small))
-    bytes_per_s = large.numel() * 4 / seconds(lambda: dist.all_reduce(large))
-    if rank == 0:
-        (Path(folder) / "timed").write_text(json.dumps({"hop_s": hop_s, "bytes_per_s": bytes_per_s}))
-    dist.destroy_process_group()
-
-
-def actor_call_s() -> float:
-    """Seconds of a call to an actor that this process of a cluster starts, and its answer."""
-    import ray
-
-    class Echo:
-        def say(self, what: bytes) -> bytes:
-            return what
-
-    actor: Any = ray.remote(Echo).options(num_cpus=0).remote()
-    ray.get(actor.say.remote(b""))
-    began = time.monotonic()
-    for _ in range(TURNS):
-        ray.get(actor.say.remote(bytes(1 << 14)))
-    return (time.monotonic() - began) / TURNS
 
 
 if __name__ == "__main__":

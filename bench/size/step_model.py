@@ -1,0 +1,69 @@
+"""Seconds of a step, from what the ranks say to each other and what each message costs: docs/concepts/traffic.md."""
+
+import math
+from dataclasses import dataclass
+
+HIDDEN = "route", "centers"
+"""Begun a step ahead, or while the gradients are summed; nobody waits for them."""
+WINDOW_BYTES = 10 * 1448
+"""What a connection of TCP sends before it waits for a first answer, after it was idle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """What one rank says in a step, to one purpose, by one kind of collective, in messages of about one size."""
+
+    cause: str
+    kind: str
+    calls: float
+    """A step."""
+    num_bytes: float
+    """A step, of all calls, as the rank hands them over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Parameters of the model, in seconds and bytes; each is measured alone."""
+
+    step_s: float
+    """A step of a rank that has no others, with its share of the batch."""
+    hop_s: float
+    """One message of a collective between processes of one machine."""
+    bytes_per_s: float
+    """Of one connection."""
+    actor_call_s: float
+    """A round trip to an actor."""
+
+
+def step_seconds(
+    exchanges: list[Exchange], costs: Costs, *, ranks: int, delay_s: float, cores: int | None = None
+) -> float:
+    """Seconds of a step; ``cores`` are shared by all ranks, None: each rank has its own.
+
+    The bank's answer, asked a step ahead, is waited for only where it takes longer than all else.
+    """
+    work_s = costs.step_s * (max(1.0, ranks / cores) if cores else 1.0)
+    said_s = sum(exchange_seconds(each, costs, ranks=ranks, delay_s=delay_s) for each in exchanges)
+    return max(work_s + said_s, costs.actor_call_s + 2 * delay_s)
+
+
+def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: float) -> float:
+    """Seconds of a step that a rank waits for it."""
+    if exchange.cause in HIDDEN or ranks == 1 or not exchange.calls:
+        return 0.0
+    size = exchange.num_bytes / exchange.calls
+    if exchange.kind == "all_to_all_single":
+        # All messages leave at once, and so does their cost at the sender; each is a part of the bytes.
+        once = delay_s + (ranks - 1) * costs.hop_s + transfer_s(size / ranks, costs, delay_s)
+    else:
+        hops = {"all_reduce": 2 * (ranks - 1), "broadcast": math.ceil(math.log2(ranks))}.get(exchange.kind, ranks - 1)
+        part = size if exchange.kind in ("broadcast", "all_gather", "all_gather_into_tensor") else size / ranks
+        # A ring: each hop hands on a part to the neighbour, whose window has opened after the first.
+        once = hops * (delay_s + costs.hop_s + part / costs.bytes_per_s) + transfer_s(part, costs, delay_s)
+    return exchange.calls * once
+
+
+def transfer_s(num_bytes: float, costs: Costs, delay_s: float) -> float:
+    """What bytes cost beyond the way: bandwidth, and the round trips in which a window of TCP doubles."""
+    doublings = max(0, math.ceil(math.log2(num_bytes / WINDOW_BYTES + 1)) - 1)
+    return num_bytes / costs.bytes_per_s + doublings * 2 * delay_s
