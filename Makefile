@@ -64,6 +64,7 @@ audit: setup ## IMAGES=FOLDER TABLE=CSV [AUDIT=FOLDER] [MORE="--training.epochs 
 
 test: setup store ## every test that needs no GPU
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/hosts -n 2 --dist loadfile --no-loadscope-reorder -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hosts/test_hosts.py -q
 
 MINUTES ?= 30
 SEED ?= 0

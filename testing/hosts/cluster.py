@@ -29,6 +29,8 @@ ADDRESSES = {"head": "10.77.0.1", "h1": "10.77.0.2", "h2": "10.77.0.3", "h3": "1
 }
 WORKERS = ("h1", "h2", "h3")
 HEAD_PORT = 6379
+STORE_LIMIT_S = 40
+"""A call of the store is tried again for so long; a store that is full ends each of a run's starts only then."""
 CHECKPOINT_LIMIT_S = 600.0
 TOO_SLOW = "timed out during startup"
 START_LIMIT_S, CLEAN_LIMIT_S = 600.0, 90.0
@@ -103,6 +105,7 @@ class HostCluster:
             "AWS_ACCESS_KEY_ID": "bench:writer",
             "AWS_SECRET_ACCESS_KEY": "bench-secret",
             "AWS_EC2_METADATA_DISABLED": "true",
+            "LDLVA_S3_LIMIT_S": str(STORE_LIMIT_S),
             **self.settings,
             **others,
         }

@@ -12,7 +12,7 @@ KINDS, SEED = ("cable out 1 s", "store slow"), 0
 
 def test_two_hosts_equal_one_through_faults_drawn_by_seed(hosts: HostCluster) -> None:
     """After each of the first checkpoints of the run on two hosts comes a fault."""
-    one, two = configs("one", "two", epochs=6.0)
+    one, two = configs("one", "two", epochs=4.0)
     alone, struck = hosts.submit_run(one), hosts.submit_run(two)
     random = np.random.default_rng(SEED)
     scene = HostScene(cluster=hosts, config=two, job=struck, random=random)

@@ -149,6 +149,7 @@ def _recognised(words: Sequence[str]) -> tuple[list[str], list[str]]:
     What the command line says itself is not guessed.
     """
     from ldlva_dist.packing.guess.guess import guess
+    from ldlva_dist.packing.guess.look import IMAGES, LABEL
 
     path, *stated = words
     options = options_of(stated)
@@ -157,6 +158,8 @@ def _recognised(words: Sequence[str]) -> tuple[list[str], list[str]]:
     first, *others = guess(path, label=label)
     (kind, *_), *guessed = options_of(first.words)
     kept = [word for option in guessed if option[0] not in own for word in option]
+    if {IMAGES, LABEL} & set(kept):
+        raise SettingError(f"{path} is {first.why}, and not all of it is known: {'; '.join(first.notes)}")
     notes = [f"{path} is {first.why}", *(note for note in first.notes if not any(option in note for option in own))]
     notes += [f"it may also be {other.why}; then: {other.command}" for other in others]
     return [kind, *kept, *stated], notes

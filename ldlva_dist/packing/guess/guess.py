@@ -17,7 +17,7 @@ from ldlva_dist.packing.classes.numbers import numbers_among
 from ldlva_dist.packing.classes.published_counts import compare_counts
 from ldlva_dist.packing.guess.containers import guess_parquet, guess_tars
 from ldlva_dist.packing.guess.folders import guess_folder
-from ldlva_dist.packing.guess.look import TABLES, TARS, Candidate, PathView, look_again
+from ldlva_dist.packing.guess.look import IMAGES, LABEL, TABLES, TARS, Candidate, PathView, look_again
 from ldlva_dist.packing.guess.tables import guess_table
 from ldlva_dist.packing.sources.commands import Command
 from ldlva_dist.packing.sources.common import Common, KnownClasses
@@ -25,6 +25,7 @@ from ldlva_dist.packing.sources.readers.folder import FolderSource
 from ldlva_dist.packing.sources.readers.pixels import PixelsSource
 from ldlva_dist.packing.sources.readers.yolo import YoloSource
 from ldlva_dist.packing.sources.rows import LEFT_OUT, REFERENCE_CLASSES, Source
+from ldlva_dist.storage.csv_file import csv_columns
 
 _SEVERAL = re.compile(r"\s*[-+.\d]+(\s+[-+.\d]+)+\s*")
 MAX_ROWS = 100_000
@@ -73,6 +74,7 @@ def guess(uri: str, output: str = "DATASET", *, label: str | None = None) -> lis
     if PathView(uri).has(DATASET):
         raise DataError(f"{uri} is a packed data set: python jobs/build_index.py --dataset {uri} finds its neighbours")
     candidates = list(_candidates(PathView(uri), label))
+    candidates = [candidate for candidate in candidates if candidate.is_sure] or candidates
     if not candidates:
         name = uri.rpartition("/")[2].lower()
         known = next((said for endings, said in STRANGE.items() if name.endswith(endings)), None)
@@ -99,15 +101,23 @@ def _candidates(look: PathView, label: str | None) -> Iterator[Candidate]:
 
 
 def _seen(look: PathView) -> str:
-    names = list(look.entries)
+    names = list(look.entries) or _columns(look.uri)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+
+
+def _columns(uri: str) -> list[str]:
+    """Those of a table; none of a folder or of another file."""
+    try:
+        return [f"column {name!r}" for name in csv_columns(uri)] if uri.lower().endswith(TABLES) else []
+    except DataError:
+        return []
 
 
 def _examine(candidate: Candidate, output: str) -> Guess:
     """Count the labels, settle the classes, compare with what is published."""
     words, notes = list(candidate.arguments), list(candidate.missing)
     counts: Counts = {}
-    if "IMAGES" not in words:
+    if not {IMAGES, LABEL} & set(words):
         try:
             words, counts, more = _counted(candidate.kind, words, output)
             notes += more

@@ -10,6 +10,8 @@ from ldlva_dist.packing.classes.class_index import is_emotion, whole_number
 from ldlva_dist.packing.sources.listing import is_hidden
 from ldlva_dist.packing.sources.rows import EXTENSIONS
 
+IMAGES, LABEL = "IMAGES", "LABEL"
+"""What the user has to put in the place of it."""
 TABLES, TARS = (".csv", ".tsv", ".txt"), (".tar", ".tar.gz", ".tgz")
 PARTS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation", "val": "validation"}
 PARTS |= {"dev": "validation", "test": "test", "testing": "test"}
@@ -26,6 +28,8 @@ class Candidate:
     """What it was recognised by."""
     missing: tuple[str, ...] = field(default=())
     """Sentences on what is not there, or has to be said by the user."""
+    is_sure: bool = True
+    """Whether it was recognised by names; else by columns whose values repeat, which counts where nothing else fits."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which kinds of source a table may be, by its header and its first rows."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -9,7 +10,7 @@ from ldlva_dist import storage
 from ldlva_dist.errors import DataError
 from ldlva_dist.packing.classes.class_index import is_emotion, whole_number
 from ldlva_dist.packing.classes.known_layouts import AFFECTNET_COPY, EXPW_COLUMNS, FER_PLUS_CHOICES
-from ldlva_dist.packing.guess.look import Candidate, PathView
+from ldlva_dist.packing.guess.look import IMAGES, LABEL, Candidate, PathView
 from ldlva_dist.packing.sources.readers.tables import image_uri
 from ldlva_dist.packing.sources.rows import EXTENSIONS, PERSONS, USUAL_NAMES
 from ldlva_dist.packing.tables.cells import number_of
@@ -31,6 +32,9 @@ BOXES = (
 )
 SCALES = ((0.0, 1.0), (1.0, 9.0), (1.0, 5.0), (-10.0, 10.0), (0.0, 255.0))
 HEAD_ROWS = 2000
+NO_CLASSES = {*RIDING, "split", "usage", "subset", "set", "part", "partition", "fold"}
+LEAST_REPEATS = 3
+"""Rows of a value, on average, of a column that may be the classes."""
 
 
 def guess_table(look: PathView, folder: PathView, label: str | None = None) -> Iterator[Candidate]:
@@ -76,7 +80,7 @@ def _fer_plus(look: PathView, folder: PathView) -> Iterator[Candidate]:
     missing = (
         () if images else ("the PNG files that the authors' script writes are not beside it: --images names them",)
     )
-    where = images.uri if images else "IMAGES"
+    where = images.uri if images else IMAGES
     yield Candidate("ferplus", ("--table", look.uri, "--images", where), "the columns of fer2013new.csv", missing)
 
 
@@ -91,7 +95,7 @@ def _affectnet(look: PathView, folder: PathView) -> Iterator[Candidate]:
     test = None if test is not None and test.lower() == file else test
     more = ("--test", storage.join(folder.uri, test)) if test else ()
     missing += [] if test else ["there is no test part: validation.csv"]
-    where = storage.join(folder.uri, images) if images else "IMAGES"
+    where = storage.join(folder.uri, images) if images else IMAGES
     arguments = ("--train", look.uri, *more, "--images", where)
     yield Candidate("affectnet", arguments, "the columns of AffectNet's lists", tuple(missing))
 
@@ -113,16 +117,24 @@ def _images_table(look: PathView, folder: PathView, columns: Sequence[str], labe
         return
     path = AFFECTNET_COPY["path"] if AFFECTNET_COPY["path"] in columns else _path_column(head)
     label = label or usual_column(columns, LABELS) or _emotion_column(head)
-    if path is None or label is None or path == label:
+    if path is None or path == label:
         return
     root = _image_root(folder, head[path].to_pylist())
     missing = [] if root else [f"the images of {path!r} are not beside it: --images names the folder they start from"]
-    arguments = ["--table", look.uri, "--images", root or "IMAGES"]
+    found = [label] if label else _repeating_columns(head, path)
+    if not found:
+        return
+    if len(found) > 1:
+        missing.append(f"--label-column must say which column holds the labels, {' or '.join(found)}")
+    elif label is None:
+        missing.append(f"labels are taken from {found[0]!r}, whose values repeat: --label-column names another")
+    arguments = ["--table", look.uri, "--images", root or IMAGES]
     if not set(AFFECTNET_COPY.values()) <= set(columns):
-        arguments += ["--path-column", path, "--label-column", label]
+        arguments += ["--path-column", path, "--label-column", found[0] if len(found) == 1 else LABEL]
     scale, unclear = _scale(columns, head)
     arguments += [*scale, *_boxes(columns), *riding_columns(columns)]
-    yield Candidate("folder", tuple(arguments), f"a table of images: {path}, {label}", (*missing, *unclear))
+    why, is_sure = f"a table of images: {', '.join([path, *found])}", label is not None
+    yield Candidate("folder", tuple(arguments), why, (*missing, *unclear), is_sure=is_sure)
 
 
 def _head(uri: str) -> pa.Table:
@@ -154,6 +166,18 @@ def _emotion_column(head: pa.Table) -> str | None:
         if cells and sum(map(is_emotion, cells)) > 0.5 * len(cells):
             return name
     return None
+
+
+def _repeating_columns(head: pa.Table, path: str) -> list[str]:
+    """The columns that may be classes: words or whole numbers, few of them, each in several rows."""
+    found = []
+    for name in head.column_names:
+        cells = [cell for cell in head[name].to_pylist() if cell]
+        values = set(cells)
+        are_measures = all(math.isfinite(number_of(value)) for value in values) and not all(map(_is_number, values))
+        if name.lower() not in NO_CLASSES and 1 < len(values) <= len(cells) / LEAST_REPEATS and not are_measures:
+            found.append(name)
+    return [name for name in found if name != path]
 
 
 def _image_root(folder: PathView, paths: Sequence[str | None]) -> str | None:

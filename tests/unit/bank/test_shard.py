@@ -529,7 +529,8 @@ def test_two_readings_of_a_part_have_the_same_bytes_between_their_fields_too(tmp
         del dirt  # new arrays are laid upon it
         restored = unpack(files, 0, N, padded)
         for found in (restored.visible, restored.pending):
-            assert len(found.ids) and not as_bytes(found.records)[:, -2:].any()
+            assert len(found.ids)
+            assert not as_bytes(found.records)[:, -2:].any()
 
 
 @pytest.mark.parametrize("place", [3, 20, 700, -1])

@@ -223,6 +223,20 @@ ODD: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
         ["folder --table R/t.csv --images IMAGES --path-column path --label-column label"],
         "the images of 'path' are not beside it",
     ),
+    "a column whose values repeat": (
+        lambda root: _table(
+            root, "file,kind,split,score", *(f"{n}.jpg,{'ab'[n % 2]},{n % 2},.{n % 2}" for n in range(8))
+        ),
+        "",
+        ["folder --table R/t.csv --images R/pictures --path-column file --label-column kind --classes a b"],
+        "labels are taken from 'kind', whose values repeat",
+    ),
+    "two columns whose values repeat": (
+        lambda root: _table(root, "file,kind,rater", *(f"{n}.jpg,{'ab'[n % 2]},{n % 2}" for n in range(8))),
+        "t.csv",
+        ["folder --table R/t.csv --images R/pictures --path-column file --label-column LABEL"],
+        "--label-column must say which column holds the labels, kind or rater",
+    ),
     "tables of three parts": (
         _parts_of_tables,
         "",
@@ -281,7 +295,7 @@ def test_an_odd_one_is_said_for_what_it_is(name: str, tmp_path: Path) -> None:
         ("faces.zip", "is an archive: unpack it first"),
         ("fer.pt", "may hold pickled objects, which are never opened"),
         ("Annotations.mat", "is a format that is not read"),
-        ("notes.csv", "is no layout that is known; seen: nothing"),
+        ("notes.csv", "is no layout that is known; seen: column 'a', column 'b'"),
         ("model.onnx", "is no layout that is known"),
     ],
 )
