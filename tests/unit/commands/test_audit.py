@@ -82,12 +82,12 @@ def test_a_path_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_what_a_table_leaves_open_is_asked_for_before_anything_is_packed(tmp_path: Path) -> None:
-    (tmp_path / "1.png").touch()
+    (tmp_path / "alone.png").touch()
     table = tmp_path / "table.csv"
-    table.write_text("\n".join(["name,kind,rater", *(f"1.png,{kind},{rater}" for kind in "ab" for rater in "xyzxyz")]))
+    table.write_text("\n".join(["name,kind,rater", *(f"alone.png,{kind},{rater}" for kind in "ab" for rater in "xyzxyz")]))
     with pytest.raises(SettingError, match=r"--label-column must say which column holds the labels, kind or rater"):
         _ = parse_audit([str(table), "--output", "o"]).source
-    (tmp_path / "1.png").unlink()
+    (tmp_path / "alone.png").unlink()
     with pytest.raises(SettingError, match=r"the images of 'name' are not beside it: --images names the folder"):
         _ = parse_audit([str(table), "--output", "o", "--label-column", "kind"]).source
 
