@@ -143,12 +143,13 @@ def _findings(
     uncertainty_N = (1 / (1 + np.exp(-logit_N))).astype(np.float32)
     weight = suspicion.model_weight(probs_NC, aggregated_NC, labels_N)
     pooled_NC = suspicion.pooled(probs_NC, aggregated_NC, weight)
+    doubt_N = doubt_by_neighbors([graph_NK], labels_N, np.ones(len(labels_N), dtype=bool), CLASSES)
     return Findings(
         labels_N=labels_N,
         uncertainty_N=uncertainty_N,
         probs_NC=probs_NC,
         aggregated_NC=aggregated_NC,
         suspicion_N=suspicion.self_confidence(pooled_NC, labels_N),
-        doubt_N=doubt_by_neighbors([graph_NK], labels_N, np.ones(len(labels_N), dtype=bool), CLASSES),
+        expected_C=np.bincount(labels_N, doubt_N, CLASSES).astype(np.float64),
         proposed_N=pooled_NC.argmax(axis=1),
     )

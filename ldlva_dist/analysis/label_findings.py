@@ -35,8 +35,8 @@ class Findings:
     """The neighbours'; zeros where there was none."""
     suspicion_N: NDArray[np.float64]
     """Combined score in [0, 1], high = the label is probably wrong."""
-    doubt_N: NDArray[np.float64]
-    """Probability that the label is wrong, by the labels around it alone; it says how many are."""
+    expected_C: NDArray[np.float64]
+    """Number of wrong labels of each class that is expected, by the labels around each label."""
     proposed_N: NDArray[np.int64]
     """The class that model and neighbours agree upon; where it is the label, there is nothing to propose."""
 
@@ -49,8 +49,9 @@ class Findings:
 
     @cached_property
     def wrong_labels(self) -> WrongLabelList:
-        """The labels that are probably wrong: counted by the labels around them, listed by suspicion."""
-        return list_wrong_labels(self.doubt_N, self.suspicion_N, self.labels_N, self.probs_NC.shape[1])
+        """The labels that are probably wrong: as many as are expected, listed by suspicion."""
+        disputed = suspicion.count_by_confident_learning(self.probs_NC, self.labels_N).sum()
+        return list_wrong_labels(self.expected_C, self.suspicion_N, self.labels_N, disputed)
 
 
 def scores(findings: Findings) -> dict[str, NDArray[Any]]:

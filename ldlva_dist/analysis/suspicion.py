@@ -43,17 +43,37 @@ def adjusted(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float
 def confident_learning(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:
     """[N] 1 - p(label), halved, and 1/2 more where confident learning takes the label for wrong.
 
-    That is where, of the classes whose probability reaches its mean over the samples of that label, the likeliest is
-    not the label: the sample is off the diagonal of the confident joint (Northcutt et al. 2021, equation 1). A class
-    without a sample is reached by nobody.
+    That is where the sample is off the diagonal of the confident joint (Northcutt et al. 2021, equation 1).
+    """
+    confident_N = _confident_class(probs_NC, labels_N)
+    return (self_confidence(probs_NC, labels_N) + ((confident_N >= 0) & (confident_N != labels_N))) / 2
+
+
+def count_by_confident_learning(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.float64]:
+    """[C] number of wrong labels of each class by the confident joint, calibrated to the class's number of samples.
+
+    It counts ambiguous labels too, as it takes every confident output of another class for the truth. Northcutt et al.
+    2021, equations 1 and 3; as in cleanlab one label of each class is taken to be right.
+    """
+    num_classes, confident_N = probs_NC.shape[1], _confident_class(probs_NC, labels_N)
+    joint_CC = np.zeros((num_classes, num_classes))
+    np.add.at(joint_CC, (labels_N[confident_N >= 0], confident_N[confident_N >= 0]), 1)
+    right_C = np.maximum(joint_CC.diagonal(), 1)
+    wrong_C = joint_CC.sum(axis=1) - joint_CC.diagonal()
+    return np.bincount(labels_N, minlength=num_classes) * wrong_C / (wrong_C + right_C)
+
+
+def _confident_class(probs_NC: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.int64]:
+    """[N] of the classes whose probability reaches its mean over the samples of that label, the likeliest; -1: none.
+
+    A class without a sample is reached by nobody.
     """
     num_classes = probs_NC.shape[1]
     counts_C = np.bincount(labels_N, minlength=num_classes)
     sums_C = np.bincount(labels_N, weights=of_label(probs_NC, labels_N), minlength=num_classes)
     threshold_C = np.where(counts_C > 0, sums_C / np.maximum(counts_C, 1), np.inf)
     confident_NC = np.where(probs_NC >= threshold_C - CONFIDENCE_SLACK, probs_NC, -1.0)
-    is_wrong_N = (confident_NC.max(axis=1) >= 0) & (confident_NC.argmax(axis=1) != labels_N)
-    return (self_confidence(probs_NC, labels_N) + is_wrong_N) / 2
+    return np.where(confident_NC.max(axis=1) >= 0, confident_NC.argmax(axis=1), -1)
 
 
 def model_weight(

@@ -174,14 +174,16 @@ class TrainedRun:
             suspicion_N=suspicion.combined(
                 pooled_NC, self.labels_N, self.uncertainty_N, weight=weight if is_learnt else 0.0
             ),
-            doubt_N=doubt_by_neighbors(
-                (graph_mK for _, graph_mK in self._graph(everyone, self._most_neighbors)),
-                self.labels_N,
-                self._is_reached(everyone),
-                probs_NC.shape[1],
-            ),
+            expected_C=self._expected_wrong(),
             proposed_N=pooled_NC.argmax(axis=1),
         )
+
+    def _expected_wrong(self) -> NDArray[np.float64]:
+        """[C] wrong labels that are expected by the labels around each label."""
+        everyone, num_classes = np.arange(len(self.labels_N)), len(self.dataset.info.class_names)
+        graph = (graph_mK for _, graph_mK in self._graph(everyone, self._most_neighbors))
+        doubt_N = doubt_by_neighbors(graph, self.labels_N, self._is_reached(everyone), num_classes)
+        return np.bincount(self.labels_N, doubt_N, num_classes).astype(np.float64)  # for its stubs they are whole
 
     @property
     def _most_neighbors(self) -> int:

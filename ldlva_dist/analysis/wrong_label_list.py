@@ -1,12 +1,13 @@
 """Which given labels are probably wrong, and how many.
 
-Two scores: the labels around a label say how probable it is that it is wrong, and so how many of each class are
-(label_doubt.py). Which ones is a matter of suspicion, which knows the images too: the highest ones are listed, as many
-as are expected. N = samples, C = classes.
+The labels around a label say how probable it is that it is wrong, and so how many of each class are (label_doubt.py).
+Which ones is a matter of suspicion, which knows the images too: the highest ones are listed, as many as are expected.
+N = samples, C = classes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class WrongLabelList:
     classes: Sequence[ExpectedWrong]
     """[C]"""
     is_listed_N: NDArray[np.bool_]
+    at_most: int
+    """Wrong labels, were no label ambiguous."""
 
     @property
     def num_listed(self) -> int:
@@ -52,7 +55,7 @@ class WrongLabelList:
         """For people."""
         return (
             f"{self.num_listed:,} of {len(self.is_listed_N):,} labels are listed as probably wrong: so many are "
-            "expected to be"
+            f"expected to be, and {self.at_most:,} if none is ambiguous"
         )
 
     def lines(self, class_names: Sequence[str]) -> Iterator[str]:
@@ -63,21 +66,20 @@ class WrongLabelList:
 
 
 def list_wrong_labels(
-    doubt_N: NDArray[np.floating], score_N: NDArray[np.floating], labels_N: NDArray[np.integer], num_classes: int
+    expected_C: NDArray[Any], score_N: NDArray[np.floating], labels_N: NDArray[np.integer], disputed: float = 0.0
 ) -> WrongLabelList:
     """As many labels of each class as are expected to be wrong, those with the highest scores; ties by id.
 
     Args:
-        doubt_N: Probability of each label to be wrong, in [0, 1], which says how many are.
+        expected_C: Number of wrong labels of each class.
         score_N: Any score, high = the label is probably wrong, which says which ones.
         labels_N: Given class indices, 0..C-1.
-        num_classes: C.
+        disputed: Number of labels that are wrong or ambiguous.
     """
     is_listed_N = np.zeros(len(labels_N), dtype=bool)
     classes = []
-    for label in range(num_classes):
+    for label, expected in enumerate(expected_C.tolist()):
         ids_n = np.flatnonzero(labels_N == label)
-        expected = float(doubt_N[ids_n].sum(dtype=np.float64))
         first = ids_n[np.argsort(-score_N[ids_n], kind="stable")][: round(expected)]
         is_listed_N[first] = True
         classes.append(
@@ -88,4 +90,5 @@ def list_wrong_labels(
                 threshold=float(score_N[first[-1]]) if len(first) else None,
             )
         )
-    return WrongLabelList(classes=classes, is_listed_N=is_listed_N)
+    at_most = max(round(disputed), int(is_listed_N.sum()))
+    return WrongLabelList(classes=classes, is_listed_N=is_listed_N, at_most=at_most)

@@ -20,7 +20,7 @@ from testing.faults.checks import Numbers, find_faults, numbers_of
 from testing.faults.harness import Record
 from testing.hosts import wrong_clock
 from testing.hosts.cluster import BUCKET, FACES, WORKERS, HostCluster, host_cluster
-from testing.hosts.kinds import HOST_KINDS, JOB_LIMIT_S, NEEDS_REDIS, HostKind, HostScene
+from testing.hosts.kinds import HOST_KINDS, JOB_LIMIT_S, MOST_FAILURES, NEEDS_REDIS, HostKind, HostScene
 from testing.hosts.remote_store import SLOW
 from testing.hosts.step_clock import StepClock
 from testing.tiny_runs import long_run
@@ -55,7 +55,7 @@ def host_run(name: str, *, workers: int | tuple[int, int] = 2, num_to_keep: int 
             num_workers=workers,
             cpus_per_worker=0.75,
             data_cpus_per_worker=0.25,
-            max_failures=5,
+            max_failures=MOST_FAILURES,
             elastic_resize_monitor_interval_s=5.0,
         ),
     )
@@ -91,6 +91,7 @@ class HostHarness:
         kind, random = HOST_KINDS[name], np.random.default_rng(seed)
         numbers, straight_s = self.reference()
         config = host_run(f"run-{seed:05d}", workers=kind.workers)
+        config = replace(config, placement=replace(config.placement, max_failures=kind.max_failures))
         step = CHECKPOINT_EVERY_STEPS * int(random.integers(1, kind.last_checkpoint + 1))
         if kind.without:
             self.cluster.power_off(kind.without)

@@ -16,6 +16,7 @@ from testing.hosts.remote_store import SLOW
 from testing.hosts.spaces import command_of, wait_for
 
 RANKS_LIMIT_S, NOTICE_S, JOB_LIMIT_S, HEAD_LIMIT_S = 120.0, 20.0, 600.0, 150.0
+MOST_FAILURES = 5
 SHORT_S, LONG_S, VERY_LONG_S = 1.0, 20.0, 300.0
 
 
@@ -203,6 +204,8 @@ class HostKind:
     and ``ray job submit`` says what it likes."""
     workers: int | tuple[int, int] = 2
     """With two numbers the run may change its size, and its losses are compared but for rounding."""
+    max_failures: int = MOST_FAILURES
+    """Starts after the first one; a store that is full would be waited for in each."""
     without: str | None = None
     """Host that is off when the run begins."""
     last_checkpoint: int = 6
@@ -217,7 +220,7 @@ HOST_KINDS = {
     "store cut": HostKind(strike=cut_store),
     "notice": HostKind(strike=give_notice),
     "one-way silence": HostKind(strike=silence),
-    "store full": HostKind(strike=fill_store, exit_code=4),
+    "store full": HostKind(strike=fill_store, exit_code=4, max_failures=0),
     "cable out 20 s": HostKind(strike=partial(pull_cable, seconds=LONG_S)),
     "second submitter": HostKind(strike=second_submitter, last_checkpoint=1),
     "node joins": HostKind(strike=join_node, workers=(1, 2), without="h3"),

@@ -62,6 +62,7 @@ class AuditEnd:
             "audited": self.dataset.info.num_train,
             "rejected": self.dataset.info.num_rejected,
             "expected_wrong": self.findings.wrong_labels.expected,
+            "at_most_wrong": self.findings.wrong_labels.at_most,
             "listed": self.findings.wrong_labels.num_listed,
             "suspects": len(self.suspects_n),
             "copies": None if counts is None else vars(counts),
@@ -102,12 +103,11 @@ def count_copies(uri: str) -> CopyCounts:
 def _suspects(end: AuditEnd) -> Iterator[str]:
     findings, names, ids_n = end.findings, end.dataset.info.class_names, end.suspects_n
     found, uri = findings.wrong_labels, f"{end.folder}/suspects.csv"
-    if found.num_listed:
-        share = found.num_listed / len(findings.labels_N)
-        yield f"expected wrong: {found.num_listed:,} labels ({share:.0%}), the first so many of {len(ids_n):,} in {uri}"
-        ids_n = ids_n[: found.num_listed]
-    else:
-        yield f"expected wrong: none; {len(ids_n):,} labels that the run would change, by suspicion: {uri}"
+    least, most = (
+        f"{count:,} labels ({count / len(findings.labels_N):.0%})" for count in (found.num_listed, found.at_most)
+    )
+    yield f"expected wrong: {least}, or {most} if none is ambiguous; {len(ids_n):,} by suspicion in {uri}"
+    ids_n = ids_n[: found.num_listed or None]
     if not len(ids_n):
         return
     given_C = np.bincount(findings.labels_N, minlength=len(names))

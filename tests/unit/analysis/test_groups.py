@@ -135,7 +135,7 @@ def test_what_rides_along_stands_beside_uncertainties_and_predictions(dataset: D
         probs_NC=flat_NC,
         aggregated_NC=flat_NC,
         suspicion_N=np.zeros(rows),
-        doubt_N=np.zeros(rows),
+        expected_C=np.zeros(8),
         proposed_N=labels_N,
     )
     table = pq.read_table(write_uncertainty(str(tmp_path), dataset, findings))

@@ -65,8 +65,8 @@ def test_what_a_run_found_comes_in_every_form(made: SyntheticRun, run: str, tmp_
     np.testing.assert_array_equal(opened.predictions.torch()["neighbors"].numpy(), findings.aggregated_NC)
     suspects = opened.suspects(5).pandas()
     assert list(suspects.columns) == ["id", "key", "given", "proposed", "score"]
-    ranks = opened.samples.pandas().set_index("id")["rank"]
-    wanted = ranks[findings.proposed_N != findings.labels_N].sort_values().index[:5]
+    changed_n = np.flatnonzero(findings.proposed_N != findings.labels_N)
+    wanted = changed_n[np.argsort(opened.samples.numpy()["rank"][changed_n])][:5]
     assert suspects["id"].tolist() == wanted.tolist()
     assert suspects["score"].tolist() == findings.suspicion_N[wanted].tolist()
     assert opened.dataset.dataset == made.dataset

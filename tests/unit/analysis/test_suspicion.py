@@ -61,6 +61,31 @@ def test_confident_learning_is_off_the_diagonal_of_the_confident_joint(case: tup
     assert (found >= 0.5).sum() == flagged
 
 
+def test_the_calibrated_joint_counts_wrong_labels_that_always_go_one_way() -> None:
+    """What labels around cannot tell from classes that are ambiguous; a naive loop counts the same."""
+    random, count = np.random.default_rng(5), 6000
+    true = random.choice(4, count, p=(0.4, 0.3, 0.2, 0.1))
+    wrong = random.random(count) < np.array([0.1, 0.3, 0.2, 0.1])[true]
+    labels = np.where(wrong, (true + 1) % 4, true)
+    logits = 8 * np.eye(4)[true] + random.normal(0, 1, (count, 4))
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = suspicion.count_by_confident_learning(probs, labels)
+    np.testing.assert_allclose(found, np.bincount(labels[wrong], minlength=4), rtol=0.1, atol=10)
+    threshold = [probs[labels == c, c].mean() for c in range(4)]
+    for label in range(4):
+        likeliest = [
+            max((c for c in range(4) if row[c] >= threshold[c] - 1e-6), key=lambda c: row[c], default=None)
+            for row in probs[labels == label]
+        ]
+        kept = [c for c in likeliest if c is not None]
+        assert found[label] == pytest.approx(len(likeliest) * sum(c != label for c in kept) / len(kept))
+
+
+def test_a_class_of_which_nobody_is_sure_keeps_one_right_label_and_one_without_samples_has_none_wrong() -> None:
+    probs = np.array([[0.9, 0.1, 0.0]] * 3 + [[0.8, 0.2, 0.0]])
+    assert suspicion.count_by_confident_learning(probs, np.array([0, 1, 1, 1])).tolist() == [0.0, 2.0, 0.0]
+
+
 def test_out_of_fold_the_model_weighs_all_of_what_explains_the_labels(case: tuple[np.ndarray, ...]) -> None:
     probs, others, labels = case
     half = suspicion.model_weight(probs, others, labels)

@@ -22,7 +22,7 @@ def case() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_as_many_are_listed_of_each_class_as_are_wrong(case: tuple[np.ndarray, ...]) -> None:
     doubt, labels, wrong = case
-    found = list_wrong_labels(doubt, doubt, labels, 3)
+    found = list_wrong_labels(np.bincount(labels, weights=doubt), doubt, labels)
     for label, expected in enumerate(found.classes):
         mine = labels == label
         listed, truth = found.is_listed_N & mine, wrong & mine
@@ -34,9 +34,10 @@ def test_as_many_are_listed_of_each_class_as_are_wrong(case: tuple[np.ndarray, .
     assert found.expected == pytest.approx(found.num_listed, abs=2)
 
 
-def test_doubt_says_how_many_and_the_score_says_which(case: tuple[np.ndarray, ...]) -> None:
+def test_expectation_says_how_many_and_the_score_says_which(case: tuple[np.ndarray, ...]) -> None:
     doubt, labels, wrong = case
-    by_doubt, by_score = (list_wrong_labels(doubt, score, labels, 3) for score in (doubt, wrong + doubt / 9))
+    expected = np.bincount(labels, weights=doubt)
+    by_doubt, by_score = (list_wrong_labels(expected, score, labels) for score in (doubt, wrong + doubt / 9))
     assert [each.listed for each in by_score.classes] == [each.listed for each in by_doubt.classes]
     for label in range(3):
         mine, listed = labels == label, by_score.classes[label].listed
@@ -46,9 +47,13 @@ def test_doubt_says_how_many_and_the_score_says_which(case: tuple[np.ndarray, ..
 
 def test_the_list_is_said_in_sentences(case: tuple[np.ndarray, ...]) -> None:
     doubt, labels, _ = case
-    found = list_wrong_labels(doubt, doubt, labels, 3)
+    found = list_wrong_labels(np.bincount(labels, weights=doubt), doubt, labels, disputed=3210.4)
+    assert list_wrong_labels(np.bincount(labels, weights=doubt), doubt, labels, 9.0).at_most == found.num_listed
     first, *others = found.lines(["Anger", "Fear", "Joy"])
-    assert first == f"{found.num_listed:,} of 7,500 labels are listed as probably wrong: so many are expected to be"
+    assert first == (
+        f"{found.num_listed:,} of 7,500 labels are listed as probably wrong: so many are expected to be, and 3,210 if "
+        "none is ambiguous"
+    )
     fear = found.classes[1]
     assert others[1] == f"  Fear: {fear.listed:,} listed of 1,000, from a suspicion of {fear.threshold:.3f} on"
 
@@ -80,8 +85,7 @@ def test_labels_that_may_not_be_read_are_as_if_they_were_no_neighbours() -> None
 
 
 def test_equal_scores_are_listed_in_the_order_of_their_ids() -> None:
-    doubt = np.full(320, 20 / 320)
     score = np.repeat([0.0, 0.5, 0.9], [280, 30, 10])
-    found = list_wrong_labels(doubt, score, np.zeros(len(score), dtype=int), 1)
+    found = list_wrong_labels(np.array([20.0]), score, np.zeros(len(score), dtype=int))
     assert found.num_listed == 20
     assert np.flatnonzero(found.is_listed_N).tolist() == [*range(280, 290), *range(310, 320)]

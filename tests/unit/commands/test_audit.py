@@ -84,7 +84,9 @@ def test_a_path_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_what_a_table_leaves_open_is_asked_for_before_anything_is_packed(tmp_path: Path) -> None:
     (tmp_path / "alone.png").touch()
     table = tmp_path / "table.csv"
-    table.write_text("\n".join(["name,kind,rater", *(f"alone.png,{kind},{rater}" for kind in "ab" for rater in "xyzxyz")]))
+    table.write_text(
+        "\n".join(["name,kind,rater", *(f"alone.png,{kind},{rater}" for kind in "ab" for rater in "xyzxyz")])
+    )
     with pytest.raises(SettingError, match=r"--label-column must say which column holds the labels, kind or rater"):
         _ = parse_audit([str(table), "--output", "o"]).source
     (tmp_path / "alone.png").unlink()
@@ -146,7 +148,7 @@ def test_the_end_names_what_a_person_can_act_on(tmp_path: Path) -> None:
         probs_NC=probs_NC,
         aggregated_NC=probs_NC,
         suspicion_N=suspicion_N,
-        doubt_N=np.zeros(TRAIN),
+        expected_C=np.zeros(CLASSES),
         proposed_N=proposed_N,
     )
     copies = tmp_path / "duplicates.csv"
@@ -157,7 +159,8 @@ def test_the_end_names_what_a_person_can_act_on(tmp_path: Path) -> None:
     assert 8 <= len(lines) <= 10
     said = "\n".join(lines)
     assert f"audited: {TRAIN} images of {CLASSES} classes" in said
-    assert "expected wrong: none; 4 labels that the run would change, by suspicion: A/suspects.csv" in said
+    assert "expected wrong: 0 labels (0%), or" in said
+    assert "if none is ambiguous; 4 by suspicion in A/suspects.csv" in said
     assert "most doubted: a (20% of its 15), b (7% of its 15)" in said
     assert "most frequent: a to b 2, a to c 1, b to a 1" in said
     assert "look first at: k8 (a to b), k4 (a to b), k12 (a to c)" in said
@@ -178,5 +181,5 @@ def test_the_list_begins_with_as_many_as_are_expected_to_be_wrong(tmp_path: Path
     assert (np.diff(run.findings.rank_N[others_n]) > 0).all()
     said = "\n".join(closing_lines(end))
     assert f"expected wrong: {len(first_n)} labels" in said
-    assert f"the first so many of {len(end.suspects_n):,} in A/suspects.csv" in said
+    assert f"if none is ambiguous; {len(end.suspects_n):,} by suspicion in A/suspects.csv" in said
     assert len(said.splitlines()) <= 10

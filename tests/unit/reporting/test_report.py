@@ -168,7 +168,7 @@ def with_classes(run: SyntheticRun, names: Sequence[str]) -> SyntheticRun:
         probs_NC=probs_NC,
         aggregated_NC=probs_NC,
         suspicion_N=suspicion.self_confidence(pooled_NC, labels_N),
-        doubt_N=np.zeros(ROWS),
+        expected_C=np.zeros(probs_NC.shape[1]),
         proposed_N=pooled_NC.argmax(axis=1),
     )
     counts = {"train": tuple(np.bincount(labels_N, minlength=count).tolist())}

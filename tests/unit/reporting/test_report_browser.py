@@ -488,7 +488,7 @@ def test_three_hundred_classes_are_shown_by_their_likeliest(
         aggregated_NC=probs_NC,
         labels_N=labels_N,
         proposed_N=labels_N,
-        doubt_N=np.zeros(500),
+        expected_C=np.zeros(count),
     )
     names = tuple(f"{'x' * 290}{i}" for i in range(count))
     counts = {**run.dataset.info.class_counts, "train": tuple(np.bincount(labels_N, minlength=count).tolist())}
