@@ -86,7 +86,7 @@ def plan_graph(dataset: Dataset, k_max: int = K_MAX, part_rows: int = GRAPH_PART
     if not data.has_valence_arousal:
         raise SettingError(
             "a recipe with neighbours (loss.recipe official, paper or posterior) must have valence-arousal, "
-            f"got a data set without: {dataset.uri}"
+            f"got a data set without: {dataset.uri} (train with --index.space feature, which needs no graph)"
         )
     k = min(k_max, data.num_train - 1)
     check_k(k, data.num_train)

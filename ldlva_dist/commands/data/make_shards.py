@@ -164,7 +164,8 @@ def run_relabel(command: Relabel) -> None:
     say(f"labels changed: {corrections.num_changed} of {len(corrections.ids_M) + conflicts} in {marked}")
     if conflicts:
         say(f"labels left as they were, because reviewers differ: {conflicts}")
-    say(f"written: {made.uri}; train on it after: python jobs/build_index.py --dataset {made.uri}")
+    after = f"after: python jobs/build_index.py --dataset {made.uri}"
+    say(f"written: {made.uri}; train on it {after if made.info.has_valence_arousal else 'with --index.space feature'}")
 
 
 def run_pack(command: Command) -> None:

@@ -107,7 +107,6 @@ def _suspects(end: AuditEnd) -> Iterator[str]:
         f"{count:,} labels ({count / len(findings.labels_N):.0%})" for count in (found.num_listed, found.at_most)
     )
     yield f"expected wrong: {least}, or {most} if none is ambiguous; {len(ids_n):,} by suspicion in {uri}"
-    ids_n = ids_n[: found.num_listed or None]
     if not len(ids_n):
         return
     given_C = np.bincount(findings.labels_N, minlength=len(names))
