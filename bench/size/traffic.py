@@ -49,6 +49,7 @@ WITHIN, LOSS = 0.2, 0.01
 SHARES = {"1 ms": 0.9, "slow": 0.4}
 """Goals of several hosts' steps a second, of one host's."""
 STREAM_CPUS = 0.25
+"""Of a rank; another such share of its host is left to the bank."""
 RUN_LIMIT_S = 900.0
 
 Run = Callable[[RunConfig], dict[str, Any]]
@@ -108,10 +109,11 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
         measured["one host"] = run(together)
         for line, (delay_ms, loss) in lines.items():
             config = replace(together, name=line.replace(" ", "-"))
-            config = replace(config, placement=replace(config.placement, cpus_per_worker=ranks - STREAM_CPUS))
+            config = replace(config, placement=replace(config.placement, cpus_per_worker=ranks - 2 * STREAM_CPUS))
             for name in names:  # a frame passes two of them
                 hosts.hosts[name].change_line(delay_ms / 2, loss / 2)
             measured[line] = run(config)
+            print({name: f"{1 / figures['step_s']:.2f} steps/s" for name, figures in measured.items()})
             for name in names:
                 hosts.hosts[name].change_line(0.0, 0.0)
     predicted = {
