@@ -50,7 +50,7 @@ def main(switch: int, host: int, card: str, delay_s: float, loss: float) -> None
             if not (told := os.read(STDIN, FRAME_BYTES).split()):  # who started it is gone
                 return
             delay_s, loss = float(told[-2]) / 1000, float(told[-1])
-        for end in ready:
+        for end in ready - {STDIN}:
             with suppress(OSError):  # none left, or the card is down
                 for _ in range(FRAMES_AT_ONCE):
                     frame = os.read(end, FRAME_BYTES)
