@@ -9,8 +9,7 @@ password, so put what does (an ingress, a proxy) before it. Ctrl-C ends it. On K
 
 import os
 import sys
-import threading
-from concurrent import futures
+import time
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from socket import socket
@@ -41,6 +40,7 @@ except ImportError as error:
     sys.exit(SettingError.exit_code)
 
 APPLICATION = "ldlva"
+POLL_S = 0.1
 ANSWER_GRACE_S = 2.0
 """Of service.SHUTDOWN_GRACE_S, for answers; the rest is for Serve's own end."""
 
@@ -97,24 +97,21 @@ def serve_until_interrupted(arguments: Arguments, settings: ServeSettings, model
 
 
 def _deploy(args: dict[str, object], limit_s: float) -> DeploymentHandle:
-    """Wait until all replicas answer. ``serve.run`` knows no limit: a thread calls it that nobody has to wait for."""
+    """Wait until all replicas answer, in the main thread, so that a Ctrl-C finds nobody else at work in Serve."""
     say(f"starting, replicas: {args['replicas']}")
-    running: futures.Future[DeploymentHandle] = futures.Future()
-
-    def start() -> None:
-        try:
-            running.set_result(serve.run(app(args), name=APPLICATION, route_prefix=None))
-        except BaseException as error:  # handed on to the main thread
-            running.set_exception(error)
-
-    # Not of a pool, whose threads are joined at exit: after a Ctrl-C this one may wait for what will not come.
-    threading.Thread(target=start, name="start-replicas", daemon=True).start()
-    if not futures.wait([running], timeout=limit_s).done:
-        raise ClusterError(
-            f"the replicas did not answer within --start-limit-s {limit_s:g}: does other work hold the cluster's CPUs "
-            "or GPUs (ray status), or does the model take longer to load?"
-        )
-    return running.result()
+    target = serve.RunTarget(app(args), name=APPLICATION, route_prefix=None)
+    [handle] = serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    end = time.monotonic() + limit_s
+    while (found := serve.status().applications.get(APPLICATION)) is None or found.status != "RUNNING":
+        if found is not None and found.status == "DEPLOY_FAILED":
+            raise ClusterError(f"the endpoint did not start: {found.message}")
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"the replicas did not answer within --start-limit-s {limit_s:g}: does other work hold the cluster's "
+                "CPUs or GPUs (ray status), or does the model take longer to load?"
+            )
+        time.sleep(POLL_S)
+    return handle
 
 
 if __name__ == "__main__":
