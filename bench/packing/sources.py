@@ -1,8 +1,8 @@
 """Claims: AffectNet+ packs at .7 of affectnet-folders' rows a CPU second, ExpW at .8 of decode and encode alone.
 
 FER2013's 35,887 rows of pixels take under 40 s on two cores, the cluster not counted. The first two are CPU seconds of
-one process, all passes, the best of --repeats, and all of it has one CPU: two threads on two CPUs wait for each other,
-which counts as CPU time and is no work. --rows 400000 is AffectNet+'s size.
+one process, all passes, the best of --repeats. Both sides have one CPU: on two, the threads of packing take more CPU
+time for the same work (results/packing.md). --rows 400000 is AffectNet+'s size.
 """
 
 import json

@@ -35,7 +35,6 @@ COLLECTIVES = (
 )
 TAKES_RESULT_FIRST = "all_to_all_single", "all_gather_into_tensor", "all_gather", "reduce_scatter_tensor"
 
-
 Tally = dict[tuple[str, str, int], list[float]]
 """Calls and bytes by cause, kind and the size's power of two."""
 
