@@ -198,9 +198,17 @@ class Run:
         self._ahead = self._ask(state.step + 1)
         tensors, neighbors = with_logits(rows(), near(), table.read(route), copies)
         with self._counted:  # the table's own arrays are the host's on any machine
-            outputs = optimize(state, tensors, neighbors, settings=self._settings, lr=1e-3, use_neighbors=True)
+            outputs, apply = optimize(
+                state,
+                tensors,
+                neighbors,
+                settings=self._settings,
+                lr=1e-3,
+                use_neighbors=True,
+                tell=lambda outputs: table.apply(route, outputs.logit_grads),
+            )
         self._bank.write(batch, outputs)
-        table.apply(route, outputs.logit_grads)
+        apply()
         state.step += 1
         return outputs
 

@@ -133,9 +133,17 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
         assert lookup, "there is a client"
         assert lookup.route, "there is a table"
         rows, near = with_logits(inputs.rows(), lookup.near(), table.read(lookup.route), copies)
-        outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
-        table.apply(lookup.route, outputs.logit_grads)
+        outputs, apply = optimize(
+            state,
+            rows,
+            near,
+            settings=settings,
+            lr=1e-3,
+            use_neighbors=True,
+            tell=lambda outputs, route=lookup.route: table.apply(route, outputs.logit_grads),
+        )
         lookup.write(outputs)
+        apply()
         state.step += 1
         seconds, began_step = time.monotonic() - began_step, time.monotonic()
         if saver.in_flight:
@@ -260,9 +268,17 @@ def _agree(rank: int, folder: str, steps: int) -> None:
     for batch in islice(_batches(BATCH // SAVERS), WARMUP + steps):
         began = time.monotonic()
         rows = batch_tensors(batch, state.engine.copies)
-        outputs = optimize(state, rows, None, settings=settings, lr=1e-3, use_neighbors=False)
-        loss, done = float(outputs.terms["loss"]), time.monotonic()
-        agreement.after_step(loss=loss, uploading=False)
+        _, decide = optimize(
+            state,
+            rows,
+            None,
+            settings=settings,
+            lr=1e-3,
+            use_neighbors=False,
+            tell=lambda outputs: agreement.vote(loss=float(outputs.terms["loss"]), uploading=False),
+        )
+        done = time.monotonic()
+        decide()
         verdict_s.append(time.monotonic() - done)
         step_s.append(time.monotonic() - began)
     step, verdict = (statistics.median(seconds[WARMUP:]) for seconds in (step_s, verdict_s))
@@ -315,7 +331,7 @@ def _alone_ms(times: int = 200) -> float:
     agreement = Agreement(None, save_every_minutes=1)
     began = time.monotonic()
     for _ in range(times):
-        agreement.after_step(loss=1.0, uploading=False)
+        agreement.vote(loss=1.0, uploading=False)()
     return (time.monotonic() - began) / times * 1000
 
 

@@ -234,7 +234,7 @@ WRAPPED = {
     "ldlva_dist.training.optimizer_step:step": "forward",
     "ldlva_dist.training.optimizer_step:to_tensors optimize": "copies",
     "ldlva_dist.training.optimizer_step:_move_centers": "centers",
-    "ldlva_dist.training.worker:Worker.step Worker.vote Worker.due Worker.measure": "log",
+    "ldlva_dist.training.worker:Worker.step Worker.decide Worker.due Worker.measure": "log",
     "ldlva_dist.training.worker:Worker.write": "bank",
 }
 """Functions by module, and the part that they are."""

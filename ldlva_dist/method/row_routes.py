@@ -4,6 +4,7 @@ Ids are born on the CPU, so they travel over gloo, ahead of the step that needs 
 same route: the uncertainties over gloo, the bank's outputs from device to device. Every call is a collective.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,13 +102,18 @@ class RowRoutes:
             route.under_way = begin_exchange(route.asked, route.ids_n, sent_W, received_W, group=self.group)
         self._begun.clear()
 
-    def exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> Tensor:
-        """Rows of values [received, ...] that all ranks send this one, which sends its own [sent, ...], by rank."""
+    def exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> Callable[[], Tensor]:
+        """Begin to send rows of values [sent, ...] by rank; what is returned waits for what all send [received, ...]."""
         if self.group is None:
-            return values
+            return lambda: values
         result = values.new_empty(int(received_W.sum()), *values.shape[1:])
-        begin_exchange(result, values, sent_W, received_W, group=self.group).wait()
-        return result
+        under_way = begin_exchange(result, values, sent_W, received_W, group=self.group)
+
+        def wait() -> Tensor:
+            under_way.wait()
+            return result
+
+        return wait
 
 
 def begin_exchange(

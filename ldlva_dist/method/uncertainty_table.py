@@ -10,7 +10,7 @@ A step makes two exchanges, of values alone: what a read gives, and what is appl
 step's route (row_routes.py), which is found while the steps before it are trained on.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,16 +88,18 @@ class UncertaintyTable:
         """The logits of a route's ids, [n] or [n, F], in their order, after all applied gradients. Collective."""
         routes = route.routes
         routes.finish(route)
-        found_n = routes.exchange(self._logits[route.asked - self.start], route.received_W2[:, 0], route.sent_W2[:, 0])
+        values = self._logits[route.asked - self.start]
+        found_n = routes.exchange(values, route.received_W2[:, 0], route.sent_W2[:, 0])()
         routes.send_ids()  # the counts of the next step came meanwhile; its ids travel while this one is trained on
         logits_n = torch.empty_like(found_n)
         logits_n[route.order_n] = found_n
         return logits_n
 
-    def apply(self, route: Route, gradients_b: Tensor, said_F: Tensor | None = None) -> Tensor:
-        """Take one step down the gradients of the samples' own losses. Collective.
+    def apply(self, route: Route, gradients_b: Tensor, said_F: Tensor | None = None) -> Callable[[], Tensor]:
+        """Begin to send the gradients of the samples' own losses to the rows' owners. Collective.
 
-        Gradients of an id that stands more than once, on whatever ranks, add up.
+        What is returned waits for those of all ranks, and takes one step down them; it is to be called once, before the
+        next read. Gradients of an id that stands more than once, on whatever ranks, add up.
 
         Args:
             route: The step's, which was read.
@@ -105,17 +107,21 @@ class UncertaintyTable:
             said_F: [F] what this rank has to tell all others, float32; the same F on all ranks.
 
         Returns:
-            [W, F] what every rank says.
+            Gives [W, F] what every rank says.
         """
         said_F = gradients_b.new_empty(0) if said_F is None else said_F
         sent_W, received_W = (self._lr.numel() * counts[:, 1] for counts in (route.sent_W2, route.received_W2))
         own_b = gradients_b[route.order_n[route.order_n < route.batch_rows]].flatten()
         letter = torch.cat([part for own in own_b.split(sent_W.tolist()) for part in (own, said_F)])
-        letters = route.routes.exchange(letter, sent_W + len(said_F), received_W + len(said_F))
-        parts = letters.split([n for numbers in received_W.tolist() for n in (numbers, len(said_F))])
-        owned = route.asked_of_batch() - self.start
-        self._descend(owned, torch.cat(parts[::2]).view(len(owned), *self._lr.shape))
-        return torch.stack(parts[1::2])
+        wait = route.routes.exchange(letter, sent_W + len(said_F), received_W + len(said_F))
+
+        def descend() -> Tensor:
+            parts = wait().split([n for numbers in received_W.tolist() for n in (numbers, len(said_F))])
+            owned = route.asked_of_batch() - self.start
+            self._descend(owned, torch.cat(parts[::2]).view(len(owned), *self._lr.shape))
+            return torch.stack(parts[1::2])
+
+        return descend
 
     def _descend(self, rows: Tensor, gradients: Tensor) -> None:
         """Move this rank's rows down their gradients, which come in any order."""

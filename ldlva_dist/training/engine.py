@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ldlva_dist.errors import DataError
 from ldlva_dist.training.device.copies import copies_for
+from ldlva_dist.training.device.gradient_mean import average_gradients
 
 BUCKET_NUMBERS = 50_000_000
 """Gradients reduced at a time. DeepSpeed's own 500 million would take 4 GB of each GPU, whatever the network's size."""
@@ -80,8 +81,11 @@ class Engine:
         self._engine, self._wrapper, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(settings)
         )
-        if dist.get_world_size() == 1 and self._stage == 0:
-            # DeepSpeed would copy all gradients together and apart again to reduce them over one rank.
+        is_alone = dist.get_world_size() == 1
+        self._averages_here = self._stage == 0 and not settings.use_gpu and not is_alone
+        if self._averages_here or (self._stage == 0 and is_alone):
+            # DeepSpeed would copy all gradients together and apart again to reduce them over one rank, and would leave
+            # ranks on CPUs to gloo's ring, whose messages wait for each other.
             self._engine.enable_backward_allreduce = False
         self._optimizer: torch.optim.Optimizer = getattr(self._wrapper, "optimizer", self._wrapper)
         self.device = next(model.parameters()).device
@@ -105,6 +109,8 @@ class Engine:
         """Take the optimiser step if this micro-batch completes one."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        if self._averages_here and self._engine.is_gradient_accumulation_boundary():
+            average_gradients(self._names)
         self._engine.step()
 
     @property

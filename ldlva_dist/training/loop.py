@@ -1,4 +1,4 @@
-"""The loop of every training worker: look up, step, write, vote, measure, save."""
+"""The loop of every training worker: look up, step, write, decide, measure, save."""
 
 from functools import partial
 from typing import Any
@@ -30,9 +30,9 @@ def train_worker(config: RunConfig, resources: Resources) -> None:
 def train(worker: Worker) -> None:
     """Do every step that is left, or stop where the ranks agree to."""
     for inputs in worker.lookups():
-        outputs = worker.step(inputs)
+        outputs, under_way = worker.step(inputs)
         worker.write(inputs, outputs)
-        verdict = worker.vote(inputs, outputs)
+        verdict = worker.decide(inputs, outputs, under_way)
         due = worker.due(verdict)
         if due.log:
             metrics = worker.measure(due)

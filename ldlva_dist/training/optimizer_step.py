@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,9 @@ from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, Tensor
 from ldlva_dist.training.device.copies import DeviceCopies
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
 from ldlva_dist.training.state import TrainState
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ def optimize(
     settings: StepSettings,
     lr: float,
     use_neighbors: bool,
-) -> StepOutputs:
+    tell: Callable[[StepOutputs], _T],
+) -> tuple[StepOutputs, _T]:
     """Train the network, with centres or noise matrix, on this rank's part of a global batch. Collective.
 
     Outputs are known after the forward: on a GPU the host gets them while backward and optimiser still run.
@@ -52,14 +57,23 @@ def optimize(
         settings: The method's settings.
         lr: The network's learning rate in this step.
         use_neighbors: False while the run warms up on the given labels alone.
+        tell: Is called with the outputs as soon as the host has them, so that what it sends travels with the gradients.
+
+    Returns:
+        The outputs, and what ``tell`` gave.
     """
     config, engine = state.config, state.engine
     num_parts = config.training.gradient_accumulation_steps
     results: list[StepResult] = []
     coming: list[Callable[[], dict[str, Tensor]]] = []
-    sums = None
+    sums = done = None
     # DeepSpeed averages over ranks and micro-batches; the losses are shares of the global batch's, so they add up.
     scale = dist.get_world_size() * num_parts
+
+    def take_outputs() -> tuple[StepOutputs, _T]:
+        outputs = _outputs(results, coming)
+        return outputs, tell(outputs)
+
     for part in _micro_batches(len(batch.labels_B), num_parts):
         near = neighbors and neighbors[part]
         if near and config.reads_images:
@@ -69,6 +83,8 @@ def optimize(
         coming.append(_bring_out(result, engine.copies, stays=config.bank_stays))
         if len(results) == num_parts and settings.recipe in ("official", "posterior"):
             sums = RankSums(results)
+        if len(results) == num_parts and engine.copies.at_once:
+            done = take_outputs()
         engine.backward(result.loss * scale)
         engine.step(lr)
     if sums and settings.recipe == "official":
@@ -76,14 +92,7 @@ def optimize(
     elif sums:
         (counts_CC,) = sums.wait()
         move_joint(engine.module.noise_joint, counts_CC, share=config.data.batch_size / state.info.num_train)
-    there = [wait() for wait in coming]
-    terms_T = torch.stack([part["terms"] for part in there]).sum(dim=0)
-    return StepOutputs(
-        probs=_joined([part["probs"] for part in there]),
-        features=_joined([part["features"] for part in there]),
-        logit_grads=_joined([part["logit_grads"] for part in there]),
-        terms=dict(zip(results[0].terms, terms_T, strict=True)),
-    )
+    return done or take_outputs()
 
 
 def _forward(
@@ -148,6 +157,18 @@ def _bring_out(result: StepResult, copies: DeviceCopies, *, stays: bool) -> Call
     host = {"logit_grads": result.logit_grad_B, "terms": torch.stack(list(result.terms.values()))}
     there = copies.outward(host if stays else host | bank)
     return lambda: bank | there()
+
+
+def _outputs(results: list[StepResult], coming: list[Callable[[], dict[str, Tensor]]]) -> StepOutputs:
+    """Those of all micro-batches, which are waited for."""
+    there = [wait() for wait in coming]
+    terms_T = torch.stack([part["terms"] for part in there]).sum(dim=0)
+    return StepOutputs(
+        probs=_joined([part["probs"] for part in there]),
+        features=_joined([part["features"] for part in there]),
+        logit_grads=_joined([part["logit_grads"] for part in there]),
+        terms=dict(zip(results[0].terms, terms_T, strict=True)),
+    )
 
 
 def _micro_batches(num_rows: int, num_parts: int) -> list[slice]:

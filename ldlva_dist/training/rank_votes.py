@@ -1,9 +1,9 @@
 """What all ranks decide alike after a step: to stop, to save by the clock, to finish a checkpoint, to give up.
 
-Each rank says what it knows in a few numbers, which reach everybody with the gradients of the uncertainty table, or in
-an all-reduce of their own. Requests to stop come as a
-SIGTERM to any worker or from the launching process (run/control.py). Ray's notice that a node will be taken away is
-asked for at times, because asking is a barrier over all workers.
+Each rank says what it knows in a few numbers, which reach everybody with the gradients of the uncertainty table, or by
+themselves, while the network's gradients travel. Requests to stop come as a SIGTERM to any worker or from the launching
+process (run/control.py). Ray's notice that a node will be taken away is asked for at times, because asking is a barrier
+over all workers.
 """
 
 import math
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import ray
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.errors import DataError
+from ldlva_dist.method.row_routes import begin_exchange
 
 ASK_RAY_EVERY_S = 5.0  # Ray itself looks so often
 _terminated = threading.Event()
@@ -58,14 +60,18 @@ class Agreement:
         self._saved_at = self._asked_at = time.monotonic()
         self._preempted: set[str] = set()
 
-    def after_step(self, *, loss: float, uploading: bool, share: Callable[[Tensor], Tensor] | None = None) -> Verdict:
-        """What this rank's loss, its upload and the clock mean for all. Collective, once a step.
+    def vote(
+        self, *, loss: float, uploading: bool, send: Callable[[Tensor], Callable[[], Tensor]] | None = None
+    ) -> Callable[[], Verdict]:
+        """Begin to tell all ranks this one's loss, its upload and the clock. Collective, once a step.
+
+        What is returned waits for what all say, and gives what follows.
 
         Args:
             loss: This rank's.
             uploading: Whether its files of a checkpoint are on their way.
-            share: Brings what this rank says [F], 0 or 1 each, to all, and gives what all say [W, F], where that
-                travels with something else; None: by itself.
+            send: Begins to bring what this rank says [F], 0 or 1 each, to all, and gives what waits for what all say
+                [W, F], where that travels with something else; None: by itself.
         """
         now = time.monotonic()
         said = [
@@ -75,8 +81,10 @@ class Agreement:
             self._is_first and now - self._asked_at >= ASK_RAY_EVERY_S,
             uploading,
         ]
-        votes = (share or _share)(torch.tensor(said, dtype=torch.float32))
-        is_bad, stop, save, ask, uploading = votes.bool().any(dim=0).tolist()
+        return partial(self._verdict, (send or _send)(torch.tensor(said, dtype=torch.float32)), now)
+
+    def _verdict(self, wait: Callable[[], Tensor], now: float) -> Verdict:
+        is_bad, stop, save, ask, uploading = wait().bool().any(dim=0).tolist()
         if ask:
             self._asked_at = now
             save = self._is_node_lost_soon() or save
@@ -97,11 +105,18 @@ class Agreement:
         return bool(new)
 
 
-def _share(votes_F: Tensor) -> Tensor:
-    """[1, F] what some rank says."""
-    if dist.get_world_size() > 1:
-        dist.all_reduce(votes_F, op=dist.ReduceOp.MAX)
-    return votes_F[None]
+def _send(votes_F: Tensor) -> Callable[[], Tensor]:
+    """Begin to send them to all; what is returned waits for [W, F] what all say."""
+    if (num_ranks := dist.get_world_size()) == 1:
+        return lambda: votes_F[None]
+    found_WF = votes_F.new_empty(num_ranks, len(votes_F))
+    under_way = begin_exchange(found_WF, votes_F.expand(num_ranks, -1).contiguous(), group=None)
+
+    def wait() -> Tensor:
+        under_way.wait()
+        return found_WF
+
+    return wait
 
 
 def give_up(run_uri: str, step: int, loss: float, ids: NDArray) -> NoReturn:

@@ -1,6 +1,6 @@
 """What one rank trains with, and what it does in a step; the order of it is the loop's (loop.py)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,8 +60,8 @@ class Worker:
             yield inputs
             self.graphs.rebuild_if_due(self.state.step)
 
-    def step(self, inputs: StepInputs) -> StepOutputs:
-        """Learn from a batch, but for its uncertainties, which move with the vote."""
+    def step(self, inputs: StepInputs) -> tuple[StepOutputs, Callable[[], Verdict]]:
+        """Learn from a batch, but for its uncertainties, which move when the verdict is taken."""
         step, clock, copies = self.state.step, self.meters.clock, self.state.engine.copies
         lookup, table = inputs.lookup, self.state.table
         logits = table.read(lookup.route) if table and lookup and lookup.route else None
@@ -70,18 +70,19 @@ class Worker:
         if logits is not None:
             rows, near = with_logits(rows, near, logits, copies)
         clock.mark("copies")
-        outputs = optimize(
+        outputs, verdict = optimize(
             self.state,
             rows,
             near,
             settings=self.settings,
             lr=self.schedule.rate(step),
             use_neighbors=self._uses_neighbors(step),
+            tell=partial(self._vote, inputs),
         )
         clock.mark("network")
         self.state.step += 1
         self.meters.add(outputs.terms, inputs.batch, lookup if near else None)
-        return outputs
+        return outputs, verdict
 
     def write(self, inputs: StepInputs, outputs: StepOutputs) -> None:
         """Give the bank what the network said of the batch."""
@@ -91,24 +92,20 @@ class Worker:
         self.meters.clock.mark("bank")
         self.recorder.add_batch(inputs.batch)
 
-    def vote(self, inputs: StepInputs, outputs: StepOutputs) -> Verdict:
+    def decide(self, inputs: StepInputs, outputs: StepOutputs, verdict: Callable[[], Verdict]) -> Verdict:
         """What the ranks decide together after a step, whose uncertainties move; an uploaded checkpoint is finished.
 
         Raises:
             DataError: where the loss of some rank is not finite.
         """
-        loss, batch, route = float(outputs.terms["loss"]), inputs.batch, inputs.lookup and inputs.lookup.route
         self.meters.clock.mark("log")
-        table = self.state.table
-        learns = self._uses_neighbors(batch.step) or self.state.config.learns_noise
-        share = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
-        verdict = self.agreement.after_step(loss=loss, uploading=self.saver.uploading, share=share)
+        decided = verdict()
         self.meters.clock.mark("votes")
-        if verdict.uploaded or verdict.is_bad:
+        if decided.uploaded or decided.is_bad:
             self._finish_checkpoint()
-        if verdict.is_bad:
-            give_up(self.state.config.uri, self.state.step, loss, batch.ids)
-        return verdict
+        if decided.is_bad:
+            give_up(self.state.config.uri, self.state.step, float(outputs.terms["loss"]), inputs.batch.ids)
+        return decided
 
     def due(self, verdict: Verdict) -> Due:
         """What is to be done after the step."""
@@ -141,6 +138,13 @@ class Worker:
         """Finish what was begun."""
         self._finish_checkpoint()
         self.recorder.close()
+
+    def _vote(self, inputs: StepInputs, outputs: StepOutputs) -> Callable[[], Verdict]:
+        """Begin to send the gradients of the batch's uncertainties, and this rank's votes with them."""
+        table, route = self.state.table, inputs.lookup and inputs.lookup.route
+        learns = self._uses_neighbors(inputs.batch.step) or self.state.config.learns_noise
+        send = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
+        return self.agreement.vote(loss=float(outputs.terms["loss"]), uploading=self.saver.uploading, send=send)
 
     def _timed_batches(self) -> Iterator[Batch]:
         clock, batches = self.meters.clock, iter(self.batches)

@@ -129,7 +129,7 @@ class RankBank:
                 return own_b1
             self._routes.finish(route)
             answers = self._graph_nK[route.asked - self._routes.start]
-            found = self._routes.exchange(answers, route.received_W2[:, 0], route.sent_W2[:, 0])
+            found = self._routes.exchange(answers, route.received_W2[:, 0], route.sent_W2[:, 0])()
             ids_bK = torch.empty_like(found)
             ids_bK[route.order_n] = found
         near = ids_bK.numpy().astype(np.int64)

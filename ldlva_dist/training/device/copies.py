@@ -25,6 +25,9 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 class DeviceCopies(HostCopies, Protocol):
     """The way of one rank's arrays to its device, and of its outputs back; nobody writes to either side afterwards."""
 
+    at_once: bool
+    """Whether outputs are on the host without waiting."""
+
     def ahead(self, make: Callable[[], _T]) -> Callable[[], _T]:
         """Begin to make a dataclass of inward tensors; what is returned gives it to the step that uses it."""
         ...
@@ -33,7 +36,7 @@ class DeviceCopies(HostCopies, Protocol):
 class NoCopies:
     """The host is the device: a tensor is the array's own memory, also where that is read-only, and nothing waits."""
 
-    device = torch.device("cpu")
+    device, at_once = torch.device("cpu"), True
 
     def inward(self, values: NDArray[Any] | Tensor) -> Tensor:
         """The same memory."""
@@ -50,6 +53,8 @@ class NoCopies:
 
 class GpuCopies:
     """A thread that fills pinned memory, and a stream for each direction; the training's stream waits by events."""
+
+    at_once = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -43,7 +43,7 @@ def _table(group: dist.ProcessGroup | None) -> UncertaintyTable:
 def _apply(table: UncertaintyTable, ids: np.ndarray, gradients: np.ndarray) -> None:
     route = table.route(ids)
     table.read(route)
-    table.apply(route, torch.from_numpy(np.ascontiguousarray(gradients)))
+    table.apply(route, torch.from_numpy(np.ascontiguousarray(gradients)))()
 
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
@@ -102,7 +102,7 @@ def test_rows_that_the_saved_table_did_not_know_stay_as_they_are() -> None:
     ids = np.array([1, 4])
     route = old.route(ids)
     old.read(route)
-    old.apply(route, torch.tensor([2.0, -3.0]))
+    old.apply(route, torch.tensor([2.0, -3.0]))()
     with pytest.raises(ValueError, match=r"the saved table covers 6 of the rows 0\.\.7"):
         grown.restore([old.state()], known_rows=7)
     grown.restore([old.state()], known_rows=6)
@@ -170,7 +170,7 @@ def _rank_of_wide_rows(rank: int, world_size: int, folder: str) -> None:
         route = table.route(ids[rank::world_size])
         read.append(table.read(route).clone())
         mine = torch.from_numpy(np.ascontiguousarray(gradients[rank::world_size]))
-        said.append(table.apply(route, mine, torch.tensor([float(rank), float(step)])))
+        said.append(table.apply(route, mine, torch.tensor([float(rank), float(step)]))())
     torch.save({"read": read, "said": said, "state": table.state()}, f"{folder}/rank-{rank}.pt")
     if group:
         dist.destroy_process_group()
@@ -225,7 +225,7 @@ def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
             routes.append(table.route(_read_by(mine[step + 1][0]), len(mine[step + 1][0])))
         calls.clear()
         read.append(table.read(routes[step]).clone())
-        said.append(table.apply(routes[step], torch.from_numpy(gradients.copy()), torch.tensor([rank, step + 0.5])))
+        said.append(table.apply(routes[step], torch.from_numpy(gradients.copy()), torch.tensor([rank, step + 0.5]))())
     values = [dtype for dtype in calls if dtype == torch.float32]
     assert len(values) == (2 if world_size > 1 else 0)
     assert len(calls) == len(values), "ids and counts of the last step were sent before it"

@@ -29,12 +29,13 @@ from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import DataConfig, OptimConfig, RobustConfig, RunConfig, TrainingConfig
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.method.row_routes import Route
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.device.copies import NoCopies
 from ldlva_dist.training.device.tensors import batch_tensors, neighbor_tensors, with_logits
 from ldlva_dist.training.engine import _name_device
-from ldlva_dist.training.optimizer_step import optimize
+from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.state import TrainState
 from testing.forked_ranks import run_ranks
 from testing.tiny_runs import table as whole_table
@@ -57,6 +58,8 @@ DEVICE = torch.device("cpu")
 
 class CopiesBeside(NoCopies):
     """As if the CPU were a device: inputs are copied in a thread ahead, and outputs when they are asked for."""
+
+    at_once = False
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
@@ -132,6 +135,8 @@ def _train(state: TrainState, steps: int) -> list[float]:
     """The loss of the global batch in every step."""
     settings, plan = step_settings(state.config, state.info, DEVICE), Plan((ROWS,), 0, BATCH, 16)
     losses = []
+    by_deepspeed = state.engine._engine.enable_backward_allreduce
+    assert by_deepspeed == (state.engine._stage > 0), "ZeRO-0 on CPUs is averaged by two exchanges"
     assert state.table, "the recipe keeps something of each sample"
     for _ in range(steps):
         batch, neighbors = _batch(state, plan)
@@ -141,13 +146,24 @@ def _train(state: TrainState, steps: int) -> list[float]:
         rows = copies.ahead(partial(batch_tensors, batch, copies))
         near = copies.ahead(partial(neighbor_tensors, neighbors, copies)) if state.config.uses_neighbors else None
         rows, near = with_logits(rows(), near and near(), state.table.read(route), copies)
-        outputs = optimize(state, rows, near, settings=settings, lr=1e-3, use_neighbors=True)
-        state.table.apply(route, outputs.logit_grads)
+        outputs, apply = optimize(
+            state, rows, near, settings=settings, lr=1e-3, use_neighbors=True, tell=partial(_begin_apply, state, route)
+        )
+        apply()
         state.step += 1
         total = outputs.terms["loss"].clone()
         dist.all_reduce(total)
         losses.append(total.item())
     return losses
+
+
+def _begin_apply(state: TrainState, route: Route, outputs: StepOutputs) -> Callable[[], Tensor]:
+    """As a worker does it: before the backward, whose gradients these travel with, where the host has the outputs."""
+    assert state.table
+    is_first = state.config.training.gradient_accumulation_steps == 1
+    if is_first and state.engine.copies.at_once:
+        assert all(parameter.grad is None for parameter in state.engine.module.parameters())
+    return state.table.apply(route, outputs.logit_grads)
 
 
 def _save(state: TrainState, steps: int = 0) -> tuple[str, list[float]]:

@@ -39,6 +39,6 @@ def test_every_batch_reads_what_the_steps_before_it_left_in_its_rows() -> None:
         assert rows.noise_BF is not None
         np.testing.assert_array_equal(rows.noise_BF.numpy(), values[ids])
         gradients = np.random.default_rng(100 + step).normal(size=(BATCH, 2)).astype(np.float32)
-        table.apply(inputs.lookup.route, torch.from_numpy(gradients))
+        table.apply(inputs.lookup.route, torch.from_numpy(gradients))()
         values[ids] -= np.array(RATES, dtype=np.float32) * gradients
     np.testing.assert_allclose(table.state()["logits"].numpy(), values, rtol=1e-6)
