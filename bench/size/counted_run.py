@@ -69,6 +69,7 @@ def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -
     bare_step, done, began, before = Worker.step, [0], [0.0], dict[str, int]()
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        torch.set_num_threads(1)  # a rank may have been given more CPUs than the machine has, so as to be alone on a host
         if done[0] == WARMUP:
             tally.clear()
             began[0] = time.monotonic()
@@ -121,6 +122,8 @@ def _cause() -> str:
         if frame.f_code.co_filename.endswith("uncertainty_table.py") and frame.f_code.co_name in CAUSES:
             # The ids of a step's route are sent by the read of the step before.
             return "route" if "send_ids" in _callers() else CAUSES[frame.f_code.co_name]
+        if frame.f_code.co_filename.endswith("rank_votes.py"):
+            return "votes"
         if frame.f_code.co_filename.endswith("rank_bank.py"):  # bank.place=workers
             return "route" if "send_ids" in _callers() else "bank"
         if frame.f_code.co_filename.endswith("optimizer_step.py") and "self" in frame.f_locals:

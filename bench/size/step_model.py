@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-HIDDEN = "route", "centers"
-"""Begun a step ahead, or while the gradients are summed; nobody waits for them."""
+HIDDEN = "route", "centers", "votes"
+"""Begun a step ahead, or before the gradients, which take longer; nobody waits for them."""
 WINDOW_BYTES = 10 * 1448
 """What a connection of TCP sends before it waits for a first answer, after it was idle."""
 
@@ -53,17 +53,18 @@ def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: f
         return 0.0
     size = exchange.num_bytes / exchange.calls
     if exchange.kind == "all_to_all_single":
-        # All messages leave at once, and so does their cost at the sender; each is a part of the bytes.
-        once = delay_s + (ranks - 1) * costs.hop_s + transfer_s(size / ranks, costs, delay_s)
+        # All messages leave at once, by one card, and so does their cost at the sender; each is a part of the bytes.
+        part = size / ranks
+        once = delay_s + (ranks - 1) * (costs.hop_s + part / costs.bytes_per_s) + slow_start_s(part, delay_s)
     else:
         hops = {"all_reduce": 2 * (ranks - 1), "broadcast": math.ceil(math.log2(ranks))}.get(exchange.kind, ranks - 1)
         part = size if exchange.kind in ("broadcast", "all_gather", "all_gather_into_tensor") else size / ranks
         # A ring: each hop hands on a part to the neighbour, whose window has opened after the first.
-        once = hops * (delay_s + costs.hop_s + part / costs.bytes_per_s) + transfer_s(part, costs, delay_s)
+        once = hops * (delay_s + costs.hop_s + part / costs.bytes_per_s) + slow_start_s(part, delay_s)
     return exchange.calls * once
 
 
-def transfer_s(num_bytes: float, costs: Costs, delay_s: float) -> float:
-    """What bytes cost beyond the way: bandwidth, and the round trips in which a window of TCP doubles."""
+def slow_start_s(num_bytes: float, delay_s: float) -> float:
+    """Seconds of the round trips in which the window of a connection of TCP doubles until all bytes are sent."""
     doublings = max(0, math.ceil(math.log2(num_bytes / WINDOW_BYTES + 1)) - 1)
-    return num_bytes / costs.bytes_per_s + doublings * 2 * delay_s
+    return doublings * 2 * delay_s
