@@ -203,7 +203,6 @@ class Run:
                 tensors,
                 neighbors,
                 settings=self._settings,
-                lr=1e-3,
                 use_neighbors=True,
                 tell=lambda outputs: table.apply(route, outputs.logit_grads),
             )

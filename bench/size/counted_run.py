@@ -1,14 +1,17 @@
 """A training whose rank 0 counts what it says to others in some steps, and writes that down; traffic.py starts it."""
 
 import json
+import statistics
 import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 import tyro
@@ -20,7 +23,7 @@ from ldlva_dist.run import launch
 from ldlva_dist.run.cli import read_config
 from ldlva_dist.runtime.connect import connect
 
-WARMUP, TURNS = 40, 50
+TURNS = 50
 CAUSES = {"route": "route", "read": "table", "apply": "votes"}
 """Functions of the uncertainty table, and what their exchanges are for; every other collective is a gradient's."""
 COLLECTIVES = (
@@ -47,43 +50,52 @@ class Arguments:
     """Settings of the run."""
     result: str
     """Address of a JSON file."""
+    warmup: int
+    """First steps, which do not count."""
     steps: int
-    """Counted and timed, after the first ones."""
+    """Counted and timed after them."""
 
 
 def main(arguments: Arguments) -> None:
     """Make the run."""
     connect()
-    launch.train_worker = partial(counted_worker, arguments.steps, arguments.result)
+    launch.train_worker = partial(counted_worker, arguments)
     launch.fit(read_config(arguments.job))
 
 
-def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -> None:
+def counted_worker(arguments: Arguments, config: RunConfig, resources: Any) -> None:
     """``train_worker`` that counts collectives in some steps after the first ones; rank 0 writes them down."""
     from ldlva_dist.training.loop import train_worker
     from ldlva_dist.training.worker import Worker
 
+    warmup, steps = arguments.warmup, arguments.steps
     tally: Tally = defaultdict(lambda: [0, 0])
     for kind in COLLECTIVES:
         setattr(dist, kind, _counted(kind, getattr(dist, kind), tally))
-    bare_step, done, began, before = Worker.step, [0], [0.0], dict[str, int]()
+    bare_step, done, before = Worker.step, [0], dict[str, float]()
+    begun: list[float] = []
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        torch.set_num_threads(1)  # a rank may have been given more CPUs than the machine has, so as to be alone on a host
-        if done[0] == WARMUP:
+        torch.set_num_threads(1)  # what a rank is given so as to be alone on a host may be more than the machine has
+        if done[0] == warmup:
             tally.clear()
-            began[0] = time.monotonic()
-            before.update(card_counters())
-        if done[0] == WARMUP + steps and dist.get_rank() == 0:
+            before.update(counters())
+        if warmup <= done[0] <= warmup + steps:
+            begun.append(time.monotonic())
+        if done[0] == warmup + steps and dist.get_rank() == 0:
             exchanges = [
                 vars(Exchange(cause=cause, kind=kind, calls=calls / steps, num_bytes=num_bytes / steps))
                 for (cause, kind, _), (calls, num_bytes) in sorted(tally.items())
             ]
-            figures: dict[str, Any] = {"exchanges": exchanges, "step_s": (time.monotonic() - began[0]) / steps}
-            figures["card"] = {name: (number - before[name]) / steps for name, number in card_counters().items()}
+            figures: dict[str, Any] = {
+                "exchanges": exchanges,
+                "step_s": statistics.median(end - start for start, end in pairwise(begun)),
+                "mean_step_s": (begun[-1] - begun[0]) / steps,
+                **{name: (number - before[name]) / steps for name, number in counters().items()},
+            }
             if dist.get_world_size() == 1:
                 figures["actor_call_s"] = actor_call_s()
-            storage.write_bytes(result, json.dumps(figures).encode())
+            storage.write_bytes(arguments.result, json.dumps(figures).encode())
         done[0] += 1
         return bare_step(self, *args, **kwargs)
 
@@ -91,15 +103,16 @@ def counted_worker(steps: int, result: str, config: RunConfig, resources: Any) -
     train_worker(config, resources)
 
 
-def card_counters() -> dict[str, int]:
-    """Bytes and packets that this host's network cards, loopback aside, have sent and received."""
-    sums: dict[str, int] = {"bytes_received": 0, "packets_received": 0, "bytes_sent": 0, "packets_sent": 0}
+def counters() -> dict[str, float]:
+    """CPU seconds of this machine; bytes and packets that this host's cards, loopback aside, have sent and received."""
+    times = psutil.cpu_times()
+    sums: dict[str, float] = {"bytes_received": 0, "packets_received": 0, "bytes_sent": 0, "packets_sent": 0}
     for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]:
         name, numbers = line.split(":")
         if name.strip() != "lo":
             for key, place in zip(sums, (0, 1, 8, 9), strict=True):
                 sums[key] += int(numbers.split()[place])
-    return sums
+    return sums | {"busy_s": times.user + times.system + times.irq + times.softirq}
 
 
 def _counted(kind: str, bare: Any, tally: Tally) -> Any:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 HIDDEN = "route", "centers", "votes"
 """Begun a step ahead, or before the gradients, which take longer; nobody waits for them."""
-WINDOW_BYTES = 10 * 1448
-"""What a connection of TCP sends before it waits for a first answer, after it was idle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +25,8 @@ class Costs:
 
     step_s: float
     """A step of a rank that has no others, with its share of the batch."""
+    busy_s: float
+    """CPU of all processes in a step, for each rank of two."""
     hop_s: float
     """One message of a collective between processes of one machine."""
     bytes_per_s: float
@@ -42,7 +42,7 @@ def step_seconds(
 
     The bank's answer, asked a step ahead, is waited for only where it takes longer than all else.
     """
-    work_s = costs.step_s * (max(1.0, ranks / cores) if cores else 1.0)
+    work_s = max(costs.step_s, ranks * costs.busy_s / cores) if cores else costs.step_s
     said_s = sum(exchange_seconds(each, costs, ranks=ranks, delay_s=delay_s) for each in exchanges)
     return max(work_s + said_s, costs.actor_call_s + 2 * delay_s)
 
@@ -55,16 +55,10 @@ def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: f
     if exchange.kind == "all_to_all_single":
         # All messages leave at once, by one card, and so does their cost at the sender; each is a part of the bytes.
         part = size / ranks
-        once = delay_s + (ranks - 1) * (costs.hop_s + part / costs.bytes_per_s) + slow_start_s(part, delay_s)
+        once = delay_s + (ranks - 1) * (costs.hop_s + part / costs.bytes_per_s)
     else:
         hops = {"all_reduce": 2 * (ranks - 1), "broadcast": math.ceil(math.log2(ranks))}.get(exchange.kind, ranks - 1)
         part = size if exchange.kind in ("broadcast", "all_gather", "all_gather_into_tensor") else size / ranks
-        # A ring: each hop hands on a part to the neighbour, whose window has opened after the first.
-        once = hops * (delay_s + costs.hop_s + part / costs.bytes_per_s) + slow_start_s(part, delay_s)
+        # A ring: each hop hands on a part to the neighbour.
+        once = hops * (delay_s + costs.hop_s + part / costs.bytes_per_s)
     return exchange.calls * once
-
-
-def slow_start_s(num_bytes: float, delay_s: float) -> float:
-    """Seconds of the round trips in which the window of a connection of TCP doubles until all bytes are sent."""
-    doublings = max(0, math.ceil(math.log2(num_bytes / WINDOW_BYTES + 1)) - 1)
-    return doublings * 2 * delay_s

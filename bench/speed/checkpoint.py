@@ -138,7 +138,6 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
             rows,
             near,
             settings=settings,
-            lr=1e-3,
             use_neighbors=True,
             tell=lambda outputs, route=lookup.route: table.apply(route, outputs.logit_grads),
         )
@@ -273,7 +272,6 @@ def _agree(rank: int, folder: str, steps: int) -> None:
             rows,
             None,
             settings=settings,
-            lr=1e-3,
             use_neighbors=False,
             tell=lambda outputs: agreement.vote(loss=float(outputs.terms["loss"]), uploading=False),
         )

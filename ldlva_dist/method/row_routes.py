@@ -103,7 +103,7 @@ class RowRoutes:
         self._begun.clear()
 
     def exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> Callable[[], Tensor]:
-        """Begin to send rows of values [sent, ...] by rank; what is returned waits for what all send [received, ...]."""
+        """Begin to send rows [sent, ...] by rank; what is returned waits for those that come [received, ...]."""
         if self.group is None:
             return lambda: values
         result = values.new_empty(int(received_W.sum()), *values.shape[1:])

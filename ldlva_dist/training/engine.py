@@ -105,10 +105,13 @@ class Engine:
         """Add this micro-batch's gradient; DeepSpeed averages over ranks and micro-batches."""
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> None:
-        """Take the optimiser step if this micro-batch completes one."""
+    def set_learning_rate(self, rate: float) -> None:
+        """Take the next steps at a rate."""
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = rate
+
+    def step(self) -> None:
+        """Take the optimiser step if this micro-batch completes one."""
         if self._averages_here and self._engine.is_gradient_accumulation_boundary():
             average_gradients(self._names)
         self._engine.step()

@@ -18,7 +18,6 @@ from ldlva_dist.training.device.copies import DeviceCopies
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
 from ldlva_dist.training.state import TrainState
 
-
 _T = TypeVar("_T")
 
 
@@ -42,7 +41,6 @@ def optimize(
     neighbors: TensorNeighbors | None,
     *,
     settings: StepSettings,
-    lr: float,
     use_neighbors: bool,
     tell: Callable[[StepOutputs], _T],
 ) -> tuple[StepOutputs, _T]:
@@ -55,7 +53,6 @@ def optimize(
         batch: This rank's rows.
         neighbors: Their neighbours, for ``elr`` themselves, for ``posterior`` both; None where the bank is not read.
         settings: The method's settings.
-        lr: The network's learning rate in this step.
         use_neighbors: False while the run warms up on the given labels alone.
         tell: Is called with the outputs as soon as the host has them, so that what it sends travels with the gradients.
 
@@ -86,7 +83,7 @@ def optimize(
         if len(results) == num_parts and engine.copies.at_once:
             done = take_outputs()
         engine.backward(result.loss * scale)
-        engine.step(lr)
+        engine.step()
     if sums and settings.recipe == "official":
         update_centers(engine.module.centers, *sums.wait(), rate=config.loss.center_rate)
     elif sums:

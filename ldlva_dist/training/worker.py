@@ -70,12 +70,12 @@ class Worker:
         if logits is not None:
             rows, near = with_logits(rows, near, logits, copies)
         clock.mark("copies")
+        self.state.engine.set_learning_rate(self.schedule.rate(step))
         outputs, verdict = optimize(
             self.state,
             rows,
             near,
             settings=self.settings,
-            lr=self.schedule.rate(step),
             use_neighbors=self._uses_neighbors(step),
             tell=partial(self._vote, inputs),
         )

@@ -43,41 +43,54 @@ def cut_into_frames(device: int, is_lossy: bool) -> None:
     fcntl.ioctl(device, TUNSETOFFLOAD, 0 if is_lossy else CHECKSUMS | SEGMENTS)
 
 
+class Line:
+    """Two ends, and the frames between them."""
+
+    def __init__(self, ends: tuple[int, int], delay_s: float, loss: float) -> None:
+        self._other = dict(zip(ends, reversed(ends), strict=True))
+        self._queues: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}
+        self.change(delay_s, loss)
+
+    def change(self, delay_s: float, loss: float) -> None:
+        """Be another line from now on."""
+        self._delay_s, self._loss = delay_s, loss
+        for end in self._other:
+            cut_into_frames(end, loss > 0)
+
+    def carry(self) -> bool:
+        """Wait for a frame that comes or is due, and carry all such; False once standard input has ended."""
+        due = min((queue[0][0] for queue in self._queues.values() if queue), default=time.monotonic() + 1)
+        ready: set[int] = set(select.select([*self._other, STDIN], [], [], max(0.0, due - time.monotonic()))[0])
+        if STDIN in ready:
+            if not (told := os.read(STDIN, FRAME_BYTES).split()):  # who started it is gone
+                return False
+            self.change(float(told[-2]) / 1000, float(told[-1]))
+        for end in ready - {STDIN}:
+            with suppress(OSError):  # none left, or the card is down
+                for _ in range(FRAMES_AT_ONCE):
+                    frame = os.read(end, FRAME_BYTES)
+                    if random.random() >= self._loss:
+                        self._queues[self._other[end]].append((time.monotonic() + self._delay_s, frame))
+        now = time.monotonic()
+        for end, queue in self._queues.items():
+            while queue and queue[0][0] <= now:
+                with suppress(OSError):  # a full queue drops, as a switch does
+                    os.write(end, queue.popleft()[1])
+        return True
+
+
 def main(switch: int, host: int, card: str, delay_s: float, loss: float) -> None:
     """Carry frames until its standard input ends."""
     os.nice(FIRST)
     with suppress(OSError):  # where Linux shares the CPUs among processes, not sessions
         Path("/proc/self/autogroup").write_text(str(FIRST))
-    ends = tap(switch, card), tap(host, "eth0")
-    for end in ends:
-        cut_into_frames(end, loss > 0)
+    line = Line((tap(switch, card), tap(host, "eth0")), delay_s, loss)
     into = ["nsenter", "-t", str(switch), "--net", "ip", "link", "set", card, "master", "br0", "up"]
     subprocess.run(into, check=True)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    other = dict(zip(ends, reversed(ends), strict=True))
-    queues: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}
-    while True:
-        now = time.monotonic()
-        due = min((queue[0][0] for queue in queues.values() if queue), default=now + 1)
-        ready: set[int] = set(select.select([*ends, STDIN], [], [], max(0.0, due - now))[0])
-        if STDIN in ready:
-            if not (told := os.read(STDIN, FRAME_BYTES).split()):  # who started it is gone
-                return
-            delay_s, loss = float(told[-2]) / 1000, float(told[-1])
-            for end in ends:
-                cut_into_frames(end, loss > 0)
-        for end in ready - {STDIN}:
-            with suppress(OSError):  # none left, or the card is down
-                for _ in range(FRAMES_AT_ONCE):
-                    frame = os.read(end, FRAME_BYTES)
-                    if random.random() >= loss:
-                        queues[other[end]].append((time.monotonic() + delay_s, frame))
-        now = time.monotonic()
-        for end, queue in queues.items():
-            while queue and queue[0][0] <= now:
-                with suppress(OSError):  # a full queue drops, as a switch does
-                    os.write(end, queue.popleft()[1])
+    while line.carry():
+        pass
 
 
 if __name__ == "__main__":

@@ -56,14 +56,13 @@ def _losses(device: torch.device, *, bf16: bool = False) -> list[float]:
     )
     state.engine.train()
     copies, losses = state.engine.copies, []
+    state.engine.set_learning_rate(0.01)
     for step in range(STEPS):
         batch, neighbors = _inputs(step, model.feature_width)
         rows = copies.ahead(partial(batch_tensors, batch, copies))
         near = copies.ahead(partial(neighbor_tensors, neighbors, copies))
         chosen = StepSettings(recipe="official", num_classes=CLASSES)
-        outputs, _ = optimize(
-            state, rows(), near(), settings=chosen, lr=0.01, use_neighbors=True, tell=lambda outputs: None
-        )
+        outputs, _ = optimize(state, rows(), near(), settings=chosen, use_neighbors=True, tell=lambda outputs: None)
         losses.append(float(outputs.terms["loss"]))
     return losses
 

@@ -122,7 +122,8 @@ def _rank(rank: int, folder: str) -> None:
         chosen = StepSettings(recipe="paper", num_classes=C)
         result = step(engine, batch, neighbors, settings=chosen, global_batch_size=2 * B)
         engine.backward(2 * result.loss)
-        engine.step(0.1)
+        engine.set_learning_rate(0.1)
+        engine.step()
     assert bool(result.loss.isfinite())
     state = engine.model_state()  # the first rank's alone
     assert rank or not torch.equal(before, state["centers"])

@@ -135,6 +135,7 @@ def _train(state: TrainState, steps: int) -> list[float]:
     """The loss of the global batch in every step."""
     settings, plan = step_settings(state.config, state.info, DEVICE), Plan((ROWS,), 0, BATCH, 16)
     losses = []
+    state.engine.set_learning_rate(1e-3)
     by_deepspeed = state.engine._engine.enable_backward_allreduce
     assert by_deepspeed == (state.engine._stage > 0), "ZeRO-0 on CPUs is averaged by two exchanges"
     assert state.table, "the recipe keeps something of each sample"
@@ -147,7 +148,7 @@ def _train(state: TrainState, steps: int) -> list[float]:
         near = copies.ahead(partial(neighbor_tensors, neighbors, copies)) if state.config.uses_neighbors else None
         rows, near = with_logits(rows(), near and near(), state.table.read(route), copies)
         outputs, apply = optimize(
-            state, rows, near, settings=settings, lr=1e-3, use_neighbors=True, tell=partial(_begin_apply, state, route)
+            state, rows, near, settings=settings, use_neighbors=True, tell=partial(_begin_apply, state, route)
         )
         apply()
         state.step += 1
