@@ -125,7 +125,8 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
     if arguments.network == "demo":
         lines |= {"slow": slow, "slow and lossy": replace(slow, loss=LOSS)}
         lines |= {"slow, windows kept": replace(slow, keeps_windows=True)}
-    cpus, no_delay = dict.fromkeys(names, ranks), dict.fromkeys(names, 0.0)
+    cpus: dict[str, int] = dict.fromkeys(names, ranks)
+    no_delay: dict[str, float] = dict.fromkeys(names, 0.0)
     measured: dict[str, Any] = {}
     with host_cluster(folder / "hosts", cpus=cpus, delays_ms=no_delay) as hosts:
         hosts.upload(folder / "faces")
