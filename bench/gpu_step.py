@@ -196,6 +196,7 @@ class Run:
         assert table, "made above"
         batch, rows, near, route = self._ahead
         self._ahead = self._ask(state.step + 1)
+        state.engine.begin_step(1e-3)
         tensors, neighbors = with_logits(rows(), near(), table.read(route), copies)
         with self._counted:  # the table's own arrays are the host's on any machine
             outputs, apply = optimize(

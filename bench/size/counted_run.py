@@ -27,6 +27,7 @@ TURNS = 50
 CAUSES = {"route": "route", "read": "table", "apply": "votes"}
 """Functions of the uncertainty table, and what their exchanges are for; every other collective is a gradient's."""
 COLLECTIVES = (
+    "isend",
     "all_reduce",
     "all_to_all_single",
     "all_gather_into_tensor",

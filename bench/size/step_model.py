@@ -7,6 +7,10 @@ HIDDEN = "route", "centers", "votes"
 """Begun a step ahead, or before the gradients, which take longer; nobody waits for them."""
 
 
+COUNTED_RANKS = 2
+"""Of the run whose messages were counted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
     """What one rank says in a step, to one purpose, by one kind of collective, in messages of about one size."""
@@ -52,10 +56,12 @@ def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: f
     if exchange.cause in HIDDEN or ranks == 1 or not exchange.calls:
         return 0.0
     size = exchange.num_bytes / exchange.calls
-    if exchange.kind == "all_to_all_single":
-        # All messages leave at once, by one card, and so does their cost at the sender; each is a part of the bytes.
-        part = size / ranks
-        once = delay_s + (ranks - 1) * (costs.hop_s + part / costs.bytes_per_s)
+    if exchange.kind in ("isend", "all_to_all_single"):
+        # All messages leave at once, by one card, and so does their cost at the sender. Those of an all-to-all are a part
+        # of the bytes, and wait until the receiver has said that it waits for them; those of isend were counted one by
+        # one, of two ranks, and somebody waits already.
+        part, ways = (COUNTED_RANKS * size / ranks, 1) if exchange.kind == "isend" else (size / ranks, 2)
+        once = ways * delay_s + (ranks - 1) * (costs.hop_s + part / costs.bytes_per_s)
     else:
         hops = {"all_reduce": 2 * (ranks - 1), "broadcast": math.ceil(math.log2(ranks))}.get(exchange.kind, ranks - 1)
         part = size if exchange.kind in ("broadcast", "all_gather", "all_gather_into_tensor") else size / ranks

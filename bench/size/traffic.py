@@ -6,10 +6,9 @@ connection, the round trip of a call to an actor. docs/concepts/traffic.md says 
 these and from the latency of a network; this prints it for 2 to 1,024 ranks.
 
 --hosts trains on hosts of Linux name spaces: all ranks on one host, then one on each, behind lines of 1 ms, of
---delay-ms, and of --delay-ms with 1 % of the frames lost. The model has seen none of these runs. Linux shrinks the
-window of a connection that was idle for longer than a retransmission takes; --delay-ms is measured as it comes, and
-with net.ipv4.tcp_slow_start_after_idle=0, which the model is about. Goals: --delay-ms predicted within 20 %; of one
-host's steps a second, 0.4 at 25 ms for the demo's network, and 0.9 at 1 ms for a ResNet-18 of 112 px.
+--delay-ms, and of --delay-ms with 1 % of the frames lost. The model has seen none of these runs. Goals: --delay-ms
+predicted within 20 %; of one host's steps a second, 0.4 at 25 ms for the demo's network, and 0.9 at 1 ms for a ResNet-18
+of 112 px.
 
 The lines are processes on the cores that the ranks share, and take more of them than a network card would.
 
@@ -51,7 +50,7 @@ from testing.local_packing import pack_here
 
 TRAIN = 1024
 WITHIN, LOSS = 0.2, 0.01
-SHARES = {"demo": ("slow, windows kept", 0.4), "resnet18": ("1 ms", 0.9)}
+SHARES = {"demo": ("slow", 0.4), "resnet18": ("1 ms", 0.9)}
 """By network: a line, and the goal of the hosts' steps a second behind it, of one host's."""
 STREAM_CPUS = 0.25
 """Of a rank; another such share of its host is left to the bank."""
@@ -90,8 +89,6 @@ class Line:
     """One way."""
     loss: float = 0.0
     """Share of the frames."""
-    keeps_windows: bool = False
-    """Of connections that were idle."""
 
 
 def main(arguments: Arguments) -> None:
@@ -124,7 +121,6 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
     lines = {"1 ms": Line(delay_ms=1.0)}
     if arguments.network == "demo":
         lines |= {"slow": slow, "slow and lossy": replace(slow, loss=LOSS)}
-        lines |= {"slow, windows kept": replace(slow, keeps_windows=True)}
     cpus: dict[str, int] = dict.fromkeys(names, ranks)
     no_delay: dict[str, float] = dict.fromkeys(names, 0.0)
     measured: dict[str, Any] = {}
@@ -139,8 +135,7 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
         for line, shape in lines.items():
             for name in names:  # a frame passes two of them
                 hosts.hosts[name].change_line(shape.delay_ms / 2, shape.loss / 2)
-                hosts.hosts[name].keep_windows(shape.keeps_windows)
-            measured[line] = run(replace(together, name=line.replace(" ", "-").replace(",", ""), placement=apart))
+            measured[line] = run(replace(together, name=line.replace(" ", "-"), placement=apart))
             print({name: f"{1 / figures['step_s']:.2f} steps/s" for name, figures in measured.items()}, flush=True)
             for name in names:
                 hosts.hosts[name].change_line(0.0, 0.0)

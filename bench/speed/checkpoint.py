@@ -132,6 +132,7 @@ def _train_and_save(folder: str, arguments: Arguments) -> dict[str, Any]:
         lookup = inputs.lookup
         assert lookup, "there is a client"
         assert lookup.route, "there is a table"
+        state.engine.begin_step(1e-3)
         rows, near = with_logits(inputs.rows(), lookup.near(), table.read(lookup.route), copies)
         outputs, apply = optimize(
             state,
@@ -266,6 +267,7 @@ def _agree(rank: int, folder: str, steps: int) -> None:
     step_s, verdict_s = [], []
     for batch in islice(_batches(BATCH // SAVERS), WARMUP + steps):
         began = time.monotonic()
+        state.engine.begin_step(1e-3)
         rows = batch_tensors(batch, state.engine.copies)
         _, decide = optimize(
             state,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ldlva_dist.errors import DataError
 from ldlva_dist.training.device.copies import copies_for
-from ldlva_dist.training.device.gradient_mean import average_gradients
+from ldlva_dist.training.device.gradient_mean import GradientMean
 
 BUCKET_NUMBERS = 50_000_000
 """Gradients reduced at a time. DeepSpeed's own 500 million would take 4 GB of each GPU, whatever the network's size."""
@@ -82,11 +82,12 @@ class Engine:
             model=model, optimizer=optimizer, config=_deepspeed_config(settings)
         )
         is_alone = dist.get_world_size() == 1
-        self._averages_here = self._stage == 0 and not settings.use_gpu and not is_alone
-        if self._averages_here or (self._stage == 0 and is_alone):
+        self._mean: GradientMean | None = None
+        if self._stage == 0 and (is_alone or not settings.use_gpu):
             # DeepSpeed would copy all gradients together and apart again to reduce them over one rank, and would leave
             # ranks on CPUs to gloo's ring, whose messages wait for each other.
             self._engine.enable_backward_allreduce = False
+            self._mean = None if is_alone else GradientMean(self._names)
         self._optimizer: torch.optim.Optimizer = getattr(self._wrapper, "optimizer", self._wrapper)
         self.device = next(model.parameters()).device
         if settings.use_gpu:
@@ -105,15 +106,17 @@ class Engine:
         """Add this micro-batch's gradient; DeepSpeed averages over ranks and micro-batches."""
         self._engine.backward(loss)
 
-    def set_learning_rate(self, rate: float) -> None:
-        """Take the next steps at a rate."""
+    def begin_step(self, learning_rate: float) -> None:
+        """Take the next optimiser step at a rate; the gradients of other ranks may come from now on."""
+        if self._mean:
+            self._mean.expect()
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate
 
     def step(self) -> None:
         """Take the optimiser step if this micro-batch completes one."""
-        if self._averages_here and self._engine.is_gradient_accumulation_boundary():
-            average_gradients(self._names)
+        if self._mean and self._engine.is_gradient_accumulation_boundary():
+            self._mean.take()
         self._engine.step()
 
     @property

@@ -63,6 +63,7 @@ class Worker:
     def step(self, inputs: StepInputs) -> tuple[StepOutputs, Callable[[], Verdict]]:
         """Learn from a batch, but for its uncertainties, which move when the verdict is taken."""
         step, clock, copies = self.state.step, self.meters.clock, self.state.engine.copies
+        self.state.engine.begin_step(self.schedule.rate(step))
         lookup, table = inputs.lookup, self.state.table
         logits = table.read(lookup.route) if table and lookup and lookup.route else None
         clock.mark("table")
@@ -70,7 +71,6 @@ class Worker:
         if logits is not None:
             rows, near = with_logits(rows, near, logits, copies)
         clock.mark("copies")
-        self.state.engine.set_learning_rate(self.schedule.rate(step))
         outputs, verdict = optimize(
             self.state,
             rows,

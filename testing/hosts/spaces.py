@@ -148,11 +148,6 @@ class Host(Space):
         self._line.stdin.write(f"{delay_ms} {loss}\n".encode())
         self._line.stdin.flush()
 
-    def keep_windows(self, keep: bool) -> None:
-        """Let connections that were idle go on with the window that they had, or shrink it as Linux does."""
-        setting = f"net.ipv4.tcp_slow_start_after_idle={0 if keep else 1}"
-        subprocess.run(["nsenter", "-t", str(self.pid), "--net", "sysctl", "-qw", setting], check=True)
-
     def end(self) -> None:
         """End all processes on it at one stroke, as when the power goes."""
         if self._line:

@@ -56,8 +56,8 @@ def _losses(device: torch.device, *, bf16: bool = False) -> list[float]:
     )
     state.engine.train()
     copies, losses = state.engine.copies, []
-    state.engine.set_learning_rate(0.01)
     for step in range(STEPS):
+        state.engine.begin_step(0.01)
         batch, neighbors = _inputs(step, model.feature_width)
         rows = copies.ahead(partial(batch_tensors, batch, copies))
         near = copies.ahead(partial(neighbor_tensors, neighbors, copies))

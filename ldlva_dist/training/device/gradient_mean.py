@@ -1,7 +1,8 @@
-"""The mean of the gradients over the ranks on CPUs, in two messages to each other rank: parts there, sums back.
+"""The mean of the gradients over the ranks on CPUs, in two messages to each other rank: parts there, means back.
 
-gloo sums in a ring, whose 2 (W - 1) messages wait for each other; the bytes are the same. docs/concepts/traffic.md says
-what that is in seconds.
+gloo's own sum is a ring, whose 2 (W - 1) messages wait for each other; the bytes are the same. A message of gloo leaves
+only when the receiver has said that it waits for it, so both are waited for from the beginning of a step, before there
+are gradients. docs/concepts/traffic.md says what that is in seconds.
 """
 
 from collections.abc import Iterable
@@ -10,34 +11,65 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ldlva_dist.method.row_routes import begin_exchange
+PARTS, MEANS = 1, 2
+"""Tags of messages."""
 
 
-@torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give each rank the mean of all ranks' gradients, with the same bits. Collective.
+class GradientMean:
+    """What one rank sums for all, and what it gets from them. Every method is a collective."""
 
-    Args:
-        parameters: The same on all ranks, on the CPU. One that has no gradient here, but may have one elsewhere, gets
-            zeros, as DeepSpeed does it.
-    """
-    num_ranks = dist.get_world_size()
-    gradients = [_gradient(parameter) for parameter in parameters if parameter.requires_grad]
-    sizes = [gradient.numel() for gradient in gradients]
-    filling = torch.zeros(-sum(sizes) % num_ranks)
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), filling]).view(num_ranks, -1)
-    parts = torch.empty_like(flat)
-    begin_exchange(parts, flat, group=None).wait()
-    mean = parts[0]
-    for part in parts[1:]:  # in the order of the ranks
-        mean += part
-    mean *= 1.0 / num_ranks
-    begin_exchange(flat, mean.repeat(num_ranks, 1), group=None).wait()
-    for gradient, mean in zip(gradients, flat.flatten().split([*sizes, len(filling)]), strict=False):
-        gradient.copy_(mean.view_as(gradient))
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        """``parameters`` are the same on all ranks, on the CPU."""
+        self._learnt = [parameter for parameter in parameters if parameter.requires_grad]
+        self._sizes = [parameter.numel() for parameter in self._learnt]
+        self._rank, num_ranks = dist.get_rank(), dist.get_world_size()
+        self._others = [other for other in range(num_ranks) if other != self._rank]
+        part = -(-sum(self._sizes) // num_ranks)
+        self._own, self._parts, self._means = (torch.zeros(num_ranks, part) for _ in range(3))
+        self._coming: list[list[dist.Work]] = []
+
+    def expect(self) -> None:
+        """Let the others send without waiting, from now until the next :meth:`take`."""
+        self._coming = [
+            [_work(dist.irecv(rows[other], other, tag=tag)) for other in self._others]
+            for tag, rows in ((PARTS, self._parts), (MEANS, self._means))
+        ]
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Give each rank the mean of all ranks' gradients, with the same bits, after :meth:`expect`.
+
+        A parameter that has no gradient here, but may have one elsewhere, gets zeros, as DeepSpeed does it.
+        """
+        gradients = [_gradient(parameter) for parameter in self._learnt]
+        torch.cat([gradient.flatten() for gradient in gradients], out=self._own.view(-1)[: sum(self._sizes)])
+        under_way = [_work(dist.isend(self._own[other], other, tag=PARTS)) for other in self._others]
+        self._parts[self._rank] = self._own[self._rank]
+        coming_parts, coming_means = self._coming
+        _wait(coming_parts)
+        mean = self._means[self._rank].copy_(self._parts[0])
+        for part in self._parts[1:]:  # in the order of the ranks
+            mean += part
+        mean *= 1.0 / len(self._parts)
+        under_way += [_work(dist.isend(mean, other, tag=MEANS)) for other in self._others]
+        _wait(coming_means)
+        means = self._means.view(-1)[: sum(self._sizes)].split(self._sizes)
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        _wait(under_way)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
+
+
+def _work(work: dist.Work | None) -> dist.Work:
+    assert work is not None, "this rank is one of the group"
+    return work
+
+
+def _wait(works: list[dist.Work]) -> None:
+    for work in works:
+        work.wait()

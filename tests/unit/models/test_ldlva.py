@@ -119,10 +119,10 @@ def _rank(rank: int, folder: str) -> None:
     engine = Engine(model, build_optimizer(model, "sgd", lr=0.1, weight_decay=0.0, momentum=0.0), shards)
     engine.train()
     for _ in range(2):
+        engine.begin_step(0.1)
         chosen = StepSettings(recipe="paper", num_classes=C)
         result = step(engine, batch, neighbors, settings=chosen, global_batch_size=2 * B)
         engine.backward(2 * result.loss)
-        engine.set_learning_rate(0.1)
         engine.step()
     assert bool(result.loss.isfinite())
     state = engine.model_state()  # the first rank's alone

@@ -135,11 +135,11 @@ def _train(state: TrainState, steps: int) -> list[float]:
     """The loss of the global batch in every step."""
     settings, plan = step_settings(state.config, state.info, DEVICE), Plan((ROWS,), 0, BATCH, 16)
     losses = []
-    state.engine.set_learning_rate(1e-3)
     by_deepspeed = state.engine._engine.enable_backward_allreduce
-    assert by_deepspeed == (state.engine._stage > 0), "ZeRO-0 on CPUs is averaged by two exchanges"
+    assert by_deepspeed == (state.engine._stage > 0), "ZeRO-0 on CPUs is averaged here"
     assert state.table, "the recipe keeps something of each sample"
     for _ in range(steps):
+        state.engine.begin_step(1e-3)
         batch, neighbors = _batch(state, plan)
         near_ids = neighbors.ids.ravel() if state.config.uses_neighbors else batch.ids[:0]
         route = state.table.route(np.concatenate([batch.ids, near_ids]), len(batch.ids))
