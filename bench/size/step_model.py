@@ -57,9 +57,9 @@ def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: f
         return 0.0
     size = exchange.num_bytes / exchange.calls
     if exchange.kind in ("isend", "all_to_all_single"):
-        # All messages leave at once, by one card, and so does their cost at the sender. Those of an all-to-all are a part
-        # of the bytes, and wait until the receiver has said that it waits for them; those of isend were counted one by
-        # one, of two ranks, and somebody waits already.
+        # All messages leave at once, by one card, and so does their cost at the sender. Those of an all-to-all are a
+        # part of the bytes, and wait until the receiver has said that it waits for them; those of isend were counted
+        # one by one, of two ranks, and somebody waits already.
         part, ways = (COUNTED_RANKS * size / ranks, 1) if exchange.kind == "isend" else (size / ranks, 2)
         once = ways * delay_s + (ranks - 1) * (costs.hop_s + part / costs.bytes_per_s)
     else:

@@ -7,8 +7,8 @@ these and from the latency of a network; this prints it for 2 to 1,024 ranks.
 
 --hosts trains on hosts of Linux name spaces: all ranks on one host, then one on each, behind lines of 1 ms, of
 --delay-ms, and of --delay-ms with 1 % of the frames lost. The model has seen none of these runs. Goals: --delay-ms
-predicted within 20 %; of one host's steps a second, 0.4 at 25 ms for the demo's network, and 0.9 at 1 ms for a ResNet-18
-of 112 px.
+predicted within 20 %; of one host's steps a second, 0.4 at 25 ms for the demo's network, and 0.9 at 1 ms for a
+ResNet-18 of 112 px.
 
 The lines are processes on the cores that the ranks share, and take more of them than a network card would.
 
