@@ -223,6 +223,8 @@ class Parts:
 WRAPPED = {
     "torch.distributed:all_reduce all_to_all_single broadcast reduce all_gather_into_tensor all_gather "
     "reduce_scatter_tensor barrier": "collectives",
+    "ldlva_dist.training.device.gradient_mean:GradientMean.expect GradientMean.take": "collectives",
+    "ldlva_dist.training.rank_votes:Agreement._verdict": "collectives",
     "torch:Tensor.backward": "backward",
     "torch.optim:AdamW.step": "optimizer",
     "torch.optim.adam:adam": "optimizer",

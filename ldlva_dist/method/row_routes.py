@@ -109,11 +109,11 @@ class RowRoutes:
         result = values.new_empty(int(received_W.sum()), *values.shape[1:])
         under_way = begin_exchange(result, values, sent_W, received_W, group=self.group)
 
-        def wait() -> Tensor:
+        def finish_exchange() -> Tensor:
             under_way.wait()
             return result
 
-        return wait
+        return finish_exchange
 
 
 def begin_exchange(

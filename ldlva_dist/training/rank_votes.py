@@ -112,11 +112,11 @@ def _send(votes_F: Tensor) -> Callable[[], Tensor]:
     found_WF = votes_F.new_empty(num_ranks, len(votes_F))
     under_way = begin_exchange(found_WF, votes_F.expand(num_ranks, -1).contiguous(), group=None)
 
-    def wait() -> Tensor:
+    def finish_votes() -> Tensor:
         under_way.wait()
         return found_WF
 
-    return wait
+    return finish_votes
 
 
 def give_up(run_uri: str, step: int, loss: float, ids: NDArray) -> NoReturn:

@@ -46,17 +46,18 @@ class GradientMean:
         under_way = [_work(dist.isend(self._own[other], other, tag=PARTS)) for other in self._others]
         self._parts[self._rank] = self._own[self._rank]
         coming_parts, coming_means = self._coming
-        _wait(coming_parts)
+        for coming in coming_parts:
+            coming.wait()
         mean = self._means[self._rank].copy_(self._parts[0])
         for part in self._parts[1:]:  # in the order of the ranks
             mean += part
         mean *= 1.0 / len(self._parts)
         under_way += [_work(dist.isend(mean, other, tag=MEANS)) for other in self._others]
-        _wait(coming_means)
+        for coming in (*coming_means, *under_way):
+            coming.wait()
         means = self._means.view(-1)[: sum(self._sizes)].split(self._sizes)
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
-        _wait(under_way)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -68,8 +69,3 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 def _work(work: dist.Work | None) -> dist.Work:
     assert work is not None, "this rank is one of the group"
     return work
-
-
-def _wait(works: list[dist.Work]) -> None:
-    for work in works:
-        work.wait()
