@@ -11,7 +11,7 @@ at most 0.4 of the other build's.
 """
 
 import functools
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -170,7 +170,7 @@ class Parts:
         """Wrap what the builds have in common; a name that a build lacks is no part of it."""
         for names, part in WRAPPED.items():
             module, *way = names.split(":")
-            for name in way[0].split():
+            for name in way[0].split() if importlib.util.find_spec(module) else ():
                 self._wrap(importlib.import_module(module), name, part)
         inputs: Any = importlib.import_module("ldlva_dist.training.build")
         worker = importlib.import_module("ldlva_dist.training.worker").Worker
