@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 import tyro
@@ -80,7 +79,7 @@ def counted_worker(arguments: Arguments, config: RunConfig, resources: Any) -> N
         torch.set_num_threads(1)  # what a rank is given so as to be alone on a host may be more than the machine has
         if done[0] == warmup:
             tally.clear()
-            before.update(counters())
+            before.update(card_counters())
         if warmup <= done[0] <= warmup + steps:
             begun.append(time.monotonic())
         if done[0] == warmup + steps and dist.get_rank() == 0:
@@ -92,7 +91,7 @@ def counted_worker(arguments: Arguments, config: RunConfig, resources: Any) -> N
                 "exchanges": exchanges,
                 "step_s": statistics.median(end - start for start, end in pairwise(begun)),
                 "mean_step_s": (begun[-1] - begun[0]) / steps,
-                **{name: (number - before[name]) / steps for name, number in counters().items()},
+                **{name: (number - before[name]) / steps for name, number in card_counters().items()},
             }
             if dist.get_world_size() == 1:
                 figures["actor_call_s"] = actor_call_s()
@@ -104,16 +103,15 @@ def counted_worker(arguments: Arguments, config: RunConfig, resources: Any) -> N
     train_worker(config, resources)
 
 
-def counters() -> dict[str, float]:
-    """CPU seconds of this machine; bytes and packets that this host's cards, loopback aside, have sent and received."""
-    times = psutil.cpu_times()
+def card_counters() -> dict[str, float]:
+    """Bytes and packets that this host's network cards, loopback aside, have sent and received."""
     sums: dict[str, float] = {"bytes_received": 0, "packets_received": 0, "bytes_sent": 0, "packets_sent": 0}
     for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]:
         name, numbers = line.split(":")
         if name.strip() != "lo":
             for key, place in zip(sums, (0, 1, 8, 9), strict=True):
                 sums[key] += int(numbers.split()[place])
-    return sums | {"busy_s": times.user + times.system + times.irq + times.softirq}
+    return sums
 
 
 def _counted(kind: str, bare: Any, tally: Tally) -> Any:

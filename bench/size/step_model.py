@@ -29,8 +29,6 @@ class Costs:
 
     step_s: float
     """A step of a rank that has no others, with its share of the batch."""
-    busy_s: float
-    """CPU of all processes in a step, for each rank of two."""
     hop_s: float
     """One message of a collective between processes of one machine."""
     bytes_per_s: float
@@ -39,16 +37,18 @@ class Costs:
     """A round trip to an actor."""
 
 
-def step_seconds(
-    exchanges: list[Exchange], costs: Costs, *, ranks: int, delay_s: float, cores: int | None = None
-) -> float:
-    """Seconds of a step; ``cores`` are shared by all ranks, None: each rank has its own.
+def step_seconds(exchanges: list[Exchange], costs: Costs, *, ranks: int, delay_s: float) -> float:
+    """Seconds of a step of ranks that do not share cores.
 
     The bank's answer, asked a step ahead, is waited for only where it takes longer than all else.
     """
-    work_s = max(costs.step_s, ranks * costs.busy_s / cores) if cores else costs.step_s
-    said_s = sum(exchange_seconds(each, costs, ranks=ranks, delay_s=delay_s) for each in exchanges)
-    return max(work_s + said_s, costs.actor_call_s + 2 * delay_s)
+    said_s = said_seconds(exchanges, costs, ranks=ranks, delay_s=delay_s)
+    return max(costs.step_s + said_s, costs.actor_call_s + 2 * delay_s)
+
+
+def said_seconds(exchanges: list[Exchange], costs: Costs, *, ranks: int, delay_s: float) -> float:
+    """Seconds of a step in which a rank waits for what others say."""
+    return sum(exchange_seconds(each, costs, ranks=ranks, delay_s=delay_s) for each in exchanges)
 
 
 def exchange_seconds(exchange: Exchange, costs: Costs, *, ranks: int, delay_s: float) -> float:

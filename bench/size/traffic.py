@@ -18,7 +18,6 @@ The lines are processes on the cores that the ranks share, and take more of them
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,7 @@ import tyro
 
 from bench.common import report
 from bench.size.counted_run import TURNS
-from bench.size.step_model import Costs, Exchange, step_seconds
+from bench.size.step_model import Costs, Exchange, said_seconds, step_seconds
 from ldlva_dist import storage
 from ldlva_dist.config import ModelConfig, RunConfig, to_json
 from ldlva_dist.config.presets import demo
@@ -139,15 +138,19 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
             print({name: f"{1 / figures['step_s']:.2f} steps/s" for name, figures in measured.items()}, flush=True)
             for name in names:
                 hosts.hosts[name].change_line(0.0, 0.0)
+    # Of all ranks on the cores that they share, without what they wait for even there.
+    work_s = measured["one host"]["step_s"] - said_seconds(exchanges, costs, ranks=ranks, delay_s=0.0)
+    shared = replace(costs, step_s=work_s)
     predicted_s = {
-        line: step_seconds(exchanges, costs, ranks=ranks, delay_s=delay_ms / 1000, cores=os.cpu_count() or 1)
-        for line, delay_ms in [("one host", 0.0), *((line, shape.delay_ms) for line, shape in lines.items())]
+        line: step_seconds(exchanges, shared, ranks=ranks, delay_s=shape.delay_ms / 1000)
+        for line, shape in lines.items()
     }
     ratios = {line: measured[line]["step_s"] / seconds for line, seconds in predicted_s.items()}
     shares = {line: measured["one host"]["step_s"] / measured[line]["step_s"] for line in lines}
     line, goal = SHARES[arguments.network]
     return {
         "ok": shares[line] >= goal and (arguments.network != "demo" or abs(ratios[line] - 1) <= WITHIN),
+        "exchanges": [vars(each) for each in exchanges],
         "costs": vars(costs),
         "predicted_steps_per_s": {line: 1 / seconds for line, seconds in predicted_s.items()},
         "measured_steps_per_s": {line: 1 / figures["step_s"] for line, figures in measured.items()},
@@ -167,7 +170,7 @@ def measure_parts(run: Run, place: tuple[str, str], arguments: Arguments) -> tup
     with tempfile.TemporaryDirectory() as folder:
         run_ranks(time_collectives, (folder,), 2)
         timed = json.loads((Path(folder) / "timed").read_text())
-    costs = Costs(step_s=alone["step_s"], busy_s=counted["busy_s"] / 2, actor_call_s=alone["actor_call_s"], **timed)
+    costs = Costs(step_s=alone["step_s"], actor_call_s=alone["actor_call_s"], **timed)
     return [Exchange(**each) for each in counted["exchanges"]], costs
 
 
