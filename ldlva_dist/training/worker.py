@@ -71,14 +71,8 @@ class Worker:
         if logits is not None:
             rows, near = with_logits(rows, near, logits, copies)
         clock.mark("copies")
-        outputs, verdict = optimize(
-            self.state,
-            rows,
-            near,
-            settings=self.settings,
-            use_neighbors=self._uses_neighbors(step),
-            tell=partial(self._vote, inputs),
-        )
+        uses, vote = self._uses_neighbors(step), partial(self._vote, inputs)
+        outputs, verdict = optimize(self.state, rows, near, settings=self.settings, use_neighbors=uses, tell=vote)
         clock.mark("network")
         self.state.step += 1
         self.meters.add(outputs.terms, inputs.batch, lookup if near else None)
