@@ -76,8 +76,8 @@ class Engine:
         deepspeed = import_deepspeed(settings.use_gpu)
         self.module: Any = model
         self._names = {parameter: name for name, parameter in model.named_parameters()}
-        self._stage = settings.zero_stage
-        _name_device(next(model.parameters()).device)
+        self._stage, self.device = settings.zero_stage, next(model.parameters()).device
+        _prepare_device(self.device)
         self._engine, self._wrapper, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(settings)
         )
@@ -89,9 +89,6 @@ class Engine:
             self._engine.enable_backward_allreduce = False
             self._mean = None if is_alone else GradientMean(self._names)
         self._optimizer: torch.optim.Optimizer = getattr(self._wrapper, "optimizer", self._wrapper)
-        self.device = next(model.parameters()).device
-        if settings.use_gpu:
-            torch.backends.cudnn.benchmark = True  # shapes stay as they are: each is tried out once
         self.copies = copies_for(self.device)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -267,13 +264,14 @@ def _copied(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
-def _name_device(device: torch.device) -> None:
-    """Let DeepSpeed keep to the model's GPU.
+def _prepare_device(device: torch.device) -> None:
+    """Let DeepSpeed keep to the model's GPU, and cuDNN look for its fastest ways.
 
-    It takes LOCAL_RANK for the device's index; Ray counts that by node addresses, and visible GPUs by node ids.
+    DeepSpeed takes LOCAL_RANK for the device's index; Ray counts that by node addresses, and visible GPUs by node ids.
     """
     if device.type == "cuda":
         os.environ["LOCAL_RANK"] = str(device.index)
+        torch.backends.cudnn.benchmark = True  # shapes stay as they are: each is tried out once
 
 
 def import_deepspeed(use_gpu: bool) -> Any:

@@ -34,7 +34,7 @@ from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.build import build_state, step_settings
 from ldlva_dist.training.device.copies import NoCopies
 from ldlva_dist.training.device.tensors import batch_tensors, neighbor_tensors, with_logits
-from ldlva_dist.training.engine import _name_device
+from ldlva_dist.training.engine import _prepare_device
 from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.state import TrainState
 from testing.forked_ranks import run_ranks
@@ -273,9 +273,9 @@ def test_starting_the_engine_compiles_nothing(runs: Path) -> None:
 def test_deepspeed_is_told_the_models_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pods of one GPU that share a host's address: Ray says local rank 1, the pod sees GPU 0 alone."""
     monkeypatch.setenv("LOCAL_RANK", "1")
-    _name_device(torch.device("cpu"))
+    _prepare_device(torch.device("cpu"))
     assert os.environ["LOCAL_RANK"] == "1"
-    _name_device(torch.device("cuda:0"))
+    _prepare_device(torch.device("cuda:0"))
     assert os.environ["LOCAL_RANK"] == "0"
 
 
