@@ -72,7 +72,7 @@ def counted_worker(arguments: Arguments, config: RunConfig, resources: Any) -> N
     tally: Tally = defaultdict(lambda: [0, 0])
     for kind in COLLECTIVES:
         setattr(dist, kind, _counted(kind, getattr(dist, kind), tally))
-    bare_step, done, before = Worker.step, [0], dict[str, float]()
+    bare_step, done, before = Worker.step, [0], dict[str, int]()
     begun: list[float] = []
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -103,9 +103,9 @@ def counted_worker(arguments: Arguments, config: RunConfig, resources: Any) -> N
     train_worker(config, resources)
 
 
-def card_counters() -> dict[str, float]:
+def card_counters() -> dict[str, int]:
     """Bytes and packets that this host's network cards, loopback aside, have sent and received."""
-    sums: dict[str, float] = {"bytes_received": 0, "packets_received": 0, "bytes_sent": 0, "packets_sent": 0}
+    sums: dict[str, int] = {"bytes_received": 0, "packets_received": 0, "bytes_sent": 0, "packets_sent": 0}
     for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]:
         name, numbers = line.split(":")
         if name.strip() != "lo":

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 HIDDEN = "route", "centers", "votes"
 """Begun a step ahead, or before the gradients, which take longer; nobody waits for them."""
-
-
 COUNTED_RANKS = 2
 """Of the run whose messages were counted."""
 

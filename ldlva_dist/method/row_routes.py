@@ -129,3 +129,20 @@ def begin_exchange(
     work = dist.all_to_all_single(result, values, *splits, group=group, async_op=True)
     assert work is not None, "this rank is one of the group"
     return work
+
+
+def begin_gather(values_F: Tensor) -> Callable[[], Tensor]:
+    """Begin to send the same few numbers to all ranks; what is returned waits for [W, F] those of all. Collective.
+
+    On the CPU: gloo's own gather would hand them on from rank to rank.
+    """
+    if (num_ranks := dist.get_world_size()) == 1:
+        return lambda: values_F[None]
+    found_WF = values_F.new_empty(num_ranks, len(values_F))
+    under_way = begin_exchange(found_WF, values_F.repeat(num_ranks, 1), group=None)
+
+    def finish_gather() -> Tensor:
+        under_way.wait()
+        return found_WF
+
+    return finish_gather

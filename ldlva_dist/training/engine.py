@@ -100,7 +100,7 @@ class Engine:
         self._engine.train(mode)
 
     def backward(self, loss: Tensor) -> None:
-        """Add this micro-batch's gradient; DeepSpeed averages over ranks and micro-batches."""
+        """Add this micro-batch's gradient; a step takes the mean over ranks and micro-batches."""
         self._engine.backward(loss)
 
     def begin_step(self, learning_rate: float) -> None:

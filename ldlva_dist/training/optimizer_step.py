@@ -13,7 +13,7 @@ from ldlva_dist.method.centers import update_centers
 from ldlva_dist.method.posterior import move_joint, posterior_step
 from ldlva_dist.method.robust_losses import mixup_share
 from ldlva_dist.method.robust_step import ROBUST, robust_step
-from ldlva_dist.method.row_routes import begin_exchange
+from ldlva_dist.method.row_routes import begin_gather
 from ldlva_dist.method.step import StepResult, StepSettings, TensorBatch, TensorNeighbors, step
 from ldlva_dist.training.device.copies import DeviceCopies
 from ldlva_dist.training.neighbors.exact_neighbors import forward_exact
@@ -65,7 +65,7 @@ def optimize(
     results: list[StepResult] = []
     coming: list[Callable[[], dict[str, Tensor]]] = []
     sums = done = None
-    # DeepSpeed averages over ranks and micro-batches; the losses are shares of the global batch's, so they add up.
+    # The engine averages over ranks and micro-batches; the losses are shares of the global batch's, so they add up.
     scale = dist.get_world_size() * num_parts
 
     def take_outputs() -> tuple[StepOutputs, _T]:
@@ -133,20 +133,25 @@ class RankSums:
         parts = [[each for each in _sums(result) if each is not None] for result in results]
         totals = [torch.stack(same).sum(dim=0) for same in zip(*parts, strict=True)]
         self._shapes = [total.shape for total in totals]
-        flat, num_ranks = torch.cat([total.flatten() for total in totals]), dist.get_world_size()
-        self._by_rank, self._under_way = flat[None], None
-        if num_ranks > 1 and flat.is_cpu:  # a few numbers, to each rank: gloo's ring would be waited for
-            own, self._by_rank = flat.repeat(num_ranks, 1), flat.new_empty(num_ranks, len(flat))
-            self._under_way = begin_exchange(self._by_rank, own, group=None)
-        elif num_ranks > 1:
-            self._under_way = dist.all_reduce(flat, async_op=True)
+        flat = torch.cat([total.flatten() for total in totals])
+        self._wait = begin_gather(flat) if flat.is_cpu or dist.get_world_size() == 1 else _begin_sum(flat)
 
     def wait(self) -> list[Tensor]:
         """The sums, in the order of the step's result, with the same bits on all ranks."""
-        if self._under_way:
-            self._under_way.wait()
-        parts = self._by_rank.sum(dim=0).split([shape.numel() for shape in self._shapes])
+        parts = self._wait().sum(dim=0).split([shape.numel() for shape in self._shapes])
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+
+def _begin_sum(flat: Tensor) -> Callable[[], Tensor]:
+    """Begin to sum over the ranks where the numbers are; what is returned gives [1, n]."""
+    under_way = dist.all_reduce(flat, async_op=True)
+
+    def finish_sum() -> Tensor:
+        if under_way:
+            under_way.wait()
+        return flat[None]
+
+    return finish_sum
 
 
 def _sums(result: StepResult) -> tuple[Tensor | None, ...]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.errors import DataError
-from ldlva_dist.method.row_routes import begin_exchange
+from ldlva_dist.method.row_routes import begin_gather
 
 ASK_RAY_EVERY_S = 5.0  # Ray itself looks so often
 _terminated = threading.Event()
@@ -81,7 +81,7 @@ class Agreement:
             self._is_first and now - self._asked_at >= ASK_RAY_EVERY_S,
             uploading,
         ]
-        return partial(self._verdict, (send or _send)(torch.tensor(said, dtype=torch.float32)), now)
+        return partial(self._verdict, (send or begin_gather)(torch.tensor(said, dtype=torch.float32)), now)
 
     def _verdict(self, wait: Callable[[], Tensor], now: float) -> Verdict:
         is_bad, stop, save, ask, uploading = wait().bool().any(dim=0).tolist()
@@ -103,20 +103,6 @@ class Agreement:
         new = set(info.preempted_node_ids) - self._preempted if info else set()
         self._preempted |= new
         return bool(new)
-
-
-def _send(votes_F: Tensor) -> Callable[[], Tensor]:
-    """Begin to send them to all; what is returned waits for [W, F] what all say."""
-    if (num_ranks := dist.get_world_size()) == 1:
-        return lambda: votes_F[None]
-    found_WF = votes_F.new_empty(num_ranks, len(votes_F))
-    under_way = begin_exchange(found_WF, votes_F.expand(num_ranks, -1).contiguous(), group=None)
-
-    def finish_votes() -> Tensor:
-        under_way.wait()
-        return found_WF
-
-    return finish_votes
 
 
 def give_up(run_uri: str, step: int, loss: float, ids: NDArray) -> NoReturn:

@@ -43,7 +43,7 @@ def cut_into_frames(device: int, is_lossy: bool) -> None:
     fcntl.ioctl(device, TUNSETOFFLOAD, 0 if is_lossy else CHECKSUMS | SEGMENTS)
 
 
-class Line:
+class Relay:
     """Two ends, and the frames between them."""
 
     def __init__(self, ends: tuple[int, int], delay_s: float, loss: float) -> None:
@@ -84,12 +84,12 @@ def main(switch: int, host: int, card: str, delay_s: float, loss: float) -> None
     os.nice(FIRST)
     with suppress(OSError):  # where Linux shares the CPUs among processes, not sessions
         Path("/proc/self/autogroup").write_text(str(FIRST))
-    line = Line((tap(switch, card), tap(host, "eth0")), delay_s, loss)
+    relay = Relay((tap(switch, card), tap(host, "eth0")), delay_s, loss)
     into = ["nsenter", "-t", str(switch), "--net", "ip", "link", "set", card, "master", "br0", "up"]
     subprocess.run(into, check=True)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    while line.carry():
+    while relay.carry():
         pass
 
 

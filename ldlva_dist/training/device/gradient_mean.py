@@ -45,7 +45,7 @@ class GradientMean:
         torch.cat([gradient.flatten() for gradient in gradients], out=self._own.view(-1)[: sum(self._sizes)])
         under_way = [_work(dist.isend(self._own[other], other, tag=PARTS)) for other in self._others]
         self._parts[self._rank] = self._own[self._rank]
-        coming_parts, coming_means = self._coming
+        (coming_parts, coming_means), self._coming = self._coming, []  # none is waited for twice
         for coming in coming_parts:
             coming.wait()
         mean = self._means[self._rank].copy_(self._parts[0])
