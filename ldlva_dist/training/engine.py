@@ -117,6 +117,11 @@ class Engine:
         self._engine.step()
 
     @property
+    def waited_s(self) -> float:
+        """Seconds, in all, that steps stood still for other ranks' gradients; known at ZeRO-0 on CPUs, else 0."""
+        return self._mean.waited_s if self._mean else 0.0
+
+    @property
     def skipped_steps(self) -> int:
         """Steps that DeepSpeed left out because a gradient was not finite.
 
@@ -168,7 +173,7 @@ class Engine:
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`optimizer_state` gave, on any number of ranks; DataError for another's. Collective."""
         moments = sorted({key.split("/", 1)[0] for key in state if "/" in key})
-        self._require_fitting(state, moments)
+        _require_fitting(state, moments, self._names)
         for held in self._held_parameters():
             entry = self._optimizer.state[held]
             entry |= {key: value.clone() for key, value in state.items() if "/" not in key}
@@ -176,13 +181,6 @@ class Engine:
         for key in moments:
             for parameter, name in self._names.items():
                 self._set_moment(parameter, key, state[f"{key}/{name}"])
-
-    def _require_fitting(self, state: Mapping[str, Tensor], moments: Sequence[str]) -> None:
-        shapes = {f"{key}/{name}": _shape(p) for key in moments for p, name in self._names.items()}
-        for key in sorted({*shapes, *state}):
-            there, here = state[key].shape if key in state else None, shapes.get(key, torch.Size())
-            if there != here:
-                raise DataError(f"the optimiser's state that was saved does not fit: {key} is {there}, must be {here}")
 
     def _held_parameters(self) -> list[Tensor]:
         """What the torch optimiser sees: parameters (ZeRO-0) or this rank's flat partitions of them."""
@@ -248,6 +246,14 @@ class Engine:
         held = self._wrapper.single_partition_of_fp32_groups[mapping.param_group_index]
         moments = self._optimizer.state[held][key]
         yield slice(whole.start, whole.start + whole.numel), moments.narrow(0, flat.start, flat.numel)
+
+
+def _require_fitting(state: Mapping[str, Tensor], moments: Sequence[str], names: Mapping[nn.Parameter, str]) -> None:
+    shapes = {f"{key}/{name}": _shape(p) for key in moments for p, name in names.items()}
+    for key in sorted({*shapes, *state}):
+        there, here = state[key].shape if key in state else None, shapes.get(key, torch.Size())
+        if there != here:
+            raise DataError(f"the optimiser's state that was saved does not fit: {key} is {there}, must be {here}")
 
 
 def _shape(parameter: Any) -> torch.Size:

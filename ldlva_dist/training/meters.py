@@ -22,9 +22,9 @@ STEP = 1.05
 LARGEST = 2**40
 EDGES = np.unique(np.ceil(STEP ** np.arange(np.log(LARGEST) / np.log(STEP))).astype(np.int64))
 """Ages up to 21 have a bin each; a wider bin ends at most 5 % above where it begins."""
-PARTS: tuple[str, ...] = "stream", "bank", "table", "copies", "network", "votes", "log"
-"""Waits for images; lookups and writes; uncertainties read; tensors made; forward, backward and optimiser with the
-ranks' sums of gradients; uncertainties applied and votes; everything else."""
+PARTS: tuple[str, ...] = "stream", "bank", "table", "copies", "network", "gradients", "votes", "log"
+"""Waits for images; lookups and writes; uncertainties read; tensors made; forward, backward and optimiser; waits for
+other ranks' gradients, as far as they can be told from those; uncertainties applied and votes; everything else."""
 
 
 class StepClock:
@@ -35,10 +35,11 @@ class StepClock:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = time.perf_counter()
 
-    def mark(self, part: str) -> None:
-        """The time since the last mark was that part's."""
+    def mark(self, part: str, *, gradients_s: float = 0.0) -> None:
+        """The time since the last mark was that part's, but for what of it was spent waiting for gradients."""
         now = time.perf_counter()
-        self._seconds[part] += now - self._since
+        self._seconds[part] += now - self._since - gradients_s
+        self._seconds["gradients"] += gradients_s
         self._since = now
 
     def drain(self) -> list[float]:

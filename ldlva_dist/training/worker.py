@@ -62,18 +62,18 @@ class Worker:
 
     def step(self, inputs: StepInputs) -> tuple[StepOutputs, Callable[[], Verdict]]:
         """Learn from a batch, but for its uncertainties, which move when the verdict is taken."""
-        step, clock, copies = self.state.step, self.meters.clock, self.state.engine.copies
-        self.state.engine.begin_step(self.schedule.rate(step))
+        step, clock, engine = self.state.step, self.meters.clock, self.state.engine
+        engine.begin_step(self.schedule.rate(step))
         lookup, table = inputs.lookup, self.state.table
         logits = table.read(lookup.route) if table and lookup and lookup.route else None
         clock.mark("table")
         rows, near = inputs.rows(), lookup and lookup.near()
         if logits is not None:
-            rows, near = with_logits(rows, near, logits, copies)
+            rows, near = with_logits(rows, near, logits, engine.copies)
         clock.mark("copies")
-        uses, vote = self._uses_neighbors(step), partial(self._vote, inputs)
+        uses, vote, waited_s = self._uses_neighbors(step), partial(self._vote, inputs), engine.waited_s
         outputs, verdict = optimize(self.state, rows, near, settings=self.settings, use_neighbors=uses, tell=vote)
-        clock.mark("network")
+        clock.mark("network", gradients_s=engine.waited_s - waited_s)
         self.state.step += 1
         self.meters.add(outputs.terms, inputs.batch, lookup if near else None)
         return outputs, verdict

@@ -5,6 +5,7 @@ only when the receiver has said that it waits for it, so both are waited for fro
 are gradients. docs/concepts/traffic.md says what that is in seconds.
 """
 
+import time
 from collections.abc import Iterable
 
 import torch
@@ -27,6 +28,8 @@ class GradientMean:
         part = -(-sum(self._sizes) // num_ranks)
         self._own, self._parts, self._means = (torch.zeros(num_ranks, part) for _ in range(3))
         self._coming: list[list[dist.Work]] = []
+        self.waited_s = 0.0
+        """How long, in all, :meth:`take` has stood still for other ranks."""
 
     def expect(self) -> None:
         """Let the others send without waiting, from now until the next :meth:`take`."""
@@ -46,18 +49,22 @@ class GradientMean:
         under_way = [_work(dist.isend(self._own[other], other, tag=PARTS)) for other in self._others]
         self._parts[self._rank] = self._own[self._rank]
         (coming_parts, coming_means), self._coming = self._coming, []  # none is waited for twice
-        for coming in coming_parts:
-            coming.wait()
+        self._wait(coming_parts)
         mean = self._means[self._rank].copy_(self._parts[0])
         for part in self._parts[1:]:  # in the order of the ranks
             mean += part
         mean *= 1.0 / len(self._parts)
         under_way += [_work(dist.isend(mean, other, tag=MEANS)) for other in self._others]
-        for coming in (*coming_means, *under_way):
-            coming.wait()
+        self._wait([*coming_means, *under_way])
         means = self._means.view(-1)[: sum(self._sizes)].split(self._sizes)
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+    def _wait(self, coming: Iterable[dist.Work]) -> None:
+        began = time.perf_counter()
+        for work in coming:
+            work.wait()
+        self.waited_s += time.perf_counter() - began
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,5 +1,6 @@
 """The mean of gradients over real gloo ranks: numpy's, with the same bits everywhere, in two messages to each rank."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,14 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
     dist.isend = lambda values, other, tag: sent.append(other) or bare(values, other, tag=tag)
     learnt = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
     fixed = nn.Parameter(torch.zeros(3), requires_grad=False)
-    mean = GradientMean([*learnt[:1], fixed, *learnt[1:]])
+    mean, began = GradientMean([*learnt[:1], fixed, *learnt[1:]]), time.perf_counter()
     for step in range(STEPS):
         mean.expect()
         for place, (parameter, gradient) in enumerate(zip(learnt, _gradients(rank, step), strict=True)):
             parameter.grad = None if rank and place == WITHOUT else torch.from_numpy(gradient)
         mean.take()
         torch.save([parameter.grad for parameter in learnt], f"{folder}/rank-{rank}-{step}.pt")
+    assert 0 < mean.waited_s < time.perf_counter() - began
     assert fixed.grad is None
     assert sorted(sent) == sorted([other for other in range(world_size) if other != rank] * 2 * STEPS)
     dist.destroy_process_group()

@@ -14,6 +14,8 @@ from ldlva_dist.training.meters import EDGES, PARTS, Meters, count_ages, percent
 from testing.forked_ranks import run_ranks
 
 STEPS, ROWS, K, RANKS, FIRST = 5, 6, 3, 2, 9000
+GRADIENTS_S = 1e-9
+"""Less than any step that is marked here takes."""
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95, 1.0])
@@ -65,7 +67,7 @@ def _rank(rank: int, folder: str) -> None:
     meters = Meters(batch_size=RANKS * ROWS, num_rows=1000, total_steps=20_000, device=torch.device("cpu"))
     for batch, neighbors, terms in _happened(rank):
         meters.add(terms, batch, neighbors)
-        meters.clock.mark("network")
+        meters.clock.mark("network", gradients_s=GRADIENTS_S)
     traffic = Traffic(busy_s=0.01 * (rank + 1), shard_s=0.02, bytes_read=1000 * (rank + 1), bytes_written=10)
     first = meters.drain(FIRST + STEPS, traffic.drain())
     assert traffic == Traffic()
@@ -99,6 +101,7 @@ def test_a_log_line_is_about_all_ranks_since_the_last_line(tmp_path: Path) -> No
     for found in lines[0]:  # every moment belongs to one part
         longest = 1000 * RANKS * ROWS / found["samples_per_second"]
         assert 0 < sum(found[f"{part}_ms"] for part in PARTS) <= longest
+    assert lines[0][0]["gradients_ms"] == pytest.approx(1000 * GRADIENTS_S)
     assert lines[0][0]["network_ms"] > 0 == lines[0][1]["network_ms"] == lines[0][0]["stream_ms"]
     assert lines[0][0]["lookup_ms"] == pytest.approx(1000 * 0.03 / (RANKS * STEPS))
     assert lines[0][0]["lookup_shard_ms"] == pytest.approx(1000 * 0.04 / (RANKS * STEPS))
