@@ -1,16 +1,17 @@
 """Claim: steps a second follow from how often and how much the ranks say to each other, and from latencies.
 
-Counted in a run of two ranks, by wrapping the collectives of torch: calls and bytes a step, by cause. Measured alone,
-on this machine: the step of one rank without others, what a collective costs beside its bytes, the bandwidth of a
-connection, the round trip of a call to an actor. docs/concepts/traffic.md says how the time of a step follows from
-these and from the latency of a network; this prints it for 2 to 1,024 ranks.
+Counted in a run of two ranks, by wrapping the collectives of torch: calls and bytes a step, by cause. Measured alone:
+the step of one rank without others, what a message costs beside its bytes, the bandwidth of a connection
+(message_costs.py), the round trip of a call to an actor. docs/concepts/traffic.md says how the time of a step follows
+from these and from the latency of a network; this prints it for 2 to 1,024 ranks.
 
 --hosts trains on hosts of Linux name spaces: all ranks on one host, then one on each, behind lines of 1 ms, of
---delay-ms, and of --delay-ms with 1 % of the frames lost. The model has seen none of these runs. Goals: --delay-ms
-predicted within 20 %; of one host's steps a second, 0.4 at 25 ms for the demo's network, and 0.9 at 1 ms for a
-ResNet-18 of 112 px.
+--delay-ms, and of --delay-ms with 1 % of the frames lost. The model has seen none of these runs but the first. Goals:
+--delay-ms predicted within 20 %; of one host's steps a second, 0.4 at 25 ms for the demo's network, and 0.9 at 1 ms for
+a ResNet-18 of 112 px.
 
-The lines are processes on the cores that the ranks share, and take more of them than a network card would.
+The lines are processes on the cores that the ranks share, and take more of them than a network card would: what
+messages cost is measured through them, without a delay.
 
     python -m bench.size.traffic                              # counts, parameters, predictions
     python -m bench.size.traffic --hosts --ranks 3 --delay-ms 25
@@ -21,19 +22,16 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
 import tyro
 
 from bench.common import report
-from bench.size.counted_run import TURNS
+from bench.size.message_costs import command
 from bench.size.step_model import Costs, Exchange, said_seconds, step_seconds
 from ldlva_dist import storage
 from ldlva_dist.config import ModelConfig, RunConfig, to_json
@@ -43,8 +41,7 @@ from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
-from testing.forked_ranks import run_ranks
-from testing.hosts.cluster import BUCKET, FACES, WORKERS, HostCluster, host_cluster
+from testing.hosts.cluster import ADDRESSES, BUCKET, FACES, WORKERS, HostCluster, host_cluster
 from testing.local_packing import pack_here
 
 TRAIN = 1024
@@ -54,6 +51,7 @@ SHARES = {"demo": ("slow", 0.4), "resnet18": ("1 ms", 0.9)}
 STREAM_CPUS = 0.25
 """Of a rank; another such share of its host is left to the bank."""
 RUN_LIMIT_S = 900.0
+MEETING_PORT = 29555
 
 PIXELS = {"demo": 48, "resnet18": 112}
 
@@ -103,7 +101,7 @@ def measure_here(folder: Path, arguments: Arguments) -> dict[str, Any]:
     """Figures of this machine, and what follows for others."""
     run = partial(run_here, folder, arguments)
     place = str(folder / "faces"), str(folder)
-    exchanges, costs = measure_parts(run, place, arguments)
+    exchanges, costs = measure_parts(run, place, arguments, message_costs_here(folder))
     figures: dict[str, Any] = {"ok": True, "exchanges": [vars(each) for each in exchanges], "costs": vars(costs)}
     for delay_ms in (0.05, 1.0, arguments.delay_ms):
         figures[f"steps_per_s_at_{delay_ms:g}_ms"] = {
@@ -127,7 +125,8 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
         hosts.upload(folder / "faces")
         hosts.start_nodes("head", *names)
         run, place = partial(run_on_hosts, hosts, arguments), (FACES, f"{BUCKET}/runs")
-        exchanges, costs = measure_parts(run, place, arguments)
+        exchanges, costs = measure_parts(run, place, arguments, message_costs(hosts, names[:1] * ranks))
+        costs_apart = replace(costs, **message_costs(hosts, names))
         together = run_config(arguments, *place, "one-host", ranks=ranks)
         measured["one host"] = run(together)
         apart = replace(together.placement, cpus_per_worker=ranks - 2 * STREAM_CPUS)
@@ -140,7 +139,7 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
                 hosts.hosts[name].change_line(0.0, 0.0)
     # Of all ranks on the cores that they share, without what they wait for even there.
     work_s = measured["one host"]["step_s"] - said_seconds(exchanges, costs, ranks=ranks, delay_s=0.0)
-    shared = replace(costs, step_s=work_s)
+    shared = replace(costs_apart, step_s=work_s)
     predicted_s = {
         line: step_seconds(exchanges, shared, ranks=ranks, delay_s=shape.delay_ms / 1000)
         for line, shape in lines.items()
@@ -152,6 +151,7 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
         "ok": shares[line] >= goal and (arguments.network != "demo" or abs(ratios[line] - 1) <= WITHIN),
         "exchanges": [vars(each) for each in exchanges],
         "costs": vars(costs),
+        "costs_apart": vars(shared),
         "predicted_steps_per_s": {line: 1 / seconds for line, seconds in predicted_s.items()},
         "measured_steps_per_s": {line: 1 / figures["step_s"] for line, figures in measured.items()},
         "predicted_to_measured": ratios,
@@ -164,33 +164,42 @@ def measure_on_hosts(folder: Path, arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def measure_parts(run: Run, place: tuple[str, str], arguments: Arguments) -> tuple[list[Exchange], Costs]:
-    """What two ranks say to each other, and the model's parameters; ``place`` has the data set and the runs."""
+def measure_parts(
+    run: Run, place: tuple[str, str], arguments: Arguments, timed: dict[str, float]
+) -> tuple[list[Exchange], Costs]:
+    """What two ranks say to each other, and the model's parameters.
+
+    Args:
+        run: Makes a run.
+        place: Of the data set and the runs.
+        arguments: Which runs.
+        timed: What messages cost.
+    """
     counted, alone = (run(run_config(arguments, *place, f"of-{ranks}", ranks=ranks)) for ranks in (2, 1))
-    with tempfile.TemporaryDirectory() as folder:
-        run_ranks(time_collectives, (folder,), 2)
-        timed = json.loads((Path(folder) / "timed").read_text())
     costs = Costs(step_s=alone["step_s"], actor_call_s=alone["actor_call_s"], **timed)
     return [Exchange(**each) for each in counted["exchanges"]], costs
 
 
-def time_collectives(rank: int, folder: str) -> None:
-    """One rank of two: seconds of a small all-to-all, and bytes a second of a large all-reduce."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    small, large = torch.zeros(16), torch.zeros(1 << 21)
+def message_costs_here(folder: Path) -> dict[str, float]:
+    """What messages cost between two processes of this machine."""
+    commands = [command(rank, 2, f"file://{folder}/meet") for rank in range(2)]
+    started = [subprocess.Popen([sys.executable, *each[1:]], stdout=subprocess.PIPE) for each in commands]
+    return _said_by_first(started)
 
-    def seconds(call: Any) -> float:
-        call()
-        began = time.monotonic()
-        for _ in range(TURNS):
-            call()
-        return (time.monotonic() - began) / TURNS
 
-    hop_s = seconds(lambda: dist.all_to_all_single(torch.empty_like(small), small))
-    bytes_per_s = large.numel() * 4 / seconds(lambda: dist.all_reduce(large))
-    if rank == 0:
-        (Path(folder) / "timed").write_text(json.dumps({"hop_s": hop_s, "bytes_per_s": bytes_per_s}))
-    dist.destroy_process_group()
+def message_costs(hosts: HostCluster, names: Sequence[str]) -> dict[str, float]:
+    """What messages cost between ranks on these hosts, one for each name."""
+    meet, environment = f"tcp://{ADDRESSES[names[0]]}:{MEETING_PORT}", hosts.environment(GLOO_SOCKET_IFNAME="eth0")
+    commands = [command(rank, len(names), meet) for rank in range(len(names))]
+    each = zip(names, commands, strict=True)
+    return _said_by_first([hosts.hosts[name].popen(one, environment, subprocess.PIPE) for name, one in each])
+
+
+def _said_by_first(processes: list[subprocess.Popen[bytes]]) -> dict[str, float]:
+    """The line of JSON that the first rank prints last."""
+    said = [process.communicate(timeout=RUN_LIMIT_S)[0].decode() for process in processes]
+    assert not any(process.returncode for process in processes), said
+    return json.loads(said[0].splitlines()[-1])
 
 
 def run_config(arguments: Arguments, dataset: str, storage_path: str, name: str, *, ranks: int) -> RunConfig:
