@@ -41,7 +41,7 @@ def main(arguments: Arguments) -> None:
 
 
 def command(rank: int, ranks: int, meet: str) -> list[str]:
-    """That starts a rank."""
+    """What starts a rank."""
     return ["python", "-m", "bench.size.message_costs", "--rank", str(rank), "--ranks", str(ranks), "--meet", meet]
 
 
