@@ -8,7 +8,7 @@ STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -qq --no-compile -c constraints.txt
-BENCHES = $(subst /,.,$(basename $(shell grep -l '^"""Claim:' bench/*/*.py)))
+BENCHES = $(subst /,.,$(basename $(shell grep -l '^"""Claim' bench/*/*.py)))
 
 export DS_BUILD_OPS := 0
 export RAY_worker_niceness ?= 0
