@@ -140,6 +140,8 @@ def _network_bytes(config: RunConfig, model: LDLVA) -> int:
     is_shared = workers > 1 and training.zero_stage > 0
     # ZeRO: weights, gradients and one bucket of them are whole, of masters, moments and own gradients a share is held.
     state = 3 * weights + (2 + moments) * weights // workers if is_shared else (2 + moments) * weights
+    if workers > 1 and not (is_shared or config.placement.use_gpu):
+        state += 3 * weights  # what GradientMean sends and receives
     batch = -(-data.batch_size // workers // training.gradient_accumulation_steps)
     shape = (batch, data.image_size, data.image_size, data.channels)
     inputs = [torch.empty(shape, dtype=torch.uint8, device="meta")]

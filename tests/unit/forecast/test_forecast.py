@@ -31,6 +31,7 @@ from ldlva_dist.forecast.sizes import (
     epoch_bytes,
     meta_model,
     moment_names,
+    parameter_bytes,
     planned_bank_spec,
 )
 from ldlva_dist.forecast.watch import OTHERS, Peak
@@ -174,6 +175,21 @@ def test_a_gpu_holds_the_buckets_of_zero_and_batches_that_come_ahead() -> None:
 
     assert gpu(2, 1, 48) - gpu(2, 0, 48) > 3.9 * BUCKET_NUMBERS
     assert gpu(1, 0, 96) - gpu(1, 0, 48) > 3 * 8 * 3 * (96**2 - 48**2)
+
+
+def test_ranks_on_cpus_hold_the_gradients_that_they_exchange() -> None:
+    def trainer(workers: int, stage: Literal[0, 1]) -> int:
+        config = replace(
+            CONFIG,
+            placement=replace(CONFIG.placement, num_workers=workers),
+            training=replace(CONFIG.training, zero_stage=stage),
+        )
+        return next(role.each for role in computed_memory(config, INFO, nodes=1) if role.name == "trainer")
+
+    weights, moments = parameter_bytes(meta_model(CONFIG, INFO)), len(moment_names(CONFIG))
+    whole, shared = (2 + moments + 3) * weights, 3 * weights + (2 + moments) * weights // 2
+    assert trainer(2, 0) - trainer(2, 1) == whole - shared
+    assert trainer(1, 0) == trainer(1, 1)
 
 
 def test_the_memory_of_a_shard_grows_by_what_a_row_takes() -> None:
