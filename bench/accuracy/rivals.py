@@ -36,8 +36,6 @@ OURS = ("LDLVA", "label posterior")
 """Beginnings of the sides that the report has a suspicion for."""
 SHORT_RUNS = ["--robust.sop-u-rate", "0.05", "--robust.sop-v-rate", "0.5", "--robust.sop-spread", "0.001"]
 """SOP's u and v, which the reference lets grow for 300 epochs, reach 1 in ten or so."""
-ONE_WORKER_EACH = ["--placement.num-workers", "1", "--max-concurrent", "2"]
-"""Two cores give more of two runs side by side than of one run with two workers."""
 FIGURES = ("accuracy", "kl", "chebyshev")
 MOST_BANK_LOSS = 0.005
 
@@ -54,6 +52,8 @@ class Arguments:
     seeds: int = 3
     folds: int = 5
     """Networks for cleanlab's out-of-fold scores, with the flips of seed 1; 0: none."""
+    workers: int = 1
+    """Of each run, which normalise their own rows. Two cores give more of two runs of one worker side by side."""
     label_smoothing: float = 0.3
     source: str = "../shared/data/ferplus"
     """Folder with FER+'s train.parquet and valid.parquet."""
@@ -93,10 +93,10 @@ def contest(arguments: Arguments, name: str) -> dict[str, Any]:
     settings = replace(settings, epochs=arguments.epochs or settings.epochs, rows=arguments.rows or settings.rows)
     output = Path(arguments.output).absolute()
     data = provide(settings, arguments.source, output / "data")
-    place = output / f"{name}-{settings.rows or 'all'}-{settings.epochs:g}"
+    place = output / f"{name}-{settings.rows or 'all'}-{settings.epochs:g}-{arguments.workers}"
     noise = ["--levels", f"{settings.level:g}", "--sides", ",".join(arguments.sides), "--seeds", str(arguments.seeds)]
     noise += ["--learning-rates", settings.learning_rates, "--label-smoothing", str(arguments.label_smoothing)]
-    _experiment("noise", settings, data, place / "noise", arguments.limit_s, *noise, *SHORT_RUNS)
+    _experiment("noise", settings, data, place / "noise", arguments, *noise, *SHORT_RUNS)
     runs = json.loads((place / "noise" / "noise.json").read_text())["runs"]
     found = by_side(runs, place / "noise" / "runs")
     found["cleanlab"] = out_of_fold(arguments, settings, data, place / "folds") if arguments.folds else None
@@ -133,7 +133,7 @@ def out_of_fold(arguments: Arguments, settings: Contest, data: str, place: Path)
     version = controlled(given, Control(noise=noise, seed=1)).uri
     rate = settings.learning_rates.split(",")[0]
     options = ["--num-folds", str(arguments.folds), "--loss.recipe", "ce", "--optim.lr", rate, "--training.seed", "1"]
-    _experiment("folds", settings, version, place, arguments.limit_s, *options)
+    _experiment("folds", settings, version, place, arguments, *options)
     scores = json.loads((place / "folds.json").read_text())["scores"]
     return {side: {name: values["auroc"] for name, values in by_name.items()} for side, by_name in scores.items()}
 
@@ -177,10 +177,16 @@ def judge_bank(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _experiment(kind: str, settings: Contest, data: str, place: Path, limit_s: float, *options: str) -> None:
-    common = ["--preset", settings.preset, "--dataset", data, "--output", str(place), *ONE_WORKER_EACH]
+def _experiment(kind: str, settings: Contest, data: str, place: Path, arguments: Arguments, *options: str) -> None:
+    common = ["--preset", settings.preset, "--dataset", data, "--output", str(place)]
+    common += [
+        "--placement.num-workers",
+        str(arguments.workers),
+        "--max-concurrent",
+        "2" if arguments.workers == 1 else "1",
+    ]
     command = [kind, *common, *options, "--training.epochs", f"{settings.epochs:g}"]
-    subprocess.run([sys.executable, str(JOBS / "experiment.py"), *command], check=True, timeout=limit_s)
+    subprocess.run([sys.executable, str(JOBS / "experiment.py"), *command], check=True, timeout=arguments.limit_s)
 
 
 if __name__ == "__main__":
