@@ -36,6 +36,8 @@ OURS = ("LDLVA", "label posterior")
 """Beginnings of the sides that the report has a suspicion for."""
 SHORT_RUNS = ["--robust.sop-u-rate", "0.05", "--robust.sop-v-rate", "0.5", "--robust.sop-spread", "0.001"]
 """SOP's u and v, which the reference lets grow for 300 epochs, reach 1 in ten or so."""
+ONE_WORKER_EACH = ["--placement.num-workers", "1", "--max-concurrent", "2"]
+"""Two cores give more of two runs side by side than of one run with two workers."""
 FIGURES = ("accuracy", "kl", "chebyshev")
 MOST_BANK_LOSS = 0.005
 
@@ -52,8 +54,8 @@ class Arguments:
     seeds: int = 3
     folds: int = 5
     """Networks for cleanlab's out-of-fold scores, with the flips of seed 1; 0: none."""
-    workers: int = 1
-    """Of each run, which normalise their own rows. Two cores give more of two runs of one worker side by side."""
+    norm_rows: int | None = None
+    """``model.norm_rows`` of all sides."""
     label_smoothing: float = 0.3
     source: str = "../shared/data/ferplus"
     """Folder with FER+'s train.parquet and valid.parquet."""
@@ -93,7 +95,8 @@ def contest(arguments: Arguments, name: str) -> dict[str, Any]:
     settings = replace(settings, epochs=arguments.epochs or settings.epochs, rows=arguments.rows or settings.rows)
     output = Path(arguments.output).absolute()
     data = provide(settings, arguments.source, output / "data")
-    place = output / f"{name}-{settings.rows or 'all'}-{settings.epochs:g}-{arguments.workers}"
+    place = output / f"{name}-{settings.rows or 'all'}-{settings.epochs:g}"
+    place = place.with_name(f"{place.name}-rows-{arguments.norm_rows}") if arguments.norm_rows else place
     noise = ["--levels", f"{settings.level:g}", "--sides", ",".join(arguments.sides), "--seeds", str(arguments.seeds)]
     noise += ["--learning-rates", settings.learning_rates, "--label-smoothing", str(arguments.label_smoothing)]
     _experiment("noise", settings, data, place / "noise", arguments, *noise, *SHORT_RUNS)
@@ -178,14 +181,10 @@ def judge_bank(arguments: Arguments) -> dict[str, Any]:
 
 
 def _experiment(kind: str, settings: Contest, data: str, place: Path, arguments: Arguments, *options: str) -> None:
-    common = ["--preset", settings.preset, "--dataset", data, "--output", str(place)]
-    common += [
-        "--placement.num-workers",
-        str(arguments.workers),
-        "--max-concurrent",
-        "2" if arguments.workers == 1 else "1",
-    ]
-    command = [kind, *common, *options, "--training.epochs", f"{settings.epochs:g}"]
+    command = [kind, "--preset", settings.preset, "--dataset", data, "--output", str(place), *ONE_WORKER_EACH, *options]
+    if arguments.norm_rows:
+        command += ["--model.norm-rows", str(arguments.norm_rows)]
+    command += ["--training.epochs", f"{settings.epochs:g}"]
     subprocess.run([sys.executable, str(JOBS / "experiment.py"), *command], check=True, timeout=arguments.limit_s)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ldlva_dist.errors import DataError, SettingError
@@ -169,6 +170,41 @@ def freeze_batchnorm(module: nn.Module) -> None:
         if isinstance(part, _BatchNorm):
             part.eval()
             part.train = partial(_stay_in_eval, part)
+
+
+def group_batchnorm(module: nn.Module, rows: int) -> None:
+    """Let every BatchNorm normalise so many rows of a batch together in training, not all: "ghost batches".
+
+    Running statistics move towards the mean of the groups', as those of ranks that have a group each.
+    Source: Hoffer, Hubara and Soudry, 2017, "Train longer, generalize better", ghost batch normalization.
+
+    Args:
+        module: The network.
+        rows: Most rows of a group; a batch is cut into groups of about one size, in order.
+    """
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.forward = partial(_normalize_groups, part, rows)
+
+
+def _normalize_groups(part: _BatchNorm, rows: int, x: Tensor) -> Tensor:
+    """[B, C, ...] to the same."""
+    if not part.training or len(x) <= rows:
+        return type(part).forward(part, x)
+    assert part.running_mean is not None
+    assert part.running_var is not None
+    assert part.momentum is not None
+    assert part.num_batches_tracked is not None
+    groups = x.tensor_split(-(-len(x) // rows))
+    means, variances = ([each.clone() for _ in groups] for each in (part.running_mean, part.running_var))
+    normalized = [
+        functional.batch_norm(group, mean, variance, part.weight, part.bias, True, part.momentum, part.eps)
+        for group, mean, variance in zip(groups, means, variances, strict=True)
+    ]
+    part.running_mean.copy_(torch.stack(means).mean(dim=0))
+    part.running_var.copy_(torch.stack(variances).mean(dim=0))
+    part.num_batches_tracked.add_(1)
+    return torch.cat(normalized)
 
 
 def _stay_in_eval(part: _BatchNorm, mode: bool = True) -> _BatchNorm:
