@@ -187,15 +187,15 @@ def group_batchnorm(module: nn.Module, rows: int) -> None:
             part.forward = partial(_normalize_groups, part, rows)
 
 
-def _normalize_groups(part: _BatchNorm, rows: int, x: Tensor) -> Tensor:
+def _normalize_groups(part: _BatchNorm, rows: int, input: Tensor) -> Tensor:
     """[B, C, ...] to the same."""
-    if not part.training or len(x) <= rows:
-        return type(part).forward(part, x)
+    if not part.training or len(input) <= rows:
+        return type(part).forward(part, input)
     assert part.running_mean is not None
     assert part.running_var is not None
     assert part.momentum is not None
     assert part.num_batches_tracked is not None
-    groups = x.tensor_split(-(-len(x) // rows))
+    groups = input.tensor_split(-(-len(input) // rows))
     means, variances = ([each.clone() for _ in groups] for each in (part.running_mean, part.running_var))
     normalized = [
         functional.batch_norm(group, mean, variance, part.weight, part.bias, True, part.momentum, part.eps)
