@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ldlva_dist.errors import DataError, SettingError
@@ -188,22 +187,19 @@ def group_batchnorm(module: nn.Module, rows: int) -> None:
 
 
 def _normalize_groups(part: _BatchNorm, rows: int, input: Tensor) -> Tensor:
-    """[B, C, ...] to the same."""
+    """[B, C, ...] to the same; the class's own forward for each group, which may do more than normalise."""
+    forward = type(part).forward
     if not part.training or len(input) <= rows:
-        return type(part).forward(part, input)
-    assert part.running_mean is not None
-    assert part.running_var is not None
-    assert part.momentum is not None
-    assert part.num_batches_tracked is not None
-    groups = input.tensor_split(-(-len(input) // rows))
-    means, variances = ([each.clone() for _ in groups] for each in (part.running_mean, part.running_var))
-    normalized = [
-        functional.batch_norm(group, mean, variance, part.weight, part.bias, True, part.momentum, part.eps)
-        for group, mean, variance in zip(groups, means, variances, strict=True)
-    ]
-    part.running_mean.copy_(torch.stack(means).mean(dim=0))
-    part.running_var.copy_(torch.stack(variances).mean(dim=0))
-    part.num_batches_tracked.add_(1)
+        return forward(part, input)
+    before = dict(part.named_buffers(recurse=False))
+    normalized, after = [], []
+    for group in input.tensor_split(-(-len(input) // rows)):
+        for name, buffer in before.items():
+            setattr(part, name, buffer.clone())  # autograd keeps it: what moves later must be another tensor
+        normalized.append(forward(part, group))
+        after.append(dict(part.named_buffers(recurse=False)))
+    for name, buffer in before.items():
+        setattr(part, name, buffer.copy_(torch.stack([each[name] for each in after]).double().mean(dim=0)))
     return torch.cat(normalized)
 
 

@@ -409,6 +409,20 @@ def test_batchnorm_in_groups_is_that_of_ranks_which_have_a_group_each(copied: Ca
     assert torch.equal(small(images), whole(images)), "a batch of no more rows is one group"
 
 
+class Activated(nn.BatchNorm1d):
+    """As timm's norms, which do more than their name says."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).relu()
+
+
+def test_a_norm_in_groups_does_all_that_its_class_does() -> None:
+    whole, grouped, rows = Activated(3), Activated(3), torch.randn(6, 3)
+    group_batchnorm(grouped, 3)
+    assert torch.equal(grouped(rows), torch.cat([whole(rows[:3]), whole(rows[3:])]))
+    assert grouped.num_batches_tracked == 1
+
+
 def test_a_run_s_network_normalises_as_many_rows_together_as_its_settings_say() -> None:
     config = RunConfig(model=ModelConfig(name="resnet10", width=4, stem="small", norm_rows=2))
     grouped = build_model(config, 3).backbone
