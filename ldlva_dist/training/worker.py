@@ -103,7 +103,7 @@ class Worker:
 
     def due(self, verdict: Verdict) -> Due:
         """What is to be done after the step."""
-        save = verdict.save or verdict.stop
+        save = verdict.save or verdict.stop or verdict.leave
         return due_at(self.state.config.training, self.plan, self.state.step, save=save)
 
     def measure(self, due: Due) -> dict[str, Any]:
@@ -128,6 +128,12 @@ class Worker:
         self.saver.begin(self.state.step, files, self.state.facts() | {"metrics": metrics}, elsewhere)
         self.agreement.note_saved()
 
+    def leave(self) -> None:
+        """Train nothing more that would go with a node, unless all is trained."""
+        self._finish_checkpoint()
+        if self.state.step < self.plan.steps_for(self.state.config.training.epochs):
+            self.agreement.wait_for_restart(self.state.step)
+
     def close(self) -> None:
         """Finish what was begun."""
         self._finish_checkpoint()
@@ -138,7 +144,8 @@ class Worker:
         table, route = self.state.table, inputs.lookup and inputs.lookup.route
         learns = self._uses_neighbors(inputs.batch.step) or self.state.config.learns_noise
         send = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
-        return self.agreement.vote(loss=float(outputs.terms["loss"]), uploading=self.saver.uploading, send=send)
+        loss, saver = float(outputs.terms["loss"]), self.saver
+        return self.agreement.vote(loss=loss, uploading=saver.uploading, saving_s=saver.took_s, send=send)
 
     def _timed_batches(self) -> Iterator[Batch]:
         clock, batches = self.meters.clock, iter(self.batches)
