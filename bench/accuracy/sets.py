@@ -60,7 +60,7 @@ CONTESTS = {
         epochs=12,
         learning_rates="0.003,0.006,0.012",
         goals=Goals(gain=0.05, auroc=0.955, every_seed=True),
-        # 2,700 to train on. A holdout of 300, a third of them wrong, chose learning rates by chance (results/rivals.md).
+        # 2,700 to train on: a holdout of 300, a third of it wrong, chose learning rates by chance (results/rivals.md).
         rows=4700,
         holdout=0.425,
     ),

@@ -1,5 +1,6 @@
 """What one rank trains with, and what it does in a step; the order of it is the loop's (loop.py)."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -110,6 +111,7 @@ class Worker:
         """Write down how it goes; the values of the line."""
         step = self.state.step
         metrics = self.meters.drain(step, self.client and self.client.traffic.drain()) | {
+            "time": round(time.time(), 3),
             "learning_rate": self.schedule.rate(step - 1),
             "skipped_steps": self.state.engine.skipped_steps,
         }
