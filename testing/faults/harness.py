@@ -151,7 +151,7 @@ class Harness:
                 code = job.wait(timeout=LIMIT_S)
         assert code == kind.exit_code, f"exit code {code} instead of {kind.exit_code} after {struck}"
         said = self.said(config.name)
-        assert re.search(kind.says, said), f"not said after {struck}: {kind.says}; but {said[-3000:]}"
+        assert re.search(kind.says, said, re.MULTILINE), f"not said after {struck}: {kind.says}; but {said[-3000:]}"
         if code:
             with training_job(config, self._folder) as job:
                 code = job.wait(timeout=LIMIT_S)

@@ -20,8 +20,8 @@ from testing.s3_store import FaultProxy, Swift
 from testing.training_jobs import wait_until
 
 NOTICE_S = 10.0
-LEAVES = r"a node goes in \d+ s: step \d+ is saved, and Ray will start the workers again"
-"""The last that is said before a node goes: nothing is trained that would go with it."""
+LEAVES = r"a node goes in \d+ s: step (\d+) is saved, and Ray will start the workers again[\s\S]*resuming .*-0*\1$"
+"""What a run says where a node goes: it goes on where it had stood still, so that no step is lost."""
 SLOW_DOWN = {"kind": "status", "status": 503, "code": "SlowDown"}
 STORE_FAULTS = {
     "503": [SLOW_DOWN | {"method": method, "times": 6} for method in ("PUT", "GET")],

@@ -161,7 +161,7 @@ class HostHarness:
             self.cluster.wait_for_checkpoint(config, step, job)
             struck_at, struck = time.time(), kind.strike(scene)
             code = job.wait(JOB_LIMIT_S)
-        missing = [sentence for sentence in kind.says if not re.search(sentence, job.said)]
+        missing = [sentence for sentence in kind.says if not re.search(sentence, job.said, re.MULTILINE)]
         assert not missing, f"not said after {struck}: {missing}; but {job.said[-3000:]}"
         expected = 0 if kind.exit_code == 0 else 1 if kind.is_submitted else kind.exit_code
         assert code == expected, f"exit code {code} after {struck}: {job.said[-2000:]}"

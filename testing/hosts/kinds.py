@@ -20,7 +20,6 @@ RANKS_LIMIT_S, NOTICE_S, JOB_LIMIT_S, HEAD_LIMIT_S = 120.0, 20.0, 600.0, 150.0
 MOST_FAILURES = 5
 EPOCHS, LONG_EPOCHS = 30.0, 60.0
 """Of a run of some 300 steps, and of one of 600, which is still going on when what follows the strike is over."""
-AGAIN = r"starting \d workers[\s\S]*starting \d workers"
 GIVE_UP_S = 60.0
 """A job that is connected to a head which dies has ended so soon."""
 SHORT_S, LONG_S, VERY_LONG_S = 1.0, 20.0, 300.0
@@ -232,7 +231,7 @@ HOST_KINDS = {
     "cable out 1 s": HostKind(strike=partial(pull_cable, seconds=SHORT_S)),
     "power off": HostKind(strike=power_off),
     "store cut": HostKind(strike=cut_store),
-    "notice": HostKind(strike=give_notice, epochs=LONG_EPOCHS, says=(LEAVES, AGAIN)),
+    "notice": HostKind(strike=give_notice, epochs=LONG_EPOCHS, says=(LEAVES,)),
     "one-way silence": HostKind(strike=silence),
     "store full": HostKind(strike=fill_store, exit_code=4, max_failures=0),
     "cable out 20 s": HostKind(strike=partial(pull_cable, seconds=LONG_S)),
