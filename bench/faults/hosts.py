@@ -43,6 +43,8 @@ class Arguments:
     """Of these kinds alone; all that this machine allows if none is named."""
     resumes: Literal["none", "quick", "slow"] = "none"
     """Resume a run from each of its checkpoints besides, with the store as it is or 50 ms slower."""
+    resumed_hosts: int = 2
+    """Of that run."""
     out: Path | None = None
     """Each run that has ended is appended to this file, as a line of JSON; seeds that are in it are not run again."""
     summary: bool = False
@@ -66,8 +68,9 @@ def main(arguments: Arguments) -> None:
             for seed in (seed for seed in _seeds(arguments) if seed not in done):
                 records.append(_run(made, seed, arguments.out))
             if arguments.resumes != "none":
-                others = {"resumes": arguments.resumes}
-                others["resumes_differ"] = made.check_resumes(slow=arguments.resumes == "slow")
+                hosts = arguments.resumed_hosts
+                others = {"resumes": arguments.resumes, "resumed_hosts": hosts}
+                others["resumes_differ"] = made.check_resumes(slow=arguments.resumes == "slow", hosts=hosts)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
     _report(records, others)

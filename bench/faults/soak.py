@@ -81,7 +81,7 @@ def _run(made: Harness, seed: int, out: Path | None) -> Record:
         flush=True,
     )
     if record.failures:
-        print(made.said(f"run-{seed:05d}"), file=sys.stderr, flush=True)
+        print(made.said(f"run-{seed:05d}")[-4000:], file=sys.stderr, flush=True)
     if out:
         with out.open("a") as file:
             file.write(json.dumps(asdict(record)) + "\n")

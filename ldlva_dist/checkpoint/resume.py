@@ -22,7 +22,7 @@ from ldlva_dist.errors import DataError, SettingError
 def newest_whole(run_uri: str, tell: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint of a run of which every file is what its list says; None for a run that has none yet.
 
-    A newer one that is damaged, or was not written to its end, is told of by rank 0. Collective.
+    Rank 0 tells of it, and of a newer one that is damaged or was not written to its end. Collective.
 
     Raises:
         DataError: if checkpoints were finished, and none of them is whole; or one is of an unknown format.
@@ -43,6 +43,8 @@ def newest_whole(run_uri: str, tell: Callable[[str], None]) -> Checkpoint | None
     if dist.get_rank() == 0:
         for fault in damaged + unfinished:
             tell(f"{fault}: resuming from {chosen.uri if chosen else 'the beginning'}")
+        if chosen and not damaged + unfinished:
+            tell(f"resuming from {chosen.uri}")
     return chosen
 
 

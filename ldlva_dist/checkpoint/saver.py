@@ -57,6 +57,8 @@ class Saver:
         self._require_lease = require_lease
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._upload: _Upload | None = None
+        self.took_s = 0.0
+        """How long the last checkpoint took from its beginning to the last of its files, seconds."""
         self._accuracies: dict[int, float | None] = {}
         if dist.get_rank() == 0:
             self._accuracies = _accuracies_there(run_uri)
@@ -105,6 +107,7 @@ class Saver:
             ) from error
         parts: list[Any] = [None] * dist.get_world_size()
         dist.gather_object(mine, parts if dist.get_rank() == 0 else None)
+        self.took_s = time.monotonic() - upload.began
         if dist.get_rank() == 0:
             self._require_lease()
             write_state(upload.uri, upload.facts, {name: entry for part in parts for name, entry in part.items()})

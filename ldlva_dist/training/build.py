@@ -91,7 +91,9 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
             require_lease=resources.require_lease,
         ),
         agreement=Agreement(
-            resources.control.stopping.remote(), save_every_minutes=config.training.checkpoint_every_minutes
+            resources.control.stopping.remote(),
+            save_every_minutes=config.training.checkpoint_every_minutes,
+            tell=resources.control.tell.remote,
         ),
     )
 

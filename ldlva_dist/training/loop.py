@@ -38,6 +38,8 @@ def train(worker: Worker) -> None:
             metrics = worker.measure(due)
             if due.checkpoint:
                 worker.save(metrics)
+            if verdict.leave:
+                worker.leave()
             worker.meters.restart_clock()  # evaluations and saves are no training
         if verdict.stop:
             break

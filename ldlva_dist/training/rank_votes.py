@@ -3,7 +3,8 @@
 Each rank says what it knows in a few numbers, which reach everybody with the gradients of the uncertainty table, or by
 themselves, while the network's gradients travel. Requests to stop come as a SIGTERM to any worker or from the launching
 process (run/control.py). Ray's notice that a node will be taken away is asked for at times, because asking is a barrier
-over all workers.
+over all workers. A checkpoint is saved at once then, because the node may go early, and another one shortly before it
+goes, after which nothing is trained any more: it would be lost.
 """
 
 import math
@@ -27,6 +28,11 @@ from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.errors import DataError
 from ldlva_dist.method.row_routes import begin_gather
 
+LEAVE_S = 10.0
+"""The workers leave so long before a node goes, or sooner, if a checkpoint takes more than half of it."""
+RESTART_LIMIT_S = 60.0
+"""Ray starts the workers again when a node's time is over; training goes on where it has not so long after."""
+LOOK_S = 0.5
 ASK_RAY_EVERY_S = 5.0  # Ray itself looks so often
 _terminated = threading.Event()
 
@@ -46,6 +52,8 @@ class Verdict:
     """Save and end."""
     save: bool
     """A checkpoint is due by the clock, or because a node will be taken away."""
+    leave: bool
+    """A node goes now: save, and wait for Ray to start the workers again."""
     uploaded: bool
     """All ranks' files of the checkpoint in flight are there, or none is in flight."""
 
@@ -53,15 +61,27 @@ class Verdict:
 class Agreement:
     """One rank's voice in the verdicts."""
 
-    def __init__(self, stopping: ObjectRef[Any] | None, *, save_every_minutes: float | None) -> None:
-        """``stopping`` is answered once the launching process asks the run to stop (run/control.py)."""
-        self._is_first, self._stopping = dist.get_rank() == 0, stopping
+    def __init__(
+        self,
+        stopping: ObjectRef[Any] | None,
+        *,
+        save_every_minutes: float | None,
+        tell: Callable[[str], object] = lambda sentence: None,
+    ) -> None:
+        """``stopping`` is answered once the launching process asks the run to stop, which shows what it is told."""
+        self._is_first, self._stopping, self._tell = dist.get_rank() == 0, stopping, tell
         self._save_every_s = 60 * save_every_minutes if save_every_minutes else math.inf
         self._saved_at = self._asked_at = time.monotonic()
         self._preempted: set[str] = set()
+        self._goes_at = math.inf
 
     def vote(
-        self, *, loss: float, uploading: bool, send: Callable[[Tensor], Callable[[], Tensor]] | None = None
+        self,
+        *,
+        loss: float,
+        uploading: bool,
+        saving_s: float,
+        send: Callable[[Tensor], Callable[[], Tensor]] | None = None,
     ) -> Callable[[], Verdict]:
         """Begin to tell all ranks this one's loss, its upload and the clock. Collective, once a step.
 
@@ -70,6 +90,7 @@ class Agreement:
         Args:
             loss: This rank's.
             uploading: Whether its files of a checkpoint are on their way.
+            saving_s: How long a checkpoint takes until all its files are there, seconds.
             send: Begins to bring what this rank says [F], 0 or 1 each, to all, and gives what waits for what all say
                 [W, F], where that travels with something else; None: by itself.
         """
@@ -79,20 +100,33 @@ class Agreement:
             _terminated.is_set() or self._is_asked_to_stop(),
             self._is_first and now - self._saved_at >= self._save_every_s,
             self._is_first and now - self._asked_at >= ASK_RAY_EVERY_S,
+            self._is_first and self._goes_at - now <= max(LEAVE_S, 2 * saving_s),
             uploading,
         ]
         return partial(self._verdict, (send or begin_gather)(torch.tensor(said, dtype=torch.float32)), now)
 
     def _verdict(self, wait: Callable[[], Tensor], now: float) -> Verdict:
-        is_bad, stop, save, ask, uploading = wait().bool().any(dim=0).tolist()
+        is_bad, stop, save, ask, leave, uploading = wait().bool().any(dim=0).tolist()
         if ask:
             self._asked_at = now
             save = self._is_node_lost_soon() or save
-        return Verdict(is_bad=is_bad, stop=stop, save=save, uploaded=not uploading)
+        return Verdict(is_bad=is_bad, stop=stop, save=save, leave=leave, uploaded=not uploading)
 
     def note_saved(self) -> None:
         """A checkpoint was begun: the clock starts anew."""
         self._saved_at = time.monotonic()
+
+    def wait_for_restart(self, step: int) -> None:
+        """Stand still, with ``step`` saved, until Ray ends this process; or until a stop is asked for, or it is late.
+
+        Ray would count workers that end by themselves as failures, or take the run for finished.
+        """
+        left_s = max(0.0, self._goes_at - time.monotonic())
+        if self._is_first:
+            self._tell(f"a node goes in {left_s:.0f} s: step {step} is saved, and Ray will start the workers again")
+        end, self._goes_at = time.monotonic() + left_s + RESTART_LIMIT_S, math.inf
+        while time.monotonic() < end and not self._is_asked_to_stop() and not _terminated.wait(LOOK_S):
+            pass
 
     def _is_asked_to_stop(self) -> bool:
         return self._stopping is not None and bool(ray.wait([self._stopping], timeout=0)[0])
@@ -102,6 +136,8 @@ class Agreement:
         info = ray.train.get_preemption_info()
         new = set(info.preempted_node_ids) - self._preempted if info else set()
         self._preempted |= new
+        if info and new and info.deadline_ms is not None:
+            self._goes_at = time.monotonic() + info.deadline_ms / 1000 - time.time()
         return bool(new)
 
 

@@ -1,5 +1,6 @@
 """What one rank trains with, and what it does in a step; the order of it is the loop's (loop.py)."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -103,13 +104,14 @@ class Worker:
 
     def due(self, verdict: Verdict) -> Due:
         """What is to be done after the step."""
-        save = verdict.save or verdict.stop
+        save = verdict.save or verdict.stop or verdict.leave
         return due_at(self.state.config.training, self.plan, self.state.step, save=save)
 
     def measure(self, due: Due) -> dict[str, Any]:
         """Write down how it goes; the values of the line."""
         step = self.state.step
         metrics = self.meters.drain(step, self.client and self.client.traffic.drain()) | {
+            "time": round(time.time(), 3),
             "learning_rate": self.schedule.rate(step - 1),
             "skipped_steps": self.state.engine.skipped_steps,
         }
@@ -128,6 +130,12 @@ class Worker:
         self.saver.begin(self.state.step, files, self.state.facts() | {"metrics": metrics}, elsewhere)
         self.agreement.note_saved()
 
+    def leave(self) -> None:
+        """Train nothing more that would go with a node, unless all is trained."""
+        self._finish_checkpoint()
+        if self.state.step < self.plan.steps_for(self.state.config.training.epochs):
+            self.agreement.wait_for_restart(self.state.step)
+
     def close(self) -> None:
         """Finish what was begun."""
         self._finish_checkpoint()
@@ -138,7 +146,8 @@ class Worker:
         table, route = self.state.table, inputs.lookup and inputs.lookup.route
         learns = self._uses_neighbors(inputs.batch.step) or self.state.config.learns_noise
         send = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
-        return self.agreement.vote(loss=float(outputs.terms["loss"]), uploading=self.saver.uploading, send=send)
+        loss, saver = float(outputs.terms["loss"]), self.saver
+        return self.agreement.vote(loss=loss, uploading=saver.uploading, saving_s=saver.took_s, send=send)
 
     def _timed_batches(self) -> Iterator[Batch]:
         clock, batches = self.meters.clock, iter(self.batches)

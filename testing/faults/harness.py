@@ -1,6 +1,7 @@
 """Runs of a small training that something happens to, drawn by seed, and what became of each."""
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -83,7 +84,7 @@ class Harness:
             with training_job(config, self._folder) as job:
                 code = job.wait(timeout=REFERENCE_LIMIT_S)
             seconds = time.monotonic() - began
-            assert code == 0, f"exit code {code} of the run that nothing happened to: {self.said(config.name)}"
+            assert code == 0, f"exit code {code} of the run that nothing happened to: {self.said(config.name)[-3000:]}"
             self.references[long] = Reference(numbers=numbers_of(f"{self._folder}/{config.name}"), seconds=seconds)
             self._cluster.orphans(CLEAN_WITHIN_S)
         return self.references[long]
@@ -130,8 +131,8 @@ class Harness:
         )
 
     def said(self, name: str) -> str:
-        """The end of what the job of a run said."""
-        return (self._folder / f"{name}.log").read_text()[-3000:]
+        """What the job of a run said."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
 
     def _strike(self, config: RunConfig, kind: Kind, step: int, random: np.random.Generator) -> str:
         """Run, strike, and let the same command go on where the job ended; what was struck."""
@@ -149,6 +150,8 @@ class Harness:
                 struck = kind.strike(scene)
                 code = job.wait(timeout=LIMIT_S)
         assert code == kind.exit_code, f"exit code {code} instead of {kind.exit_code} after {struck}"
+        said = self.said(config.name)
+        assert re.search(kind.says, said, re.MULTILINE), f"not said after {struck}: {kind.says}; but {said[-3000:]}"
         if code:
             with training_job(config, self._folder) as job:
                 code = job.wait(timeout=LIMIT_S)

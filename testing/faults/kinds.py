@@ -20,6 +20,8 @@ from testing.s3_store import FaultProxy, Swift
 from testing.training_jobs import wait_until
 
 NOTICE_S = 10.0
+LEAVES = r"a node goes in \d+ s: step (\d+) is saved, and Ray will start the workers again[\s\S]*resuming .*-0*\1$"
+"""What a run says where a node goes: it goes on where it had stood still, so that no step is lost."""
 SLOW_DOWN = {"kind": "status", "status": 503, "code": "SlowDown"}
 STORE_FAULTS = {
     "503": [SLOW_DOWN | {"method": method, "times": 6} for method in ("PUT", "GET")],
@@ -182,6 +184,8 @@ class Kind:
     """The moment is before this one; None: before the run's last steps."""
     long: bool = False
     """Struck in a run of many more steps."""
+    says: str = ""
+    """Regular expression of what the job says of it."""
 
 
 KINDS = {
@@ -196,7 +200,7 @@ KINDS = {
     "stop rank": Kind(strike=stop_rank),
     "terminate driver": Kind(strike=terminate_driver, exit_code=130, from_step=1),
     "kill driver": Kind(strike=kill_driver, exit_code=-signal.SIGKILL),
-    "node is taken away": Kind(strike=drain_node, from_step=1, long=True),
+    "node is taken away": Kind(strike=drain_node, from_step=1, long=True, says=LEAVES),
     "kill rank": Kind(strike=kill_rank),
     "kill controller": Kind(strike=kill_controller, exit_code=4, from_step=1),
 }

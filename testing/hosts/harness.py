@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +16,27 @@ from ldlva_dist import storage
 from ldlva_dist.checkpoint.saved_files import SavedFiles, checkpoint_uri
 from ldlva_dist.config import RunConfig, to_json
 from ldlva_dist.errors import LdlvaError
+from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.storage.s3.client import client
 from testing.faults.checks import Numbers, find_faults, numbers_of
 from testing.faults.harness import Record
 from testing.hosts import wrong_clock
 from testing.hosts.cluster import BUCKET, FACES, WORKERS, HostCluster, host_cluster
-from testing.hosts.kinds import HOST_KINDS, JOB_LIMIT_S, MOST_FAILURES, NEEDS_REDIS, HostKind, HostScene
+from testing.hosts.kinds import EPOCHS, HOST_KINDS, JOB_LIMIT_S, MOST_FAILURES, NEEDS_REDIS, HostKind, HostScene
 from testing.hosts.remote_store import SLOW
-from testing.hosts.step_clock import StepClock
 from testing.tiny_runs import long_run
 
-EPOCHS, CHECKPOINT_EVERY_STEPS, KEPT = 30.0, 30, 2
-"""Some 300 steps of the long run of the tests."""
+CHECKPOINT_EVERY_STEPS, KEPT = 30, 2
 STATUS_S, REFERENCE_LIMIT_S = 60.0, 1800.0
 SENTENCE = re.compile(r"^(?:\x1b\[[0-9;]*m)*error: .+", re.MULTILINE)
 CLOSE = 1e-5
 """Between runs of other numbers of workers: sums in another order, over 300 steps, are not compared closer."""
 
 
-def host_run(name: str, *, workers: int | tuple[int, int] = 2, num_to_keep: int = KEPT) -> RunConfig:
-    """A run of some 300 steps whose ranks have a host each, with short limits."""
+def host_run(
+    name: str, *, epochs: float = EPOCHS, workers: int | tuple[int, int] = 2, num_to_keep: int = KEPT
+) -> RunConfig:
+    """A run of some ten steps an epoch whose ranks have a host each, with short limits."""
     config = long_run(FACES, f"{BUCKET}/runs", name)
     return replace(
         config,
@@ -42,8 +44,8 @@ def host_run(name: str, *, workers: int | tuple[int, int] = 2, num_to_keep: int 
         bank=replace(config.bank, num_shards=2),
         training=replace(
             config.training,
-            epochs=EPOCHS,
-            evaluate_every_epochs=EPOCHS,
+            epochs=epochs,
+            evaluate_every_epochs=epochs,
             checkpoint_every_steps=CHECKPOINT_EVERY_STEPS,
             num_to_keep=num_to_keep,
             log_ids=True,
@@ -67,16 +69,16 @@ class HostHarness:
     def __init__(self, cluster: HostCluster, kinds: Sequence[str]) -> None:
         """Runs will be of these kinds."""
         self.cluster, self._kinds = cluster, kinds
-        self._reference: tuple[Numbers, float] | None = None
+        self._references: dict[float, tuple[Numbers, float]] = {}
 
-    def reference(self) -> tuple[Numbers, float]:
-        """Numbers and seconds of the run that nothing happens to, once."""
-        if self._reference is None:
-            began = time.monotonic()
-            self.straight(host_run("straight"))
+    def reference(self, epochs: float = EPOCHS) -> tuple[Numbers, float]:
+        """Numbers and seconds of the run that nothing happens to, once for each length."""
+        if epochs not in self._references:
+            began, config = time.monotonic(), host_run(f"straight-{epochs:g}", epochs=epochs)
+            self.straight(config)
             with self.cluster.hosts["client"].network():
-                self._reference = numbers_of(f"{BUCKET}/runs/straight"), time.monotonic() - began
-        return self._reference
+                self._references[epochs] = numbers_of(config.uri), time.monotonic() - began
+        return self._references[epochs]
 
     def straight(self, config: RunConfig) -> None:
         """A run that nothing happens to, or the rest of one."""
@@ -89,17 +91,16 @@ class HostHarness:
         """One run, with the kind, the moment and the victim of a seed."""
         name = self._kinds[seed % len(self._kinds)]
         kind, random = HOST_KINDS[name], np.random.default_rng(seed)
-        numbers, straight_s = self.reference()
-        config = host_run(f"run-{seed:05d}", workers=kind.workers)
+        numbers, straight_s = self.reference(kind.epochs)
+        config = host_run(f"run-{seed:05d}", epochs=kind.epochs, workers=kind.workers)
         config = replace(config, placement=replace(config.placement, max_failures=kind.max_failures))
         step = CHECKPOINT_EVERY_STEPS * int(random.integers(1, kind.last_checkpoint + 1))
         if kind.without:
             self.cluster.power_off(kind.without)
-        began, struck, failures = time.monotonic(), "", list[str]()
-        clock = StepClock(lambda: self.said(config.name))
+        began, struck, stood_s, failures = time.monotonic(), "", None, list[str]()
         try:
-            with clock:
-                struck = self._strike(config, kind, step, random)
+            struck, struck_at = self._strike(config, kind, step, random)
+            stood_s = self._stood_s(config, struck_at)
             failures += self._find_faults(config, numbers, is_fixed=isinstance(kind.workers, int))
         except (AssertionError, LdlvaError) as error:
             failures.append(str(error))
@@ -117,7 +118,7 @@ class HostHarness:
             seconds=seconds,
             lost_s=seconds - straight_s,
             starts=0,
-            stood_s=clock.stood_s(),
+            stood_s=stood_s,
             failures=failures,
         )
 
@@ -126,16 +127,17 @@ class HostHarness:
         log = self.cluster.folder / f"{name}.log"
         return log.read_text(errors="replace") if log.exists() else ""
 
-    def check_resumes(self, *, slow: bool, steps: Sequence[int] | None = None) -> list[str]:
+    def check_resumes(self, *, slow: bool, hosts: int = 2, steps: Sequence[int] | None = None) -> list[str]:
         """Resume a copy of the straight run from each of its checkpoints; one sentence for each that ends otherwise.
 
         Args:
             slow: Whether the store answers 50 ms later meanwhile.
+            hosts: Of the run; a rank has one to itself.
             steps: Those of the checkpoints to begin with; None: all but the last.
         """
         numbers, _ = self.reference()
         every, last = CHECKPOINT_EVERY_STEPS, len(numbers.losses)
-        whole = host_run("whole", num_to_keep=last // every)
+        whole = host_run("whole", workers=hosts, num_to_keep=last // every)
         self.straight(whole)
         found = []
         if slow:
@@ -151,14 +153,16 @@ class HostHarness:
         self.cluster.store.set_faults()
         return found
 
-    def _strike(self, config: RunConfig, kind: HostKind, step: int, random: np.random.Generator) -> str:
-        """Run, strike, and let the same command go on where the job ended; what was struck."""
+    def _strike(self, config: RunConfig, kind: HostKind, step: int, random: np.random.Generator) -> tuple[str, float]:
+        """Run, strike, and let the same command go on where the job ended; what was struck, and at what Unix time."""
         job = self.cluster.submit_run(config) if kind.is_submitted else self.cluster.start_run(config, WORKERS[-1])
         scene = HostScene(cluster=self.cluster, config=config, job=job, random=random)
         with scene.later:
             self.cluster.wait_for_checkpoint(config, step, job)
-            struck = kind.strike(scene)
+            struck_at, struck = time.time(), kind.strike(scene)
             code = job.wait(JOB_LIMIT_S)
+        missing = [sentence for sentence in kind.says if not re.search(sentence, job.said, re.MULTILINE)]
+        assert not missing, f"not said after {struck}: {missing}; but {job.said[-3000:]}"
         expected = 0 if kind.exit_code == 0 else 1 if kind.is_submitted else kind.exit_code
         assert code == expected, f"exit code {code} after {struck}: {job.said[-2000:]}"
         if kind.exit_code is not None:
@@ -167,7 +171,14 @@ class HostHarness:
             assert kind.exit_code == 0 or SENTENCE.search(job.said), f"no sentence after {struck}: {job.said[-2000:]}"
         if kind.exit_code != 0:
             self.straight(config)
-        return struck
+        return struck, struck_at
+
+    def _stood_s(self, config: RunConfig, struck_at: float) -> float:
+        """From the strike to the step after the longest time without one, as the run itself wrote it down."""
+        with self.cluster.hosts["client"].network():
+            times = [line["time"] for line in read_metrics(config.uri)]
+        _, next_at = max(pairwise(times), key=lambda pair: pair[1] - pair[0])
+        return max(0.0, next_at - struck_at)
 
     def _require_outcome(self, config: RunConfig, exit_code: int) -> None:
         code, said = self.cluster.run_on("client", ["python", "jobs/status.py", "--run", config.uri], STATUS_S)

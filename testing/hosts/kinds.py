@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ldlva_dist.config import RunConfig
+from testing.faults.kinds import LEAVES
 from testing.hosts import wrong_clock
 from testing.hosts.cluster import ADDRESSES, WORKERS, HostCluster, SubmittedJob
 from testing.hosts.remote_store import SLOW
@@ -17,6 +18,10 @@ from testing.hosts.spaces import command_of, wait_for
 
 RANKS_LIMIT_S, NOTICE_S, JOB_LIMIT_S, HEAD_LIMIT_S = 120.0, 20.0, 600.0, 150.0
 MOST_FAILURES = 5
+EPOCHS, LONG_EPOCHS = 30.0, 60.0
+"""Of a run of some 300 steps, and of one of 600, which is still going on when what follows the strike is over."""
+GIVE_UP_S = 60.0
+"""A job that is connected to a head which dies has ended so soon."""
 SHORT_S, LONG_S, VERY_LONG_S = 1.0, 20.0, 300.0
 
 
@@ -84,7 +89,10 @@ def power_off(scene: HostScene) -> str:
 def lose_head(scene: HostScene) -> str:
     """What is left of Ray on the other hosts ends by itself, and is started again with a new head."""
     scene.cluster.power_off("head")
+    began = time.monotonic()
     scene.job.wait(HEAD_LIMIT_S)
+    gave_up_s = time.monotonic() - began
+    assert gave_up_s <= GIVE_UP_S, f"the job ended {gave_up_s:.0f} s after the head"
     wait_for(lambda: not any(_has_node(scene.cluster, name) for name in WORKERS), "end of the nodes", HEAD_LIMIT_S)
     scene.cluster.start_host("head")
     scene.cluster.start_nodes("head", *WORKERS)
@@ -159,11 +167,13 @@ def join_node(scene: HostScene) -> str:
 
 def second_run(scene: HostScene) -> str:
     """It takes the third CPU; then a host of the first run is lost, which waits for its CPUs or those of the other."""
-    config = replace(scene.config, name=f"{scene.config.name}-other")
+    config, training = scene.config, replace(scene.config.training, epochs=EPOCHS, evaluate_every_epochs=EPOCHS)
+    config = replace(config, name=f"{config.name}-other", training=training)
     config = replace(config, placement=replace(config.placement, num_workers=1))
+    name = scene.pick()
     other = scene.cluster.submit_run(config)
     scene.cluster.wait_for_checkpoint(config, 1, other)
-    name = scene.pick()
+    assert scene.job.process.poll() is None, f"the run ended before it was struck: {scene.job.said[-2000:]}"
     scene.cluster.power_off(name)
     assert other.wait(JOB_LIMIT_S) == 0, other.said[-2000:]
     scene.return_empty(name)
@@ -212,23 +222,28 @@ class HostKind:
     """By number. A run is struck right after one of the first so many, by lot."""
     is_submitted: bool = True
     """Whether its driver is on the head; else on a worker's host."""
+    epochs: float = EPOCHS
+    says: tuple[str, ...] = ()
+    """Regular expressions of what the job says, without which the fault had not struck."""
 
 
 HOST_KINDS = {
     "cable out 1 s": HostKind(strike=partial(pull_cable, seconds=SHORT_S)),
     "power off": HostKind(strike=power_off),
     "store cut": HostKind(strike=cut_store),
-    "notice": HostKind(strike=give_notice),
+    "notice": HostKind(strike=give_notice, epochs=LONG_EPOCHS, says=(LEAVES,)),
     "one-way silence": HostKind(strike=silence),
     "store full": HostKind(strike=fill_store, exit_code=4, max_failures=0),
     "cable out 20 s": HostKind(strike=partial(pull_cable, seconds=LONG_S)),
     "second submitter": HostKind(strike=second_submitter, last_checkpoint=1),
-    "node joins": HostKind(strike=join_node, workers=(1, 2), without="h3"),
+    "node joins": HostKind(
+        strike=join_node, workers=(2, 3), without="h3", epochs=LONG_EPOCHS, says=("the cluster holds 3 workers now",)
+    ),
     "store slow": HostKind(strike=slow_store),
     "head lost": HostKind(strike=lose_head, exit_code=None),
-    "head lost, job elsewhere": HostKind(strike=lose_head, exit_code=4, is_submitted=False),
+    "head lost, job elsewhere": HostKind(strike=lose_head, exit_code=4, is_submitted=False, epochs=LONG_EPOCHS),
     "host full": HostKind(strike=fill_host),
-    "second run": HostKind(strike=second_run, last_checkpoint=1),
+    "second run": HostKind(strike=second_run, last_checkpoint=1, epochs=LONG_EPOCHS, says=("waiting for workers",)),
     "clock wrong": HostKind(strike=shift_clock, exit_code=2),
     "cable out 5 min": HostKind(strike=partial(pull_cable, seconds=VERY_LONG_S)),
 }

@@ -17,7 +17,7 @@ from ldlva_dist.errors import DataError, SettingError
 
 EXTRAS = {"mlflow": "mlflow", "wandb": "wandb"}
 """Kinds that need an extra, and its module."""
-PROGRESS_KEYS = ("step", "steps", "seconds_left")
+PROGRESS_KEYS = ("step", "steps", "seconds_left", "time")
 
 
 class Tracker(Protocol):
