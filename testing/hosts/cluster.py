@@ -16,6 +16,7 @@ from ldlva_dist.index.graph import build_graph
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.drawn_faces.faces import FacesSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
+from ldlva_dist.runtime.placement import MARKET_TYPE, SPOT
 from ldlva_dist.storage.s3.client import client
 from testing.faults.cluster import OF_THE_CLUSTER, OF_THE_NODES, RANK
 from testing.hosts.remote_store import RemoteStore
@@ -36,6 +37,7 @@ TOO_SLOW = "timed out during startup"
 START_LIMIT_S, CLEAN_LIMIT_S = 600.0, 90.0
 BUCKET, FACES = "s3://lab", "s3://lab/faces"
 RAY = str(ROOT / ".venv" / "bin" / "ray")
+SHARD = "BankShard"
 OF_A_JOB = ("ray::", "python jobs/", f"{ROOT}/.venv/bin/python jobs/")
 OF_NO_JOB = tuple(f"ray::{name}" for name in OF_THE_CLUSTER + OF_THE_NODES)
 
@@ -72,6 +74,8 @@ class HostCluster:
     """Of the workers' hosts, as Ray is told."""
     delays_ms: Mapping[str, float] = field(default_factory=dict)
     """Of the lines before some hosts, each way."""
+    spot: tuple[str, ...] = ()
+    """Hosts that bear the label of spot machines."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def start_host(self, name: str, *, disk_mib: int = 1024) -> Host:
@@ -121,6 +125,7 @@ class HostCluster:
             "--block",
         ]
         options += ["--node-ip-address", ADDRESSES[name]]
+        options += ["--labels", f"{MARKET_TYPE}={SPOT}"] if name in self.spot else []
         if name == "head":
             options += ["--head", "--port", str(HEAD_PORT), "--dashboard-host", "0.0.0.0"]
         else:
@@ -229,6 +234,11 @@ class HostCluster:
         counts = {name: sum(RANK in command_of(p) for p in self.hosts[name].processes()) for name in self._workers()}
         return {name: count for name, count in counts.items() if count}
 
+    def shards(self) -> dict[str, int]:
+        """How many actors of banks are on each host that has some."""
+        counts = {name: sum(SHARD in command_of(p) for p in host.processes()) for name, host in self.hosts.items()}
+        return {name: count for name, count in counts.items() if count}
+
     def orphans(self, limit_s: float = CLEAN_LIMIT_S) -> list[str]:
         """What is left of jobs on any host, once it has had some seconds to go."""
         left: list[str] = []
@@ -262,6 +272,7 @@ def host_cluster(
     cpus: Mapping[str, int] | None = None,
     settings: Mapping[str, str] | None = None,
     delays_ms: Mapping[str, float] | None = None,
+    spot: tuple[str, ...] = (),
 ) -> Iterator[HostCluster]:
     """Hosts without nodes of Ray yet, and the store with a bucket; all gone after the block.
 
@@ -270,6 +281,7 @@ def host_cluster(
         cpus: Of the workers' hosts, as Ray is told; one each by default.
         settings: Further variables of the environment of every node.
         delays_ms: Of slow lines before some hosts, each way.
+        spot: Hosts that bear the label of spot machines.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -279,7 +291,7 @@ def host_cluster(
         stack.callback(lambda: [host.end() for host in hosts.values()])
         store = RemoteStore(hosts["store"], folder / "store.log")
         made = HostCluster(folder=folder, switch=switch, settings=settings or {}, store=store, hosts=hosts)
-        made.cpus, made.delays_ms = cpus or made.cpus, delays_ms or {}
+        made.cpus, made.delays_ms, made.spot = cpus or made.cpus, delays_ms or {}, spot
         for name in ADDRESSES:
             if name != "store":
                 made.start_host(name)

@@ -25,6 +25,7 @@ OWN_NETWORK = ("--net",)
 ALL_OWN = ("--net", "--mount", "--uts", "--ipc", "--pid", "--mount-proc")
 ENTER = ("--net", "--mount", "--uts", "--ipc", "--pid")
 NETWORK_KIND = 0x40000000  # CLONE_NEWNET
+NOWHERE = "dead0"
 NOBODY = "02:00:00:00:de:ad"
 """A network card that nobody has: what is sent to it is lost without a word."""
 LIMIT_S = 20.0
@@ -116,12 +117,19 @@ class Host(Space):
         return f"sw-{self.name}"
 
     def take_address(self) -> None:
-        """Give the network card its addresses; that of the card stays the same when the host comes back."""
+        """Give the network card its addresses; that of the card stays the same when the host comes back.
+
+        A second network, which comes first by name and by number, leads nowhere.
+        """
         card = ":".join(f"{int(number):02x}" for number in self.address.split("."))
         self.ip(f"link set eth0 address 02:00:{card}")
         self.ip(f"addr add {self.address}/24 dev eth0")
         self.ip("link set eth0 up")
         self.ip("link set lo up")
+        self.ip(f"link add {NOWHERE} type veth peer name {NOWHERE}-end")
+        self.ip(f"addr add 10.0.0.{self.address.split('.')[-1]}/24 dev {NOWHERE}")
+        self.ip(f"link set {NOWHERE} up")
+        self.ip(f"link set {NOWHERE}-end up")
 
     def slow_down(self, delay_ms: float, log: Path, *, loss: float = 0.0) -> None:
         """Put a slow, lossy line in the place of its cable; before anything talks over it.

@@ -17,12 +17,12 @@ SOON = {
 
 @pytest.fixture(scope="package")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
-    """A head, workers of 2 CPUs, a store with a data set, a client: each on a host of its own."""
+    """A head, workers of 2 CPUs, a store with a data set, a client: each on a host of its own. The last worker is spot."""
     if why := why_no_hosts():
         pytest.skip(why)
     before = dict(os.environ)
     folder = tmp_path_factory.mktemp("hosts")
-    with host_cluster(folder, cpus=dict.fromkeys(WORKERS, 2), settings=SOON) as cluster:
+    with host_cluster(folder, cpus=dict.fromkeys(WORKERS, 2), settings=SOON, spot=WORKERS[-1:]) as cluster:
         cluster.begin_node("head")
         cluster.draw_faces()
         cluster.wait_for_node("head")

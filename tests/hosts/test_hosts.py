@@ -19,6 +19,7 @@ def test_two_hosts_equal_one_through_faults_drawn_by_seed(hosts: HostCluster) ->
     with scene.later:
         for number, kind in enumerate(random.permutation(KINDS), start=1):
             hosts.wait_for_checkpoint(two, number * EVERY, struck)
+            assert {*hosts.shards()} in ({"h1"}, {"h2"}, {"h1", "h2"}), "no bank on the head, none on a spot machine"
             HOST_KINDS[kind].strike(scene)
         assert [job.wait(LIMIT_S) for job in (alone, struck)] == [0, 0], alone.said + struck.said
     assert "Traceback" not in struck.said
