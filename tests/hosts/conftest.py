@@ -17,7 +17,7 @@ SOON = {
 
 @pytest.fixture(scope="package")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
-    """A head, workers of 2 CPUs, a store with a data set, a client: each on a host of its own. The last worker is spot."""
+    """A head, workers of 2 CPUs, a store with a data set, a client: on hosts of their own. The last worker is spot."""
     if why := why_no_hosts():
         pytest.skip(why)
     before = dict(os.environ)
