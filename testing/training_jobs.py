@@ -19,11 +19,11 @@ LIMIT_S = 300
 
 
 @contextmanager
-def training_job(config: RunConfig, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """jobs/train.py on the tests' cluster; settings and output lie in ``folder``. It does not outlive the block."""
+def training_job(config: RunConfig, folder: Path, script: str = "train.py") -> Iterator[subprocess.Popen[bytes]]:
+    """A script of jobs on the tests' cluster; settings and output lie in ``folder``. It does not outlive the block."""
     settings, log = folder / f"{config.name}.json", folder / f"{config.name}.log"
     settings.write_text(to_json(config))
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--config", str(settings)]
+    command = [sys.executable, str(ROOT / "jobs" / script), "--config", str(settings)]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with open(log, "ab") as output:
         job = subprocess.Popen(command, start_new_session=True, env=environment, stdout=output, stderr=output)

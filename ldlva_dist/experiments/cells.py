@@ -20,6 +20,7 @@ from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import DataError, SettingError
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import Holder
+from ldlva_dist.run.news import show_through
 from ldlva_dist.runtime import unfinished
 from ldlva_dist.stream.plan import left_out
 
@@ -87,14 +88,19 @@ def finished_run(config: RunConfig) -> dict[str, float] | None:
     return found
 
 
-def finish_run(config: RunConfig, holder: Holder | None = None) -> dict[str, float]:
+def finish_run(config: RunConfig, holder: Holder | None = None, control: Any = None) -> dict[str, float]:
     """Train a cell to its end, from where it was interrupted, and judge its last epoch on the test split.
 
     A cell that leaves a fold out also keeps what it says of that fold.
 
-    ``holder`` is the process that it ends with, if it is not this one.
+    Args:
+        config: The cell's run.
+        holder: The process that it ends with, if it is not this one.
+        control: The :class:`RunControl` actor through which that process shows what the run tells.
     """
     began = time.monotonic()
+    if control:
+        show_through(control, config.name)
     done, dataset = launch.fit(config, holder=holder), Dataset.open(config.data.dataset)
     evaluation = score(done.checkpoint, dataset, predict_training=True)
     found = figures(evaluation)

@@ -22,10 +22,12 @@ from ldlva_dist.index.graph import copy_graphs, graph_infos, require_graph
 from ldlva_dist.index.service import build_graph_by_size
 from ldlva_dist.packing.noisy_versions import Control, controlled
 from ldlva_dist.run.lease import Holder
+from ldlva_dist.run.news import shared_news
 from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.head_watch import require_head
 from ldlva_dist.runtime.waiting import own_errors
 
-SELECTION_SEED = 0
+SELECTION_SEED, LOOK_S = 0, 0.5
 Figures = dict[str, float]
 
 
@@ -152,11 +154,15 @@ def _side_by_side(configs: Mapping[str, RunConfig], limit: int) -> Iterator[tupl
     """
     task: Any = ray.remote(cells.finish_run).options(**placement.cell_task())
     waiting, running = list(configs.items()), dict[Any, str]()
-    while waiting or running:
-        while waiting and len(running) < limit:
-            name, config = waiting.pop(0)
-            running[task.remote(config, Holder.here())] = name
-        [ref], _ = ray.wait(list(running), num_returns=1)
-        with own_errors():
-            figures = ray.get(ref)
-        yield running.pop(ref), figures
+    with shared_news() as (control, news):
+        while waiting or running:
+            while waiting and len(running) < limit:
+                name, config = waiting.pop(0)
+                running[task.remote(config, Holder.here(), control)] = name
+            done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)  # how long a run takes is its own affair
+            news.show()
+            require_head()
+            for ref in done:
+                with own_errors():
+                    figures = ray.get(ref)
+                yield running.pop(ref), figures

@@ -28,9 +28,9 @@ from ldlva_dist.records.console import say
 from ldlva_dist.records.follow import Follower
 from ldlva_dist.run import preflight
 from ldlva_dist.run.backend import StoppableTorchConfig
-from ldlva_dist.run.control import RunControl
 from ldlva_dist.run.elastic import FollowCluster, LimitedTrainer, SaveBeforeResize, WaitForCluster, WorkerWait
 from ldlva_dist.run.lease import Holder, Lease, leased
+from ldlva_dist.run.news import end_control, start_control
 from ldlva_dist.run.outcome import recorded
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.run.supervise import attend
@@ -41,8 +41,6 @@ from ldlva_dist.stream import pipeline, quarantine
 from ldlva_dist.training import build
 from ldlva_dist.training.inputs import Resources
 from ldlva_dist.training.loop import train_worker
-
-CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[
         manifest = pipeline.Manifest(dataset, placement.manifest_task())
         service = _start_service(config, dataset) if config.bank_shards else None
     index = None
-    control: Any = ray.remote(RunControl).options(**placement.control_actor()).remote()
+    control = start_control()
     try:
         index = _start_index(config) if config.index_shards else None
         resources = Resources(
@@ -137,9 +135,8 @@ def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[
             require=lease.require,
         )
     finally:
+        end_control(control)
         if not is_head_lost():  # then all of it is lost
-            ray.wait([control.close.remote()], timeout=CLOSE_S)
-            ray.kill(control)  # somebody always waits for its news, so Ray would keep it
             for started in (service, index):
                 if started:
                     started.stop()

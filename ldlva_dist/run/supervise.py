@@ -1,7 +1,6 @@
 """Wait for a run: show what it tells, and pass on a Ctrl-C or a SIGTERM as a request to save and stop."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-import ray
-
 from ldlva_dist.errors import RunStopped
-from ldlva_dist.records.console import say
+from ldlva_dist.run.news import News, show
 from ldlva_dist.runtime.head_watch import require_head
 
 POLL_S = 0.2
@@ -42,23 +39,23 @@ def attend(
     """
     done: Future[T] = Future()
     threading.Thread(target=_fulfil, args=(done, work), name="run", daemon=True).start()
-    heard, deadline = control.hear.remote(), None
+    news, deadline = News(control), None
     with _signals() as asked:
         while not wait([done], timeout=POLL_S).done:
-            heard = _show_news(control, heard)
+            news.show()
             require()
             require_head()
             if deadline is None and (asked.is_set() or (until is not None and until.is_set())):
                 deadline = time.monotonic() + grace_s
                 if asked.is_set():
-                    _say("stopping after this step, once a checkpoint is written; a second signal ends at once")
+                    show("stopping after this step, once a checkpoint is written; a second signal ends at once")
                 control.stop.remote()
             if deadline is not None and time.monotonic() > deadline:
                 raise RunStopped(
                     f"the run did not save and stop within {grace_s:g} s (training.stop_grace_s), and was ended; "
                     "run the same command again to resume from the last checkpoint"
                 )
-    _show_news(control, heard)
+    news.show()
     return done.result()
 
 
@@ -88,16 +85,3 @@ def _signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _show_news(control: Any, heard: Any) -> Any:
-    """Show what has come, and listen on."""
-    if not ray.wait([heard], timeout=0)[0]:
-        return heard
-    for sentence in ray.get(heard):
-        _say(sentence)
-    return control.hear.remote()
-
-
-def _say(sentence: str) -> None:
-    say(sentence, file=sys.stderr)

@@ -31,6 +31,7 @@ from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch, preflight
 from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
+from ldlva_dist.run.news import News, shared_news, show_through
 from ldlva_dist.run.outcome import recorded
 from ldlva_dist.run.paths import with_absolute_paths
 from ldlva_dist.runtime import growth, placement
@@ -184,9 +185,10 @@ def _own_params(config: RunConfig) -> dict[str, Any]:
     return {name: own[name] for name in search_space(config)}
 
 
-def _run_trial(params: dict[str, Any], config: RunConfig, holder: Holder) -> None:
+def _run_trial(params: dict[str, Any], config: RunConfig, holder: Holder, control: Any) -> None:
     """One trial is one launch, which ends with the sweep; what its run told before comes first, for ASHA."""
     run = _run_of(config, params)
+    show_through(control, f"trial {run.name}")
     for line in read_metrics(run.uri):
         if METRIC in line:
             tune.report(line)
@@ -211,13 +213,20 @@ def _search_runs(config: RunConfig, callbacks: list[tune.Callback]) -> tune.Resu
     growth.wait_for_nodes(request, _bundles_of(config, 1), config.placement.wait_for_workers_s)
     follower = FollowNodes(config, _search(config), request)
     try:
-        return _tuner(config, follower.search_alg, [follower, *callbacks]).fit()
+        with shared_news() as (control, news):
+            trial = partial(_run_trial, config=config, holder=Holder.here(), control=control)
+            return _tuner(config, trial, follower.search_alg, [follower, _ShowNews(news), *callbacks]).fit()
     finally:
         request.cancel()
 
 
-def _tuner(config: RunConfig, search_alg: SearchAlgorithm | Searcher, callbacks: list[tune.Callback]) -> tune.Tuner:
-    trainable = tune.with_resources(partial(_run_trial, config=config, holder=Holder.here()), placement.trial())
+def _tuner(
+    config: RunConfig,
+    trial: Callable[..., None],
+    search_alg: SearchAlgorithm | Searcher,
+    callbacks: list[tune.Callback],
+) -> tune.Tuner:
+    trainable = tune.with_resources(trial, placement.trial())
     folder = storage.join(config.storage_path, config.name)
     records = launch.train_storage(storage.join(folder, TUNE))
     return tune.Tuner(
@@ -272,6 +281,17 @@ def _trial(result: tune.Result, config: RunConfig) -> Trial:
         run_uri=_run_of(config, params).uri,
         error=last_line(result.error) if result.error else None,
     )
+
+
+class _ShowNews(tune.Callback):
+    """Shows what trials tell and wait for."""
+
+    def __init__(self, news: News) -> None:
+        self._news = news
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Several times a second."""
+        self._news.show()
 
 
 class SweepTrial(TuneTrial):

@@ -1,6 +1,7 @@
 """How many trials a sweep runs at a time, while nodes come and go."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,9 @@ from ldlva_dist.errors import DataError
 from ldlva_dist.run.sweep import FollowNodes, _search
 from ldlva_dist.runtime.growth import NodeRequest
 from testing.clusters.joining_nodes import another_node
+from testing.clusters.shared_cluster import taken
+from testing.tiny_runs import tiny_run
+from testing.training_jobs import LIMIT_S, training_job, wait_until
 
 TRIES = 3
 PLACE = PlacementConfig(num_workers=1, cpus_per_worker=1.0, data_cpus_per_worker=0.9)
@@ -57,6 +61,19 @@ def test_a_trial_whose_process_is_lost_is_tried_again_and_one_that_fails_is_not(
     assert by_end["lost"].metrics["done_by"] == TRIES
     assert (tmp_path / "fails").read_text() == "."
     assert "no such face" in str(by_end["fails"].error)
+
+
+def test_a_trial_that_waits_for_cpus_says_so_where_the_sweep_was_begun(faces: str, tmp_path: Path) -> None:
+    config = tiny_run(faces, tmp_path, "waits")
+    config = replace(
+        config, training=replace(config.training, epochs=1.0), sweep=SweepConfig(num_samples=1, grace_epochs=1.0)
+    )
+    waits = re.compile(r"^trial [0-9a-f]{8}: waiting for workers: 1 are wanted", re.MULTILINE)
+    log = tmp_path / "waits.log"
+    with training_job(config, tmp_path, "sweep.py") as job:
+        with taken(3.5):
+            wait_until(lambda: waits.search(log.read_text()) is not None, job, f"word of the wait: {log}")
+        assert job.wait(LIMIT_S) == 0, log.read_text()
 
 
 def _end_as_told(params: dict[str, str], folder: Path) -> None:
