@@ -54,8 +54,6 @@ class Arguments:
     seeds: int = 3
     folds: int = 5
     """Networks for cleanlab's out-of-fold scores, with the flips of seed 1; 0: none."""
-    norm_rows: int | None = None
-    """``model.norm_rows`` of all sides."""
     label_smoothing: float = 0.3
     source: str = "../shared/data/ferplus"
     """Folder with FER+'s train.parquet and valid.parquet."""
@@ -96,7 +94,6 @@ def contest(arguments: Arguments, name: str) -> dict[str, Any]:
     output = Path(arguments.output).absolute()
     data = provide(settings, arguments.source, output / "data")
     place = output / f"{name}-{settings.rows or 'all'}-{settings.epochs:g}"
-    place = place.with_name(f"{place.name}-rows-{arguments.norm_rows}") if arguments.norm_rows else place
     noise = ["--levels", f"{settings.level:g}", "--sides", ",".join(arguments.sides), "--seeds", str(arguments.seeds)]
     noise += ["--learning-rates", settings.learning_rates, "--label-smoothing", str(arguments.label_smoothing)]
     _experiment("noise", settings, data, place / "noise", arguments, *noise, *SHORT_RUNS)
@@ -182,8 +179,6 @@ def judge_bank(arguments: Arguments) -> dict[str, Any]:
 
 def _experiment(kind: str, settings: Contest, data: str, place: Path, arguments: Arguments, *options: str) -> None:
     command = [kind, "--preset", settings.preset, "--dataset", data, "--output", str(place), *ONE_WORKER_EACH, *options]
-    if arguments.norm_rows:
-        command += ["--model.norm-rows", str(arguments.norm_rows)]
     command += ["--training.epochs", f"{settings.epochs:g}"]
     subprocess.run([sys.executable, str(JOBS / "experiment.py"), *command], check=True, timeout=arguments.limit_s)
 

@@ -25,9 +25,6 @@ class ModelConfig:
     """Widths of the calibration network's two hidden layers."""
     freeze_batchnorm: bool = False
     """Use the stored statistics of every BatchNorm and leave them as they are."""
-    norm_rows: Count | None = None
-    """Rows of a worker's batch that the backbone's BatchNorm normalises together in training; None: all of them. With
-    fewer, it is the same on fewer workers, whose batches are larger."""
 
     def __post_init__(self) -> None:
         check_settings(self, "model")

@@ -171,37 +171,5 @@ def freeze_batchnorm(module: nn.Module) -> None:
             part.train = partial(_stay_in_eval, part)
 
 
-def group_batchnorm(module: nn.Module, rows: int) -> None:
-    """Let every BatchNorm normalise so many rows of a batch together in training, not all: "ghost batches".
-
-    Running statistics move towards the mean of the groups', as those of ranks that have a group each.
-    Source: Hoffer, Hubara and Soudry, 2017, "Train longer, generalize better", ghost batch normalization.
-
-    Args:
-        module: The network.
-        rows: Most rows of a group; a batch is cut into groups of about one size, in order.
-    """
-    for part in module.modules():
-        if isinstance(part, _BatchNorm):
-            part.forward = partial(_normalize_groups, part, rows)
-
-
-def _normalize_groups(part: _BatchNorm, rows: int, input: Tensor) -> Tensor:
-    """[B, C, ...] to the same; the class's own forward for each group, which may do more than normalise."""
-    forward = type(part).forward
-    if not part.training or len(input) <= rows:
-        return forward(part, input)
-    before = dict(part.named_buffers(recurse=False))
-    normalized, after = [], []
-    for group in input.tensor_split(-(-len(input) // rows)):
-        for name, buffer in before.items():
-            setattr(part, name, buffer.clone())  # autograd keeps it: what moves later must be another tensor
-        normalized.append(forward(part, group))
-        after.append(dict(part.named_buffers(recurse=False)))
-    for name, buffer in before.items():
-        setattr(part, name, buffer.copy_(torch.stack([each[name] for each in after]).double().mean(dim=0)))
-    return torch.cat(normalized)
-
-
 def _stay_in_eval(part: _BatchNorm, mode: bool = True) -> _BatchNorm:
     return part

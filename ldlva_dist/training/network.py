@@ -10,7 +10,7 @@ from ldlva_dist.checkpoint.saved_files import newest_finished
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.errors import DataError, SettingError
-from ldlva_dist.models.backbone import build_backbone, feature_width, freeze_batchnorm, group_batchnorm, load_weights
+from ldlva_dist.models.backbone import build_backbone, feature_width, freeze_batchnorm, load_weights
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.models.weights_file import require_weights_of
 from ldlva_dist.records.console import say
@@ -30,8 +30,6 @@ def build_model(config: RunConfig, num_classes: int, *, pretrained: bool = True)
         calibration_hidden=hidden,
         noise_rate=config.posterior.noise_rate,
     )
-    if config.model.norm_rows:
-        group_batchnorm(backbone, config.model.norm_rows)
     if config.model.freeze_batchnorm:
         freeze_batchnorm(ldlva)
     return ldlva

@@ -19,16 +19,9 @@ from torch import nn
 
 from ldlva_dist.config import ModelConfig, RunConfig
 from ldlva_dist.errors import SettingError
-from ldlva_dist.models.backbone import (
-    build_backbone,
-    feature_width,
-    freeze_batchnorm,
-    group_batchnorm,
-    load_pretrained,
-    load_weights,
-)
+from ldlva_dist.models.backbone import build_backbone, feature_width, freeze_batchnorm, load_pretrained, load_weights
 from ldlva_dist.models.resnet import BLOCKS, NARROW, BasicBlock, NarrowShortcut, ResNet
-from ldlva_dist.training.network import build_model, say_pretrained
+from ldlva_dist.training.network import say_pretrained
 
 
 def tiny(channels: int = 3) -> ResNet:
@@ -380,55 +373,6 @@ def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_scale_also_in_a_co
     assert torch.equal(backbone.get_buffer("bn1.running_mean"), torch.zeros(4))
     assert backbone.bn1.weight.grad is not None
     assert backbone.bn1.weight.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
-def test_batchnorm_in_groups_is_that_of_ranks_which_have_a_group_each(copied: Callable[[ResNet], ResNet]) -> None:
-    torch.manual_seed(0)
-    original = tiny()
-    ranks = copy.deepcopy(original), copy.deepcopy(original)
-    group_batchnorm(original, 4)
-    grouped, images = copied(original), torch.randn(7, 3, 48, 48)
-    features = grouped(images)
-    features.square().sum().backward()
-    parts = [rank(part) for rank, part in zip(ranks, images.split([4, 3]), strict=True)]
-    for part in parts:
-        part.square().sum().backward()
-    torch.testing.assert_close(features, torch.cat(parts))
-    one, other = ranks
-    for name, parameter in grouped.named_parameters():
-        there = one.get_parameter(name).grad, other.get_parameter(name).grad
-        torch.testing.assert_close(parameter.grad, there[0] + there[1], rtol=1e-4, atol=1e-4)
-    for name, buffer in grouped.named_buffers():
-        mean = (one.get_buffer(name) + other.get_buffer(name)) / 2
-        torch.testing.assert_close(buffer, mean.to(buffer.dtype))
-    torch.testing.assert_close(grouped.eval()(images[:1]), grouped(images)[:1], msg="after training each row is alone")
-    small, whole = tiny(), tiny()
-    whole.load_state_dict(small.state_dict())
-    group_batchnorm(small, 7)
-    assert torch.equal(small(images), whole(images)), "a batch of no more rows is one group"
-
-
-class Activated(nn.BatchNorm1d):
-    """As timm's norms, which do more than their name says."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input).relu()
-
-
-def test_a_norm_in_groups_does_all_that_its_class_does() -> None:
-    whole, grouped, rows = Activated(3), Activated(3), torch.randn(6, 3)
-    group_batchnorm(grouped, 3)
-    assert torch.equal(grouped(rows), torch.cat([whole(rows[:3]), whole(rows[3:])]))
-    assert grouped.num_batches_tracked == 1
-
-
-def test_a_run_s_network_normalises_as_many_rows_together_as_its_settings_say() -> None:
-    config = RunConfig(model=ModelConfig(name="resnet10", width=4, stem="small", norm_rows=2))
-    grouped = build_model(config, 3).backbone
-    whole = build_model(replace(config, model=replace(config.model, norm_rows=None)), 3).backbone
-    images = torch.randn(6, 3, 48, 48)
-    torch.testing.assert_close(grouped(images), torch.cat([whole(pair) for pair in images.split(2)]))
 
 
 def test_a_run_that_begins_says_what_it_loads_and_one_that_goes_on_does_not_need_the_file(
