@@ -36,8 +36,15 @@ CLOSE = 1e-5
 def host_run(
     name: str, *, epochs: float = EPOCHS, workers: int | tuple[int, int] = 2, num_to_keep: int = KEPT
 ) -> RunConfig:
-    """A run of some ten steps an epoch whose ranks have a host each, with short limits."""
+    """A run of some ten steps an epoch whose ranks have a host each, with short limits.
+
+    One whose number of workers may change computes the same on any number: ranks normalise their rows by themselves,
+    and what is rounded in the bank may be rounded the other way.
+    """
     config = long_run(FACES, f"{BUCKET}/runs", name)
+    if not isinstance(workers, int):
+        whole = replace(config.bank, probs_dtype="float32", features_dtype="float32")
+        config = replace(config, model=replace(config.model, freeze_batchnorm=True), bank=whole)
     return replace(
         config,
         neighbors=replace(config.neighbors, timeout_s=60.0),
@@ -69,16 +76,18 @@ class HostHarness:
     def __init__(self, cluster: HostCluster, kinds: Sequence[str]) -> None:
         """Runs will be of these kinds."""
         self.cluster, self._kinds = cluster, kinds
-        self._references: dict[float, tuple[Numbers, float]] = {}
+        self._references: dict[tuple[float, int | tuple[int, int]], tuple[Numbers, float]] = {}
 
-    def reference(self, epochs: float = EPOCHS) -> tuple[Numbers, float]:
-        """Numbers and seconds of the run that nothing happens to, once for each length."""
-        if epochs not in self._references:
-            began, config = time.monotonic(), host_run(f"straight-{epochs:g}", epochs=epochs)
+    def reference(self, epochs: float = EPOCHS, workers: int | tuple[int, int] = 2) -> tuple[Numbers, float]:
+        """Numbers and seconds of the run that nothing happens to, once for each length and number of workers."""
+        config = host_run(f"straight-{len(self._references)}", epochs=epochs, workers=workers)
+        key = epochs, workers
+        if key not in self._references:
+            began = time.monotonic()
             self.straight(config)
             with self.cluster.hosts["client"].network():
-                self._references[epochs] = numbers_of(config.uri), time.monotonic() - began
-        return self._references[epochs]
+                self._references[key] = numbers_of(config.uri), time.monotonic() - began
+        return self._references[key]
 
     def straight(self, config: RunConfig) -> None:
         """A run that nothing happens to, or the rest of one."""
@@ -91,8 +100,8 @@ class HostHarness:
         """One run, with the kind, the moment and the victim of a seed."""
         name = self._kinds[seed % len(self._kinds)]
         kind, random = HOST_KINDS[name], np.random.default_rng(seed)
-        numbers, straight_s = self.reference(kind.epochs)
         config = host_run(f"run-{seed:05d}", epochs=kind.epochs, workers=kind.workers)
+        numbers, straight_s = self.reference(kind.epochs, kind.workers)
         config = replace(config, placement=replace(config.placement, max_failures=kind.max_failures))
         step = CHECKPOINT_EVERY_STEPS * int(random.integers(1, kind.last_checkpoint + 1))
         if kind.without:
@@ -135,7 +144,7 @@ class HostHarness:
             hosts: Of the run; a rank has one to itself.
             steps: Those of the checkpoints to begin with; None: all but the last.
         """
-        numbers, _ = self.reference()
+        numbers, _ = self.reference(workers=hosts)
         every, last = CHECKPOINT_EVERY_STEPS, len(numbers.losses)
         whole = host_run("whole", workers=hosts, num_to_keep=last // every)
         self.straight(whole)

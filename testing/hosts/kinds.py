@@ -237,7 +237,7 @@ HOST_KINDS = {
     "cable out 20 s": HostKind(strike=partial(pull_cable, seconds=LONG_S)),
     "second submitter": HostKind(strike=second_submitter, last_checkpoint=1),
     "node joins": HostKind(
-        strike=join_node, workers=(2, 3), without="h3", epochs=LONG_EPOCHS, says=("the cluster holds 3 workers now",)
+        strike=join_node, workers=(2, 3), without="h3", last_checkpoint=2, says=("the cluster holds 3 workers now",)
     ),
     "store slow": HostKind(strike=slow_store),
     "head lost": HostKind(strike=lose_head, exit_code=None),
