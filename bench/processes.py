@@ -62,11 +62,17 @@ def run_job(checkout: Path, job: str, *arguments: str, until: Callable[[], bool]
     return first or end, end
 
 
-def cpu_of(checkout: Path, job: str, *arguments: str) -> float:
-    """CPU seconds of a job that starts no processes and ends by itself, whatever its exit code."""
+def cpu_of(checkout: Path, job: str, *arguments: str, expected: int) -> float:
+    """CPU seconds of a job that starts no processes and ends by itself.
+
+    Raises:
+        RuntimeError: where it ends with another exit code than expected.
+    """
     command = [python_of(checkout), str(checkout / "jobs" / f"{job}.py"), *arguments]
     before = _children()
-    subprocess.run(command, cwd=checkout, capture_output=True, timeout=LIMIT_S)
+    done = subprocess.run(command, cwd=checkout, capture_output=True, timeout=LIMIT_S)
+    if done.returncode != expected:
+        raise RuntimeError(f"{' '.join(command)} must end with exit code {expected}, ended with {done.returncode}")
     return _children() - before
 
 

@@ -1,4 +1,4 @@
-"""What the jobs print for ``--help``, for the reference pages and for the test of the papers."""
+"""What the jobs print for ``--help``, for the reference pages, and which command lines they take, for tests."""
 
 import contextlib
 import io
@@ -6,16 +6,19 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from unittest.mock import patch
 
 from ldlva_dist.commands.program import find_command
+from ldlva_dist.config.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (*sorted((ROOT / "jobs").glob("*.py")), *(ROOT / "cluster" / name for name in ("drain.py", "serve.py")))
-_COMMANDS = re.compile(r"^usage: [^{\n]*\{([a-z0-9,-]+)\}", re.MULTILINE)
+_COMMANDS = re.compile(r"^usage: (?P<before>[^{\n]*)\{(?P<names>[a-z0-9,-]+)\}", re.MULTILINE)
+_SOURCES = re.compile(r"^Kinds of source: (?P<names>.*)$", re.MULTILINE)
+_NUMBER_OR_NAME = re.compile(r"^\W*(--[a-z0-9.-]+) (?:\{None\}\|)?(?:INT|FLOAT|\{(?!None)[^}]*\})", re.MULTILINE)
 
 
 def help_texts(columns: int = 100) -> Iterator[tuple[str, str]]:
@@ -26,8 +29,33 @@ def help_texts(columns: int = 100) -> Iterator[tuple[str, str]]:
         text = _printed(main, [name, "--help"], columns)
         yield name, text
         found = _COMMANDS.search(text)
-        for command in found[1].split(",") if found else ():
+        for command in found["names"].split(",") if found else ():
             yield f"{name} {command}", _printed(main, [name, command, "--help"], columns)
+
+
+def command_lines(job: str, begun: Sequence[str] = ()) -> Iterator[tuple[list[str], str]]:
+    """How the command lines of a job may begin, and the help that each prints: nothing, a preset, commands of commands.
+
+    Args:
+        job: Name of a script in jobs/.
+        begun: The words before.
+    """
+    text = _printed(find_command(job), [job, *begun, "--help"], columns=100)
+    yield list(begun), text
+    if not begun and "PRESET [--" in text:
+        preset = next(iter(PRESETS))
+        yield [preset], _printed(find_command(job), [job, preset, "--help"], columns=100)
+    found = _COMMANDS.search(text) or (None if begun else _SOURCES.search(text))
+    if found:
+        before = ["there" for word in found.groupdict().get("before", "").split() if word.isupper()]
+        for command in re.split(", ?", found["names"]):
+            yield from command_lines(job, [*begun, *before, command])
+
+
+def wrong_value(text: str) -> list[str]:
+    """The first option of a help text that takes a number or one of some names, with neither; or nothing."""
+    found = _NUMBER_OR_NAME.search(text)
+    return [found[1], "no-such-value"] if found else []
 
 
 def _main_of(script: Path) -> Callable[[], None]:

@@ -2,7 +2,9 @@
 
 Drawn faces (112 px as JPEG in Parquet) through the project's own jobs, each in a process of its own: pack, graph, one
 epoch (demo's network at 48 px, two workers), evaluate, report, predict. Of each: seconds, CPU seconds and peak memory
-by kind of process, sampled (what a process used after the last look is lost; memory is private, shared pages left out).
+by kind of process, sampled (what a process used after the last look is lost). Memory is USS: pages that no other
+process holds at the time, so that pages of the object store that several read do not count, nor those that a forked
+worker has not written to since the fork.
 Two sizes are measured; for each stage a line through both (never one that falls) says what 10 M and 100 M rows would
 cost. Faces are painted once, 512 of them, and shown again with other light, place and mirror: painting takes some
 14 ms each at 112 px, which would be most of the time; the seconds of the drawing are told apart.
@@ -79,9 +81,9 @@ class Usage:
         for one in [self._process, *self._children()]:
             with suppress(psutil.Error):
                 kind = self._kind(one)
-                times, held = one.cpu_times(), one.memory_info()
+                times = one.cpu_times()
                 self._cpu[kind, one.pid, one.create_time()] = times.user + times.system
-                memory[kind] += (held.rss - held.shared) / 2**20
+                memory[kind] += one.memory_full_info().uss / 2**20
         for kind, size in [*memory.items(), ("all", sum(memory.values()))]:
             self.peak_mb[kind] = max(self.peak_mb[kind], size)
 

@@ -3,24 +3,26 @@
 The demo's network (ResNet-10 of width 12, 48 px, B = 32, K = 32) on one and on two workers, each with one torch thread.
 Bare is the same ``step``, backward and optimiser on tensors in memory: one process with 32 rows, and two at once with
 16 rows each. Host work is what the training thread of rank 0 does in a step beside forward, backward and optimiser,
-waits included, by part; it is timed from outside, by wrapping functions that have the same names in every build, so
-that ``--checkout FOLDER`` (another build, with its own ``.venv``) is measured by the same rule, in turn with this one.
+waits included, by part; it is timed from outside, by wrapping functions, so that ``--checkout FOLDER`` (another build,
+with its own ``.venv``) is measured by the same rule, in turn with this one. Names that builds since 44e4586 gave to the
+same work are listed below; a build that has none of them is refused. Whatever waits for another rank is a collective.
 
 Goals: one worker at least 0.90 of bare, two workers at least 0.70 of the two bare processes, host work at two workers
 at most 0.4 of the other build's.
 """
 
 import functools
-import importlib.util
+import importlib
 import json
 import logging
 import os
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,17 +117,23 @@ def our_speed(arguments: Arguments, folder: str, dataset: str, num_workers: int)
     result = f"{folder}/figures-{num_workers}.json"
     launch.train_worker = functools.partial(timed_worker, result, arguments.warmup, arguments.steps)
     launch.fit(config)
-    return json.loads(Path(result).read_text())
+    figures = json.loads(Path(result).read_text())
+    expected = {part for part, *_ in (*WRAPPED, *EACH)} - ({"collectives"} if num_workers == 1 else set())
+    if not expected <= figures["part_ms"].keys():
+        # A function that others have imported by its name is to be wrapped where they hold it.
+        raise LookupError(f"no call was seen of {', '.join(sorted(expected - figures['part_ms'].keys()))}")
+    return figures
 
 
 def timed_worker(result: str, warmup: int, steps: int, config: Any, resources: Any) -> None:
     """``train_worker`` with its parts timed; rank 0 writes the figures of some steps after the first ones."""
     import torch.distributed as dist
 
+    import ldlva_dist
     from ldlva_dist.training.loop import train_worker
 
     parts = Parts()
-    parts.wrap_all()
+    parts.wrap_all(is_today=Path(ldlva_dist.__file__).parents[1] == Path(__file__).parents[2])
     worker = importlib.import_module("ldlva_dist.training.worker").Worker
     bare_step, begun = worker.step, {}
 
@@ -160,34 +168,34 @@ class Parts:
         self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[str] = []
         self._since = time.perf_counter()
+        self._thread = threading.get_ident()
 
     def clear(self) -> None:
         """Begin anew."""
         self.seconds.clear()
         self._since = time.perf_counter()
 
-    def wrap_all(self) -> None:
-        """Wrap what the builds have in common; a name that a build lacks is no part of it."""
-        for names, part in WRAPPED.items():
-            module, *way = names.split(":")
-            for name in way[0].split() if importlib.util.find_spec(module) else ():
-                self._wrap(importlib.import_module(module), name, part)
-        inputs: Any = importlib.import_module("ldlva_dist.training.build")
-        worker = importlib.import_module("ldlva_dist.training.worker").Worker
-        inputs.read_batches = self._each(inputs.read_batches, "stream")
-        worker.lookups = self._each(worker.lookups, "bank")
+    def wrap_all(self, *, is_today: bool) -> None:
+        """Wrap what is measured in the build that is imported.
 
-    def _wrap(self, owner: Any, name: str, part: str) -> None:
-        *way, last = name.split(".")
-        for step in way:
-            owner = getattr(owner, step, None)
-        bare = getattr(owner, last, None)
-        if bare is not None:
-            setattr(owner, last, self._timed(bare, part))
+        Args:
+            is_today: Whether it is the build that this file belongs to, which must have the newest of all names.
+
+        Raises:
+            LookupError: where the build does a piece of work under no name that is known.
+        """
+        for part, *generations in WRAPPED:
+            for owner, name in functions(generations[:1] if is_today else generations):
+                setattr(owner, name, self._timed(getattr(owner, name), part))
+        for part, place in EACH:
+            ((owner, name),) = functions([place])
+            setattr(owner, name, self._each(getattr(owner, name), part))
 
     def _timed(self, bare: Callable[..., Any], part: str) -> Callable[..., Any]:
         @functools.wraps(bare)
         def timed(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return bare(*args, **kwargs)
             self._switch(part)
             try:
                 return bare(*args, **kwargs)
@@ -220,26 +228,73 @@ class Parts:
         self._since = now
 
 
-WRAPPED = {
-    "torch.distributed:all_reduce all_to_all_single broadcast reduce all_gather_into_tensor all_gather "
-    "reduce_scatter_tensor barrier": "collectives",
-    "ldlva_dist.training.device.gradient_mean:GradientMean.expect GradientMean.take": "collectives",
-    "ldlva_dist.training.rank_votes:Agreement._verdict": "collectives",
-    "torch:Tensor.backward": "backward",
-    "torch.optim:AdamW.step": "optimizer",
-    "torch.optim.adam:adam": "optimizer",
-    "ldlva_dist.models.ldlva:LDLVA.forward": "forward",
-    "ldlva_dist.training.engine:Engine.__call__ Engine.backward Engine.step": "engine",
-    "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer.reduce_gradients "
-    "DeepSpeedZeroOptimizer.reduce_ready_partitions_and_remove_grads": "engine",
-    "ldlva_dist.method.uncertainty_table:UncertaintyTable.route UncertaintyTable.read UncertaintyTable.apply": "table",
-    "ldlva_dist.training.optimizer_step:step": "forward",
-    "ldlva_dist.training.optimizer_step:to_tensors optimize": "copies",
-    "ldlva_dist.training.optimizer_step:_move_centers": "centers",
-    "ldlva_dist.training.worker:Worker.step Worker.decide Worker.due Worker.measure": "log",
-    "ldlva_dist.training.worker:Worker.write": "bank",
-}
-"""Functions by module, and the part that they are."""
+def functions(generations: Sequence[str]) -> list[tuple[Any, str]]:
+    """Owners and names of the functions of the first generation that the imported build has whole.
+
+    Args:
+        generations: Each ``MODULE:NAME NAME``, the newest first; an empty one is had by every build.
+
+    Raises:
+        LookupError: where the build has none of them.
+    """
+    missing: list[str] = []
+    for generation in generations:
+        module, _, names = generation.partition(":")
+        found = [_function(module, name) for name in names.split()]
+        if None not in found:
+            return [each for each in found if each]
+        missing += [f"{module}:{name}" for name, each in zip(names.split(), found, strict=True) if not each]
+    raise LookupError(f"WRAPPED of {__file__} must name what the build has, which lacks {', '.join(missing)}")
+
+
+def _function(module: str, name: str) -> tuple[Any, str] | None:
+    try:
+        owner: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            return None
+        raise
+    *way, last = name.split(".")
+    for step in way:
+        owner = getattr(owner, step, None)
+    return (owner, last) if hasattr(owner, last) else None
+
+
+_STEP, _WORKER = "ldlva_dist.training.optimizer_step", "ldlva_dist.training.worker"
+_NEIGHBORS = "ldlva_dist.training.neighbors"
+_TABLE, _VOTES = "ldlva_dist.method.uncertainty_table", "ldlva_dist.training.rank_votes"
+WRAPPED = (
+    ("collectives", "torch.distributed:all_reduce all_to_all_single broadcast reduce all_gather_into_tensor all_gather "
+                    "reduce_scatter_tensor barrier isend irecv Work.wait"),
+    ("collectives", "ldlva_dist.training.device.gradient_mean:GradientMean.expect GradientMean.take", ""),
+    ("backward", "torch:Tensor.backward"),
+    ("optimizer", "torch.optim:AdamW.step"),
+    ("optimizer", "torch.optim.adam:adam"),
+    ("forward", "ldlva_dist.models.ldlva:LDLVA.forward"),
+    ("forward", f"{_STEP}:step"),
+    ("engine", "ldlva_dist.training.engine:Engine.__call__ Engine.backward Engine.step"),
+    ("engine", "ldlva_dist.training.engine:Engine.begin_step", ""),
+    ("engine", "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer.reduce_gradients "
+               "DeepSpeedZeroOptimizer.reduce_ready_partitions_and_remove_grads"),
+    ("table", f"{_TABLE}:UncertaintyTable.read UncertaintyTable.apply"),
+    ("table", f"{_TABLE}:UncertaintyTable.route UncertaintyTable._descend", ""),
+    ("copies", f"{_WORKER}:optimize"),
+    ("copies", f"{_WORKER}:with_logits", f"{_STEP}:to_tensors"),
+    ("copies", f"{_NEIGHBORS}.prefetch:batch_tensors", ""),
+    ("copies", f"{_NEIGHBORS}.lookups:neighbor_tensors", ""),
+    ("centers", f"{_STEP}:RankSums.__init__ RankSums.wait", f"{_STEP}:_move_centers"),
+    ("centers", f"{_STEP}:update_centers"),
+    ("votes", f"{_VOTES}:Agreement.vote Agreement._verdict", f"{_VOTES}:Agreement.after_step"),
+    ("votes", f"{_WORKER}:Worker._vote Worker.decide", f"{_WORKER}:Worker.vote"),
+    ("log", f"{_WORKER}:Worker.step Worker.due Worker.measure"),
+    ("bank", f"{_WORKER}:Worker.write"),
+)  # fmt: skip
+"""Parts, and the functions that they are: today's, and after them those that did the same in earlier builds.
+
+What :func:`optimize` does beside all others is cutting, joining and handing out tensors.
+"""
+EACH = ("stream", "ldlva_dist.training.build:read_batches"), ("bank", f"{_WORKER}:Worker.lookups")
+"""The same of functions that give one thing after another."""
 
 
 def cpu_by_process() -> dict[str, float]:

@@ -4,25 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from ldlva_dist.packing.sources.commands import Command
+from testing.help_texts import command_lines, wrong_value
 
 JOBS = Path(__file__).parents[3] / "jobs"
 SLOW = {"ray", "torch", "deepspeed", "faiss", "pyarrow", "pandas", "scipy", "PIL", "matplotlib", "botocore", "sklearn"}
 NOT_UNDERSTOOD = 2
-SUBCOMMANDS = {
-    "annotate_va": ["model", "table"],
-    "audit": ["folder", "parquet", "faces"],
-    "exchange": ["write", "read"],
-    "experiment": ["noise", "ablation"],
-    "make_shards": [
-        *("folder", "class-folders", "parquet", "webdataset", "affectnet", "affectnet-folders", "rafdb", "ferplus"),
-        *("faces", "verify", "relabel", "add"),
-    ],
-    "predict": ["dataset", "folder", "parquet"],
-}
-PRESET = {"train": ["demo"], "sweep": ["demo"], "plan": ["demo"]}
-WRONG_VALUES = {
+BREAK_A_RULE = {
     "train": ["demo", "--data.batch-size", "0"],
     "sweep": ["demo", "--data.batch-size", "0"],
     "plan": ["demo", "--probe-seconds", "-1"],
@@ -40,6 +32,7 @@ WRONG_VALUES = {
     "export": ["--run", "there"],
     "status": [],
 }
+"""Values that can be read, but break a rule."""
 PROGRAM = """
 import json, runpy, sys
 path, *argument_lists = json.loads(sys.argv[1])
@@ -56,12 +49,31 @@ print(json.dumps([codes, sorted({name.partition(".")[0] for name in sys.modules}
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("*.py")))
 def test_help_and_mistakes_are_answered_before_anything_slow_is_imported(job: str) -> None:
-    beginnings = [PRESET.get(job, []), *([name] for name in SUBCOMMANDS.get(job, []))]
-    helps = [[*beginning, "--help"] for beginning in beginnings]
-    mistakes = [[*beginning, "--no-such-option", "1"] for beginning in beginnings] + [WRONG_VALUES[job]]
+    lines = list(command_lines(job))
+    helps = [[*beginning, "--help"] for beginning, _ in lines]
+    mistakes = [[*beginning, "--no-such-option", "1"] for beginning, _ in lines]
+    mistakes += [[*beginning, *wrong] for beginning, text in lines if (wrong := wrong_value(text))]
+    mistakes += [BREAK_A_RULE[job]] if BREAK_A_RULE[job] else []
     arguments = json.dumps([str(JOBS / f"{job}.py"), *helps, *mistakes])
     done = subprocess.run([sys.executable, "-c", PROGRAM, arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     codes, imported = json.loads(done.stdout.splitlines()[-1])
     assert codes == [0] * len(helps) + [NOT_UNDERSTOOD] * len(mistakes)
     assert SLOW & set(imported) == set()
+
+
+def test_the_command_lines_are_all_that_the_program_takes() -> None:
+    found = {job: [" ".join(beginning) for beginning, _ in command_lines(job)] for job in ("make_shards", "audit")}
+    kinds = {kind.__metadata__[0].name for kind in get_args(Command)}
+    assert set(found["audit"]) == {"", *kinds}
+    others = {"verify", "relabel", "guess", "add"}
+    assert set(found["make_shards"]) == {"", *kinds, *others, *(f"add there {kind}" for kind in kinds)}
+    assert {tuple(beginning) for beginning, _ in command_lines("experiment")} == {
+        (),
+        ("noise",),
+        ("ablation",),
+        ("folds",),
+    }
+    assert [beginning for beginning, _ in command_lines("train")] == [[], ["demo"]]
+    wrong = {" ".join(beginning): wrong_value(text) for beginning, text in command_lines("experiment")}
+    assert wrong["folds"] == ["--max-concurrent", "no-such-value"]
