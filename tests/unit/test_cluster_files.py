@@ -141,9 +141,13 @@ def test_the_job_by_the_clock_goes_on_with_one_run_on_the_cluster_that_stays() -
     job = document["spec"]["jobTemplate"]
     assert job["clusterSelector"] == {"ray.io/cluster": load("raycluster.yaml")["metadata"]["name"]}
     assert job["backoffLimit"] == 0, "KubeRay refuses more where the cluster is another's"
-    interpreter, script, *arguments = shlex.split(job["entrypoint"])
-    assert (interpreter, (ROOT / Path(script).relative_to(workdir())).is_file()) == ("python", True)
-    config = parse_run(arguments, description="")
+    *shell, script = shlex.split(job["entrypoint"])
+    assert shell == ["bash", "-c"], "what stands behind || would be the submitting pod's own"
+    asks, trains = (shlex.split(part) for part in script.split("||"))
+    for name in (asks[1], trains[2]):
+        assert (ROOT / Path(name).relative_to(workdir())).is_file()
+    config = parse_run(trains[3:], description="")
+    assert asks[2:] == ["--run", config.uri], "a run that is finished starts no GPU every hour"
     assert config.name == "train-affectnet", "a name of each job's own would begin anew every hour"
     assert config.placement.use_gpu
     assert config.storage_path.startswith("s3://")
