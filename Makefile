@@ -7,7 +7,10 @@ DOCS_STAMP := $(VENV)/.docs-done
 STORE := .venv-swift
 STORE_STAMP := $(STORE)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install -qq --no-compile -c constraints.txt
+# Where the driver shows a GPU, what torch brings for it is pinned too.
+DRIVER_GPUS := /proc/driver/nvidia/gpus
+PINS := constraints.txt $(if $(wildcard $(DRIVER_GPUS)/*),constraints-gpu.txt)
+INSTALL := $(PIP) install -qq --no-compile $(addprefix -c ,$(PINS))
 BENCHES = $(subst /,.,$(basename $(shell grep -l '^"""Claim' bench/*/*.py)))
 
 export DS_BUILD_OPS := 0
@@ -19,9 +22,9 @@ export RAY_worker_niceness ?= 0
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install everything into .venv (once; again when pyproject.toml or constraints.txt change)
+setup: $(STAMP) ## install everything into .venv (once; again when pyproject.toml or the constraints change)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make setup PYTHON=python3.11"; exit 2; }
 	@echo "setup 1/5: virtual environment in $(VENV), with $$($(PYTHON) -V)"

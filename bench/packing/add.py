@@ -27,7 +27,7 @@ from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.readers.parquet import ParquetSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.packing.sources.user_columns import UserColumns
-from ldlva_dist.runtime.placement import index_actor
+from ldlva_dist.runtime.placement import index_place
 
 MOST = 0.10
 SHARE = 0.01
@@ -88,7 +88,7 @@ def _measure(faces: Path, new: Path, output: str) -> dict[str, float | bool]:
 
 
 def _index(dataset: Dataset) -> None:
-    build_graph_by_size(dataset, on_gpu=False, actor_options=lambda: index_actor(PlacementConfig()))
+    build_graph_by_size(dataset, on_gpu=False, place=lambda: index_place(PlacementConfig()))
 
 
 def _digests(uri: str) -> list[str]:

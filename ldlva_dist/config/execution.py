@@ -68,6 +68,9 @@ class PlacementConfig:
     wait_for_workers_s: Seconds = 1800.0
     """Longest wait of a run for nodes that hold its workers, or MIN of them, at its start or after some were lost."""
     use_gpu: bool = False
+    gpus_per_worker: Annotated[float, Range(gt=0.5, le=1)] = 1.0
+    """GPUs reserved for each training worker with use_gpu: one, or so much of one that no second worker shares it; 0.9
+    leaves a tenth for an index actor (placement.gpus_per_index)."""
     cpus_per_worker: Positive = 1.0
     """CPUs reserved for each training worker; torch uses as many threads."""
     data_cpus_per_worker: Positive | None = None

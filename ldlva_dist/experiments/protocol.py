@@ -121,8 +121,8 @@ def _provide_graph(dataset: Dataset, version: Dataset, arm: Arm) -> None:
         copy_graphs(dataset, version)
     elif not any(info.num_neighbors >= k for _, info in graph_infos(version.uri)):
         reserved = arm.config.placement
-        options = partial(placement.index_actor, reserved)
-        build_graph_by_size(version, k, on_gpu=reserved.gpus_per_index > 0, actor_options=options)
+        place = partial(placement.index_place, reserved)
+        build_graph_by_size(version, k, on_gpu=reserved.gpus_per_index > 0, place=place)
 
 
 def run_cells(

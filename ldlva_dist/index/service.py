@@ -3,7 +3,7 @@
 The actors belong to the process that started them: when it ends, however it ends, they end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from ldlva_dist.index.graph import GRAPH_PART_ROWS, GraphInfo, build_graph, plan
 from ldlva_dist.index.queries import KIND
 from ldlva_dist.index.shard import IndexShard
 from ldlva_dist.runtime.connect import connect
+from ldlva_dist.runtime.placement import IndexPlace
 from ldlva_dist.runtime.waiting import get_all
 
 IndexActor = cast(Any, ray.remote)(concurrency_groups={"build": 1})(IndexShard)
@@ -49,7 +50,7 @@ def start_index(
     *,
     backend: Backend = "auto",
     min_recall: float = 1.0,
-    actor_options: dict[str, Any],
+    actor_options: Mapping[str, Any],
     start_limit_s: float = 0.0,
 ) -> IndexService:
     """Start the shards of an index, which hold nothing yet; the caller's process owns them.
@@ -80,7 +81,7 @@ def build_graph_by_size(
     *,
     num_shards: int | None = None,
     on_gpu: bool,
-    actor_options: Callable[[], dict[str, Any]],
+    place: Callable[[], IndexPlace],
 ) -> tuple[GraphInfo, int]:
     """Build the graph of a data set in this process where that is faster, or else by actors on the cluster.
 
@@ -88,15 +89,16 @@ def build_graph_by_size(
         dataset: A data set with valence-arousal.
         k_max: Neighbours K of each sample, or N - 1 where that is less.
         backend: Library that searches; "auto" is what suits the place where it runs.
-        num_shards: Number of actors; None takes one for each CPU of the cluster, or none below SMALL_SAMPLES.
+        num_shards: Number of actors; None takes as many as the cluster holds, or none below SMALL_SAMPLES.
         on_gpu: Whether actors have a GPU or a share of one; then there is always one.
-        actor_options: Gives Ray's options for each actor, once this process is connected to a cluster.
+        place: Says where actors go, and how many there can be, once this process is connected to a cluster.
 
     Returns:
         The graph, and the number of actors that built it, 0 for this process.
 
     Raises:
-        SettingError: for a data set without valence-arousal; it is said before a cluster starts.
+        SettingError: for a data set without valence-arousal; it is said before a cluster starts. For more actors than
+            the cluster can ever hold, as far as is known.
     """
     planned = plan_graph(dataset, k_max)
     if num_shards is None and planned.num_samples < SMALL_SAMPLES:
@@ -104,10 +106,10 @@ def build_graph_by_size(
     if num_shards == 1 and not on_gpu:
         return build_graph(dataset, k_max, backend), 0
     connect()
-    num_shards = num_shards or int(ray.cluster_resources()["CPU"])
-    return build_graph_with_actors(
-        dataset, k_max, backend, num_shards=num_shards, actor_options=actor_options()
-    ), num_shards
+    where = place()
+    num_shards = num_shards or where.num_actors
+    where.require_reachable(num_shards)
+    return build_graph_with_actors(dataset, k_max, backend, num_shards=num_shards, place=where), num_shards
 
 
 def build_graph_with_actors(
@@ -116,12 +118,12 @@ def build_graph_with_actors(
     backend: Backend = "auto",
     *,
     num_shards: int,
-    actor_options: dict[str, Any],
+    place: IndexPlace,
     part_rows: int = GRAPH_PART_ROWS,
 ) -> GraphInfo:
     """The graph that ``graph.build_graph`` writes, by actors on the cluster that each hold a box of the plane."""
     graph = plan_graph(dataset, k_max, part_rows)
-    service = start_index(num_shards, backend=backend, actor_options=actor_options)
+    service = start_index(num_shards, backend=backend, actor_options=place.options, start_limit_s=place.start_limit_s)
     try:
         client = service.client(GRAPH_TIMEOUT_S)
         client.build_from_dataset(dataset)

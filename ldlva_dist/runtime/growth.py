@@ -88,13 +88,16 @@ class NodeRequest:
             return
 
 
-def wait_for_nodes(request: NodeRequest, bundles: Sequence[Bundle], limit_s: float) -> None:
+def wait_for_nodes(
+    request: NodeRequest, bundles: Sequence[Bundle], limit_s: float, *, asked_by: str | None = None
+) -> None:
     """Wait until the nodes have what these bundles need, free or not; the autoscaler is asked for it.
 
     Args:
         request: Renewed meanwhile, cancelled where the wait fails, and else forgotten by and by.
         bundles: Resources of each process, by Ray's names.
         limit_s: Longest wait.
+        asked_by: Options that ask for so much; None: the placement of a run.
 
     Raises:
         SettingError: where the cluster cannot ever have so much, as far as that is known.
@@ -103,30 +106,30 @@ def wait_for_nodes(request: NodeRequest, bundles: Sequence[Bundle], limit_s: flo
     patience = Patience(limit_s)
     try:
         while not has_room(bundles):
-            require_reachable(bundles)
+            require_reachable(bundles, asked_by=asked_by)
             request.renew(bundles)
             if patience.waited_s > LOOK_S and request.is_refused():
-                raise _too_much(bundles, "the autoscaler of this cluster may not start as many nodes")
+                raise _too_much(bundles, "the autoscaler of this cluster may not start as many nodes", asked_by)
             if not patience.left_s:
                 raise ClusterError(
-                    f"the cluster did not grow enough within {limit_s:g} s (placement.wait_for_workers_s): "
-                    f"{_state(bundles)}"
+                    f"the cluster did not grow enough within {limit_s:g} s"
+                    f"{'' if asked_by else ' (placement.wait_for_workers_s)'}: {_state(bundles, asked_by)}"
                 )
-            patience.tell("nodes", _state(bundles))
+            patience.tell("nodes", _state(bundles, asked_by))
             time.sleep(min(LOOK_S, patience.left_s))
     except BaseException:
         request.cancel()
         raise
 
 
-def require_reachable(bundles: Sequence[Bundle]) -> None:
+def require_reachable(bundles: Sequence[Bundle], *, asked_by: str | None = None) -> None:
     """SettingError where a cluster is known to be unable to have so much; nothing is asked for, or waited for."""
     if not can_grow() and not has_room(bundles):
-        raise _too_much(bundles, f"got a cluster with {words(ray.cluster_resources())}")
+        raise _too_much(bundles, f"got a cluster with {words(ray.cluster_resources())}", asked_by)
     most = state.state.get_max_resources_from_cluster_config()
     needed = total(bundles)
     if most and any(needed.get(name, 0.0) > most.get(name, 0.0) for name in COUNTED):
-        raise _too_much(bundles, f"its autoscaler starts at most {words(most)}")
+        raise _too_much(bundles, f"its autoscaler starts at most {words(most)}", asked_by)
 
 
 def has_room(bundles: Sequence[Bundle]) -> bool:
@@ -141,9 +144,12 @@ def fitting(needed: Bundle) -> int:
 
 
 def total(bundles: Sequence[Bundle]) -> dict[str, float]:
-    """The sum of some bundles."""
+    """The sum of some bundles; of those that ask for more than half a GPU no two can share one."""
     names = {name for bundle in bundles for name in bundle}
-    return {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in sorted(names)}
+    needed = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in sorted(names)}
+    if alone := sum(bundle.get("GPU", 0.0) > 0.5 for bundle in bundles):
+        needed["GPU"] = max(needed["GPU"], float(alone))
+    return needed
 
 
 def words(amounts: Bundle) -> str:
@@ -151,12 +157,16 @@ def words(amounts: Bundle) -> str:
     return f"{amounts.get('CPU', 0.0):g} CPUs and {amounts.get('GPU', 0.0):g} GPUs"
 
 
-def _too_much(bundles: Sequence[Bundle], why: str) -> SettingError:
-    return SettingError(f"placement needs {words(total(bundles))} for one run, {why}")
+def _too_much(bundles: Sequence[Bundle], why: str, asked_by: str | None) -> SettingError:
+    needed = words(total(bundles))
+    return SettingError(
+        f"{asked_by} need {needed}, {why}" if asked_by else f"placement needs {needed} for one run, {why}"
+    )
 
 
-def _state(bundles: Sequence[Bundle]) -> str:
-    return f"there are {words(ray.cluster_resources())}, one run needs {words(total(bundles))}"
+def _state(bundles: Sequence[Bundle], asked_by: str | None) -> str:
+    asks = f"{asked_by} need" if asked_by else "one run needs"
+    return f"there are {words(ray.cluster_resources())}, {asks} {words(total(bundles))}"
 
 
 def _status() -> Any:

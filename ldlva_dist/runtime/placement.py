@@ -1,7 +1,8 @@
 """Every CPU, GPU and actor count in one place."""
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -12,17 +13,22 @@ from ldlva_dist.config import PlacementConfig
 from ldlva_dist.errors import SettingError
 from ldlva_dist.runtime import growth
 from ldlva_dist.runtime.connect import connect as connect
+from ldlva_dist.runtime.growth import Bundle
 
 MARKET_TYPE, SPOT = "ray.io/market-type", "spot"
 """Ray's own label of nodes that may be taken away; our cluster files set it."""
+FAISS, NO_FAISS = "ldlva-faiss", "none"
+"""Label of our own for nodes whose image has no FAISS; our cluster files set it on trainers."""
 NODE_ID = "ray.io/node-id"
 """Label that Ray gives every node."""
 TRIAL_CPUS = 0.05
+NODES_LIMIT_S = PlacementConfig().wait_for_workers_s
+"""Longest wait for nodes of what is no run, and has no setting for it."""
 
 
 def scaling(placement: PlacementConfig) -> ScalingConfig:
-    """One training worker per GPU, or ``num_workers`` CPU workers; two bounds make the group elastic."""
-    resources = {"CPU": placement.cpus_per_worker} | ({"GPU": 1.0} if placement.use_gpu else {})
+    """One training worker per GPU, or most of one, or ``num_workers`` CPU workers; two bounds make it elastic."""
+    resources = {"CPU": placement.cpus_per_worker} | ({"GPU": placement.gpus_per_worker} if placement.use_gpu else {})
     bounds = (placement.min_workers, placement.max_workers)
     return ScalingConfig(
         num_workers=bounds if placement.is_elastic else placement.max_workers,
@@ -54,7 +60,46 @@ def index_actor(placement: PlacementConfig) -> dict[str, Any]:
     if not placement.gpus_per_index:
         # Ray hides GPUs only from those that ask for some; FAISS would take all that it sees.
         resources["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
-    return {**resources, **steady_nodes(), "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+    selector = {FAISS: f"!{NO_FAISS}"} | steady_nodes().get("label_selector", {})
+    return {**resources, "label_selector": selector, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexPlace:
+    """Place of an index that is no run's."""
+
+    options: Mapping[str, Any]
+    """Ray's options for each of its actors."""
+    num_actors: int
+    """Actors that the nodes which are there hold, free or not; one at least."""
+    start_limit_s: float
+    """Longest wait for a node for them."""
+
+    def require_reachable(self, num_actors: int) -> None:
+        """SettingError where the cluster is known to be unable to hold so many."""
+        each = {name: self.options.get(f"num_{name.lower()}s", 0.0) for name in growth.COUNTED}
+        if any(each.values()):
+            growth.require_reachable([each] * num_actors, asked_by="--num-shards and --gpus-per-shard")
+
+
+def index_place(placement: PlacementConfig) -> IndexPlace:
+    """As many actors as there are CPUs, or GPUs or shares of one where those are asked for."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Labels"].get(FAISS) != NO_FAISS]
+    steady = [node for node in nodes if _is_steady(node)] or nodes
+    held = sum(_index_actors_on(node["Resources"], placement) for node in steady)
+    return IndexPlace(
+        options=index_actor(placement), num_actors=max(1, held), start_limit_s=placement.wait_for_workers_s
+    )
+
+
+def _index_actors_on(node: Bundle, placement: PlacementConfig) -> int:
+    """Ray takes a share of one GPU only, or whole ones."""
+    cpus, gpus, share = node.get("CPU", 0.0), node.get("GPU", 0.0), placement.gpus_per_index
+    by_cpus = int(cpus / (placement.cpus_per_index or 1.0) + 1e-6)
+    if not share:
+        return by_cpus
+    by_gpus = int(gpus / share + 1e-6) if share >= 1 else int(gpus) * int(1 / share + 1e-6)
+    return min(by_cpus, by_gpus) if placement.cpus_per_index else by_gpus
 
 
 def manifest_task() -> dict[str, Any]:
@@ -79,18 +124,27 @@ def control_actor() -> dict[str, Any]:
 def model_actors(num_actors: int | None, *, cpus: float, gpus: float) -> tuple[int, dict[str, float]]:
     """How many actors hold a copy of a model (None: as many as the cluster holds), and what one of them asks for.
 
-    A share of a GPU lets several actors use one. SettingError if the cluster does not hold all of them.
+    A share of a GPU lets several actors use one. Where nodes may join, those that lack are asked for, and waited for.
+
+    Args:
+        num_actors: Actors that are wanted; None wants one at least.
+        cpus: CPUs of each.
+        gpus: GPUs, or share of one, of each.
+
+    Raises:
+        SettingError: if the cluster can never hold all of them, as far as is known.
+        ClusterError: if it did not grow in time.
     """
-    total, each = ray.cluster_resources(), {"CPU": cpus, "GPU": gpus}
-    fits = [int(total.get(name, 0.0) / amount + 1e-6) for name, amount in each.items() if amount]
-    wanted = num_actors or max(1, min(fits))
-    for name, amount in each.items():
-        if amount * wanted > total.get(name, 0.0) + 1e-6:
-            raise SettingError(
-                f"--num-actors, --cpus-per-actor and --gpus-per-actor need {amount * wanted:g} {name}s, "
-                f"got a cluster with {total.get(name, 0.0):g}"
-            )
-    return wanted, {"num_cpus": cpus, "num_gpus": gpus}
+    each = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+    request = growth.NodeRequest(f"model-actors-{ray.get_runtime_context().get_job_id()}")
+    growth.wait_for_nodes(
+        request,
+        [each] * (num_actors or 1),
+        NODES_LIMIT_S,
+        asked_by="--num-actors, --cpus-per-actor and --gpus-per-actor",
+    )
+    request.cancel()  # the actors ask for themselves
+    return num_actors or growth.fitting(each), {"num_cpus": cpus, "num_gpus": gpus}
 
 
 def replica(*, cpus: float, gpus: float) -> dict[str, float]:
@@ -123,18 +177,20 @@ def cell_task() -> dict[str, Any]:
 def steady_nodes() -> dict[str, Any]:
     """Ray's options that keep an actor off spot nodes, whose loss rolls a run back, and off a head without CPUs.
 
-    Ray would put actors that ask for none there too. Empty where no other node is there.
+    Ray would put actors that ask for none there too. A spot node may join later, and an actor be started again then;
+    so they are named though none is there. Empty where no other node is there.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    spot = [node["Labels"].get(MARKET_TYPE) == SPOT for node in nodes]
-    bare = [not node["Resources"].get("CPU", 0.0) for node in nodes]
-    if all(left_out := [taken or without for taken, without in zip(spot, bare, strict=True)]) or not any(left_out):
+    if not any(_is_steady(node) for node in nodes):
         return {}
-    selector = {MARKET_TYPE: f"!{SPOT}"} if any(spot) else {}
-    if any(bare):
-        ids = [node["NodeID"] for node, without in zip(nodes, bare, strict=True) if without]
-        selector[NODE_ID] = f"!in({','.join(ids)})"
+    selector = {MARKET_TYPE: f"!{SPOT}"}
+    if bare := [node["NodeID"] for node in nodes if not node["Resources"].get("CPU")]:
+        selector[NODE_ID] = f"!in({','.join(bare)})"
     return {"label_selector": selector}
+
+
+def _is_steady(node: Mapping[str, Any]) -> bool:
+    return node["Labels"].get(MARKET_TYPE) != SPOT and bool(node["Resources"].get("CPU"))
 
 
 def check_fits(placement: PlacementConfig, bank_shards: int, index_shards: int) -> None:
@@ -238,7 +294,7 @@ def run_bundles(
     """
     worker = {
         "CPU": placement.cpus_per_worker + placement.data_cpus,
-        "GPU": 1.0 if placement.use_gpu else 0.0,
+        "GPU": placement.gpus_per_worker if placement.use_gpu else 0.0,
     }
     bank = {"CPU": placement.shard_cpus}
     index = {"CPU": placement.cpus_per_index, "GPU": placement.gpus_per_index}

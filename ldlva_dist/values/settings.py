@@ -31,10 +31,10 @@ _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
 class Range:
     """The numbers that a setting may be; infinity and NaN never are."""
 
-    gt: int | None = None
-    ge: int | None = None
-    lt: int | None = None
-    le: int | None = None
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
 
     def holds(self, value: float) -> bool:
         """Whether the number lies inside."""

@@ -179,7 +179,7 @@ def test_what_cannot_work_is_refused_before_a_row_is_read(plain: str, annotated:
         annotate_by_model(
             replace(work, model_name="x.h5"), "refused", b"?", POOL, standardize=False, report=lambda *_: None
         )
-    with pytest.raises(SettingError, match=r"need 4 GPUs, got a cluster with 0"):
+    with pytest.raises(SettingError, match=r"need 2 CPUs and 4 GPUs, got a cluster with .* and 0 GPUs"):
         annotate_by_model(
             work, "refused", _model(), Pool(num_actors=4, cpus=0.5, gpus=1), standardize=False, report=lambda *_: None
         )

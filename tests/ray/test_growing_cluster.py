@@ -34,6 +34,18 @@ except Exception as error:
     print(type(error).__name__, error, f"after {{time.monotonic() - began:.0f}} s")
 """
 
+MODELS = """
+from ldlva_dist.runtime import placement
+placement.connect()
+import ray
+before = ray.cluster_resources().get("GPU", 0)
+try:
+    actors, each = placement.model_actors({actors}, cpus=1.0, gpus=1.0)
+    print(f"{{before:g}} GPUs at first, {{actors}} actors with {{each}}, {{ray.cluster_resources()['GPU']:g}} GPUs")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
 
 @pytest.fixture(scope="module")
 def growing() -> Iterator[dict[str, str]]:
@@ -77,6 +89,18 @@ def test_what_the_autoscaler_may_never_start_is_a_setting_error(growing: dict[st
     done = run(growing, "-c", GPUS.format(workers=17, limit_s=LIMIT_S))
     assert "SettingError placement needs" in done.stdout, done.stdout + done.stderr
     assert "17 GPUs for one run, the autoscaler of this cluster may not start as many nodes" in done.stdout
+
+
+def test_actors_with_a_model_get_the_nodes_that_they_lack(growing: dict[str, str]) -> None:
+    """Predictions and annotations have no settings of a placement."""
+    done = run(growing, "-c", MODELS.format(actors=17))
+    assert re.search(
+        r"SettingError --num-actors, .* need 17 CPUs and 17 GPUs, the autoscaler of this cluster may not", done.stdout
+    ), done.stdout + done.stderr
+    done = run(growing, "-c", MODELS.format(actors=2))
+    assert "0 GPUs at first, 2 actors with {'num_cpus': 1.0, 'num_gpus': 1.0}, 8 GPUs" in done.stdout, (
+        done.stdout + done.stderr
+    )
 
 
 def test_nodes_of_eight_gpus_are_asked_for_and_waited_for(growing: dict[str, str]) -> None:

@@ -22,9 +22,11 @@ from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
 from ldlva_dist.index.client import IndexClient
 from ldlva_dist.index.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
 from ldlva_dist.index.service import IndexService, build_graph_with_actors, start_index
+from ldlva_dist.runtime.placement import IndexPlace
 from testing.array_rows import ArrayRows
 
 OPTIONS = {"num_cpus": 0.25, "max_restarts": 0}
+PLACE = IndexPlace(options=OPTIONS, num_actors=2, start_limit_s=60.0)
 
 
 def write_dataset(folder: Path, va: NDArray) -> Dataset:
@@ -92,7 +94,7 @@ def test_the_graph_of_actors_is_that_of_one_index_in_one_process(client, tmp_pat
     expected = read_graph(dataset, 0, 3000, 7)
     (tmp_path / "set" / "graph-K7").rename(tmp_path / "one")
 
-    info = build_graph_with_actors(dataset, 7, num_shards=2, actor_options=OPTIONS, part_rows=800)
+    info = build_graph_with_actors(dataset, 7, num_shards=2, place=PLACE, part_rows=800)
 
     assert info == require_graph(dataset, 7)
     for ours, theirs in zip(read_graph(dataset, 0, 3000, 7), expected, strict=True):

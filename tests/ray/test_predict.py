@@ -273,7 +273,9 @@ def test_what_cannot_be_predicted_is_a_sentence(run: str, folder: Path, tmp_path
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     with pytest.raises(SettingError, match="--output must not exist"):
         predict_images(read_model(run), work_of(images_in(folder), tmp_path / "taken"), TWO, max_rejected=0)
-    with pytest.raises(SettingError, match="need 2 GPUs, got a cluster with 0"):
+    with pytest.raises(
+        SettingError, match=r"--num-actors, .* need 2 CPUs and 2 GPUs, got a cluster with .* and 0 GPUs"
+    ):
         predict_images(
             read_model(run),
             work_of(images_in(folder), tmp_path / "out"),

@@ -1,9 +1,12 @@
 """A node that claims CPUs and GPUs which are not there: Ray counts what it is told."""
 
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,13 @@ import ray
 from ray._private.node import Node
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.util.placement_group import placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ldlva_dist.config import PlacementConfig
+from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.doctor import workers
 from ldlva_dist.errors import SettingError
+from ldlva_dist.index import service as index_service
 from ldlva_dist.run import launch
 from ldlva_dist.run.outcome import read_outcome
 from ldlva_dist.runtime import placement
@@ -27,6 +33,7 @@ from testing.clusters.joining_nodes import another_node
 from testing.tiny_runs import tiny_run
 
 TRAINERS, DATA_CPUS = 16, 12
+ONE_GPU = PlacementConfig(gpus_per_index=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -149,4 +156,61 @@ def test_the_doctor_says_what_a_worker_sees_of_the_gpu_that_ray_gave_it(large_no
     assert found["torch and driver in a worker"].level == "problem"
     assert "is built for CPUs" in found["torch and driver in a worker"].found
     assert found["NCCL in a worker"].level == "problem"
-    assert found["FAISS in a worker"].level == "warning"
+
+
+def test_the_doctor_tries_faiss_in_an_actor_of_its_own_where_an_index_actor_would_be(large_node: Node) -> None:
+    """Off the spot node with its sixteen GPUs; faiss-cpu sees none of them anywhere."""
+    with another_node(2, num_gpus=1) as steady:
+
+        def process(_: Any) -> dict[str, Any]:  # inside, as this file would bring torch along
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+            return {"node": ray.get_runtime_context().get_node_id(), "gpus": gpus, "torch": "torch" in sys.modules}
+
+        actor = workers._index_actor()
+        seen = ray.get(actor.__ray_call__.remote(process), timeout=120)
+        ray.kill(actor)
+        assert seen == {"node": steady.node_id, "gpus": "0", "torch": False}
+        found = workers._look_at_index_actor(60)
+    assert (found.check, found.level) == ("FAISS in an index actor", "warning")
+    assert "sees no GPU" in found.found
+    assert "had a place within 3 s" in workers._look_at_index_actor(3).found, "all others are spot"
+
+
+def test_a_graph_is_built_by_as_many_actors_as_there_are_shares_of_steady_gpus(
+    large_node: Node, faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More CPUs are there, and GPUs of a spot node, where an index actor may not be; the wait is the placement's."""
+    monkeypatch.setattr(index_service, "SMALL_SAMPLES", 0)
+    monkeypatch.setattr(index_service, "INDEX_START_TIMEOUT_S", 0.0)
+    dataset = Dataset.open(shutil.copytree(faces, tmp_path / "faces").as_posix())
+    settings = PlacementConfig(gpus_per_index=0.5, cpus_per_index=0.5, wait_for_workers_s=120.0)
+    with another_node(8, num_gpus=2):
+        place = partial(placement.index_place, settings)
+        graph, num_actors = index_service.build_graph_by_size(dataset, 5, "kdtree", on_gpu=True, place=place)
+        assert (graph.num_neighbors, num_actors) == (5, 4)
+        assert placement.index_place(replace(settings, gpus_per_index=0.6)).num_actors == 2, "of one GPU each"
+        assert placement.index_place(replace(settings, gpus_per_index=2.0)).num_actors == 1
+        assert placement.index_place(replace(settings, cpus_per_index=4.0)).num_actors == 2, "CPUs of the GPUs' node"
+        with pytest.raises(SettingError, match=r"--num-shards and .* need 20 CPUs and 20 GPUs, got a cluster with "):
+            index_service.build_graph_by_size(
+                dataset, 5, num_shards=20, on_gpu=True, place=lambda: placement.index_place(ONE_GPU)
+            )
+    assert placement.index_place(replace(settings, gpus_per_index=0.0)).num_actors == 4 / 0.5, "no GPU asked for"
+
+
+def test_a_trainer_and_an_index_actor_share_a_gpu(large_node: Node) -> None:
+    settings = PlacementConfig(use_gpu=True, num_workers=18, gpus_per_worker=0.9, gpus_per_index=0.1)
+    trainer = placement.scaling(settings).resources_per_worker
+    assert trainer is not None
+    kind: Any = ray.remote(Service)
+    with another_node(4, num_gpus=1) as steady:
+        here = NodeAffinitySchedulingStrategy(steady.node_id, soft=False)
+        actors = [
+            kind.options(num_cpus=trainer["CPU"], num_gpus=trainer["GPU"], scheduling_strategy=here).remote(),
+            kind.options(**placement.index_actor(settings)).remote(),
+        ]
+        assert ray.get([actor.look.remote() for actor in actors], timeout=120) == [(steady.node_id, "0")] * 2
+        for actor in actors:
+            ray.kill(actor)
+    assert placement.count_workers(settings, 0, 1) == TRAINERS, "no two trainers share one of the sixteen"
+    assert placement.count_workers(replace(settings, gpus_per_worker=1.0), 0, 1) == TRAINERS - 1

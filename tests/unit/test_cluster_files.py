@@ -76,7 +76,7 @@ def test_kuberay_cluster_has_an_idle_head_cpu_banks_and_gpu_trainers(name: str) 
     for name, group in groups.items():
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         # All GPUs of a host in one pod: NCCL has neither NVLink nor shared memory between pods.
-        gpus = "0" if name == "bank" else "8"
+        gpus = {"bank": "0", "index": "1"}.get(name, "8")
         assert (group["rayStartParams"]["num-gpus"], limits.get("nvidia.com/gpu", "0")) == (gpus, gpus)
 
 
@@ -98,16 +98,60 @@ def test_every_kuberay_pod_has_shared_memory_for_the_object_store(name: str) -> 
 def test_kuberay_trainers_keep_services_off_and_have_time_to_save(name: str) -> None:
     groups = {group["groupName"]: group for group in ray_cluster(name)["workerGroupSpecs"]}
     assert groups["bank"]["labels"] == {placement.MARKET_TYPE: "on-demand"}
-    assert {placement.MARKET_TYPE: placement.SPOT} in [group["labels"] for group in groups.values()]
-    for group in groups.values():
-        if group["groupName"] == "bank":
-            continue
+    trainers = [group for group in groups.values() if group["groupName"].startswith("trainer")]
+    assert placement.SPOT in [group["labels"][placement.MARKET_TYPE] for group in trainers]
+    for group in trainers:
         pod = group["template"]["spec"]
         command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
         seconds = int(command[command.index("--seconds") + 1])
         assert TrainingConfig().stop_grace_s < seconds < pod["terminationGracePeriodSeconds"]
         assert (ROOT / Path(command[1]).relative_to(workdir())).is_file()
         assert "IPC_LOCK" in pod["containers"][0]["securityContext"]["capabilities"]["add"]
+
+
+@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob-sweep.yaml"])
+def test_kuberay_has_gpus_on_demand_where_index_actors_may_be_and_nobody_pays_for_them_unasked(name: str) -> None:
+    """A GPU, the image with FAISS, and labels that Ray's options of an index actor take; trainers' they refuse."""
+    spec = ray_cluster(name)
+    assert spec["enableInTreeAutoscaling"], "else a group without pods stays so"
+    groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    index = groups["index"]
+    pod = index["template"]["spec"]
+    assert (index["replicas"], index["minReplicas"]) == (0, 0) < (index["maxReplicas"],) * 2
+    assert pod["containers"][0]["image"] == groups["bank"]["template"]["spec"]["containers"][0]["image"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert {toleration["key"] for toleration in pod["tolerations"]} == {"nvidia.com/gpu"}
+    assert [name for name, group in groups.items() if takes_index_actors(group["labels"])] == ["bank", "index"]
+    # By default pipelines get what the smallest node with a GPU has left for each of its GPUs.
+    cpus = {
+        name: float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        for name, group in groups.items()
+    }
+    assert cpus["index"] >= cpus["trainer"] / 8
+
+
+def takes_index_actors(labels: dict[str, str]) -> bool:
+    """Whether nodes with these labels are neither spot nor without FAISS."""
+    return labels[placement.MARKET_TYPE] != placement.SPOT and labels.get(placement.FAISS) != placement.NO_FAISS
+
+
+def test_the_job_by_the_clock_goes_on_with_one_run_on_the_cluster_that_stays() -> None:
+    document = load("raycronjob-train.yaml")
+    assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", "RayCronJob")
+    job = document["spec"]["jobTemplate"]
+    assert job["clusterSelector"] == {"ray.io/cluster": load("raycluster.yaml")["metadata"]["name"]}
+    assert job["backoffLimit"] == 0, "KubeRay refuses more where the cluster is another's"
+    *shell, script = shlex.split(job["entrypoint"])
+    assert shell == ["bash", "-c"], "what stands behind || would be the submitting pod's own"
+    asks, trains = (shlex.split(part) for part in script.split("||"))
+    for name in (asks[1], trains[2]):
+        assert (ROOT / Path(name).relative_to(workdir())).is_file()
+    config = parse_run(trains[3:], description="")
+    assert asks[2:] == ["--run", config.uri], "a run that is finished starts no GPU every hour"
+    assert config.name == "train-affectnet", "a name of each job's own would begin anew every hour"
+    assert config.placement.use_gpu
+    assert config.storage_path.startswith("s3://")
+    assert len(document["spec"]["schedule"].split()) == 5
 
 
 def test_the_sweep_job_runs_a_script_that_exists_with_settings_that_it_takes() -> None:
@@ -145,6 +189,12 @@ def test_launcher_file_is_what_ray_up_takes() -> None:
     assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
     assert types["trainer"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "InstanceMarketOptions" not in types["bank"]["node_config"]
+    assert "InstanceMarketOptions" not in types["index"]["node_config"]
+    assert types["index"]["min_workers"] == 0 < types["index"]["max_workers"]
+    assert "--gpus all" in types["index"]["docker"]["worker_run_options"]
+    workers = {name: each for name, each in types.items() if name != "head"}
+    assert [name for name, each in workers.items() if takes_index_actors(each["labels"])] == ["bank", "index"]
+    assert sum(each["max_workers"] for each in workers.values()) == config["max_workers"]
     for start in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=" in start[-1]
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
@@ -184,21 +234,42 @@ def test_deepspeed_is_installed_without_a_look_for_the_compiler_of_a_gpu() -> No
     assert not re.search(r"^(ENV|export).*DS_ACCELERATOR", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_setup_pins_what_torch_brings_for_gpus_where_the_driver_shows_some(gpus: int, tmp_path: Path) -> None:
+    for number in range(gpus):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+    told = subprocess.run(
+        ["make", "--dry-run", "--always-make", ".venv/.setup-done", f"DRIVER_GPUS={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    installs = [line for line in told.splitlines() if " install -qq " in line]
+    assert len(installs) == 4
+    for line in installs:
+        assert "-c constraints.txt" in line
+        assert ("-c constraints-gpu.txt" in line) == (gpus > 0)
+
+
 def test_image_has_what_the_launcher_runs_inside_its_container() -> None:
     assert {"openssh-client", "rsync"} <= set(commands("Dockerfile").split())
 
 
-def test_trainers_have_the_image_without_faiss_and_the_bank_the_other() -> None:
+def test_trainers_have_the_image_without_faiss_and_say_so_and_bank_and_index_have_the_other() -> None:
     """Both are targets of the Dockerfile, and the launcher's are the same."""
     launcher = load("ray-launcher.yaml")
     trainer = launcher["docker"]["image"]
-    index = launcher["available_node_types"]["bank"]["docker"]["worker_image"]
+    types = launcher["available_node_types"]
+    [index] = {each["docker"]["worker_image"] for name, each in types.items() if name in ("bank", "index")}
+    assert types["trainer"]["labels"][placement.FAISS] == placement.NO_FAISS
     for name in ("raycluster.yaml", "rayjob-sweep.yaml"):
         spec = ray_cluster(name)
         assert spec["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == trainer
         for group in spec["workerGroupSpecs"]:
-            wanted = index if group["groupName"] == "bank" else trainer
-            assert group["template"]["spec"]["containers"][0]["image"] == wanted
+            image = group["template"]["spec"]["containers"][0]["image"]
+            assert image == (index if group["groupName"] in ("bank", "index") else trainer)
+            assert (group["labels"].get(placement.FAISS) == placement.NO_FAISS) == (image == trainer)
     targets = re.split(r"^FROM .* AS ", commands("Dockerfile"), flags=re.MULTILINE)
     found = {target.split()[0]: "faiss-gpu" in target for target in targets[1:]}
     assert found == {"libraries": False, "trainer": False, "index": True}
@@ -206,7 +277,12 @@ def test_trainers_have_the_image_without_faiss_and_the_bank_the_other() -> None:
         assert f"--target {target} -t {image} ." in (CLUSTER / "Dockerfile").read_text()
 
 
-SCHEMAS = {"raycluster.yaml": "rayclusters", "rayjob-sweep.yaml": "rayjobs", "rayservice.yaml": "rayservices"}
+SCHEMAS = {
+    "raycluster.yaml": "rayclusters",
+    "raycronjob-train.yaml": "raycronjobs",
+    "rayjob-sweep.yaml": "rayjobs",
+    "rayservice.yaml": "rayservices",
+}
 
 
 def crd_schema(plural: str) -> dict[str, Any]:
@@ -267,9 +343,10 @@ def test_pod_rules_choose_the_pods_of_the_clusters() -> None:
     assert policy["spec"]["podSelector"] == inside["from"][0]["podSelector"]
     assert "ports" not in inside
     assert {port["port"] for port in outside["ports"]} == {8265, 8000}
-    assert budget["spec"]["selector"]["matchLabels"]["ray.io/group"] in {
-        group["groupName"] for group in ray_cluster("raycluster.yaml")["workerGroupSpecs"]
-    }
+    [chosen] = budget["spec"]["selector"]["matchExpressions"]
+    assert (chosen["key"], chosen["operator"]) == ("ray.io/group", "In")
+    groups = {group["groupName"] for group in ray_cluster("raycluster.yaml")["workerGroupSpecs"]}
+    assert set(chosen["values"]) == {"bank", "index"} <= groups
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.iterdir()), ids=lambda path: path.name)

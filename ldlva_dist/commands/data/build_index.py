@@ -29,7 +29,7 @@ class IndexArguments:
     """auto: a KD-tree. All give the same graph."""
     num_shards: Annotated[int, Range(ge=1, le=4096)] | None = None
     """Actors that do the work, each with its part of the plane; 1 searches in this process. Default: as many as the
-    cluster has CPUs, 1 for fewer than 100,000 samples."""
+    cluster has CPUs, or holds of them with --gpus-per-shard; 1 for fewer than 100,000 samples."""
     gpus_per_shard: NotNegative = 0.0
     """GPU, or share of one, of each actor."""
     import_table: str | None = None
@@ -83,12 +83,12 @@ def build(arguments: IndexArguments) -> tuple[str, "GraphInfo"]:
     """Search, in this process or on the cluster; how it was done, and the graph."""
     from ldlva_dist.dataset.dataset import Dataset
     from ldlva_dist.index.service import build_graph_by_size
-    from ldlva_dist.runtime.placement import index_actor
+    from ldlva_dist.runtime.placement import index_place
 
-    options = partial(index_actor, PlacementConfig(gpus_per_index=arguments.gpus_per_shard))
+    place = partial(index_place, PlacementConfig(gpus_per_index=arguments.gpus_per_shard))
     on_gpu = arguments.gpus_per_shard > 0
     dataset, k_max, backend = Dataset.open(arguments.dataset), arguments.k_max, arguments.backend
     graph, num_actors = build_graph_by_size(
-        dataset, k_max, backend, num_shards=arguments.num_shards, on_gpu=on_gpu, actor_options=options
+        dataset, k_max, backend, num_shards=arguments.num_shards, on_gpu=on_gpu, place=place
     )
     return f"{backend} on {num_actors} actors" if num_actors else resolve_backend(backend), graph

@@ -80,6 +80,10 @@ def test_workers_are_one_number_or_two_bounds_and_both_survive_their_json() -> N
             lambda: BankConfig(place="workers", on_loss="continue"),
             r"bank\.on_loss must be rollback for bank\.place=workers, .* got continue",
         ),
+        (
+            lambda: PlacementConfig(gpus_per_worker=0.5),
+            r"placement\.gpus_per_worker must be a number > 0\.5 and <= 1, got 0\.5",
+        ),
         (lambda: PlacementConfig(num_workers=(4, 2)), r"placement\.num_workers must be N, or MIN MAX .* got 4 2"),
         (
             lambda: PlacementConfig(num_workers=0),
