@@ -178,15 +178,14 @@ def steady_nodes() -> dict[str, Any]:
     """Ray's options that keep an actor off spot nodes, whose loss rolls a run back, and off a head without CPUs.
 
     Ray would put actors that ask for none there too. A spot node may join later, and an actor be started again then;
-    so they are named though none is there. Empty where no other node is there.
+    so they are named though none is there. Spot nodes are taken where there are no others.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if not any(_is_steady(node) for node in nodes):
-        return {}
-    selector = {MARKET_TYPE: f"!{SPOT}"}
-    if bare := [node["NodeID"] for node in nodes if not node["Resources"].get("CPU")]:
+    bare = [node["NodeID"] for node in nodes if not node["Resources"].get("CPU")]
+    selector = {MARKET_TYPE: f"!{SPOT}"} if any(_is_steady(node) for node in nodes) else {}
+    if 0 < len(bare) < len(nodes):
         selector[NODE_ID] = f"!in({','.join(bare)})"
-    return {"label_selector": selector}
+    return {"label_selector": selector} if selector else {}
 
 
 def _is_steady(node: Mapping[str, Any]) -> bool:

@@ -65,4 +65,6 @@ def test_services_go_to_spot_nodes_where_no_other_node_has_cpus(monkeypatch: pyt
     spot = {"Alive": True, "NodeID": "a", "Labels": {placement.MARKET_TYPE: placement.SPOT}, "Resources": {"CPU": 8.0}}
     head = {"Alive": True, "NodeID": "b", "Labels": {}, "Resources": {}}
     monkeypatch.setattr(ray, "nodes", lambda: [spot, head])
+    assert placement.steady_nodes() == {"label_selector": {placement.NODE_ID: "!in(b)"}}
+    monkeypatch.setattr(ray, "nodes", lambda: [head])
     assert placement.steady_nodes() == {}
