@@ -198,6 +198,20 @@ def test_a_graph_is_built_by_as_many_actors_as_there_are_shares_of_steady_gpus(
     assert placement.index_place(replace(settings, gpus_per_index=0.0)).num_actors == 4 / 0.5, "no GPU asked for"
 
 
+def test_index_actors_stay_off_nodes_whose_label_says_that_there_is_no_faiss(large_node: Node) -> None:
+    """Both nodes are steady, and have a GPU; Ray would spread two actors over them."""
+    settings = PlacementConfig(gpus_per_index=0.5, cpus_per_index=0.5)
+    kind: Any = ray.remote(Service)
+    bare = {placement.FAISS: placement.NO_FAISS}
+    with another_node(2, num_gpus=1, labels=bare), another_node(2, num_gpus=1) as with_faiss:
+        actors = [kind.options(**placement.index_actor(settings)).remote() for _ in range(2)]
+        seen = ray.get([actor.look.remote() for actor in actors], timeout=120)
+        for actor in actors:
+            ray.kill(actor)
+        assert [node for node, _ in seen] == [with_faiss.node_id] * 2
+        assert placement.index_place(settings).num_actors == 2
+
+
 def test_a_trainer_and_an_index_actor_share_a_gpu(large_node: Node) -> None:
     settings = PlacementConfig(use_gpu=True, num_workers=18, gpus_per_worker=0.9, gpus_per_index=0.1)
     trainer = placement.scaling(settings).resources_per_worker
