@@ -76,11 +76,13 @@ class HostCluster:
     """Of the lines before some hosts, each way."""
     spot: tuple[str, ...] = ()
     """Hosts that bear the label of spot machines."""
+    shared: Path | None = None
+    """A folder that all hosts have in common."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def start_host(self, name: str, *, disk_mib: int = 1024) -> Host:
         """Switch on a machine, whose disk is empty."""
-        self.hosts[name] = host = Host(name, ADDRESSES, self.switch, disk_mib=disk_mib)
+        self.hosts[name] = host = Host(name, ADDRESSES, self.switch, disk_mib=disk_mib, shared=self.shared)
         if name in self.delays_ms:
             host.slow_down(self.delays_ms[name], self.folder / f"line-{name}.log")
         return host
@@ -273,6 +275,7 @@ def host_cluster(
     settings: Mapping[str, str] | None = None,
     delays_ms: Mapping[str, float] | None = None,
     spot: tuple[str, ...] = (),
+    shared: Path | None = None,
 ) -> Iterator[HostCluster]:
     """Hosts without nodes of Ray yet, and the store with a bucket; all gone after the block.
 
@@ -282,6 +285,7 @@ def host_cluster(
         settings: Further variables of the environment of every node.
         delays_ms: Of slow lines before some hosts, each way.
         spot: Hosts that bear the label of spot machines.
+        shared: A folder that all hosts but the store's have in common.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -291,7 +295,7 @@ def host_cluster(
         stack.callback(lambda: [host.end() for host in hosts.values()])
         store = RemoteStore(hosts["store"], folder / "store.log")
         made = HostCluster(folder=folder, switch=switch, settings=settings or {}, store=store, hosts=hosts)
-        made.cpus, made.delays_ms, made.spot = cpus or made.cpus, delays_ms or {}, spot
+        made.cpus, made.delays_ms, made.spot, made.shared = cpus or made.cpus, delays_ms or {}, spot, shared
         for name in ADDRESSES:
             if name != "store":
                 made.start_host(name)

@@ -1,7 +1,7 @@
 """The first process of a host: gives it its name, its mounts and its names of others, then lives by its standard input.
 
 Run by `spaces.py` inside new name spaces: python first_process.py PLAN. What it leaves of this machine is everything
-but /tmp, /mnt and /dev/shm, and the checkout only to read.
+but /tmp, /mnt and /dev/shm; the checkout only to read, a folder that hosts share to write to.
 """
 
 import json
@@ -21,7 +21,7 @@ def main(plan: dict[str, Any]) -> None:
     socket.sethostname(plan["name"])
     mount("--make-rprivate", "/")
     mount("-t", "tmpfs", "tmpfs", str(ASIDE))
-    kept = {folder: ASIDE / str(number) for number, folder in enumerate(plan["keep"])}
+    kept = {folder: ASIDE / str(number) for number, folder in enumerate(plan["keep"] + plan["share"])}
     for folder, aside in kept.items():
         aside.mkdir()
         mount("--bind", folder, str(aside))
@@ -30,7 +30,8 @@ def main(plan: dict[str, Any]) -> None:
     for folder, aside in kept.items():
         Path(folder).mkdir(parents=True, exist_ok=True)
         mount("--move", str(aside), folder)
-        mount("-o", "remount,bind,ro", folder)
+        if folder not in plan["share"]:
+            mount("-o", "remount,bind,ro", folder)
     names = {"localhost": "127.0.0.1", **plan["names"]}
     replace("/etc/hosts", "".join(f"{address} {name}\n" for name, address in names.items()))
     replace("/etc/resolv.conf", "")  # nobody to ask, so that other names are unknown at once

@@ -92,7 +92,15 @@ class Switch(Space):
 class Host(Space):
     """One machine."""
 
-    def __init__(self, name: str, addresses: Mapping[str, str], switch: Switch, *, disk_mib: int = 1024) -> None:
+    def __init__(
+        self,
+        name: str,
+        addresses: Mapping[str, str],
+        switch: Switch,
+        *,
+        disk_mib: int = 1024,
+        shared: Path | None = None,
+    ) -> None:
         """Start it, empty, and plug it in.
 
         Args:
@@ -100,11 +108,13 @@ class Host(Space):
             addresses: Of all hosts, by name.
             switch: Where its cable leads to.
             disk_mib: Size of its disk, which is its /tmp.
+            shared: A folder that it has in common with others, to write to; None: none.
         """
         self.name, self.address, self._switch = name, addresses[name], switch
         self._line: subprocess.Popen[bytes] | None = None
         names = {other: "127.0.1.1" if other == name else address for other, address in addresses.items()}
         plan = {"name": name, "names": names, "disk_mib": disk_mib, "keep": sorted(_folders_to_keep())}
+        plan["share"] = [str(shared)] if shared else []
         first = Path(__file__).with_name("first_process.py")
         super().__init__(ALL_OWN, [sys.executable, "-S", str(first), json.dumps(plan)])
         cable = ["ip", "link", "add", self._plug, "netns", str(switch.pid), "type", "veth"]

@@ -21,8 +21,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
     if why := why_no_hosts():
         pytest.skip(why)
     before = dict(os.environ)
-    folder = tmp_path_factory.mktemp("hosts")
-    with host_cluster(folder, cpus=dict.fromkeys(WORKERS, 2), settings=SOON, spot=WORKERS[-1:]) as cluster:
+    folder, shared = tmp_path_factory.mktemp("hosts"), tmp_path_factory.mktemp("shared")
+    cpus: dict[str, int] = dict.fromkeys(WORKERS, 2)
+    with host_cluster(folder, cpus=cpus, settings=SOON, spot=WORKERS[-1:], shared=shared) as cluster:
         cluster.begin_node("head")
         cluster.draw_faces()
         cluster.wait_for_node("head")
