@@ -3,29 +3,21 @@
 B = rows of a rank's micro-batch, P = bytes of the parameters, n = rows of a bank shard.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import torch
-from torch import Tensor
 
 from ldlva_dist.bank.on_workers.record_tensors import row_bytes
 from ldlva_dist.bank.records import bytes_per_row
 from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
-from ldlva_dist.forecast.sizes import (
-    graph_columns,
-    meta_model,
-    moment_names,
-    parameter_bytes,
-    planned_bank_spec,
-)
+from ldlva_dist.forecast.sizes import graph_columns, meta_model, planned_bank_spec
 from ldlva_dist.forecast.watch import DRIVER, OTHERS, STORE, Peaks
 from ldlva_dist.index.client import PIECE_BYTES as ROWS_ON_THEIR_WAY
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.storage.checksums import PIECE_BYTES
-from ldlva_dist.stream.pipeline import BLOCK_BYTES
+from ldlva_dist.stream import pipeline
+from ldlva_dist.training.device.room import activation_bytes, meta_inputs, moment_names, parameter_bytes
 from ldlva_dist.training.engine import BUCKET_NUMBERS
 from ldlva_dist.training.inputs import make_plan
 
@@ -42,7 +34,7 @@ FIXED = {DRIVER: 370 * MB, "controller": 270 * MB}
 MANIFEST_ROW = 26
 """Bytes of a training sample in the object store of every node that streams."""
 BLOCKS_WAITING = 4
-"""Blocks of a pipeline that are finished, on their way, or being taken."""
+"""Blocks of a pipeline that are finished, on their way, or being taken, where its tasks end in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +55,15 @@ class Role:
         return self.processes * self.each
 
 
-def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Role]:
-    """Every role by arithmetic. On a GPU the network's share is the device's, and a role of its own."""
+def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int, store_share: float = math.inf) -> list[Role]:
+    """Every role by arithmetic. On a GPU the network's share is the device's, and a role of its own.
+
+    Args:
+        config: The run's settings.
+        info: Of its data set.
+        nodes: Of the cluster.
+        store_share: Bytes of a node's object store that a pipeline may fill.
+    """
     placement, model = config.placement, meta_model(config, info)
     network, copies = _network_bytes(config, model), _checkpoint_copies(config, model)
     trainer = IMPORTED["trainer"] + copies + _waiting_bytes(config, info) + _rank_host_bytes(config, info)
@@ -83,10 +82,10 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int) -> list[Ro
         # The points of the graph in use and of the one being built, and the index's own copy of both.
         each = IMPORTED["index shard"] + 4 * points
         roles.append(Role(name="index shard", processes=config.index_shards, each=each))
-    tasks = placement.max_workers * max(1, int(placement.data_cpus))
+    tasks = placement.max_workers * pipeline.num_tasks(placement.data_cpus)
     roles.append(Role(name="stream task", processes=tasks, each=IMPORTED["stream task"] + _task_bytes(config, info)))
     roles += [Role(name=name, processes=1, each=each) for name, each in FIXED.items()]
-    roles.append(Role(name=STORE, processes=nodes, each=store_bytes(config, info) // nodes))
+    roles.append(Role(name=STORE, processes=nodes, each=store_bytes(config, info, store_share) // nodes))
     return roles
 
 
@@ -103,34 +102,22 @@ def measured_memory(computed: list[Role], peaks: Peaks) -> list[Role]:
     return roles
 
 
-def store_bytes(config: RunConfig, info: DatasetInfo) -> int:
+def store_bytes(config: RunConfig, info: DatasetInfo, store_share: float = math.inf) -> int:
     """What Ray's object stores hold at most: the manifest, blocks of every pipeline, and features on their way."""
-    blocks = config.placement.max_workers * BLOCKS_WAITING * _block_bytes(config, info)
+    blocks = config.placement.max_workers * _pipeline_bytes(config, info, store_share)
     return MANIFEST_ROW * info.num_train + blocks + (ROWS_ON_THEIR_WAY if config.index_shards else 0)
 
 
-def activation_bytes(model: LDLVA, images: Tensor, *neighbors: Tensor) -> int:
-    """What autograd keeps of one forward, each tensor once; nothing is computed on the meta device.
+def _pipeline_bytes(config: RunConfig, info: DatasetInfo, store_share: float) -> int:
+    """Blocks of one pipeline: while its first task is late, all that the tasks beside it made waits for that one's.
 
-    Args:
-        model: The network.
-        images: A batch.
-        neighbors: Their neighbours' features, and which of them count; nothing for the backbone alone.
+    Ray Data begins no task that would go beyond the share; what those at work are finishing comes in any case.
     """
-    kept: dict[int, Tensor] = {}
-    weights = {id(parameter) for parameter in model.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in weights and not any(tensor is value for value in model.buffers()):
-            kept[id(tensor)] = tensor
-        return tensor
-
-    give_back: Callable[[Tensor], Tensor] = lambda tensor: tensor  # noqa: E731
-    with torch.autograd.graph.saved_tensors_hooks(keep, give_back):
-        output = model(images, *neighbors)
-    assert output.features_BV is not None
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in kept.values()}
-    return sum(storages.values())
+    plan, data = make_plan(config, tuple(shard.rows for shard in info.shards_of("train"))), config.data
+    superstep = plan.steps_per_superstep * len(plan.positions(0, config.placement.max_workers))
+    rows = pipeline.supersteps_per_task(superstep) * superstep
+    late = pipeline.num_tasks(config.placement.data_cpus) * rows * data.image_size**2 * data.channels
+    return max(BLOCKS_WAITING * _block_bytes(config, info), int(min(late, store_share)))
 
 
 def _network_bytes(config: RunConfig, model: LDLVA) -> int:
@@ -143,13 +130,7 @@ def _network_bytes(config: RunConfig, model: LDLVA) -> int:
     if workers > 1 and not (is_shared or config.placement.use_gpu):
         state += 3 * weights  # what GradientMean sends and receives
     batch = -(-data.batch_size // workers // training.gradient_accumulation_steps)
-    shape = (batch, data.image_size, data.image_size, data.channels)
-    inputs = [torch.empty(shape, dtype=torch.uint8, device="meta")]
-    if config.uses_neighbors:
-        pairs = batch, config.neighbors.num_neighbors
-        inputs.append(torch.empty(*pairs, model.feature_width, device="meta"))
-        inputs.append(torch.empty(pairs, dtype=torch.bool, device="meta"))
-    kept = activation_bytes(model, *inputs)
+    kept = activation_bytes(model, *meta_inputs(config, model, batch))
     return state + (kept // 2 if training.precision == "bf16" else kept)
 
 
@@ -210,4 +191,4 @@ def _block_bytes(config: RunConfig, info: DatasetInfo) -> int:
     plan = make_plan(config, tuple(shard.rows for shard in info.shards_of("train")))
     rows = len(plan.positions(0, config.placement.max_workers))
     batch = rows * config.data.image_size**2 * config.data.channels
-    return min(max(batch, BLOCK_BYTES), batch * plan.steps_per_superstep)
+    return min(max(batch, pipeline.BLOCK_BYTES), batch * plan.steps_per_superstep)

@@ -19,6 +19,7 @@ from ldlva_dist.forecast.work import RunWork, work_of
 from ldlva_dist.run import launch
 from ldlva_dist.run.preflight import Check, Problem, checks, find_problems
 from ldlva_dist.runtime import placement
+from ldlva_dist.runtime.own_node import mean_store_share
 from ldlva_dist.stream import pipeline
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.inputs import Resources, balanced_plan, make_plan
@@ -96,7 +97,7 @@ def estimate_run(
     config = replace(
         config, placement=placement.settle_data_cpus(config.placement, config.bank_shards, config.index_shards)
     )
-    memory = computed_memory(config, info, nodes)
+    memory = computed_memory(config, info, nodes, mean_store_share(config.placement.data_cpus))
     sizes = checkpoint_bytes(config, info)
     problems = find_problems([*fits, *_room(config, info, memory, work, sum(sizes.values()))])
     seen: Probe | None = None

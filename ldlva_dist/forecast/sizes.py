@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldlva_dist.bank.graph_versions import GRAPHS_KEPT
 from ldlva_dist.bank.records import BankSpec
@@ -17,11 +17,11 @@ from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training import build
+from ldlva_dist.training.device.room import moment_names
 
 LIST_ENTRY_BYTES, FACTS_BYTES = 120, 3000
 """Parts of state.json: a file's size and checksum, and everything else."""
 SAMPLED_WINDOWS = 256
-ADAM = ("exp_avg", "exp_avg_sq")
 F32, I64 = np.dtype("f4"), np.dtype("i8")
 
 
@@ -35,18 +35,6 @@ def planned_bank_spec(config: RunConfig, info: DatasetInfo) -> BankSpec:
     """What the run's bank stores; its network, whose width is asked for, takes no memory."""
     with torch.device("meta"):
         return build.bank_spec(config, info)
-
-
-def parameter_bytes(model: nn.Module) -> int:
-    """Of the weights, without running statistics and other buffers."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-
-
-def moment_names(config: RunConfig) -> tuple[str, ...]:
-    """What the optimiser keeps of every parameter."""
-    if config.optim.name == "sgd":
-        return ("momentum_buffer",) if config.optim.momentum else ()
-    return ADAM
 
 
 def checkpoint_bytes(config: RunConfig, info: DatasetInfo) -> dict[str, int]:

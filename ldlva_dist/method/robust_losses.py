@@ -133,7 +133,8 @@ def over_parameterized(noise_BF: Tensor, label_BC: Tensor, probs_BC: Tensor) -> 
     more_BC, less_BC = sparse_noise(noise_BF, label_BC)
     moved_BC = (probs_BC + more_BC - less_BC.detach()).clamp(min=NOISY_FLOOR)
     noisy_BC = (moved_BC / moved_BC.sum(dim=1, keepdim=True)).clamp(min=NOISY_FLOOR)
-    whole_BC = torch.nn.functional.one_hot(probs_BC.argmax(dim=1), probs_BC.shape[1]).to(probs_BC.dtype)
+    # Not one_hot, which looks at the classes.
+    whole_BC = torch.zeros_like(probs_BC).scatter_(1, probs_BC.argmax(dim=1, keepdim=True), 1)
     error_B = (whole_BC + more_BC - less_BC - label_BC).square().sum(dim=1)
     return error_B - (label_BC * noisy_BC.log()).sum(dim=1)
 

@@ -1,6 +1,7 @@
 """A run's metrics.jsonl; what is added to it goes to the run's tracker too."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -9,21 +10,20 @@ from typing import IO, Any
 
 from ldlva_dist import storage
 from ldlva_dist.errors import ClusterError, DataError, RunLost
+from ldlva_dist.records.stored_lines import StoredLines, read_files
 from ldlva_dist.records.trackers import Tracker
 from ldlva_dist.values.typed_json import parse_object
 
 FILE = "metrics.jsonl"
 REMOTE_FLUSH_S = 20.0
-NEW_SHARE = 1 / 8
-"""Least share of an object that new lines must be to have it written anew: some ten times the bytes of a line."""
 
 
 class MetricsLog:
     """One JSON object a line, in step order; a run that resumes continues the same file.
 
-    A local file has every line at once. An object store cannot append: there the object is written anew by
-    :meth:`flush`, which :meth:`add` calls at most every 20 seconds, and only once the new lines are a share of the old
-    ones: so what is written for a line does not grow with their number.
+    A local file has every line at once. An object store cannot append: there lines come with :meth:`flush`, which
+    :meth:`add` calls at most every 20 seconds, and only once the new lines are a share of the old ones. What is written
+    for a line does not grow with their number (:mod:`ldlva_dist.records.stored_lines`).
     """
 
     def __init__(self, folder_uri: str, keep_until_step: int, tracker: Tracker | None = None) -> None:
@@ -32,14 +32,12 @@ class MetricsLog:
         kept = [line for line in read_metrics(folder_uri) if line["step"] < keep_until_step]
         self.last_step = kept[-1]["step"] if kept else 0
         """Step of the last line that stayed; 0 if there is none."""
-        self._lines = [json.dumps(line) for line in kept]
-        self._unwritten = 0
-        storage.write_bytes(self._uri, _joined(self._lines))
+        stored = StoredLines(folder_uri, FILE, [json.dumps(line) for line in kept])
+        self._stored = stored if storage.is_remote(folder_uri) else None
         self._flushed_at = time.monotonic()
         self._file: IO[str] | None = None
         self._tracker = tracker
-        if not storage.is_remote(folder_uri):
-            self._lines = []  # they are in the file
+        if self._stored is None:
             self._file = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115
 
     def add(self, metrics: Mapping[str, Any]) -> None:
@@ -57,9 +55,8 @@ class MetricsLog:
                 self._file.flush()
             except OSError as error:
                 raise ClusterError(f"the store failed at {self._uri}: {error.strerror}") from error
-        else:
-            self._lines.append(line)
-            self._unwritten += 1
+        elif self._stored:
+            self._stored.add(line)
         if self._tracker:
             self._tracker.add(metrics)
         if self._file or self._is_due():
@@ -67,8 +64,7 @@ class MetricsLog:
 
     def _is_due(self) -> bool:
         """Whether an object is to be written anew between two checkpoints."""
-        enough = self._unwritten >= NEW_SHARE * (len(self._lines) - self._unwritten)
-        return enough and time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S
+        return bool(self._stored and self._stored.are_many) and time.monotonic() - self._flushed_at >= REMOTE_FLUSH_S
 
     def _require_file(self, descriptor: int) -> None:
         """RunLost where the file has no name any more, or its name is another's: nobody would find the lines."""
@@ -81,16 +77,18 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Make every line added so far visible to others; before a checkpoint, or a resumed run lacks lines."""
-        if self._file is None:
-            storage.write_bytes(self._uri, _joined(self._lines))
-            self._flushed_at, self._unwritten = time.monotonic(), 0
+        if self._stored:
+            self._stored.flush()
+            self._flushed_at = time.monotonic()
         if self._tracker:
             self._tracker.flush()
 
     def close(self) -> None:
         """Flush and close."""
+        if self._stored:
+            self._stored.close()
         self.flush()
-        if self._file is not None:
+        if self._file:
             self._file.close()
         if self._tracker:
             self._tracker.close()
@@ -99,7 +97,15 @@ class MetricsLog:
 def read_metrics(folder_uri: str) -> list[dict[str, Any]]:
     """The lines of a run's log; empty where there is none, DataError for a damaged one."""
     uri = storage.join(folder_uri, FILE)
-    data = storage.read_bytes(uri) if storage.exists(uri) else b""
+    lines: list[dict[str, Any]] = []
+    for there, data in read_files(folder_uri, FILE) if storage.exists(uri) else ():
+        done = lines[-1]["step"] if lines else -math.inf
+        lines += [line for line in _parsed(there, data) if line["step"] > done]
+    return lines
+
+
+def _parsed(uri: str, data: bytes) -> list[dict[str, Any]]:
+    """The lines of a file."""
     # A process that was killed may have left half a line at the end.
     lines = [_parse(line, f"line {number} of {uri}") for number, line in enumerate(data.split(b"\n")[:-1], 1)]
     for number, (before, line) in enumerate(pairwise(lines), 2):
@@ -120,7 +126,3 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
     if type(metrics.get("step")) is not int:
         raise DataError(f"{place} is damaged: its step must be a whole number, got {metrics.get('step')}")
     return metrics
-
-
-def _joined(lines: list[str]) -> bytes:
-    return "".join(line + "\n" for line in lines).encode()

@@ -158,7 +158,7 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
     end = -(-supersteps.stop_step // plan.steps_per_superstep)
     context.target_max_block_size = supersteps.bytes_per_block
     context.custom_execution_callback_classes = [_OwnLimits, _Breather]
-    per_task = max(1, TASK_ROWS // (plan.steps_per_superstep * len(positions)))
+    per_task = supersteps_per_task(plan.steps_per_superstep * len(positions))
     for first in range(begin, end, per_task * TASKS_PER_PIPELINE):
         last = min(end, first + per_task * TASKS_PER_PIPELINE)
         items = [{"superstep": superstep} for superstep in range(first, last)]
@@ -166,7 +166,7 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
             supersteps,
             batch_size=None,
             num_cpus=min(1.0, num_cpus),
-            compute=TaskPoolStrategy(max(1, int(num_cpus))),
+            compute=TaskPoolStrategy(num_tasks(num_cpus)),
             scheduling_strategy=on_own_node(),
         )
         # Whole blocks, because cutting batches anew would copy them.
@@ -176,6 +176,16 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
             for row in range(0, len(columns["step"]), len(positions)):
                 rows = slice(row, row + len(positions))
                 yield _to_batch({name: column[rows] for name, column in columns.items()}, positions)
+
+
+def supersteps_per_task(rows: int) -> int:
+    """Those of so many rows that a task goes through."""
+    return max(1, TASK_ROWS // rows)
+
+
+def num_tasks(num_cpus: float) -> int:
+    """Tasks of a pipeline at once."""
+    return max(1, int(num_cpus))
 
 
 def _state(supersteps: Supersteps, num_cpus: float) -> str:

@@ -37,6 +37,7 @@ from ldlva_dist.records.uncertainty_history import drop_history
 from ldlva_dist.stream.class_balance import class_quotas
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training.device.copies import copies_for
+from ldlva_dist.training.device.room import least_bytes, require_gpu_room
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.inputs import Resources, balanced_plan, neighbor_images, read_batches
 from ldlva_dist.training.meters import Meters
@@ -62,6 +63,9 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
     torch.set_num_threads(max(1, int(config.placement.cpus_per_worker)))
     plan = balanced_plan(config, resources, config.data.balance)
     resources.require_lease()
+    if device.type == "cuda":
+        gpu_bytes = torch.cuda.get_device_properties(device).total_memory
+        require_gpu_room(least_bytes_of_rank(config, resources.info, dist.get_world_size()), gpu_bytes)
     client = _connect(config, resources, device)
     checkpoint = newest_whole(config.uri, resources.control.tell.remote)
     begins_with = None if checkpoint else config.training.start_from
@@ -131,6 +135,14 @@ def build_state(
     state.restore(checkpoint, start)
     state.engine.train()
     return state
+
+
+def least_bytes_of_rank(config: RunConfig, info: DatasetInfo, num_workers: int) -> int:
+    """What a worker's device holds at once at least: its network at work, and its rows of a bank on the workers."""
+    with torch.device("meta"):
+        model, spec = build_model(config, len(info.class_names), pretrained=False), bank_spec(config, info)
+    rows = info.num_train // num_workers if config.bank_stays else 0
+    return least_bytes(config, model, num_workers) + rows * row_bytes(spec)
 
 
 def _build_table(config: RunConfig, info: DatasetInfo) -> UncertaintyTable:

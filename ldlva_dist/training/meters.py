@@ -3,7 +3,6 @@
 Two clock readings a part cost well under a microsecond.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch
-from ldlva_dist.training.device.usage import gpu_usage
+from ldlva_dist.training.device.usage import GpuUsage, gpu_usage, usage_metrics
 
 STEP = 1.05
 LARGEST = 2**40
@@ -164,14 +163,16 @@ class Meters:
         return metrics
 
     def _of_gpus(self) -> dict[str, float]:
-        """The fullest GPU's memory, and the mean of how busy they are where all ranks can tell."""
+        """The figures of all ranks' GPUs. Collective on GPUs."""
         usage = gpu_usage(self._device)
-        if usage is None:
-            return {}
-        (peak_bytes,) = self._reduce([usage.peak_bytes], dist.ReduceOp.MAX)
-        (busy,) = self._reduce([usage.busy], dist.ReduceOp.SUM)
-        share = {} if math.isnan(busy) else {"gpu_busy": busy / dist.get_world_size()}
-        return {"gpu_memory_bytes": peak_bytes} | share
+        return usage_metrics(self._gathered(usage)) if usage else {}
+
+    def _gathered(self, usage: GpuUsage) -> list[GpuUsage]:
+        """All ranks' usages, by rank. Collective."""
+        slots_W2 = np.zeros((dist.get_world_size(), 2))
+        slots_W2[dist.get_rank()] = usage
+        flat = self._reduce(slots_W2.ravel().tolist(), dist.ReduceOp.SUM)
+        return [GpuUsage(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
 
     def _reduce(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         reduced = torch.tensor(values, dtype=torch.float64, device=self._device)

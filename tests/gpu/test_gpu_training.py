@@ -3,6 +3,7 @@
 Skipped where there is no GPU.
 """
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.models.resnet import ResNet
 from ldlva_dist.training.device.copies import GpuCopies, NoCopies
 from ldlva_dist.training.device.tensors import batch_tensors, neighbor_tensors
+from ldlva_dist.training.device.usage import gpu_usage
 from ldlva_dist.training.engine import Engine, EngineSettings, build_optimizer
 from ldlva_dist.training.optimizer_step import optimize
 from ldlva_dist.training.state import TrainState
@@ -110,6 +112,16 @@ def test_losses_on_the_gpu_are_the_cpus(bf16: bool, rtol: float, tmp_path: Path)
 
 def test_two_ranks_train_on_one_gpu(tmp_path: Path) -> None:
     np.testing.assert_allclose(_trained(tmp_path, GPU, 2), _trained(tmp_path, "cpu", 2), rtol=1e-3)
+
+
+def test_a_gpus_memory_is_told_and_how_busy_it_is_where_nvml_knows() -> None:
+    device = torch.device(GPU)
+    gpu_usage(device)
+    numbers = torch.zeros(1 << 20, device=device)
+    usage = gpu_usage(device)
+    assert usage
+    assert usage.peak_bytes >= numbers.nbytes
+    assert math.isnan(usage.busy) or 0 <= usage.busy <= 1
 
 
 def test_what_is_copied_ahead_and_out_is_what_was_there() -> None:

@@ -14,6 +14,7 @@ from pyarrow import fs
 from ldlva_dist import storage
 from ldlva_dist.doctor import store
 from ldlva_dist.errors import ClusterError, DataError, SettingError
+from ldlva_dist.records.metrics_log import MetricsLog, read_metrics
 from ldlva_dist.storage import s3
 from ldlva_dist.storage.s3.objects import PART_BYTES
 from testing.s3_store import STRANGER, FaultProxy, Swift
@@ -236,3 +237,21 @@ def test_the_doctor_says_who_was_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.level == "problem"
     assert "refused" in found.found
     assert "must be allowed to" in found.cure
+
+
+def test_a_log_of_metrics_is_whole_after_every_checkpoint_and_one_object_in_the_end() -> None:
+    folder, had_pieces = f"{FOLDER}/log-of-metrics", 0
+    log = MetricsLog(folder, 1)
+    for step in range(1, 81):
+        log.add({"step": step, "loss": 1 / step})
+        log.flush()
+        if step % 20 == 0:
+            assert [line["step"] for line in read_metrics(folder)] == list(range(1, step + 1))
+        had_pieces += step % 5 == 0 and len(storage.list_folder(folder)) > 1
+    assert had_pieces
+    resumed = MetricsLog(folder, 71)  # the first one was killed
+    assert resumed.last_step == 70
+    resumed.add({"step": 71, "loss": 0.0})
+    resumed.close()
+    assert storage.list_folder(folder) == ["metrics.jsonl"]
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 72))

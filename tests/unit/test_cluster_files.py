@@ -225,6 +225,13 @@ def test_image_installs_exact_versions_and_runs_as_a_user() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_images_can_tell_how_busy_a_gpu_is() -> None:
+    """Without nvidia-ml-py metrics.jsonl has no gpu_busy, and nobody is told."""
+    libraries = (ROOT / "cluster" / "Dockerfile").read_text().partition("FROM libraries")[0]
+    assert re.search(r"pip install .* torch numpy nvidia-ml-py \\$", libraries, re.MULTILINE)
+    assert re.search(r"^nvidia-ml-py==13\.", (ROOT / "constraints-gpu.txt").read_text(), re.MULTILINE)
+
+
 def test_deepspeed_is_installed_without_a_look_for_the_compiler_of_a_gpu() -> None:
     """Where torch sees a GPU and there is no nvcc, DeepSpeed's setup raises MissingCUDAException otherwise."""
     for name in ("cluster/Dockerfile", "Makefile"):

@@ -1,4 +1,4 @@
-"""A bank on the workers' devices, on 1 to 3 gloo ranks, is bit for bit the actors'."""
+"""A bank on the workers' devices, on 1 to 4 gloo ranks, is bit for bit the actors'."""
 
 import asyncio
 import itertools
@@ -164,7 +164,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Read
     return {name: reads for name, (reads, _) in made.items()}, {name: files for name, (_, files) in made.items()}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_ranks_read_what_actors_give_and_each_goes_on_from_the_others_checkpoint(
     world_size: int, truth: tuple[dict[str, list[Read]], dict[str, Files]], tmp_path: Path
 ) -> None:

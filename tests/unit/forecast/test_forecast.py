@@ -1,5 +1,6 @@
 """What is told of a run before it starts, against what the loop, the files and the tensors really are."""
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,15 +24,14 @@ from ldlva_dist.config import (
     TrainingConfig,
 )
 from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
-from ldlva_dist.forecast.memory import activation_bytes, computed_memory, measured_memory
+from ldlva_dist.errors import SettingError
+from ldlva_dist.forecast.memory import CUDA_CONTEXT, computed_memory, measured_memory
 from ldlva_dist.forecast.probe import speed
 from ldlva_dist.forecast.sizes import (
     bank_part_bytes,
     checkpoint_bytes,
     epoch_bytes,
     meta_model,
-    moment_names,
-    parameter_bytes,
     planned_bank_spec,
 )
 from ldlva_dist.forecast.watch import OTHERS, Peak
@@ -39,10 +39,12 @@ from ldlva_dist.forecast.work import work_of
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.reporting.forecast_table import format_bytes
+from ldlva_dist.runtime.own_node import share_of
 from ldlva_dist.stream.class_balance import Balance
 from ldlva_dist.stream.plan import Plan
 from ldlva_dist.training import build
-from ldlva_dist.training.engine import BUCKET_NUMBERS
+from ldlva_dist.training.device.room import activation_bytes, moment_names, parameter_bytes, require_gpu_room
+from ldlva_dist.training.engine import BUCKET_NUMBERS, build_optimizer
 from ldlva_dist.training.inputs import make_plan
 from ldlva_dist.training.schedule import due_at
 
@@ -163,6 +165,53 @@ def test_activations_count_the_calibration_network_on_all_pairs() -> None:
     assert kept(8) - kept(4) >= 5 * 4 * 4 * hidden  # each pair keeps at least what its norms were given
 
 
+@pytest.mark.parametrize("recipe", ["official", "paper", "posterior", "ce", "elr", "sop", "gce", "sce", "mixup"])
+@pytest.mark.parametrize(
+    ("workers", "stage", "place"), [(1, 1, "actors"), (3, 0, "workers"), (3, 1, "actors"), (3, 3, "workers")]
+)
+def test_what_a_gpu_must_have_at_least_is_part_of_what_is_planned(
+    recipe: Any, workers: int, stage: Literal[0, 1, 3], place: Any
+) -> None:
+    config = replace(
+        CONFIG,
+        loss=replace(CONFIG.loss, recipe=recipe),
+        bank=BankConfig(place=place),
+        placement=replace(CONFIG.placement, use_gpu=True, num_workers=workers),
+        training=replace(CONFIG.training, zero_stage=stage),
+    )
+    planned = next(role.each for role in computed_memory(config, INFO, nodes=1) if role.name == "GPU of a trainer")
+    estimates = CUDA_CONTEXT + (4 * BUCKET_NUMBERS if stage and workers > 1 else 0)
+    assert 0 < build.least_bytes_of_rank(config, INFO, workers) < planned - estimates
+
+
+@pytest.mark.parametrize(
+    "optim", [OptimConfig(name="adamw"), OptimConfig(name="sgd"), OptimConfig(name="sgd", momentum=0)]
+)
+@pytest.mark.parametrize("place", ["actors", "workers"])
+def test_what_a_gpu_must_have_at_least_is_what_a_second_forward_really_leaves(optim: OptimConfig, place: Any) -> None:
+    """On a CPU, whose tensors are as large: weights, moments, activations, rows of the bank."""
+    config = replace(CONFIG, optim=optim, bank=BankConfig(place=place))
+    model: LDLVA = build.build_model(config, 3).train()
+    optimizer = build_optimizer(model, optim.name, lr=optim.lr, weight_decay=0.0, momentum=optim.momentum)
+    rows, k = config.data.batch_size, config.neighbors.num_neighbors
+    images, usable_BK = torch.zeros((rows, 32, 32, 3), dtype=torch.uint8), torch.ones(rows, k, dtype=torch.bool)
+    inputs = images, torch.zeros(rows, k, model.feature_width), usable_BK
+    output = model(*inputs)
+    (output.logits_BC.sum() + output.calibration_BK.sum()).backward()
+    optimizer.step()
+    held = [value for entry in optimizer.state.values() for value in entry.values()]
+    moments = sum(value.nbytes for value in held if torch.is_tensor(value) and value.ndim > 0)
+    bank = 701 * row_bytes(planned_bank_spec(config, INFO)) if place == "workers" else 0
+    really = parameter_bytes(model) + moments + activation_bytes(model, *inputs) + bank
+    assert build.least_bytes_of_rank(config, INFO, 1) == really
+
+
+def test_a_gpu_that_cannot_hold_a_worker_is_refused_in_a_sentence_and_one_that_may_is_not() -> None:
+    require_gpu_room(80 << 30, 80 << 30)
+    with pytest.raises(SettingError, match=r"^data\.batch_size .* GPU \(80\.0 GiB\) .* got at least 95\.5 GiB$"):
+        require_gpu_room(95 << 30 | 1 << 29, 80 << 30)
+
+
 def test_a_gpu_holds_the_buckets_of_zero_and_batches_that_come_ahead() -> None:
     def gpu(workers: int, stage: Literal[0, 1], pixels: int) -> int:
         config = replace(
@@ -219,6 +268,37 @@ def test_a_bank_on_the_workers_is_memory_of_their_devices_cut_over_them(use_gpu:
     held, host = (there - here for there, here in zip(each("workers", workers), each("actors", workers), strict=True))
     assert held == (rows if use_gpu else 2 * rows + ids), "on a CPU the copy for a checkpoint is memory of the same"
     assert host == (rows + ids if use_gpu else 2 * rows + ids)
+
+
+def test_the_store_holds_what_the_tasks_beside_a_late_one_made_and_no_more_than_a_pipelines_share() -> None:
+    def store(data_cpus: float, workers: int = 1, share: float = math.inf, pixels: int = 96) -> int:
+        config = replace(
+            CONFIG,
+            data=replace(CONFIG.data, image_size=pixels, batch_size=256),
+            placement=replace(CONFIG.placement, num_workers=workers, data_cpus_per_worker=data_cpus),
+        )
+        info = replace(
+            INFO,
+            splits={"train": SplitInfo(first_id=0, rows=400_000)},
+            shards=(replace(INFO.shards[0], rows=400_000, bytes=4_000_000_000),),
+        )
+        roles = computed_memory(config, info, 1, share)
+        return next(role.each for role in roles if role.name == "object store") - 26 * 400_000
+
+    image = 96 * 96 * 3
+    superstep = 128 * 64  # rows of all lanes: more than a task is worth, so each goes through one
+    assert store(8) == 8 * superstep * image
+    assert store(8, workers=2) == 2 * 8 * (superstep // 2) * image
+    assert store(8, share=1e9) == 10**9
+    assert store(0.5, share=1e3) == store(4, share=1e3) > 4 * 31 << 20, "blocks at work come in any case"
+    assert store(8, pixels=48) == store(8) // 4
+
+
+def test_a_pipelines_share_of_the_store_goes_with_its_cpus() -> None:
+    node = {"CPU": 96.0, "GPU": 8.0, "object_store_memory": 192e9}
+    assert share_of(node, 12) == 24e9
+    assert share_of(node, 200) == 192e9
+    assert share_of({"object_store_memory": 8e9}, 1) == 8e9
 
 
 def test_a_gpu_takes_the_network_off_the_host() -> None:

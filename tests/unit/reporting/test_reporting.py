@@ -115,6 +115,7 @@ def test_a_log_in_an_object_store_is_written_anew_by_flush(monkeypatch: pytest.M
     monkeypatch.setattr(storage, "write_bytes", lambda uri, data: objects.__setitem__(uri, data))
     monkeypatch.setattr(storage, "read_bytes", lambda uri: objects[uri])
     monkeypatch.setattr(storage, "exists", lambda uri: uri in objects)
+    monkeypatch.setattr(storage, "list_folder", lambda uri: [key.removeprefix(f"{uri}/") for key in objects])
     monkeypatch.setattr(metrics_log, "REMOTE_FLUSH_S", 1e9)
 
     log = MetricsLog("s3://bucket/run", 1)
@@ -137,6 +138,7 @@ def test_a_log_in_an_object_store_writes_no_more_for_a_line_of_a_long_run(
     written: list[int] = []
     monkeypatch.setattr(storage, "write_bytes", lambda uri, data: written.append(len(data)))
     monkeypatch.setattr(storage, "exists", lambda uri: False)
+    monkeypatch.setattr(storage, "list_folder", lambda uri: [])
     monkeypatch.setattr(metrics_log, "REMOTE_FLUSH_S", 0.0)
     log = MetricsLog("s3://bucket/run", 1)
     for step in range(1, lines + 1):

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ldlva_dist.bank.wire import Traffic
 from ldlva_dist.messages import Batch, Neighbors
+from ldlva_dist.training.device.usage import usage_metrics, usage_of
 from ldlva_dist.training.meters import EDGES, PARTS, Meters, count_ages, percentile
 from testing.forked_ranks import run_ranks
 
@@ -32,6 +33,17 @@ def test_counts_of_two_ranks_add_up() -> None:
     first, second = np.random.default_rng(0).integers(2, 1000, (2, 777))
     np.testing.assert_array_equal(count_ages(first) + count_ages(second), count_ages(np.append(first, second)))
     assert len(count_ages(first)) == len(EDGES)
+
+
+def test_the_line_has_the_fullest_gpu_and_the_mean_of_how_busy_they_are() -> None:
+    usages = [usage_of(3_000_000_000, 40), usage_of(5_000_000_000, 100), usage_of(1, 7)]
+    assert usage_metrics(usages) == {"gpu_memory_bytes": 5e9, "gpu_busy": pytest.approx(0.49)}
+    assert usage_metrics([usage_of(12, 0)]) == {"gpu_memory_bytes": 12.0, "gpu_busy": 0.0}
+
+
+def test_a_gpu_that_does_not_tell_how_busy_it_is_leaves_memory_alone_in_the_line() -> None:
+    """A part of a GPU (MIG) has no such number, nor has any without nvidia-ml-py."""
+    assert usage_metrics([usage_of(3, 40), usage_of(5, None)]) == {"gpu_memory_bytes": 5.0}
 
 
 def _happened(rank: int) -> list[tuple[Batch, Neighbors, dict[str, torch.Tensor]]]:
@@ -75,6 +87,8 @@ def _rank(rank: int, folder: str) -> None:
         meters.add(terms, batch, neighbors)
     second = meters.drain(FIRST + STEPS + 1, traffic.drain())
     Path(folder, str(rank)).write_text(json.dumps([first, second]))
+    usage = usage_of(3_000_000_000 + rank, 40 + 20 * rank)
+    Path(folder, f"gpus-{rank}").write_text(json.dumps([usage, meters._gathered(usage)]))
     dist.destroy_process_group()
 
 
@@ -98,6 +112,8 @@ def test_a_log_line_is_about_all_ranks_since_the_last_line(tmp_path: Path) -> No
         for name, share in (("staleness_p50", 0.5), ("staleness_p95", 0.95)):
             exact = np.sort(ages)[int(np.ceil(share * len(ages))) - 1]
             assert exact <= found[name] <= 1.05 * exact + 1
+    gpus = [json.loads((tmp_path / f"gpus-{rank}").read_text()) for rank in range(RANKS)]
+    assert all(gathered == [usage for usage, _ in gpus] for _, gathered in gpus)
     for found in lines[0]:  # every moment belongs to one part
         longest = 1000 * RANKS * ROWS / found["samples_per_second"]
         assert 0 < sum(found[f"{part}_ms"] for part in PARTS) <= longest
