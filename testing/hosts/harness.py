@@ -24,7 +24,7 @@ from testing.hosts import wrong_clock
 from testing.hosts.cluster import BUCKET, FACES, WORKERS, HostCluster, host_cluster
 from testing.hosts.kinds import EPOCHS, HOST_KINDS, JOB_LIMIT_S, MOST_FAILURES, NEEDS_REDIS, HostKind, HostScene
 from testing.hosts.remote_store import SLOW
-from testing.tiny_runs import long_run
+from testing.tiny_runs import long_run, tiny_run
 
 CHECKPOINT_EVERY_STEPS, KEPT = 30, 2
 STATUS_S, REFERENCE_LIMIT_S = 60.0, 1800.0
@@ -38,13 +38,10 @@ def host_run(
 ) -> RunConfig:
     """A run of some ten steps an epoch whose ranks have a host each, with short limits.
 
-    One whose number of workers may change computes the same on any number: ranks normalise their rows by themselves,
-    and what is rounded in the bank may be rounded the other way.
+    One whose number of workers may change is the tiny run, which computes the same on any number but for rounding.
     """
-    config = long_run(FACES, f"{BUCKET}/runs", name)
-    if not isinstance(workers, int):
-        whole = replace(config.bank, probs_dtype="float32", features_dtype="float32")
-        config = replace(config, model=replace(config.model, freeze_batchnorm=True), bank=whole)
+    make_config = long_run if isinstance(workers, int) else tiny_run
+    config = make_config(FACES, f"{BUCKET}/runs", name)
     return replace(
         config,
         neighbors=replace(config.neighbors, timeout_s=60.0),
@@ -183,11 +180,10 @@ class HostHarness:
         return struck, struck_at
 
     def _stood_s(self, config: RunConfig, struck_at: float) -> float:
-        """From the strike to the step after the longest time without one, as the run itself wrote it down."""
+        """The longest time without a step, of which nothing before the strike counts, as the run itself wrote it down."""
         with self.cluster.hosts["client"].network():
             times = [line["time"] for line in read_metrics(config.uri)]
-        _, next_at = max(pairwise(times), key=lambda pair: pair[1] - pair[0])
-        return max(0.0, next_at - struck_at)
+        return max(later - max(before, struck_at) for before, later in pairwise(times))
 
     def _require_outcome(self, config: RunConfig, exit_code: int) -> None:
         code, said = self.cluster.run_on("client", ["python", "jobs/status.py", "--run", config.uri], STATUS_S)
