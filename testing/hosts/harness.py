@@ -180,7 +180,7 @@ class HostHarness:
         return struck, struck_at
 
     def _stood_s(self, config: RunConfig, struck_at: float) -> float:
-        """The longest time without a step, of which nothing before the strike counts, as the run itself wrote it down."""
+        """The longest time without a step since the strike, as the run itself wrote it down."""
         with self.cluster.hosts["client"].network():
             times = [line["time"] for line in read_metrics(config.uri)]
         return max(later - max(before, struck_at) for before, later in pairwise(times))
