@@ -40,7 +40,7 @@ class News:
         if not ray.wait([self._heard], timeout=0)[0]:
             return
         for sentence in ray.get(self._heard):
-            show(sentence)
+            show_sentence(sentence)
         self._heard = self._control.hear.remote()
 
 
@@ -64,7 +64,7 @@ def show_through(control: Any, name: str) -> None:
     tell_by(hand_on)
 
 
-def show(sentence: str) -> None:
+def show_sentence(sentence: str) -> None:
     """Show a sentence on stderr, or where :func:`show_through` says."""
     _SHOWN.by(sentence)
 

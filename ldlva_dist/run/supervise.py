@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ldlva_dist.errors import RunStopped
-from ldlva_dist.run.news import News, show
+from ldlva_dist.run.news import News, show_sentence
 from ldlva_dist.runtime.head_watch import require_head
 
 POLL_S = 0.2
@@ -48,7 +48,9 @@ def attend(
             if deadline is None and (asked.is_set() or (until is not None and until.is_set())):
                 deadline = time.monotonic() + grace_s
                 if asked.is_set():
-                    show("stopping after this step, once a checkpoint is written; a second signal ends at once")
+                    show_sentence(
+                        "stopping after this step, once a checkpoint is written; a second signal ends at once"
+                    )
                 control.stop.remote()
             if deadline is not None and time.monotonic() > deadline:
                 raise RunStopped(
