@@ -105,10 +105,12 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_the_damage_is_named(
     alone: None, tmp_path: Path, damage: str
 ) -> None:
     before, newest = _save(tmp_path, 10), _save(tmp_path, 20)
-    assert _newest_whole(tmp_path, pytest.fail) == newest
+    told: list[str] = []
+    assert _newest_whole(tmp_path, told.append) == newest
+    assert told == [f"resuming from {newest}"]
     do, word = DAMAGES[damage]
     do(Path(newest))
-    told: list[str] = []
+    told.clear()
     assert _newest_whole(tmp_path, told.append) == before
     assert len(told) == 1
     assert newest in told[0]
