@@ -18,7 +18,7 @@ from testing.hosts.spaces import command_of, wait_for
 
 RANKS_LIMIT_S, NOTICE_S, JOB_LIMIT_S, HEAD_LIMIT_S = 120.0, 20.0, 600.0, 150.0
 MOST_FAILURES = 5
-EPOCHS, LONG_EPOCHS, LONGEST_EPOCHS = 30.0, 60.0, 150.0
+EPOCHS, LONG_EPOCHS, LONGEST_EPOCHS = 30.0, 60.0, 110.0
 """Of a run of some 300 steps, and of longer ones, which still go on when what follows the strike is over: without its
 head a run goes on for as long as nobody notices."""
 GIVE_UP_S = 60.0
@@ -242,7 +242,9 @@ HOST_KINDS = {
     ),
     "store slow": HostKind(strike=slow_store),
     "head lost": HostKind(strike=lose_head, exit_code=None),
-    "head lost, job elsewhere": HostKind(strike=lose_head, exit_code=4, is_submitted=False, epochs=LONGEST_EPOCHS),
+    "head lost, job elsewhere": HostKind(
+        strike=lose_head, exit_code=4, is_submitted=False, epochs=LONGEST_EPOCHS, last_checkpoint=2
+    ),
     "host full": HostKind(strike=fill_host),
     "second run": HostKind(strike=second_run, last_checkpoint=1, epochs=LONG_EPOCHS, says=("waiting for workers",)),
     "clock wrong": HostKind(strike=shift_clock, exit_code=2),
