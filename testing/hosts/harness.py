@@ -27,6 +27,7 @@ from testing.hosts.remote_store import SLOW
 from testing.tiny_runs import long_run, tiny_run
 
 CHECKPOINT_EVERY_STEPS, KEPT = 30, 2
+LOW_RATE = 5e-4
 STATUS_S, REFERENCE_LIMIT_S = 60.0, 1800.0
 SENTENCE = re.compile(r"^(?:\x1b\[[0-9;]*m)*error: .+", re.MULTILINE)
 CLOSE = 1e-5
@@ -38,10 +39,13 @@ def host_run(
 ) -> RunConfig:
     """A run of some ten steps an epoch whose ranks have a host each, with short limits.
 
-    One whose number of workers may change is the tiny run, which computes the same on any number but for rounding.
+    One whose number of workers may change computes the same on any number but for rounding, which a low learning rate
+    keeps from growing.
     """
-    make_config = long_run if isinstance(workers, int) else tiny_run
-    config = make_config(FACES, f"{BUCKET}/runs", name)
+    config = long_run(FACES, f"{BUCKET}/runs", name)
+    if not isinstance(workers, int):
+        config = tiny_run(FACES, f"{BUCKET}/runs", name)
+        config = replace(config, optim=replace(config.optim, lr=LOW_RATE))
     return replace(
         config,
         neighbors=replace(config.neighbors, timeout_s=60.0),
