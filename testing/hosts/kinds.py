@@ -16,7 +16,7 @@ from testing.hosts.cluster import ADDRESSES, WORKERS, HostCluster, SubmittedJob
 from testing.hosts.remote_store import SLOW
 from testing.hosts.spaces import command_of, wait_for
 
-RANKS_LIMIT_S, NOTICE_S, JOB_LIMIT_S, HEAD_LIMIT_S = 120.0, 20.0, 600.0, 150.0
+RANKS_LIMIT_S, NOTICE_S, SPARE_S, JOB_LIMIT_S, HEAD_LIMIT_S = 120.0, 20.0, 5.0, 600.0, 150.0
 MOST_FAILURES = 5
 EPOCHS, LONG_EPOCHS, LONGEST_EPOCHS = 30.0, 60.0, 110.0
 """Of a run of some 300 steps, and of longer ones, which still go on when what follows the strike is over: without its
@@ -191,7 +191,10 @@ def second_submitter(scene: HostScene) -> str:
 
 
 def give_notice(scene: HostScene) -> str:
-    """A file says that the host will be taken away; it goes when that was said, and another comes."""
+    """A file says that the host will be taken away; it goes soon after what was said, and another comes.
+
+    A node that is drained ends by itself when its time is over, so that Ray need not find out.
+    """
     name = scene.pick()
     notice = "/tmp/notice"
     agent = ["python", "cluster/drain.py", "--notice-file", notice, "--seconds", f"{NOTICE_S:g}"]
@@ -199,7 +202,7 @@ def give_notice(scene: HostScene) -> str:
         host = scene.cluster.hosts[name]
         host.popen(agent, scene.cluster.environment(), output)
     (host.disk() / "notice").touch()
-    time.sleep(NOTICE_S)
+    time.sleep(NOTICE_S + SPARE_S)
     scene.cluster.power_off(name)
     scene.return_empty(name)
     return f"{name}, {NOTICE_S:g} s before it goes"
