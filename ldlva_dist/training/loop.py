@@ -37,7 +37,7 @@ def train(worker: Worker) -> None:
         if due.log:
             metrics = worker.measure(due)
             if due.checkpoint:
-                worker.save(metrics)
+                worker.save(metrics, at_once=verdict.at_once)
             if verdict.leave:
                 worker.leave()
             worker.meters.restart_clock()  # evaluations and saves are no training

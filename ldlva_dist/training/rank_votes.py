@@ -52,6 +52,9 @@ class Verdict:
     """Save and end."""
     save: bool
     """A checkpoint is due by the clock, or because a node will be taken away."""
+    at_once: bool
+    """The checkpoint must be whole before the next step, which may not come: on a node that will be taken away Ray begins
+    no task of a stream any more."""
     leave: bool
     """A node goes now: save, and wait for Ray to start the workers again."""
     uploaded: bool
@@ -107,10 +110,18 @@ class Agreement:
 
     def _verdict(self, wait: Callable[[], Tensor], now: float) -> Verdict:
         is_bad, stop, save, ask, leave, uploading = wait().bool().any(dim=0).tolist()
+        is_told = False
         if ask:
             self._asked_at = now
-            save = self._is_node_lost_soon() or save
-        return Verdict(is_bad=is_bad, stop=stop, save=save, leave=leave, uploaded=not uploading)
+            is_told = self._is_node_lost_soon()
+        return Verdict(
+            is_bad=is_bad,
+            stop=stop,
+            save=save or is_told or leave,
+            at_once=is_told or leave,
+            leave=leave,
+            uploaded=not uploading,
+        )
 
     def note_saved(self) -> None:
         """A checkpoint was begun: the clock starts anew."""

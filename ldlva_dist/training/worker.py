@@ -104,7 +104,7 @@ class Worker:
 
     def due(self, verdict: Verdict) -> Due:
         """What is to be done after the step."""
-        save = verdict.save or verdict.stop or verdict.leave
+        save = verdict.save or verdict.stop
         return due_at(self.state.config.training, self.plan, self.state.step, save=save)
 
     def measure(self, due: Due) -> dict[str, Any]:
@@ -122,17 +122,18 @@ class Worker:
         self.recorder.add_metrics(metrics)
         return metrics
 
-    def save(self, metrics: dict[str, Any]) -> None:
-        """Begin a checkpoint; it counts once every rank's files are in the run's folder."""
+    def save(self, metrics: dict[str, Any], *, at_once: bool = False) -> None:
+        """Begin a checkpoint, which counts once all ranks' files are in the run's folder; ``at_once`` waits for it."""
         self.recorder.flush()
         self._finish_checkpoint()
         files, elsewhere = self.state.copy()
         self.saver.begin(self.state.step, files, self.state.facts() | {"metrics": metrics}, elsewhere)
         self.agreement.note_saved()
+        if at_once:
+            self._finish_checkpoint()
 
     def leave(self) -> None:
         """Train nothing more that would go with a node, unless all is trained."""
-        self._finish_checkpoint()
         if self.state.step < self.plan.steps_for(self.state.config.training.epochs):
             self.agreement.wait_for_restart(self.state.step)
 

@@ -40,11 +40,13 @@ def test_workers_save_at_the_notice_and_leave_shortly_before_the_node_goes(monke
     give_notice(monkeypatch, LEAVE_S + SOON_S)
     goes_at = time.monotonic() + LEAVE_S + SOON_S
     first = decide(agreement)
-    assert (first.save, first.leave) == (True, False)
+    assert (first.save, first.at_once, first.leave) == (True, True, False)
     assert time.monotonic() < goes_at - LEAVE_S, "this machine stood still"
     while not (verdict := decide(agreement)).leave:
         assert not verdict.save, "one notice is one checkpoint"
+        assert not verdict.at_once
         assert time.monotonic() < goes_at, "nobody left"
+    assert (verdict.save, verdict.at_once) == (True, True)
     assert time.monotonic() >= goes_at - LEAVE_S - 0.01
 
 
