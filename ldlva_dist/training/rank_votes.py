@@ -53,8 +53,8 @@ class Verdict:
     save: bool
     """A checkpoint is due by the clock, or because a node will be taken away."""
     at_once: bool
-    """The checkpoint must be whole before the next step, which may not come: on a node that will be taken away Ray begins
-    no task of a stream any more."""
+    """The checkpoint must be whole before the next step, which may not come: Ray begins no task of a stream on a node
+    that will be taken away."""
     leave: bool
     """A node goes now: save, and wait for Ray to start the workers again."""
     uploaded: bool
