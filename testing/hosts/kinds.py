@@ -193,7 +193,7 @@ def second_submitter(scene: HostScene) -> str:
 def give_notice(scene: HostScene) -> str:
     """A file says that the host will be taken away; it goes soon after what was said, and another comes.
 
-    A node that is drained ends by itself when its time is over, so that Ray need not find out.
+    Its node is ended when the time is over, so that Ray need not find out.
     """
     name = scene.pick()
     notice = "/tmp/notice"

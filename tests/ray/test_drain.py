@@ -15,11 +15,12 @@ import pytest
 import ray
 from ray._private import state
 from ray._private.node import Node
+from ray.exceptions import RayActorError
 
 from testing.clusters.joining_nodes import another_node
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "drain.py"
-LIMIT_S, SECONDS = 120, 77
+LIMIT_S, SOON_S, SECONDS = 120, 10, 77
 
 
 @pytest.fixture
@@ -29,9 +30,9 @@ def node(cluster: None) -> Iterator[Node]:
 
 
 @contextmanager
-def agent(node: Node, *options: str) -> Iterator[subprocess.Popen[str]]:
+def agent(node: Node, *options: str, seconds: int = SECONDS) -> Iterator[subprocess.Popen[str]]:
     """The script, until it ends by itself."""
-    command = [sys.executable, str(SCRIPT), "--node-id", node.node_id, "--seconds", str(SECONDS), *options]
+    command = [sys.executable, str(SCRIPT), "--node-id", node.node_id, "--seconds", str(seconds), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process
@@ -68,12 +69,16 @@ class Worker:
         return ray.get_runtime_context().get_node_id()
 
 
-def test_at_once_as_a_pods_hook_it_waits_while_something_works_there(node: Node) -> None:
-    options = {
-        "scheduling_strategy": ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.node_id, False)
-    }
-    worker = Worker.options(**options).remote()
+def at_work(node: Node) -> ray.actor.ActorHandle:
+    """Something on a node."""
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.node_id, False)
+    worker = Worker.options(scheduling_strategy=here).remote()
     assert ray.get(worker.here.remote(), timeout=LIMIT_S) == node.node_id
+    return worker
+
+
+def test_at_once_as_a_pods_hook_it_waits_while_something_works_there(node: Node) -> None:
+    worker = at_work(node)
     with agent(node) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"draining: the pod or machine is being stopped; {SECONDS} s left\n"
@@ -90,6 +95,19 @@ def test_a_file_is_a_notice(node: Node, tmp_path: Path) -> None:
         assert seconds_left(node) is None
         (tmp_path / "notice").touch()
         wait_for_drain(node, process)
+
+
+def test_a_node_at_work_is_ended_when_its_time_is_over(node: Node, tmp_path: Path) -> None:
+    """Ray's head hears of it from the node, long before it would miss one whose power had gone."""
+    worker = at_work(node)
+    (tmp_path / "notice").touch()
+    with agent(node, "--notice-file", str(tmp_path / "notice"), seconds=1) as process:
+        assert process.wait(LIMIT_S) == 0
+    end = time.monotonic() + SOON_S
+    while node.node_id in alive():
+        assert time.monotonic() < end, "the node is still there"
+    with pytest.raises(RayActorError):
+        ray.get(worker.here.remote(), timeout=LIMIT_S)
 
 
 def test_an_answer_is_a_notice_once_it_holds_the_text(node: Node) -> None:
