@@ -186,8 +186,8 @@ class HostHarness:
     def _stood_s(self, config: RunConfig, struck_at: float) -> float:
         """The longest time without a step since the strike, as the run itself wrote it down."""
         with self.cluster.hosts["client"].network():
-            times = [line["time"] for line in read_metrics(config.uri)]
-        return max(later - max(before, struck_at) for before, later in pairwise(times))
+            since = [line["time"] for line in read_metrics(config.uri) if line["time"] > struck_at]
+        return max((later - before for before, later in pairwise([struck_at, *since])), default=0.0)
 
     def _require_outcome(self, config: RunConfig, exit_code: int) -> None:
         code, said = self.cluster.run_on("client", ["python", "jobs/status.py", "--run", config.uri], STATUS_S)
