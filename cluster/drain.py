@@ -3,8 +3,8 @@ r"""Tell Ray that this machine will go: python cluster/drain.py [--notice-file F
 Ray's drain starts nothing new on the node and lets a run save its checkpoint while there is time. Without a notice to
 wait for (a pod's preStop hook) it drains at once, and ends when nothing works on the node any more or after --seconds.
 With one it waits beside `ray start`: until a file exists, until an address answers with 200 (and with --notice-text,
-where that is given), or until it gets a SIGTERM itself; and then it ends the node, which Ray would miss only after half
-a minute if its power went first. The notices of three clouds:
+where that is given), or until it gets a SIGTERM itself; and in the end it ends the node, three seconds after its time,
+which Ray would miss only after half a minute if its power went first. The notices of three clouds:
 
     AWS    --notice-url http://169.254.169.254/latest/meta-data/spot/instance-action --seconds 110
     GCP    --notice-url http://metadata.google.internal/computeMetadata/v1/instance/preempted \
@@ -34,6 +34,8 @@ from ldlva_dist.records.console import say
 from ldlva_dist.reporting.terminal import run_job
 
 LOOK_S, ANSWER_LIMIT_S, DRAIN_LIMIT_S = 1.0, 5.0, 60.0
+RESTART_S = 3.0
+"""Ray Train looks every other second whether a node's time is over; a worker that ended before would be a failure."""
 AWS = "http://169.254.169.254/latest/"
 
 
@@ -50,7 +52,7 @@ class Arguments:
     notice_header: tuple[str, ...] = ()
     """NAME:VALUE headers of the question; AWS's own token is asked for where there is none."""
     seconds: int = 90
-    """Seconds from the notice to the end of the machine."""
+    """Seconds from the notice to the end of the machine, less five or so."""
     node_id: str | None = None
     """Ray's id of the node; the one node of this machine, if not given."""
 
@@ -75,6 +77,7 @@ def main() -> None:
     while time.monotonic() < deadline and is_busy(raylet):
         time.sleep(LOOK_S)
     if arguments.notice_file or arguments.notice_url:
+        time.sleep(RESTART_S)
         with suppress(psutil.NoSuchProcess):
             raylet.terminate()
 
