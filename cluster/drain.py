@@ -71,13 +71,12 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     raylet = find_raylet(arguments.node_id)
     reason = wait_for_notice(arguments)
-    deadline = time.monotonic() + arguments.seconds
+    deadline = time.monotonic() + arguments.seconds + RESTART_S
     drain(raylet, reason, arguments.seconds)
     say(f"draining: {reason}; {arguments.seconds} s left")
     while time.monotonic() < deadline and is_busy(raylet):
         time.sleep(LOOK_S)
     if arguments.notice_file or arguments.notice_url:
-        time.sleep(RESTART_S)
         with suppress(psutil.NoSuchProcess):
             raylet.terminate()
 
