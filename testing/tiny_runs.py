@@ -26,6 +26,7 @@ from ldlva_dist.config import (
     to_json,
 )
 from ldlva_dist.dataset.dataset import Dataset
+from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.training.network import build_model
 
@@ -65,6 +66,20 @@ def long_run(dataset: str, storage_path: str | Path, name: str) -> RunConfig:
         optim=OptimConfig(name="adamw", lr=1e-3),
         training=replace(config.training, epochs=6.0, evaluate_every_epochs=2.0),
         placement=replace(config.placement, num_workers=2),
+    )
+
+
+def random_info(rows: int) -> DatasetInfo:
+    """A data set of five classes that exists by its numbers alone, for rows that a test makes up."""
+    empty = SplitInfo(first_id=rows, rows=0)
+    return DatasetInfo(
+        name="random",
+        class_names=tuple("abcde"),
+        splits={"train": SplitInfo(first_id=0, rows=rows), "holdout": empty, "test": empty},
+        shards=(ShardInfo(name="train.tar", split="train", first_id=0, rows=rows, bytes=1),),
+        has_valence_arousal=True,
+        content_hash="0",
+        class_counts={"train": (rows // 5,) * 5},
     )
 
 

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,17 @@ import tyro
 from bench.common import report
 from bench.processes import ROOT
 from bench.speed.affectnet_size import varied
-from bench.speed.stream import cpu_seconds
-from ldlva_dist.config import DataConfig
+from bench.speed.stream import cpu_seconds, our_batches
 from ldlva_dist.dataset.dataset import Dataset
-from ldlva_dist.messages import Batch
 from ldlva_dist.packing.passes.settings import PackSettings
 from ldlva_dist.packing.sources.drawn_faces.faces import draw_faces, draw_people
 from ldlva_dist.packing.sources.readers.class_folders import ClassFoldersSource
 from ldlva_dist.packing.sources.rows import REFERENCE_CLASSES
 from ldlva_dist.stream import pipeline as stream
-from ldlva_dist.stream.plan import Plan
 from testing.exactly_once import assert_exactly_once
 from testing.local_packing import pack_here
 
-PIXELS, BATCH, POOL, GOAL = 112, 64, 32, 1.0
+PIXELS, POOL, GOAL = 112, 32, 1.0
 SIDES = 448, 112
 IMAGES = stream.ImageSettings(size=PIXELS, channels=3, resize="antialias", flip=False, pad=0, erase_probability=0.0)
 NEEDS = {"litdata": ("torch",), "spdl": (), "webdataset": (), "grain": ()}
@@ -169,11 +165,11 @@ def our_epochs(dataset: Path, epochs: int, pixels: dict[str, int]) -> dict[str, 
     """The same figures of our stream; AssertionError where an order is not the plan's, or a row not there once."""
     keys = Dataset.open(str(dataset)).columns(["key"], rows=len(pixels))["key"].to_pylist()
     sums = {}
-    for batch in our_batches(dataset, 1)[1]:
+    for batch in our_batches(str(dataset), IMAGES, 1)[1]:
         sums |= {
             keys[id_].rpartition("_")[2]: int(image.sum()) for id_, image in zip(batch.ids, batch.images, strict=True)
         }
-    plan, batches = our_batches(dataset, epochs)
+    plan, batches = our_batches(str(dataset), IMAGES, epochs)
     log: dict[str, list[Any]] = {"step": [], "position": [], "id": []}
     cpu_s, began = cpu_seconds(set()), time.monotonic()
     for batch in batches:
@@ -184,22 +180,6 @@ def our_epochs(dataset: Path, epochs: int, pixels: dict[str, int]) -> dict[str, 
     table = pa.table({name: np.concatenate(parts) for name, parts in log.items()})
     assert_exactly_once(table, plan, plan.steps_for(epochs))
     return {"rows": len(table), "cpu_s": cpu_s, "wall_s": wall_s, "exactly_once": True, "sums": sums}
-
-
-def our_batches(dataset: Path, epochs: int) -> tuple[Plan, Iterator[Batch]]:
-    """The plan, and what one rank gets by it."""
-    manifest = stream.Manifest(Dataset.open(str(dataset)))
-    plan = Plan(manifest.shard_rows, seed=0, batch_size=BATCH, chunk_rows=DataConfig().chunk_rows)
-    supersteps = stream.Supersteps(
-        plan=plan,
-        manifest=manifest,
-        images=IMAGES,
-        rank=0,
-        world_size=1,
-        first_step=0,
-        stop_step=plan.steps_for(epochs),
-    )
-    return plan, stream.batches(supersteps, num_cpus=2)
 
 
 if __name__ == "__main__":

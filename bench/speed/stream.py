@@ -31,6 +31,7 @@ from ldlva_dist import storage
 from ldlva_dist.config import DataConfig
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.dataset.images import augment
+from ldlva_dist.messages import Batch
 from ldlva_dist.storage.s3.client import client
 from ldlva_dist.stream import pipeline as stream
 from ldlva_dist.stream.plan import Plan
@@ -105,20 +106,25 @@ def upload(dataset: str, endpoint: str) -> str:
     return "s3://faces/set"
 
 
-def our_stream(dataset: str, epochs: int) -> Iterator[int]:
-    """Whole epochs on one rank; yields the rows of each batch, as all readers here do."""
+def our_batches(dataset: str, images: stream.ImageSettings, epochs: int) -> tuple[Plan, Iterator[Batch]]:
+    """The plan of whole epochs, and what one rank gets by it."""
     manifest = stream.Manifest(Dataset.open(dataset))
     plan = Plan(manifest.shard_rows, seed=0, batch_size=BATCH, chunk_rows=DataConfig().chunk_rows)
     supersteps = stream.Supersteps(
         plan=plan,
         manifest=manifest,
-        images=IMAGES,
+        images=images,
         rank=0,
         world_size=1,
         first_step=0,
         stop_step=plan.steps_for(epochs),
     )
-    yield from (len(batch.ids) for batch in stream.batches(supersteps, num_cpus=os.cpu_count() or 1))
+    return plan, stream.batches(supersteps, num_cpus=os.cpu_count() or 1)
+
+
+def our_stream(dataset: str, epochs: int) -> Iterator[int]:
+    """Whole epochs on one rank; yields the rows of each batch, as all readers here do."""
+    yield from (len(batch.ids) for batch in our_batches(dataset, IMAGES, epochs)[1])
 
 
 def web_loader(shards: list[str], epochs: int) -> Iterator[int]:

@@ -86,12 +86,7 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
         graphs=_feature_graphs(config, resources, plan, client),
         settings=step_settings(config, resources.info, device),
         schedule=_schedule(config, plan),
-        meters=Meters(
-            batch_size=plan.batch_size,
-            num_rows=plan.num_rows,
-            total_steps=total_steps,
-            device=device,
-        ),
+        meters=Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device),
         recorder=recorder,
         saver=Saver(
             config.uri,

@@ -27,7 +27,6 @@ from ldlva_dist.checkpoint.checkpoint import Checkpoint
 from ldlva_dist.checkpoint.saved_files import checkpoint_uri
 from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import DataConfig, OptimConfig, RobustConfig, RunConfig, TrainingConfig
-from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.method.row_routes import Route
 from ldlva_dist.stream.plan import Plan
@@ -38,8 +37,8 @@ from ldlva_dist.training.engine import _prepare_device
 from ldlva_dist.training.optimizer_step import StepOutputs, optimize
 from ldlva_dist.training.state import TrainState
 from testing.forked_ranks import run_ranks
+from testing.tiny_runs import random_info, tiny_run
 from testing.tiny_runs import table as whole_table
-from testing.tiny_runs import tiny_run
 
 Case = tuple[int, Literal["adam", "adamw", "sgd"], Literal["official", "sop"]]
 CASES: tuple[Case, ...] = (
@@ -85,19 +84,6 @@ def _config(folder: str, stage: Any, name: Any, recipe: Any) -> RunConfig:
         robust=RobustConfig(sop_u_rate=0.1, sop_v_rate=0.2, sop_spread=0.1),
         optim=OptimConfig(name=name, lr=1e-3, weight_decay=1e-2, momentum=0.9, gradient_clipping=1.0),
         training=TrainingConfig(zero_stage=stage),
-    )
-
-
-def _info() -> DatasetInfo:
-    empty = SplitInfo(first_id=ROWS, rows=0)
-    return DatasetInfo(
-        name="random",
-        class_names=tuple("abcde"),
-        splits={"train": SplitInfo(first_id=0, rows=ROWS), "holdout": empty, "test": empty},
-        shards=(ShardInfo(name="train.tar", split="train", first_id=0, rows=ROWS, bytes=1),),
-        has_valence_arousal=True,
-        content_hash="0",
-        class_counts={"train": (18,) * CLASSES},
     )
 
 
@@ -199,12 +185,12 @@ def _ranks(rank: int, world_size: int, folder: str, phase: str) -> None:
         config = _config(folder, *case)
         place = f"{folder}/{config.name}"
         if phase == "straight":
-            state = build_state(config, _info(), None, device=DEVICE, checkpoint=None)
+            state = build_state(config, random_info(ROWS), None, device=DEVICE, checkpoint=None)
             _train(state, SAVED_AT)
             _, losses = _save(state, steps=STEPS - SAVED_AT)
         else:
             saved = Checkpoint.open(checkpoint_uri(f"{place}/on-2", SAVED_AT))
-            state = build_state(config, _info(), None, device=DEVICE, checkpoint=saved)
+            state = build_state(config, random_info(ROWS), None, device=DEVICE, checkpoint=saved)
             _assert_is_what_was_saved(state, saved)
             state.engine.copies = CopiesBeside()  # copies change nothing: on two ranks the losses are the same bits
             losses = _train(state, STEPS - SAVED_AT)

@@ -20,7 +20,6 @@ import torch.distributed as dist
 
 from ldlva_dist.checkpoint.saver import Saver
 from ldlva_dist.config import DataConfig, RunConfig, TrainingConfig
-from ldlva_dist.dataset.manifest import DatasetInfo, ShardInfo, SplitInfo
 from ldlva_dist.messages import Batch, Neighbors
 from ldlva_dist.method.row_routes import Route
 from ldlva_dist.stream.plan import Plan
@@ -36,7 +35,7 @@ from ldlva_dist.training.recorder import Recorder
 from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.worker import Worker
 from testing.forked_ranks import run_ranks
-from testing.tiny_runs import tiny_run
+from testing.tiny_runs import random_info, tiny_run
 
 RANKS, ROWS, BATCH, K, CLASSES, STEPS = 2, 90, 14, 4, 5, 6
 EVERY_CALL = "all_reduce", "all_to_all_single", "broadcast", "reduce", "all_gather", "barrier", "isend", "irecv"
@@ -147,16 +146,7 @@ class WorkerOfKnownNeighbors(Worker):
 
 
 def _worker(config: RunConfig, batches: Iterator[Batch]) -> Worker:
-    empty, device = SplitInfo(first_id=ROWS, rows=0), torch.device("cpu")
-    info = DatasetInfo(
-        name="random",
-        class_names=tuple("abcde"),
-        splits={"train": SplitInfo(first_id=0, rows=ROWS), "holdout": empty, "test": empty},
-        shards=(ShardInfo(name="train.tar", split="train", first_id=0, rows=ROWS, bytes=1),),
-        has_valence_arousal=True,
-        content_hash="0",
-        class_counts={"train": (18,) * CLASSES},
-    )
+    info, device = random_info(ROWS), torch.device("cpu")
     return WorkerOfKnownNeighbors(
         state=build_state(config, info, None, device=device, checkpoint=None),
         plan=_plan(),
