@@ -55,6 +55,7 @@ from ldlva_dist.training.recorder import Recorder
 from ldlva_dist.training.schedule import Schedule
 from ldlva_dist.training.state import BankSnapshots, TrainState
 from ldlva_dist.training.worker import Worker
+from ldlva_dist.waits.patient_iterator import begun
 
 
 def build_worker(config: RunConfig, resources: Resources) -> Worker:
@@ -66,12 +67,12 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
     if device.type == "cuda":
         gpu_bytes = torch.cuda.get_device_properties(device).total_memory
         require_gpu_room(least_bytes_of_rank(config, resources.info, dist.get_world_size()), gpu_bytes)
-    client = _connect(config, resources, device)
     checkpoint = newest_whole(config.uri, resources.control.tell.remote)
+    batches = _batches(config, resources, plan, checkpoint)
+    client = _connect(config, resources, device)
     begins_with = None if checkpoint else config.training.start_from
     start = starting_point(begins_with) if begins_with else None
     state = build_state(config, resources.info, client, device=device, checkpoint=checkpoint, start=start)
-    total_steps = plan.steps_for(config.training.epochs)
     recorder = _recorder(config, resources, state)
     if client and config.bank.warm_start == "forward" and state.step == 0:
         fill_bank(state, client, plan, _one_pass(config, resources))
@@ -80,13 +81,18 @@ def build_worker(config: RunConfig, resources: Resources) -> Worker:
     return Worker(
         state=state,
         plan=plan,
-        batches=read_batches(config, resources, plan, range(state.step, total_steps)),
+        batches=batches,
         client=client,
         images=neighbor_images(config, resources, plan),
         graphs=_feature_graphs(config, resources, plan, client),
         settings=step_settings(config, resources.info, device),
         schedule=_schedule(config, plan),
-        meters=Meters(batch_size=plan.batch_size, num_rows=plan.num_rows, total_steps=total_steps, device=device),
+        meters=Meters(
+            batch_size=plan.batch_size,
+            num_rows=plan.num_rows,
+            total_steps=plan.steps_for(config.training.epochs),
+            device=device,
+        ),
         recorder=recorder,
         saver=Saver(
             config.uri,
@@ -301,6 +307,14 @@ def _require_room(device: torch.device, num_bytes: int) -> None:
             f"bank.place must be actors, or there must be more workers: each one's part of the bank is "
             f"{num_bytes / 2**30:.1f} GiB, its GPU has {free / 2**30:.1f} GiB left"
         )
+
+
+def _batches(config: RunConfig, resources: Resources, plan: Plan, checkpoint: Checkpoint | None) -> Iterator[Batch]:
+    """The batches after a checkpoint, on their way while bank and network are made ready; a warm start reads before."""
+    step = checkpoint.facts["step"] if checkpoint else 0
+    batches = read_batches(config, resources, plan, range(step, plan.steps_for(config.training.epochs)))
+    reads_before = step == 0 and config.uses_neighbors and config.bank.warm_start == "forward"
+    return batches if reads_before else begun(batches)
 
 
 def _one_pass(config: RunConfig, resources: Resources) -> Iterator[Batch]:

@@ -44,6 +44,25 @@ def patiently(items: Iterable[T], what: str, *, limit_s: float, state: Callable[
         asked.put(None)
 
 
+def begun(items: Iterator[T]) -> Iterator[T]:
+    """The same items, of which a thread makes the first one from now on; who makes them limits the wait for it."""
+    first = Future[list[T]]()
+
+    def make_first() -> None:
+        try:
+            first.set_result(list(islice(items, 1)))
+        except BaseException as error:
+            first.set_exception(error)
+
+    threading.Thread(target=make_first, name="first item", daemon=True).start()
+    return _after(first, items)
+
+
+def _after(first: Future[list[T]], rest: Iterator[T]) -> Iterator[T]:
+    yield from first.result()
+    yield from rest
+
+
 def _make(items: Iterable[T], asked: "SimpleQueue[Future[list[T]] | None]") -> None:
     """Answer with a list of one item, or of none at the end."""
     rest = iter(items)
