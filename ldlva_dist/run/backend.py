@@ -31,6 +31,12 @@ class _StoppableBackend(TorchConfig().backend_cls):
         super().on_start(worker_group, backend_config)
         worker_group.execute(catch_sigterm)
 
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        """Nothing: the workers' processes end, and their group with them.
+
+        Ray would ask each of them to leave the group first, and wait for those of a lost host until it is given up.
+        """
+
 
 def _find_fault() -> str | None:
     why = why_no_gpu()
