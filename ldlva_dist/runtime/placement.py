@@ -28,12 +28,11 @@ NODES_LIMIT_S = PlacementConfig().wait_for_workers_s
 
 def scaling(placement: PlacementConfig) -> ScalingConfig:
     """One training worker per GPU, or most of one, or ``num_workers`` CPU workers; two bounds make it elastic."""
-    resources = {"CPU": placement.cpus_per_worker} | ({"GPU": placement.gpus_per_worker} if placement.use_gpu else {})
     bounds = (placement.min_workers, placement.max_workers)
     return ScalingConfig(
         num_workers=bounds if placement.is_elastic else placement.max_workers,
         use_gpu=placement.use_gpu,
-        resources_per_worker=resources,
+        resources_per_worker=_worker_bundle(placement),
         elastic_resize_monitor_interval_s=placement.elastic_resize_monitor_interval_s,
     )
 
@@ -288,14 +287,16 @@ def run_bundles(
 ) -> list[dict[str, float]]:
     """What each process of one run needs at once, so that neither workers nor pipelines wait for each other.
 
-    A pipeline's CPUs are counted with its worker, on whose node it works. Memory is not among it: not every autoscaler
-    knows how much its nodes have.
+    Memory is not among it: not every autoscaler knows how much its nodes have.
     """
-    worker = {
-        "CPU": placement.cpus_per_worker + placement.data_cpus,
-        "GPU": placement.gpus_per_worker if placement.use_gpu else 0.0,
-    }
+    worker = _worker_bundle(placement)
     bank = {"CPU": placement.shard_cpus}
     index = {"CPU": placement.cpus_per_index, "GPU": placement.gpus_per_index}
     bundles = [*[worker] * workers, *[bank] * bank_shards, *[index] * index_shards]
     return [{name: amount for name, amount in bundle.items() if amount} for bundle in bundles]
+
+
+def _worker_bundle(placement: PlacementConfig) -> dict[str, float]:
+    """What is reserved for a worker and its pipeline together, so that nobody takes the CPUs of a pipeline."""
+    gpus = {"GPU": placement.gpus_per_worker} if placement.use_gpu else {}
+    return {"CPU": placement.cpus_per_worker + placement.data_cpus} | gpus

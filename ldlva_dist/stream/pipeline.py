@@ -143,7 +143,8 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
 
     Args:
         supersteps: What the tasks do.
-        num_cpus: CPUs the pipeline may use at once, of this node while it has them.
+        num_cpus: CPUs the pipeline may use at once. They are reserved with the worker's own, so its tasks ask Ray for
+            none: others could take what is free between two tasks, and two runs could wait for each other for ever.
         limit_s: Longest wait for a batch, in seconds.
 
     Raises:
@@ -165,13 +166,13 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
         dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task)).map_batches(
             supersteps,
             batch_size=None,
-            num_cpus=min(1.0, num_cpus),
+            num_cpus=0,
             compute=TaskPoolStrategy(num_tasks(num_cpus)),
             scheduling_strategy=on_own_node(),
         )
         # Whole blocks, because cutting batches anew would copy them.
         blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
-        for block in patiently(blocks, "the stream", limit_s=limit_s, state=partial(_state, supersteps, num_cpus)):
+        for block in patiently(blocks, "the stream", limit_s=limit_s, state=partial(_state, supersteps)):
             columns = cast(Columns, block)
             for row in range(0, len(columns["step"]), len(positions)):
                 rows = slice(row, row + len(positions))
@@ -188,12 +189,9 @@ def num_tasks(num_cpus: float) -> int:
     return max(1, int(num_cpus))
 
 
-def _state(supersteps: Supersteps, num_cpus: float) -> str:
+def _state(supersteps: Supersteps) -> str:
     """What a rank says that has no batch."""
-    return (
-        f"rank {supersteps.rank} has no batch; tasks that read one want {num_cpus:g} CPUs of its node, which may be "
-        "others' for now, and an answer of the data set's store"
-    )
+    return f"rank {supersteps.rank} has no batch; its tasks wait for a process on its node, or for the data set's store"
 
 
 class _OwnLimits(ExecutionCallback):
@@ -213,7 +211,7 @@ class _Breather(ExecutionCallback):
     """Pauses Ray Data's scheduling loop, which runs in a thread of the training process, while batches wait for it.
 
     With several finished blocks waiting to be trained on, the loop finds its tasks ready and may not read them; with
-    one, and no CPU left for another task, it has nothing to wait for. Either way it starts over without a pause, 750
+    one, and no task at work, it has nothing to wait for. Either way it starts over without a pause, 750
     times a second, and would take a core, and the interpreter, from the training (results/stream.md). Where training
     waits for data the loop starts a task, or sleeps by itself until one has something.
     """

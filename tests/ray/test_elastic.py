@@ -84,10 +84,10 @@ def test_a_run_that_loses_a_node_and_gains_one_is_a_run_of_a_fixed_size(
     np.testing.assert_allclose(table(checkpoint_uri(run, 20)), table(alone.checkpoint.uri), atol=1e-5, rtol=0)
 
 
-def test_workers_leave_room_for_pipelines_and_are_not_waited_for_without_a_limit(cluster: None) -> None:
-    """Ray's own policy would fill the four CPUs with workers."""
+def test_workers_leave_room_for_pipelines_and_services_and_are_not_waited_for_without_a_limit(cluster: None) -> None:
+    """Ray's own policy would leave none to services; a worker's CPUs are its pipeline's, too."""
     settings = PlacementConfig(num_workers=(1, 4), cpus_per_worker=1.0, data_cpus_per_worker=1.0)
-    assert _decide(settings, lambda: placement.count_workers(settings, 0, 0)) == ResizeDecision(2, {"CPU": 1.0})
+    assert _decide(settings, lambda: placement.count_workers(settings, 0, 0)) == ResizeDecision(2, {"CPU": 2.0})
     assert _decide(settings, lambda: placement.count_workers(replace(settings, cpus_per_shard=1.5), 2, 0)) == (
         NoopDecision()
     ), "two bank shards leave one CPU"
