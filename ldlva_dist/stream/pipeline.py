@@ -210,20 +210,16 @@ class _OwnLimits(ExecutionCallback):
 class _Breather(ExecutionCallback):
     """Pauses Ray Data's scheduling loop, which runs in a thread of the training process, while batches wait for it.
 
-    With several finished blocks waiting to be trained on, the loop finds its tasks ready and may not read them; with
-    one, and no task at work, it has nothing to wait for. Either way it starts over without a pause, 750
-    times a second, and would take a core, and the interpreter, from the training (results/stream.md). Where training
-    waits for data the loop starts a task, or sleeps by itself until one has something.
+    With several finished blocks waiting to be trained on, the loop finds its tasks ready and may not read them. It
+    starts over without a pause, 750 times a second, and would take a core, and the interpreter, from the training
+    (results/stream.md). Where training waits for data the loop starts a task, or sleeps by itself until one has
+    something.
     """
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
         output = executor._output_node
-        waiting = output[1].output_queue.num_blocks if output else 0
-        if waiting >= BLOCKS_WAITING or (waiting and not self._runs(executor)):
+        if output and output[1].output_queue.num_blocks >= BLOCKS_WAITING:
             time.sleep(LOOP_PAUSE_S)
-
-    def _runs(self, executor: StreamingExecutor) -> bool:
-        return any(operator.num_active_tasks() for operator in executor._topology or ())
 
 
 def _to_batch(columns: Columns, positions: NDArray[np.int32]) -> Batch:
