@@ -250,9 +250,7 @@ def cells_against_exhaustive(
     from testing.array_rows import ArrayRows  # which a build that is measured may lack
 
     n, d = size
-    rng = np.random.default_rng(3)
-    hidden = rng.normal(size=(8, 16))[rng.integers(0, 8, n)] + rng.normal(0, 0.5, (n, 16))
-    features = (np.maximum(hidden @ rng.normal(size=(16, d)), 0) + rng.normal(0, 0.05, (n, d))).astype(np.float16)
+    features = feature_like(n, d)
     figures: dict[str, float] = {}
     for name, least in (("exhaustive", 1.0), ("cells", min_recall)):
         service = start_index(1, backend=backend, min_recall=least, actor_options=actor_options)
@@ -267,6 +265,13 @@ def cells_against_exhaustive(
         finally:
             service.stop()
     return figures | {"recall": facts.recall, "probes": facts.nprobe, "of_cells": facts.shards[0].nlist}
+
+
+def feature_like(n: int, d: int) -> NDArray[np.float16]:
+    """[n, d] what a network's last layer is like: classes that overlap, sixteen hidden directions, half zeros."""
+    rng = np.random.default_rng(3)
+    hidden = rng.normal(size=(8, 16))[rng.integers(0, 8, n)] + rng.normal(0, 0.5, (n, 16))
+    return (np.maximum(hidden @ rng.normal(size=(16, d)), 0) + rng.normal(0, 0.05, (n, d))).astype(np.float16)
 
 
 def gpu_seconds(va: Points) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """How many workers a run has, and how long it waits for them: Ray Train's policies, with what they leave open.
 
 Both wait for nodes without a limit. The elastic one asks a list of nodes that is up to 20 s old, and then waits for a
-lost node, or does not see a new one; it leaves no CPUs to services that are started again; and it ends a sound group at once to start one of another size, which trains again what came after
-the last checkpoint. Policies and callback are interfaces for Ray's own developers: a new version of Ray must be checked
-for them.
+lost node, or does not see a new one; it leaves no CPUs to services that are started again; and it ends a sound group at
+once to start one of another size, which trains again what came after the last checkpoint. Policies and callback are
+interfaces for Ray's own developers: a new version of Ray must be checked for them.
 """
 
 import os

@@ -8,7 +8,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def on_own_node() -> Any:
-    """Ray's scheduling strategy for tasks on this process's node, or on another one while this takes none: it drains."""
+    """Ray's scheduling strategy for tasks on this process's node, or on another one while this one drains."""
     here = ray.get_runtime_context().get_node_id()
     return NodeAffinitySchedulingStrategy(here, soft=True, _spill_on_unavailable=True)
 

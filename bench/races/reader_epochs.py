@@ -1,4 +1,4 @@
-"""Epochs of one other reader over JPEG files, for bench/speed/rival_readers.py.
+"""Epochs of one other reader over JPEG files, for bench/races/readers.py.
 
 Runs in an environment that has this reader, numpy, simplejpeg and Pillow, and nothing of this project. Everything stays
 in one process, which costs no CPU for messages; threads are said below. Prints one JSON line.

@@ -6,7 +6,7 @@ augments nothing. CPU seconds an image of whole epochs, after one that does not 
 the packed shards, litdata chunks of its own, spdl and grain the files; packing is not counted. Others work in one
 process, with one and with two threads where they have any; ours is all processes of the stream, Ray's own too.
 
-Each reader has an environment of its own in .venv-readers, which the first run makes in some minutes; later ones take
+Each reader has an environment of its own in .venv-rivals, which the first run makes in some minutes; later ones take
 two and a half. One that cannot be installed, or fails, is named in the result, and the claim does not hold. Of ours
 order and exactly-once are held against the plan, of others that every file comes once an epoch, and of all that their
 pixels are the same.
@@ -16,8 +16,6 @@ Goal: at least 1.0 x the best of them, at both sizes.
 import json
 import logging
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -33,6 +31,7 @@ import tyro
 
 from bench.common import report
 from bench.processes import ROOT
+from bench.races.environments import environments, failure, said
 from bench.speed.affectnet_size import varied
 from bench.speed.stream import cpu_seconds, our_batches
 from ldlva_dist.dataset.dataset import Dataset
@@ -47,12 +46,12 @@ from testing.local_packing import pack_here
 PIXELS, POOL, GOAL = 112, 32, 1.0
 SIDES = 448, 112
 IMAGES = stream.ImageSettings(size=PIXELS, channels=3, resize="antialias", flip=False, pad=0, erase_probability=0.0)
-NEEDS = {"litdata": ("torch",), "spdl": (), "webdataset": (), "grain": ()}
+DECODERS = "numpy", "simplejpeg", "pillow"
+NEEDS = {"litdata": ("torch", *DECODERS), "spdl": DECODERS, "webdataset": DECODERS, "grain": DECODERS}
 """Packages, and what is installed before them: litdata takes the torch that is there, a CPU's."""
 WAYS = {"spdl": ("spdl", "spdl, 2 threads"), "grain": ("grain", "grain, 2 threads")}
 """Ways to use a package; the best of them counts."""
-ENVIRONMENTS, RIVAL = ROOT / ".venv-readers", ROOT / "bench" / "rival_epochs.py"
-LIMIT_S = 900.0
+RIVAL = ROOT / "bench" / "races" / "reader_epochs.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Measure side by side and print one JSON line."""
     files, epochs = arguments.files or {448: 1024, 112: 4096}, arguments.epochs or {448: 6, 112: 4}
-    pythons, missing = environments()
+    pythons, missing = environments(NEEDS)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -79,44 +78,7 @@ def main(arguments: Arguments) -> None:
             figures[f"{side} px"] = race(folder, epochs[side], arguments.rounds, pythons, missing)
     ray.shutdown()
     ok = not missing and all(found["ratio"] >= GOAL for found in figures.values())
-    report("rival_readers", ok=ok, goal=GOAL, missing=missing, **figures)
-
-
-def environments() -> tuple[dict[str, Path], dict[str, str]]:
-    """Interpreters that have a package each, by package; and why there is none, by package."""
-    pythons, missing = {}, {}
-    for package, needs in NEEDS.items():
-        folder = ENVIRONMENTS / package
-        python, made = folder / "bin" / "python", folder / ".made"
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-qq"]
-        pip += ["-c", str(ROOT / "constraints.txt")]  # of both steps, or the second would bring the torch of a GPU
-        steps = [
-            [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [*pip, *needs, "numpy", "simplejpeg", "pillow"],
-            [*pip, package],
-        ]
-        why = None if made.exists() else next(filter(None, map(failure, steps)), None)
-        if why:
-            missing[package] = f"cannot be installed: {why}"
-        else:
-            made.touch()
-            pythons[package] = python
-    return pythons, missing
-
-
-def failure(command: list[str]) -> str | None:
-    """The last line that a command says where it fails."""
-    return said(command)[1]
-
-
-def said(command: list[str]) -> tuple[str, str | None]:
-    """What a command prints, and the last line of its errors where it fails or takes too long."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return "", f"took more than {LIMIT_S:g} s"
-    why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return done.stdout, why if done.returncode else None
+    report("race_of_readers", ok=ok, goal=GOAL, missing=missing, **figures)
 
 
 def draw(folder: Path, side: int, count: int) -> None:
