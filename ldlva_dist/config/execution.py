@@ -74,8 +74,8 @@ class PlacementConfig:
     cpus_per_worker: Positive = 1.0
     """CPUs reserved for each training worker; torch uses as many threads."""
     data_cpus_per_worker: Positive | None = None
-    """CPUs reserved for each worker's Ray Data pipeline, beside its own; None: with use_gpu what the nodes have left for
-    each GPU beside workers and services, else 1."""
+    """CPUs reserved for each worker's Ray Data pipeline, beside its own; None: with use_gpu what the nodes have left
+    for each GPU beside workers and services, else 1."""
     cpus_per_shard: NotNegative | None = None
     """CPUs reserved for each bank actor; None: 1 with use_gpu, else 0."""
     cpus_per_index: NotNegative = 1.0
