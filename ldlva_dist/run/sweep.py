@@ -7,7 +7,6 @@ told before, and resumes the runs that were not at their end; Tune's own state, 
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,8 +14,6 @@ from functools import partial
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayActorError
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
@@ -30,12 +27,12 @@ from ldlva_dist.config import RunConfig, read_back, to_json
 from ldlva_dist.errors import ClusterError, DataError, LdlvaError, SettingError
 from ldlva_dist.records.metrics_log import read_metrics
 from ldlva_dist.run import launch, preflight
-from ldlva_dist.run.lease import BEAT_S, Claim, Holder, leased
-from ldlva_dist.run.news import News, shared_news, show_through
+from ldlva_dist.run.lease import Holder, leased
+from ldlva_dist.run.news import shared_news, show_through
 from ldlva_dist.run.outcome import recorded
 from ldlva_dist.run.paths import with_absolute_paths
+from ldlva_dist.run.sweep_callbacks import FollowNodes, RequireLease, ShowNews, TellResults, bundles_of_trials
 from ldlva_dist.runtime import growth, placement
-from ldlva_dist.runtime.head_watch import require_head
 from ldlva_dist.runtime.waiting import last_line, own_error
 
 TUNE = "tune"
@@ -91,8 +88,8 @@ def sweep(config: RunConfig, *, on_result: Callable[[str, dict[str, Any]], None]
         raise SettingError("sweep needs a holdout to compare trials on; pack the data set with --holdout > 0")
     with leased(folder) as lease, recorded(folder) as say_done:
         launch.write_settings(config)
-        printers = [_Printer(config, on_result)] if on_result else []
-        result = _choose_best(config, _search_runs(config, [_RequireLease(lease.claim), *printers]))
+        printers = [TellResults(on_result, lambda params: _run_of(config, params).name)] if on_result else []
+        result = _choose_best(config, _search_runs(config, [RequireLease(lease.claim), *printers]))
         say_done(f"{len(result.trials)} trials; best settings: {result.best_config_uri}")
         return result
 
@@ -210,12 +207,12 @@ def _run_of(config: RunConfig, params: dict[str, Any]) -> RunConfig:
 def _search_runs(config: RunConfig, callbacks: list[tune.Callback]) -> tune.ResultGrid:
     """Run the trials, as many at once as the nodes hold, which are asked for and may come and go."""
     request = growth.NodeRequest(storage.join(config.storage_path, config.name))
-    growth.wait_for_nodes(request, _bundles_of(config, 1), config.placement.wait_for_workers_s)
+    growth.wait_for_nodes(request, bundles_of_trials(config, 1), config.placement.wait_for_workers_s)
     follower = FollowNodes(config, _search(config), request)
     try:
         with shared_news() as (control, news):
             trial = partial(_run_trial, config=config, holder=Holder.here(), control=control)
-            return _tuner(config, trial, follower.search_alg, [follower, _ShowNews(news), *callbacks]).fit()
+            return _tuner(config, trial, follower.search_alg, [follower, ShowNews(news), *callbacks]).fit()
     finally:
         request.cancel()
 
@@ -264,10 +261,6 @@ def _search(config: RunConfig) -> BasicVariantGenerator | ConcurrencyLimiter:
     return BasicVariantGenerator(points_to_evaluate=own, random_state=seed, max_concurrent=1)
 
 
-def _bundles_of(config: RunConfig, trials: int) -> list[dict[str, float]]:
-    return trials * placement.trial_bundles(config.placement, config.bank_shards, config.index_shards)
-
-
 def _trial(result: tune.Result, config: RunConfig) -> Trial:
     metrics, params = result.metrics or {}, dict(result.config or {})
     done = metrics.get("epoch", 0.0)
@@ -281,97 +274,3 @@ def _trial(result: tune.Result, config: RunConfig) -> Trial:
         run_uri=_run_of(config, params).uri,
         error=last_line(result.error) if result.error else None,
     )
-
-
-class _ShowNews(tune.Callback):
-    """Shows what trials tell and wait for."""
-
-    def __init__(self, news: News) -> None:
-        self._news = news
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Several times a second."""
-        self._news.show()
-
-
-class SweepTrial(TuneTrial):
-    """A trial of Tune's that is tried again where its process was lost, as with a node; no error of its own is."""
-
-    def handle_error(self, exc: Any = None) -> None:
-        """Count it; Tune tries again what failed no more than ``max_failures`` times."""
-        super().handle_error(exc)
-        if not isinstance(exc, RayActorError):
-            self.max_failures = 0
-
-
-class FollowNodes(tune.Callback):
-    """As many trials at a time as the nodes hold that are there now; one more is asked for while some are left.
-
-    Trials on a node that left go on with the nodes that are there, as their runs do.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        search_alg: BasicVariantGenerator | ConcurrencyLimiter,
-        request: growth.NodeRequest,
-    ) -> None:
-        """Look at the nodes now.
-
-        Args:
-            config: The sweep's settings.
-            search_alg: What draws the trials, at most ``max_concurrent`` at a time.
-            request: What the sweep asks the autoscaler for.
-        """
-        self.search_alg, self._config, self._request = search_alg, config, request
-        self._looked = time.monotonic()
-        self._most: int | None = None
-        """Trials that the autoscaler refused more of."""
-        self.look([])
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial that begins may be lost as often as a run's workers."""
-        if not isinstance(trial, SweepTrial):
-            trial.__class__, trial.max_failures = SweepTrial, self._config.placement.max_failures
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Several times a second."""
-        require_head()
-        if time.monotonic() - self._looked > BEAT_S:
-            self._looked = time.monotonic()
-            self.look(trials)
-
-    def look(self, trials: list[Any]) -> None:
-        """Let as many trials run as fit, of those that are left at most."""
-        sweep, place = self._config.sweep, self._config.placement
-        fits = placement.count_trials(place, self._config.bank_shards, self._config.index_shards)
-        left = sweep.num_samples - sum(trial.is_finished() for trial in trials)
-        wanted = max(1, min(left, sweep.max_concurrent_trials or left))
-        self.search_alg.max_concurrent = max(1, min(fits, wanted))
-        if growth.can_grow():
-            if self._request.is_refused(alone=False):
-                self._most = fits
-            self._request.renew(_bundles_of(self._config, min(fits + 1, wanted, max(fits, self._most or wanted))))
-
-
-class _RequireLease(tune.Callback):
-    """Ends a sweep whose folder was deleted or taken over."""
-
-    def __init__(self, claim: Claim) -> None:
-        self._claim, self._asked = claim, time.monotonic()
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Several times a second."""
-        if time.monotonic() - self._asked > BEAT_S:
-            self._asked = time.monotonic()
-            self._claim.require()
-
-
-class _Printer(tune.Callback):
-    """Tells the caller of every evaluation of every trial, by the name of its run."""
-
-    def __init__(self, config: RunConfig, on_result: Callable[[str, dict[str, Any]], None]) -> None:
-        self._config, self._on_result = config, on_result
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self._on_result(_run_of(self._config, trial.config).name, result)

@@ -15,7 +15,8 @@ from ray.tune.search import BasicVariantGenerator
 
 from ldlva_dist.config import PlacementConfig, RunConfig, SweepConfig
 from ldlva_dist.errors import DataError
-from ldlva_dist.run.sweep import FollowNodes, _search
+from ldlva_dist.run.sweep import _search
+from ldlva_dist.run.sweep_callbacks import FollowNodes
 from ldlva_dist.runtime.growth import NodeRequest
 from testing.clusters.joining_nodes import another_node
 from testing.clusters.shared_cluster import taken
