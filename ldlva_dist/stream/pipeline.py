@@ -23,7 +23,6 @@ from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
-from ray.data._internal.stats import get_or_create_stats_actor
 from ray.exceptions import GetTimeoutError
 
 from ldlva_dist.errors import ClusterError, DataError
@@ -137,15 +136,6 @@ def tolerate(quarantine: Any, rows: Sequence[BadRow]) -> None:
         ray.get(quarantine.add.remote(rows), timeout=TIMEOUT_S)
     except GetTimeoutError as error:
         raise ClusterError(f"the count of bad rows did not answer in {TIMEOUT_S:g} s") from error
-
-
-def start_statistics() -> None:
-    """Start the actor that Ray Data names its data sets by on this node, if there is none yet.
-
-    Without it the first worker would start it on its own. A stream that begins after that host is lost would ask it for
-    a name, and wait until Ray has given the host up.
-    """
-    get_or_create_stats_actor()
 
 
 def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S) -> Iterator[Batch]:
