@@ -1,8 +1,8 @@
 """The stream: Ray Data carries out the plan, one pipeline per training worker.
 
-A pipeline's items are superstep numbers. One task fetches the rank's window of every lane by ranged reads, checks every
-row, and yields the finished batches of the superstep in order. The plan decides what is in them; Ray decides only where
-the work runs.
+A pipeline's items are ranges of supersteps, one a task, short ones first. Of each superstep a task fetches the rank's
+window of every lane by ranged reads, checks every row, and yields the finished batches in order. The plan decides what
+is in them; Ray decides only where the work runs.
 
 A task holds one superstep at a time: ``chunk_rows`` x the rank's lanes x the bytes of an encoded image (128 x 64 x 20
 kB = 164 MB), and the block of 32 MB that it is finishing. ``num_cpus`` tasks run at once; finished blocks wait in Ray's
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -36,7 +37,7 @@ from ldlva_dist.waits.patience import tell_by
 from ldlva_dist.waits.patient_iterator import patiently
 
 TASKS_PER_PIPELINE = 512
-# A block is as many whole batches as fit, or one: few objects, and the first batch does not wait for a whole task.
+# A block is as many whole batches of a task as fit, or one: few objects.
 BLOCK_BYTES = 32 << 20
 LOOP_PAUSE_S, BLOCKS_WAITING = 0.02, 2
 # A task of fewer rows would cost Ray more than it is worth; it goes through several supersteps, one after the other.
@@ -47,7 +48,7 @@ LOST_WINDOWS = 8  # tolerated one after the other in one lane
 
 @dataclass(frozen=True, kw_only=True)
 class Supersteps:
-    """The function of the pipeline: superstep numbers in, this rank's batches out."""
+    """The function of the pipeline: ranges of supersteps in, this rank's batches out."""
 
     plan: Plan
     manifest: Manifest
@@ -77,11 +78,12 @@ class Supersteps:
         return self.steps_per_block * self._image_bytes
 
     def __call__(self, items: Any) -> Iterator[Columns]:
-        """Yield the batches of the supersteps ``items["superstep"]`` as columns, some whole ones at a time."""
+        """Yield the batches of supersteps ``first`` to ``stop`` - 1 as columns, some whole ones at a time."""
         if self.control:
             tell_by(self.control.tell_wait.remote)
         per_superstep, b = self.plan.steps_per_superstep, self.rows_per_step
-        for superstep in items["superstep"].tolist():
+        ranges = zip(items["first"].tolist(), items["stop"].tolist(), strict=True)
+        for superstep in chain.from_iterable(range(*ends) for ends in ranges):
             first = superstep * per_superstep
             begin, end = max(first, self.first_step), min(first + per_superstep, self.stop_step)
             window, order = self._window(superstep)
@@ -159,19 +161,19 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
     end = -(-supersteps.stop_step // plan.steps_per_superstep)
     context.target_max_block_size = supersteps.bytes_per_block
     context.custom_execution_callback_classes = [_OwnLimits, _Breather]
-    per_task = supersteps_per_task(plan.steps_per_superstep * len(positions))
-    for first in range(begin, end, per_task * TASKS_PER_PIPELINE):
-        last = min(end, first + per_task * TASKS_PER_PIPELINE)
-        items = [{"superstep": superstep} for superstep in range(first, last)]
-        dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task)).map_batches(
+    tasks = task_ranges(begin, end, supersteps_per_task(plan.steps_per_superstep * len(positions)))
+    for first in range(0, len(tasks), TASKS_PER_PIPELINE):
+        items = [{"first": begin, "stop": stop} for begin, stop in tasks[first : first + TASKS_PER_PIPELINE]]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             supersteps,
             batch_size=None,
             num_cpus=0,
             compute=TaskPoolStrategy(num_tasks(num_cpus)),
             scheduling_strategy=on_own_node(),
         )
-        # Whole blocks, because cutting batches anew would copy them.
-        blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+        # Whole blocks, as cutting batches anew would copy them. They are made here: there is nothing to prefetch, and
+        # with N to prefetch Ray Data would hold each block back until the N after it are finished.
+        blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
         for block in patiently(blocks, "the stream", limit_s=limit_s, state=partial(_state, supersteps)):
             columns = cast(Columns, block)
             for row in range(0, len(columns["step"]), len(positions)):
@@ -182,6 +184,15 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
 def supersteps_per_task(rows: int) -> int:
     """Those of so many rows that a task goes through."""
     return max(1, TASK_ROWS // rows)
+
+
+def task_ranges(begin: int, end: int, most: int) -> list[tuple[int, int]]:
+    """The supersteps of each task: one, as the first batch is waited for, then twice as many each, up to ``most``."""
+    ranges, size = [], 1
+    while begin < end:
+        ranges.append((begin, min(end, begin + size)))
+        begin, size = begin + size, min(2 * size, most)
+    return ranges
 
 
 def num_tasks(num_cpus: float) -> int:

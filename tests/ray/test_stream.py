@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,39 @@ def test_a_stream_has_its_batches_while_no_cpu_is_free(manifest: pipeline.Manife
     )
     with taken(ray.cluster_resources()["CPU"]):
         assert [batch.step for batch in pipeline.batches(supersteps, num_cpus=1, limit_s=60)] == list(range(9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(pipeline.Supersteps):
+    """Supersteps of which all but the first wait for a file."""
+
+    file: Path
+
+    def __call__(self, items: Any) -> Iterator[pipeline.Columns]:
+        for columns in super().__call__(items):
+            until = time.monotonic() + 60
+            while columns["step"][0] >= self.plan.steps_per_superstep and not self.file.exists():
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            yield columns
+
+
+def test_the_first_batch_waits_for_no_more_than_its_superstep(manifest: pipeline.Manifest, tmp_path: Path) -> None:
+    """Ray Data gives a task's batches on when they make a block, or at its end; small images make few blocks."""
+    supersteps = Held(
+        plan=_plan(manifest),
+        manifest=manifest,
+        images=IMAGES,
+        rank=0,
+        world_size=1,
+        first_step=0,
+        stop_step=99,
+        file=tmp_path / "go",
+    )
+    batches = pipeline.batches(supersteps, num_cpus=1, limit_s=30)
+    assert next(batches).step == 0
+    supersteps.file.touch()
+    assert [batch.step for batch in batches] == list(range(1, 99))
 
 
 class Silent(pipeline.Supersteps):

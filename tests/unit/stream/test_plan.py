@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ldlva_dist.config import DataConfig, RunConfig, from_json, to_json
 from ldlva_dist.errors import SettingError
 from ldlva_dist.stream.class_balance import Balance, class_quotas
 from ldlva_dist.stream.manifest_columns import _count_classes
+from ldlva_dist.stream.pipeline import task_ranges
 from ldlva_dist.stream.plan import Plan, left_out, without_left_out
 from ldlva_dist.training.inputs import make_plan
 
@@ -325,3 +327,12 @@ def test_the_epoch_of_each_row_of_a_step_is_that_of_its_window(
         for rank in range(world_size):
             expected = [batch[place][0] for place in plan.positions(rank, world_size).tolist()]
             assert plan.epochs_at(step, rank, world_size).tolist() == expected
+
+
+@given(begin=st.integers(0, 50), count=st.integers(0, 300), most=st.integers(1, 40))
+def test_tasks_of_a_pipeline_have_every_superstep_once_and_the_first_has_one(begin: int, count: int, most: int) -> None:
+    ranges = task_ranges(begin, begin + count, most)
+    assert [superstep for ends in ranges for superstep in range(*ends)] == list(range(begin, begin + count))
+    sizes = [stop - first for first, stop in ranges]
+    assert sizes[:1] == [1] * bool(count)
+    assert all(size in (min(2 * before, most), sizes[-1]) for before, size in pairwise(sizes))
