@@ -40,6 +40,7 @@ head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$token"
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 export PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token RAY_worker_niceness=0 PYTHONUNBUFFERED=1
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+export RAY_grpc_keepalive_timeout_ms=60000 RAY_object_manager_pull_timeout_ms=3000 # as in the Dockerfile
 
 # One task a node, each the `ray start --block` of its node: when the task ends, so does the node, and nothing else.
 # Ray gives a node's agent 15 s to start and no setting for it; on a busy machine that can be too little.

@@ -106,6 +106,8 @@ class HostCluster:
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
             "RAY_JOB_STOP_WAIT_TIME_S": "90",
             "RAY_worker_maximum_startup_concurrency": "8",
+            "RAY_grpc_keepalive_timeout_ms": "60000",
+            "RAY_object_manager_pull_timeout_ms": "3000",
             "AWS_ENDPOINT_URL": self.store.endpoint,
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "bench:writer",
