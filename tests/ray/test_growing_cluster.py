@@ -17,6 +17,8 @@ from testing.tiny_runs import losses, tiny_run
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 300
+IDLE_S, SHRUNK_LIMIT_S = 10, 90
+"""A request that somebody left behind would keep nodes for 180 s."""
 GPUS = """
 import time
 from ldlva_dist.config import PlacementConfig
@@ -46,6 +48,17 @@ except Exception as error:
     print(type(error).__name__, error)
 """
 
+UNTIL_EMPTY = """
+import time
+from ldlva_dist.runtime import placement
+placement.connect()
+import ray
+until = time.monotonic() + {limit_s}
+while (cpus := ray.cluster_resources().get("CPU", 0)) and time.monotonic() < until:
+    time.sleep(0.5)
+print(f"{{cpus:g}} CPUs are left")
+"""
+
 
 @pytest.fixture(scope="module")
 def growing() -> Iterator[dict[str, str]]:
@@ -54,7 +67,7 @@ def growing() -> Iterator[dict[str, str]]:
         "cpus": {"resources": {"CPU": 2}, "min_workers": 0, "max_workers": 2},
         "gpus": {"resources": {"CPU": 96, "GPU": 8}, "min_workers": 0, "max_workers": 2},
     }
-    with autoscaling_cluster(types) as joining:
+    with autoscaling_cluster(types, idle_s=IDLE_S) as joining:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         yield kept | joining
 
@@ -65,7 +78,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
     )
 
 
-def test_a_run_on_a_cluster_without_workers_gets_its_nodes_and_trains(
+def test_a_run_on_a_cluster_without_workers_gets_its_nodes_trains_and_gives_them_back(
     growing: dict[str, str], faces: str, tmp_path: Path
 ) -> None:
     config = tiny_run(faces, tmp_path, "first")
@@ -83,6 +96,8 @@ def test_a_run_on_a_cluster_without_workers_gets_its_nodes_and_trains(
     there = r"waiting for nodes: there are \d CPUs and 0 GPUs, one run needs 3.5 CPUs and 0 GPUs; \d+ s more at most"
     said = [line for line in done.stderr.splitlines() if line.startswith("waiting for nodes")]
     assert all(re.fullmatch(there, line) for line in said), said
+    done = run(growing, "-c", UNTIL_EMPTY.format(limit_s=SHRUNK_LIMIT_S))
+    assert "0 CPUs are left" in done.stdout, done.stdout + done.stderr
 
 
 def test_what_the_autoscaler_may_never_start_is_a_setting_error(growing: dict[str, str]) -> None:
