@@ -162,8 +162,8 @@ def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S
     context.target_max_block_size = supersteps.bytes_per_block
     context.custom_execution_callback_classes = [_OwnLimits, _Breather]
     tasks = task_ranges(begin, end, supersteps_per_task(plan.steps_per_superstep * len(positions)))
-    for first in range(0, len(tasks), TASKS_PER_PIPELINE):
-        items = [{"first": begin, "stop": stop} for begin, stop in tasks[first : first + TASKS_PER_PIPELINE]]
+    for at in range(0, len(tasks), TASKS_PER_PIPELINE):
+        items = [{"first": first, "stop": stop} for first, stop in tasks[at : at + TASKS_PER_PIPELINE]]
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             supersteps,
             batch_size=None,
