@@ -98,6 +98,7 @@ def _run(config: RunConfig, dataset: Dataset, lease: Lease, callbacks: Sequence[
     with nodes_for(config):
         settled = placement.settle_data_cpus(config.placement, config.bank_shards, config.index_shards)
         config = replace(config, placement=settled)
+        pipeline.start_statistics()
         manifest = pipeline.Manifest(dataset, placement.manifest_task())
         service = _start_service(config, dataset) if config.bank_shards else None
     index = None

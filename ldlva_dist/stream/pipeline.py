@@ -24,6 +24,9 @@ from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.data._internal.stats import get_or_create_stats_actor
+from ray.data._internal.usage.actor import get_or_create_usage_collection_actor
+from ray.data._internal.usage.collector import usage_collection_disabled
 from ray.exceptions import GetTimeoutError
 
 from ldlva_dist.errors import ClusterError, DataError
@@ -138,6 +141,17 @@ def tolerate(quarantine: Any, rows: Sequence[BadRow]) -> None:
         ray.get(quarantine.add.remote(rows), timeout=TIMEOUT_S)
     except GetTimeoutError as error:
         raise ClusterError(f"the count of bad rows did not answer in {TIMEOUT_S:g} s") from error
+
+
+def start_statistics() -> None:
+    """Start Ray Data's actors for statistics on this node, if there are none yet.
+
+    They stay when all jobs have ended. Without this the first worker would start them on its own node, which no
+    autoscaler would take away any more.
+    """
+    get_or_create_stats_actor()
+    if not usage_collection_disabled():
+        get_or_create_usage_collection_actor()
 
 
 def batches(supersteps: Supersteps, *, num_cpus: float, limit_s: float = LIMIT_S) -> Iterator[Batch]:
