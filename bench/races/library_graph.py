@@ -36,7 +36,7 @@ def main() -> None:
 
 def by_usearch(points: Any, k: int) -> Iterator[Try]:
     """HNSW with the defaults of the library; a search looks at more candidates each time."""
-    from usearch.index import Index
+    from usearch.index import Index  # pyright: ignore[reportMissingImports]
 
     began = time.process_time()
     index = Index(ndim=points.shape[1], metric="l2sq", dtype="f32")
@@ -51,7 +51,7 @@ def by_usearch(points: Any, k: int) -> Iterator[Try]:
 
 def by_pynndescent(points: Any, k: int) -> Iterator[Try]:
     """Nearest-neighbour descent; the graph is of more neighbours each time."""
-    from pynndescent import NNDescent
+    from pynndescent import NNDescent  # pyright: ignore[reportMissingImports]
 
     for more in (1.0, 1.5, 2.0, 3.0):
         began = time.process_time()
