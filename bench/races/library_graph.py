@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-EFFORTS = 1, 2, 4, 8, 16
 Try = tuple[dict[str, int], float, Any]
 """Settings, CPU seconds of the build and the whole graph, and neighbours [N, k + 1], themselves among them or not."""
 
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("--min-recall", type=float, required=True)
     arguments = parser.parse_args()
     points, asked, nearest = (np.load(arguments.folder / f"{name}.npy") for name in ("points", "asked", "nearest"))
-    LIBRARIES[arguments.library](points[:2000], nearest.shape[1])  # what is compiled at the first call is not counted
+    next(LIBRARIES[arguments.library](points[:2000], nearest.shape[1]))  # what a first call compiles is not counted
     for settings, cpu_s, near in LIBRARIES[arguments.library](points, nearest.shape[1]):
         recall = _recall(near[asked], asked, nearest)
         print(json.dumps({"settings": settings, "cpu_s": cpu_s, "recall": recall}), flush=True)
@@ -42,11 +41,11 @@ def by_usearch(points: Any, k: int) -> Iterator[Try]:
     index = Index(ndim=points.shape[1], metric="l2sq", dtype="f32")
     index.add(np.arange(len(points)), points, threads=1)
     build_s = time.process_time() - began
-    for effort in EFFORTS:
-        index.expansion_search = 64 * effort
+    for effort in (64, 128, 256, 512, 1024):
+        index.expansion_search = effort
         began = time.process_time()
         near = index.search(points, k + 1, threads=1).keys
-        yield {"expansion_search": 64 * effort}, build_s + time.process_time() - began, near
+        yield {"expansion_search": effort}, build_s + time.process_time() - began, near
 
 
 def by_pynndescent(points: Any, k: int) -> Iterator[Try]:

@@ -146,8 +146,8 @@ def tolerate(quarantine: Any, rows: Sequence[BadRow]) -> None:
 def start_statistics() -> None:
     """Start Ray Data's actors for statistics on this node, if there are none yet.
 
-    They stay when all jobs have ended. Without this the first worker would start them on its own node, which no
-    autoscaler would take away any more.
+    They stay when all jobs have ended. Without this the first worker would start them on its own node, which Ray's
+    autoscaler then keeps.
     """
     get_or_create_stats_actor()
     if not usage_collection_disabled():
