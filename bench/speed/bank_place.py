@@ -276,8 +276,8 @@ class Trainer:
             yield
 
     def _count(self, dist: Any) -> None:
-        """Note from now on what each all-to-all sends to other ranks."""
-        bare = dist.all_to_all_single
+        """Note from now on what is sent to other ranks: ids in messages, rows in all-to-alls."""
+        bare, bare_send = dist.all_to_all_single, dist.isend
 
         def counted(result: Any, values: Any, received: Any = None, sent: Any = None, **options: Any) -> Any:
             shares = [len(values) // self._ranks] * self._ranks if sent is None else sent
@@ -285,7 +285,11 @@ class Trainer:
             self._sent += (sum(shares) - shares[self._rank]) * row
             return bare(result, values, received, sent, **options)
 
-        dist.all_to_all_single = counted
+        def counted_send(values: Any, *where: Any, **options: Any) -> Any:
+            self._sent += values.numel() * values.element_size()
+            return bare_send(values, *where, **options)
+
+        dist.all_to_all_single, dist.isend = counted, counted_send
 
     def _batch(self, step: int) -> NDArray[np.int64]:
         return batch_of(self._arguments, step, self._rank)

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldlva_dist.method.posted_exchange import PostedExchange, Tag
+
 
 @dataclass(kw_only=True, eq=False)
 class Route:
@@ -31,12 +33,14 @@ class Route:
     """Ids in that order."""
     sent_W2: Tensor
     """Ids that this rank asks of each rank: all of them, and those of the batch."""
+    under_way: PostedExchange
+    """The exchange of counts, then that of ids."""
     received_W2: Tensor
-    """Ids that each rank asks of this one, likewise."""
+    """Ids that each rank asks of this one, likewise; empty until the counts are known."""
     asked: Tensor
-    """Ids that this rank is asked for, by who asks; empty until the counts are known."""
-    under_way: dist.Work | None = None
-    """The last exchange that was begun for it; None on a single rank."""
+    """Ids that this rank is asked for, by who asks; empty until then, too."""
+    answer: PostedExchange | None = None
+    """Brings what the uncertainty table holds of the ids."""
 
     def asked_of_batch(self, *, others: bool = False) -> Tensor:
         """Of the ids that this rank is asked for those of the askers' batches; or ``others``, which are the rest."""
@@ -49,13 +53,17 @@ class RowRoutes:
     """How ids 0..N-1 are cut over the ranks, this rank's range [start, stop), and the routes that are being found."""
 
     def __init__(self, num_rows: int, group: dist.ProcessGroup | None = None) -> None:
-        """``group`` is over all ranks and takes tensors of the CPU; None for a single rank."""
+        """``group`` is a gloo group over all ranks, which nothing else uses: the next counts are always waited for.
+
+        None for a single rank.
+        """
         self.group = group
         self.rank, self.world_size = (group.rank(), group.size()) if group else (0, 1)
         self._rows_per_rank = -(-num_rows // self.world_size)
         self.start = min(num_rows, self.rank * self._rows_per_rank)
         self.stop = min(num_rows, self.start + self._rows_per_rank)
         self._begun: list[Route] = []
+        self._coming_counts = self._post_counts()
 
     def begin(self, ids: NDArray[np.int64], batch_rows: int | None = None) -> Route:
         """Begin to find the way of a step's rows; nobody is waited for. Collective, in one order on all ranks.
@@ -69,51 +77,52 @@ class RowRoutes:
         owner_n = rows // self._rows_per_rank
         order_n = torch.argsort(owner_n, stable=True)
         counts = [torch.bincount(owner, minlength=self.world_size) for owner in (owner_n, owner_n[:batch_rows])]
-        sent_W2, ids_n = torch.stack(counts, dim=1), rows[order_n]
+        sent_W2 = torch.stack(counts, dim=1)
+        under_way, self._coming_counts = self._coming_counts, self._post_counts()
+        under_way.send(sent_W2, [1] * self.world_size)
         route = Route(
             routes=self,
             order_n=order_n,
             batch_rows=batch_rows,
-            ids_n=ids_n,
+            ids_n=rows[order_n],
             sent_W2=sent_W2,
-            received_W2=torch.empty_like(sent_W2) if self.group else sent_W2,
-            asked=ids_n.new_empty(0) if self.group else ids_n,
+            under_way=under_way,
+            received_W2=sent_W2.new_empty(0),
+            asked=rows.new_empty(0),
         )
-        if self.group:
-            route.under_way = begin_exchange(route.received_W2, sent_W2, group=self.group)
-            self._begun.append(route)
+        self._begun.append(route)
         return route
 
     def finish(self, route: Route) -> None:
         """Wait until the ids that this rank is asked for are here."""
         if route in self._begun:  # the first of all; others were sent in the step before
             self.send_ids()
-        if route.under_way:
-            route.under_way.wait()
-            route.under_way = None
+        route.asked = route.under_way.wait()
 
     def send_ids(self) -> None:
         """Send the ids of all routes whose counts were sent, which came meanwhile; they travel during the step."""
         for route in self._begun:
-            assert route.under_way, "its counts were sent"
-            route.under_way.wait()
+            route.received_W2 = route.under_way.wait()
             sent_W, received_W = route.sent_W2[:, 0], route.received_W2[:, 0]
-            route.asked = route.ids_n.new_empty(int(received_W.sum()))
-            route.under_way = begin_exchange(route.asked, route.ids_n, sent_W, received_W, group=self.group)
+            route.under_way = self.post(route.ids_n, received_W, Tag.IDS)
+            route.under_way.send(route.ids_n, sent_W.tolist())
         self._begun.clear()
 
-    def exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> Callable[[], Tensor]:
+    def post(self, like: Tensor, received_W: Tensor, tag: Tag) -> PostedExchange:
+        """Wait for rows of the kind of ``like``, so many of each rank; they are sent later."""
+        counts_W: list[int] = received_W.tolist()
+        room = like.new_empty(sum(counts_W), *like.shape[1:])
+        return PostedExchange(room, counts_W, tag=tag, rank=self.rank, group=self.group)
+
+    def exchange(self, values: Tensor, sent_W: Tensor, received_W: Tensor) -> PostedExchange:
         """Begin to send rows [sent, ...] by rank; what is returned waits for those that come [received, ...]."""
-        if self.group is None:
-            return lambda: values
-        result = values.new_empty(int(received_W.sum()), *values.shape[1:])
-        under_way = begin_exchange(result, values, sent_W, received_W, group=self.group)
+        exchange = self.post(values, received_W, Tag.ROWS)
+        exchange.send(values, sent_W.tolist())
+        return exchange
 
-        def finish_exchange() -> Tensor:
-            under_way.wait()
-            return result
-
-        return finish_exchange
+    def _post_counts(self) -> PostedExchange:
+        counts_W2 = torch.empty(self.world_size, 2, dtype=torch.int64)
+        return self.post(counts_W2, torch.ones(self.world_size, dtype=torch.int64), Tag.COUNTS)
 
 
 def begin_exchange(

@@ -7,11 +7,14 @@ call is a collective. The table is its own optimiser: SGD on each sample's own l
 of the batch move), so a row's path depends on neither batch size, ranks nor accumulation (METHOD.md, section 3).
 
 A step makes two exchanges, of values alone: what a read gives, and what is applied. Who asks whom for which rows is the
-step's route (row_routes.py), which is found while the steps before it are trained on.
+step's route (row_routes.py), which is found while the steps before it are trained on. The rows of the next step set
+out as soon as this step's gradients are applied, which is while the network's own gradients travel.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldlva_dist.method.posted_exchange import Tag
 from ldlva_dist.method.row_routes import Route, RowRoutes
 
 NOISE_ROWS = 1 << 14
@@ -65,7 +69,7 @@ class UncertaintyTable:
             lr: Rate of the descent, >= 0; one for each of F columns, where a row has several numbers.
             momentum: In [0, 1).
             noise: On what rows start with.
-            group: A gloo group over all ranks; None for a single rank.
+            group: A gloo group over all ranks, which nothing else uses; None for a single rank.
         """
         self._routes = RowRoutes(num_rows, group)
         self.start, self.stop = self._routes.start, self._routes.stop
@@ -74,6 +78,8 @@ class UncertaintyTable:
         if noise:
             self._logits += noise.of_rows(self.start, self.stop, self._lr.numel()).view_as(self._logits)
         self._velocity = torch.zeros_like(self._logits)
+        self._to_read: deque[Route] = deque()
+        self._settle: Callable[[], Tensor] | None = None
 
     def route(self, ids: NDArray[np.int64], batch_rows: int | None = None) -> Route:
         """Begin to find the way of a step's rows; nobody is waited for. Collective, in the order of the steps.
@@ -82,46 +88,78 @@ class UncertaintyTable:
             ids: [n] ids to read; any n.
             batch_rows: The first so many of them may be applied to; None: all.
         """
-        return self._routes.begin(ids, batch_rows)
+        route = self._routes.begin(ids, batch_rows)
+        self._expect(route)
+        self._to_read.append(route)
+        return route
 
     def read(self, route: Route) -> Tensor:
         """The logits of a route's ids, [n] or [n, F], in their order, after all applied gradients. Collective."""
-        routes = route.routes
-        routes.finish(route)
-        values = self._logits[route.asked - self.start]
-        found_n = routes.exchange(values, route.received_W2[:, 0], route.sent_W2[:, 0])()
-        routes.send_ids()  # the counts of the next step came meanwhile; its ids travel while this one is trained on
+        self.settle()
+        self._answer(route)
+        if self._to_read and self._to_read[0] is route:  # not the bank's
+            self._to_read.popleft()
+        assert route.answer
+        found_n = route.answer.wait()
         logits_n = torch.empty_like(found_n)
         logits_n[route.order_n] = found_n
         return logits_n
 
-    def apply(self, route: Route, gradients_b: Tensor, said_F: Tensor | None = None) -> Callable[[], Tensor]:
+    def apply(self, route: Route, gradients_b: Tensor | None, said_F: Tensor | None = None) -> Callable[[], Tensor]:
         """Begin to send the gradients of the samples' own losses to the rows' owners. Collective.
 
-        What is returned waits for those of all ranks, and takes one step down them; it is to be called once, before the
-        next read. Gradients of an id that stands more than once, on whatever ranks, add up.
+        Gradients of an id that stands more than once, on whatever ranks, add up.
 
         Args:
             route: The step's, which was read.
-            gradients_b: [b] or [b, F] those of the batch's ids, float32.
+            gradients_b: [b] or [b, F] those of the batch's ids, float32; None, on all ranks, where no row is to move.
             said_F: [F] what this rank has to tell all others, float32; the same F on all ranks.
 
         Returns:
-            Gives [W, F] what every rank says.
+            Gives [W, F] what every rank says, after :meth:`settle`.
         """
-        said_F = gradients_b.new_empty(0) if said_F is None else said_F
-        sent_W, received_W = (self._lr.numel() * counts[:, 1] for counts in (route.sent_W2, route.received_W2))
-        own_b = gradients_b[route.order_n[route.order_n < route.batch_rows]].flatten()
-        letter = torch.cat([part for own in own_b.split(sent_W.tolist()) for part in (own, said_F)])
-        wait = route.routes.exchange(letter, sent_W + len(said_F), received_W + len(said_F))
+        route.routes.send_ids()  # of the next step: the counts came during the forward
+        said_F = torch.empty(0) if said_F is None else said_F
+        width = 0 if gradients_b is None else self._lr.numel()
+        sent_W, received_W = (width * counts[:, 1] for counts in (route.sent_W2, route.received_W2))
+        own_b = said_F[:0] if gradients_b is None else gradients_b[route.order_n[route.order_n < route.batch_rows]]
+        parts = own_b.flatten().split(sent_W.tolist())
+        letter = torch.cat([part for own in parts for part in (own, said_F)])
+        coming = route.routes.post(letter, received_W + len(said_F), Tag.LETTERS)
+        coming.send(letter, (sent_W + len(said_F)).tolist())
 
-        def descend() -> Tensor:
-            parts = wait().split([n for numbers in received_W.tolist() for n in (numbers, len(said_F))])
-            owned = route.asked_of_batch() - self.start
-            self._descend(owned, torch.cat(parts[::2]).view(len(owned), *self._lr.shape))
+        @cache
+        def settle() -> Tensor:
+            parts = coming.wait().split([n for numbers in received_W.tolist() for n in (numbers, len(said_F))])
+            if width:
+                owned = route.asked_of_batch() - self.start
+                self._descend(owned, torch.cat(parts[::2]).view(len(owned), *self._lr.shape))
+            if self._to_read:
+                self._answer(self._to_read[0])
             return torch.stack(parts[1::2])
 
-        return descend
+        self._settle = settle
+        return settle
+
+    def settle(self) -> None:
+        """Wait for the gradients that all ranks sent last, take one step down them, and send the next step's rows.
+
+        Collective, after each :meth:`apply` and before the next read; a second call does nothing.
+        """
+        if self._settle:
+            self._settle()
+
+    def _expect(self, route: Route) -> None:
+        route.answer = self._routes.post(self._logits, route.sent_W2[:, 0], Tag.ROWS)
+
+    def _answer(self, route: Route) -> None:
+        """Send the rows that the ranks ask for, unless they were sent."""
+        if route.answer is None:
+            self._expect(route)
+        assert route.answer
+        if not route.answer.is_sent:
+            route.routes.finish(route)
+            route.answer.send(self._logits[route.asked - self.start], route.received_W2[:, 0].tolist())
 
     def _descend(self, rows: Tensor, gradients: Tensor) -> None:
         """Move this rank's rows down their gradients, which come in any order."""

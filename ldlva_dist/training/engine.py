@@ -9,7 +9,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -110,15 +110,18 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
 
-    def step(self) -> None:
-        """Take the optimiser step if this micro-batch completes one."""
+    def step(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Take the optimiser step if this micro-batch completes one.
+
+        Where other ranks' gradients are waited for here, ``meanwhile`` is done while they travel.
+        """
         if self._mean and self._engine.is_gradient_accumulation_boundary():
-            self._mean.take()
+            self._mean.take(meanwhile)
         self._engine.step()
 
     @property
     def waited_s(self) -> float:
-        """Seconds, in all, that steps stood still for other ranks' gradients; known at ZeRO-0 on CPUs, else 0."""
+        """Seconds, in all, that steps stood still for what other ranks send; known at ZeRO-0 on CPUs, else 0."""
         return self._mean.waited_s if self._mean else 0.0
 
     @property

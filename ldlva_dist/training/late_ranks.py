@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ldlva_dist.errors import ClusterError
+from ldlva_dist.method import posted_exchange
 
 LOST = ("Timed out", "Connection closed", "Connection reset", "Connection refused", "Broken pipe")
 """Words of gloo and NCCL about a rank that does not answer; their errors have no kind of their own."""
@@ -37,7 +38,7 @@ def named_waits(find_late: Callable[[str, int], Sequence[int]]) -> Iterator[None
 
 
 def _place(error: BaseException) -> str:
-    """The innermost function of ours that an error came through."""
+    """The innermost function of ours that an error came through, but for the one through which all ranks wait."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(OURS)]
-    inner = [frame for frame in frames if frame.filename != __file__]
+    inner = [frame for frame in frames if frame.filename not in (__file__, posted_exchange.__file__)]
     return f"{Path(inner[-1].filename).stem}.{inner[-1].name}" if inner else "a collective"

@@ -50,7 +50,7 @@ def optimize(
     Outputs are known after the forward: on a GPU the host gets them while backward and optimiser still run.
 
     Args:
-        state: What is trained; its step counter and its table are left to the caller.
+        state: What is trained; its step counter, and what its table is told, are left to the caller.
         batch: This rank's rows.
         neighbors: Their neighbours, for ``elr`` themselves, for ``posterior`` both; None where the bank is not read.
         settings: The method's settings.
@@ -84,7 +84,7 @@ def optimize(
         if len(results) == num_parts and engine.copies.at_once:
             done = take_outputs()
         engine.backward(result.loss * scale)
-        engine.step()
+        engine.step(meanwhile=state.settle)
     if sums and settings.recipe == "official":
         update_centers(engine.module.centers, *sums.wait(), rate=config.loss.center_rate)
     elif sums:

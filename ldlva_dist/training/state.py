@@ -62,6 +62,11 @@ class TrainState:
     step: int = 0
     """Steps done."""
 
+    def settle(self) -> None:
+        """Move the table's rows by what the ranks told of them in this step, if they told anything."""
+        if self.table:
+            self.table.settle()
+
     def copy(self) -> tuple[dict[str, Callable[[], bytes]], Elsewhere | None]:
         """This rank's files of a checkpoint, apart from what continues to learn; each gives its bytes when called.
 

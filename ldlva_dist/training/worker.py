@@ -146,7 +146,7 @@ class Worker:
         """Begin to send the gradients of the batch's uncertainties, and this rank's votes with them."""
         table, route = self.state.table, inputs.lookup and inputs.lookup.route
         learns = self._uses_neighbors(inputs.batch.step) or self.state.config.learns_noise
-        send = partial(table.apply, route, outputs.logit_grads) if table and route and learns else None
+        send = partial(table.apply, route, outputs.logit_grads if learns else None) if table and route else None
         loss, saver = float(outputs.terms["loss"]), self.saver
         return self.agreement.vote(loss=loss, uploading=saver.uploading, saving_s=saver.took_s, send=send)
 

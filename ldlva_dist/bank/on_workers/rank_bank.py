@@ -129,7 +129,7 @@ class RankBank:
                 return own_b1
             self._routes.finish(route)
             answers = self._graph_nK[route.asked - self._routes.start]
-            found = self._routes.exchange(answers, route.received_W2[:, 0], route.sent_W2[:, 0])()
+            found = self._routes.exchange(answers, route.received_W2[:, 0], route.sent_W2[:, 0]).wait()
             ids_bK = torch.empty_like(found)
             ids_bK[route.order_n] = found
         near = ids_bK.numpy().astype(np.int64)
@@ -153,7 +153,7 @@ class RankBank:
             self._order.write(step)
             lanes = encode(*outputs, self._copies.inward(positions.astype(np.int64)), spec=self._spec)
             self._held.write(self._send_writes(route, lanes, step))
-            self._routes.send_ids()  # of the steps after it, unless the uncertainty table did so when it was read
+            self._routes.send_ids()  # of the steps after it, unless the uncertainty table did so
 
     def take_snapshot(self, step: int, shard_indices: Sequence[int]) -> None:
         """Copy this rank's rows as of ``step``, the next one, into the host's memory, until they are written."""

@@ -6,14 +6,13 @@ are gradients. docs/concepts/traffic.md says what that is in seconds.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-PARTS, MEANS = 1, 2
-"""Tags of messages."""
+from ldlva_dist.method.posted_exchange import PostedExchange, Tag
 
 
 class GradientMean:
@@ -23,56 +22,50 @@ class GradientMean:
         """``parameters`` are the same on all ranks, on the CPU."""
         self._learnt = [parameter for parameter in parameters if parameter.requires_grad]
         self._sizes = [parameter.numel() for parameter in self._learnt]
-        self._rank, num_ranks = dist.get_rank(), dist.get_world_size()
-        self._others = [other for other in range(num_ranks) if other != self._rank]
-        part = -(-sum(self._sizes) // num_ranks)
-        self._own, self._parts, self._means = (torch.zeros(num_ranks, part) for _ in range(3))
-        self._coming: list[list[dist.Work]] = []
+        self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
+        part = -(-sum(self._sizes) // self._num_ranks)
+        self._own, self._parts, self._means = (torch.zeros(self._num_ranks, part) for _ in range(3))
+        self._coming: tuple[PostedExchange, PostedExchange] | None = None
         self.waited_s = 0.0
-        """How long, in all, :meth:`take` has stood still for other ranks."""
+        """How long, in all, :meth:`take` has stood still for other ranks, and done something else meanwhile."""
 
     def expect(self) -> None:
         """Let the others send without waiting, from now until the next :meth:`take`."""
-        self._coming = [
-            [_work(dist.irecv(rows[other], other, tag=tag)) for other in self._others]
-            for tag, rows in ((PARTS, self._parts), (MEANS, self._means))
-        ]
+        self._coming = self._post(self._parts, Tag.PARTS), self._post(self._means, Tag.MEANS)
 
     @torch.no_grad()
-    def take(self) -> None:
+    def take(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Give each rank the mean of all ranks' gradients, with the same bits, after :meth:`expect`.
 
         A parameter that has no gradient here, but may have one elsewhere, gets zeros, as DeepSpeed does it.
+        ``meanwhile`` is done while gradients travel.
         """
         gradients = [_gradient(parameter) for parameter in self._learnt]
         torch.cat([gradient.flatten() for gradient in gradients], out=self._own.view(-1)[: sum(self._sizes)])
-        under_way = [_work(dist.isend(self._own[other], other, tag=PARTS)) for other in self._others]
-        self._parts[self._rank] = self._own[self._rank]
-        (coming_parts, coming_means), self._coming = self._coming, []  # none is waited for twice
-        self._wait(coming_parts)
-        mean = self._means[self._rank].copy_(self._parts[0])
+        assert self._coming, "it was expected"
+        (parts, means), self._coming = self._coming, None  # none is waited for twice
+        parts.send(self._own, [1] * self._num_ranks)
+        began = time.perf_counter()
+        meanwhile()
+        parts.wait()
+        self.waited_s += time.perf_counter() - began
+        mean = self._parts[0].clone()
         for part in self._parts[1:]:  # in the order of the ranks
             mean += part
-        mean *= 1.0 / len(self._parts)
-        under_way += [_work(dist.isend(mean, other, tag=MEANS)) for other in self._others]
-        self._wait([*coming_means, *under_way])
-        means = self._means.view(-1)[: sum(self._sizes)].split(self._sizes)
-        for gradient, mean in zip(gradients, means, strict=True):
+        mean *= 1.0 / self._num_ranks
+        means.send(mean.expand(self._num_ranks, -1), [1] * self._num_ranks)
+        began = time.perf_counter()
+        means.wait()
+        self.waited_s += time.perf_counter() - began
+        whole = self._means.view(-1)[: sum(self._sizes)].split(self._sizes)
+        for gradient, mean in zip(gradients, whole, strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def _wait(self, coming: Iterable[dist.Work]) -> None:
-        began = time.perf_counter()
-        for work in coming:
-            work.wait()
-        self.waited_s += time.perf_counter() - began
+    def _post(self, room: Tensor, tag: Tag) -> PostedExchange:
+        return PostedExchange(room, [1] * self._num_ranks, tag=tag, rank=self._rank)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
-
-
-def _work(work: dist.Work | None) -> dist.Work:
-    assert work is not None, "this rank is one of the group"
-    return work

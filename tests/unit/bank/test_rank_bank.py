@@ -98,8 +98,8 @@ async def by_an_actor(spec: BankSpec, folder: Path) -> tuple[list[Read], Files]:
     return reads, files
 
 
-def _bank(spec: BankSpec, group: dist.ProcessGroup | None) -> RankBank:
-    routes = RowRoutes(N, group)
+def _bank(spec: BankSpec, world_size: int) -> RankBank:
+    routes = RowRoutes(N, dist.new_group() if world_size > 1 else None)  # pyright: ignore[reportArgumentType]
     return RankBank(static_rows(routes.start, routes.stop, neighbors_of(spec)), spec, routes, NoCopies())
 
 
@@ -140,16 +140,14 @@ def _steps(bank: RankBank, first: int, rank: int, world_size: int, folder: str =
 
 
 def _rank(rank: int, world_size: int, folder: str, actor_files: dict[str, Files]) -> None:
-    group = None
     if world_size > 1:
         where = f"file://{folder}/store-{world_size}"
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world_size)
-        group = dist.group.WORLD
     for name, spec in SPECS.items():
-        bank = _bank(spec, group)
+        bank = _bank(spec, world_size)
         bank.begin(0, {})
         straight = list(_steps(bank, 0, rank, world_size, f"{folder}/{name}-{world_size}"))
-        resumed = _bank(spec, group)
+        resumed = _bank(spec, world_size)
         resumed.begin(SAVED_AT, actor_files[name])
         again = list(_steps(resumed, SAVED_AT, rank, world_size))
         torch.save((straight, again), f"{folder}/{name}-{rank}-of-{world_size}.pt")
@@ -194,7 +192,7 @@ def test_ranks_read_what_actors_give_and_each_goes_on_from_the_others_checkpoint
 
 def _filled_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    bank = _bank(SPECS["int8"], dist.group.WORLD)
+    bank = _bank(SPECS["int8"], 2)
     bank.begin(0, {})
     probs, features = outputs_of(0)
     ids = np.arange(N)[::-1][:BATCH].copy()

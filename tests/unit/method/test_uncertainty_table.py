@@ -49,14 +49,13 @@ def _apply(table: UncertaintyTable, ids: np.ndarray, gradients: np.ndarray) -> N
 def _rank(rank: int, world_size: int, folder: str) -> None:
     store = _store(f"{folder}/store", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    group = dist.group.WORLD
-    table = _table(group)
+    table = _table(dist.new_group())
     steps = _steps()
     for ids, gradients in steps[:3]:
         _apply(table, ids[rank::world_size], gradients[rank::world_size])
     save_file(table.state(), f"{folder}/part-{rank}.safetensors")
     dist.barrier()
-    resumed = _table(group)
+    resumed = _table(dist.new_group())
     resumed.restore([load_file(f"{folder}/part-{r}.safetensors") for r in reversed(range(world_size))])
     for ids, gradients in steps[3:]:
         _apply(resumed, ids[rank::world_size], gradients[rank::world_size])
@@ -154,25 +153,27 @@ def _wide_steps() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _rank_of_wide_rows(rank: int, world_size: int, folder: str) -> None:
-    group = None
     if world_size > 1:
         store = _store(f"{folder}/store", world_size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-        group = dist.group.WORLD
-    table, read, said = _wide_table(group), [], []
+
+    def new_group() -> dist.ProcessGroup | None:
+        return dist.new_group() if world_size > 1 else None
+
+    table, read, said = _wide_table(new_group()), [], []
     for step, (ids, gradients) in enumerate(_wide_steps()):
         if step == 2:
             save_file(table.state(), f"{folder}/part-{rank}.safetensors")
-            if group:
+            if world_size > 1:
                 dist.barrier()
-            table = _wide_table(group, seed=99)
+            table = _wide_table(new_group(), seed=99)
             table.restore([load_file(f"{folder}/part-{r}.safetensors") for r in range(world_size)])
         route = table.route(ids[rank::world_size])
         read.append(table.read(route).clone())
         mine = torch.from_numpy(np.ascontiguousarray(gradients[rank::world_size]))
         said.append(table.apply(route, mine, torch.tensor([float(rank), float(step)]))())
     torch.save({"read": read, "said": said, "state": table.state()}, f"{folder}/rank-{rank}.pt")
-    if group:
+    if world_size > 1:
         dist.destroy_process_group()
 
 
@@ -211,24 +212,26 @@ def test_noise_does_not_depend_on_which_rows_are_drawn_with_it() -> None:
 
 
 def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
-    group, calls, bare = None, [], dist.all_to_all_single
+    group, sent, bare = None, list[str](), dist.isend
     if world_size > 1:
         store = _store(f"{folder}/store-{world_size}", world_size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
         group = dist.group.WORLD
-    dist.all_to_all_single = lambda *args, **kwargs: calls.append(args[1].dtype) or bare(*args, **kwargs)
+    dist.isend = lambda *args, **kwargs: sent.append(kwargs["tag"].name) or bare(*args, **kwargs)
     table = _table(group)
     mine = [(ids[rank::world_size], gradients[rank::world_size]) for ids, gradients in _steps()]
     routes, read, said = [table.route(_read_by(mine[0][0]), len(mine[0][0]))], [], []
     for step, (_, gradients) in enumerate(mine):
         if step + 1 < len(mine):  # as training does: the next step's way is begun before this step is read
             routes.append(table.route(_read_by(mine[step + 1][0]), len(mine[step + 1][0])))
-        calls.clear()
+        sent.clear()
         read.append(table.read(routes[step]).clone())
-        said.append(table.apply(routes[step], torch.from_numpy(gradients.copy()), torch.tensor([rank, step + 0.5]))())
-    values = [dtype for dtype in calls if dtype == torch.float32]
-    assert len(values) == (2 if world_size > 1 else 0)
-    assert len(calls) == len(values), "ids and counts of the last step were sent before it"
+        assert set(sent) == ({"IDS", "ROWS"} if world_size > 1 and step == 0 else set()), "a read has an answer already"
+        told = table.apply(routes[step], torch.from_numpy(gradients.copy()), torch.tensor([rank, step + 0.5]))
+        table.settle()
+        is_last = step + 1 == len(mine)
+        said.append(told())
+        assert ("ROWS" in sent) == (world_size > 1 and (step == 0 or not is_last)), "the next read's are sent"
     torch.save({"read": read, "said": said, "state": table.state()}, f"{folder}/rank-{rank}-of-{world_size}.pt")
     if world_size > 1:
         dist.destroy_process_group()

@@ -27,18 +27,20 @@ def _gradients(rank: int, step: int) -> list[np.ndarray]:
 def _rank(rank: int, world_size: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
     sent, bare = list[int](), dist.isend
-    dist.isend = lambda values, other, tag: sent.append(other) or bare(values, other, tag=tag)
+    dist.isend = lambda values, other, **options: sent.append(other) or bare(values, other, **options)
     learnt = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
     fixed = nn.Parameter(torch.zeros(3), requires_grad=False)
     mean, began = GradientMean([*learnt[:1], fixed, *learnt[1:]]), time.perf_counter()
+    meanwhile = list[int]()
     for step in range(STEPS):
         mean.expect()
         for place, (parameter, gradient) in enumerate(zip(learnt, _gradients(rank, step), strict=True)):
             parameter.grad = None if rank and place == WITHOUT else torch.from_numpy(gradient)
-        mean.take()
+        mean.take(lambda step=step: meanwhile.append(len(sent) - 2 * step * (world_size - 1)))
         torch.save([parameter.grad for parameter in learnt], f"{folder}/rank-{rank}-{step}.pt")
     assert 0 < mean.waited_s < time.perf_counter() - began
     assert fixed.grad is None
+    assert meanwhile == [world_size - 1] * STEPS, "it is done when the parts are under way, and no means yet"
     assert sorted(sent) == sorted([other for other in range(world_size) if other != rank] * 2 * STEPS)
     dist.destroy_process_group()
 

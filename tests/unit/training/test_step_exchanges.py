@@ -1,4 +1,4 @@
-"""A training step of two ranks on CPUs stands still for two exchanges: uncertainties, and gradients there and back.
+"""A training step of two ranks on CPUs stands still for gradients there and back alone; all else travels meanwhile.
 
 What counts is what is waited for after something else was waited for: a clock ticks when a rank waits for an answer to
 what it began since the last tick. All waits of ``torch.distributed`` tick it, also those inside calls that block.
@@ -39,10 +39,11 @@ from testing.tiny_runs import random_info, tiny_run
 
 RANKS, ROWS, BATCH, K, CLASSES, STEPS = 2, 90, 14, 4, 5, 6
 EVERY_CALL = "all_reduce", "all_to_all_single", "broadcast", "reduce", "all_gather", "barrier", "isend", "irecv"
-IN_A_STEP = ["read", "take", "take"]
-"""Who waits, one after the other: for uncertainties; for parts of gradients, and for the means of all parts."""
+IN_A_STEP = ["send_ids", "settle", "take"]
+"""Who waits, one after the other: for counts, which travel during the forward; for uncertainties' gradients, with the
+parts of all gradients; and for the means of all parts, with the next step's uncertainties."""
 
-HELPS = "finish_exchange", "finish_gather", "_wait"
+HELPS = "wait", "finish_gather"
 """Functions that wait for others."""
 
 
@@ -212,5 +213,5 @@ def test_a_step_of_two_ranks_waits_for_two_exchanges(tmp_path: Path) -> None:
         counted = torch.load(tmp_path / f"rank-{rank}.pt")
         steady = counted[3:]  # before, nothing was begun ahead
         assert [waited for waited, _ in steady] == [IN_A_STEP] * len(steady)
-        for _, begun in steady:  # two of a route, values, centres, votes
-            assert begun == {"all_to_all_single": 5, "isend": 2, "irecv": 2}
+        for _, begun in steady:  # the centres' sums; counts, ids, uncertainties, their gradients, parts and means
+            assert begun == {"all_to_all_single": 1, "isend": 6, "irecv": 6}
