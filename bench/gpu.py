@@ -101,10 +101,10 @@ def sees_gpus() -> bool:
 
 def features(arguments: Arguments) -> dict[str, float]:
     """Exhaustive search and inverted lists by one index actor: seconds of both, and measured recall."""
-    from bench.speed.neighbors import cells_against_exhaustive  # it needs FAISS
+    from bench.speed.neighbors import approximate_against_exhaustive  # it needs FAISS
 
     backend, options = ("faiss_cpu", {"num_cpus": 1}) if arguments.rehearse else ("faiss_gpu", {"num_gpus": 1})
-    return cells_against_exhaustive(arguments.features, MIN_RECALL, backend, options)
+    return approximate_against_exhaustive(arguments.features, MIN_RECALL, backend, options)
 
 
 def graph_seconds(points: int) -> dict[str, float]:

@@ -41,7 +41,7 @@ def by_usearch(points: Any, k: int) -> Iterator[Try]:
     index = Index(ndim=points.shape[1], metric="l2sq", dtype="f32")
     index.add(np.arange(len(points)), points, threads=1)
     build_s = time.process_time() - began
-    for effort in (64, 128, 256, 512, 1024):
+    for effort in (32, 64, 128, 256, 512, 1024):
         index.expansion_search = effort
         began = time.process_time()
         near = index.search(points, k + 1, threads=1).keys

@@ -20,8 +20,8 @@ class IndexConfig:
     rebuild_every_epochs: Epochs = 1.0
     """feature: how often the neighbours are found anew; a rebuild takes effect half that time after it began."""
     min_recall: Annotated[float, Range(gt=0, le=1)] = 1.0
-    """feature: 1 compares everything with everything; less lets FAISS, on a CPU or GPU, search as few inverted lists
-    (IVF) as find this share of the true neighbours, measured on a sample at every rebuild."""
+    """feature: 1 compares everything with everything; less lets FAISS (HNSW on CPUs, IVF on GPUs) look at as few points
+    as find this share of the true neighbours, measured on a sample at every rebuild."""
     num_shards: Shards = 1
     """feature: index actors, each holding a range of the samples."""
 

@@ -13,6 +13,7 @@ from ldlva_dist.config import RunConfig
 from ldlva_dist.dataset.manifest import DatasetInfo
 from ldlva_dist.forecast.sizes import graph_columns, meta_model, planned_bank_spec
 from ldlva_dist.forecast.watch import DRIVER, OTHERS, STORE, Peaks
+from ldlva_dist.index.backends import HNSWIndex
 from ldlva_dist.index.client import PIECE_BYTES as ROWS_ON_THEIR_WAY
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.storage.checksums import PIECE_BYTES
@@ -78,9 +79,11 @@ def computed_memory(config: RunConfig, info: DatasetInfo, nodes: int, store_shar
     if config.bank_shards:
         roles.append(Role(name="bank shard", processes=config.bank_shards, each=_shard_bytes(config, info)))
     if config.index_shards:
-        points = info.num_train * model.feature_width * 4 // config.index_shards
         # The points of the graph in use and of the one being built, and the index's own copy of both.
-        each = IMPORTED["index shard"] + 4 * points
+        row = 4 * model.feature_width * 4
+        if config.index.min_recall < 1 and not placement.gpus_per_index:
+            row += 2 * HNSWIndex.LINK_BYTES
+        each = IMPORTED["index shard"] + info.num_train * row // config.index_shards
         roles.append(Role(name="index shard", processes=config.index_shards, each=each))
     tasks = placement.max_workers * pipeline.num_tasks(placement.data_cpus)
     roles.append(Role(name="stream task", processes=tasks, each=IMPORTED["stream task"] + _task_bytes(config, info)))

@@ -32,8 +32,8 @@ class Index(Protocol):
     """Points beyond k that mostly show, given the error, that nearer ones were not missed."""
 
     @property
-    def exhaustive(self) -> "Index | None":
-        """An exact index of the same points that takes no memory of its own; None where another one is quicker."""
+    def exhaustive(self) -> "Index":
+        """An exact index of the same points that takes no memory of its own."""
         ...
 
     def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -89,7 +89,7 @@ class FaissIndex:
     exact, spare = True, 16
 
     def __init__(self, points_Nd: Points, *, gpu: bool = False) -> None:
-        self._faiss, self._gpu = _faiss(), gpu
+        self._faiss = _faiss()
         num_points, dimensions = points_Nd.shape
         self._center_d = points_Nd.mean(axis=0, dtype=np.float64).astype(np.float32)
         centered_Nd = self._center(points_Nd)
@@ -102,7 +102,7 @@ class FaissIndex:
         self._index.add(centered_Nd)
 
     @property
-    def exhaustive(self) -> Index | None:
+    def exhaustive(self) -> Index:
         return self
 
     def error(self, queries_qd: Points, squared_q: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,58 +112,107 @@ class FaissIndex:
         return self._index.search(self._center(queries_qd), k)
 
     def _make(self, centered_Nd: NDArray[np.float32]) -> Any:
-        """FAISS's index on the CPU, trained and without points."""
+        """FAISS's index on the CPU, trained where it must be, and without points."""
         return self._faiss.IndexFlatL2(centered_Nd.shape[1])
 
     def _center(self, points_nd: Points) -> NDArray[np.float32]:
         return np.ascontiguousarray(points_nd.astype(np.float32) - self._center_d)
 
 
-class IVFIndex(FaissIndex):
-    """FAISS's IVF: searches only the ``nprobe`` inverted lists nearest to a query, so it may miss some."""
+class ApproximateIndex(FaissIndex):
+    """Looks at a part of the points, the larger the more effort a search makes; with the most effort, at all of them.
 
-    exact, spare = False, 1
+    What effort finds enough must be measured, see :meth:`client.IndexClient.build_from_rows`.
+    """
+
     MIN_POINTS = 10_000
-    POINTS_PER_CENTROID = 64
-    KMEANS_STEPS = 10
+    """Fewer are compared with everything."""
 
-    nprobe = 1
-    """Inverted lists searched. More are, for a query that finds fewer than k points in them."""
+    most_effort: int
+
+    def __init__(self, points_Nd: Points, *, gpu: bool = False) -> None:
+        super().__init__(points_Nd, gpu=gpu)
+        self.set_effort(1)
+
+    def set_effort(self, effort: int) -> None:
+        """How much of the points a search looks at from now on; from 1 up, above ``most_effort`` nothing grows."""
+        self.effort = min(effort, self.most_effort)
+        self.exact = self.effort == self.most_effort
+        self.spare = FaissIndex.spare if self.exact else 1
 
     @property
-    def exhaustive(self) -> Index | None:
-        """On a GPU this index over all of its lists; on the CPU a flat index, which multiplies matrices, is quicker."""
-        if not self._gpu:
-            return None
-        over_all_lists = copy(self)
-        over_all_lists.exact, over_all_lists.spare, over_all_lists.nprobe = True, FaissIndex.spare, self.nlist
-        return over_all_lists
+    def exhaustive(self) -> Index:
+        whole = copy(self)
+        whole.set_effort(self.most_effort)
+        return whole
+
+    def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        centered_qd, effort = self._center(queries_qd), self.effort
+        squared_qk, rows_qk = self._search_with(effort, centered_qd, k)
+        while len(short := np.flatnonzero(rows_qk[:, -1] < 0)):  # fewer than k points were found
+            effort = min(2 * effort, self.most_effort)
+            squared_qk[short], rows_qk[short] = self._search_with(effort, centered_qd[short], k)
+        return squared_qk, rows_qk
+
+    def _search_with(self, effort: int, centered_qd: NDArray[np.float32], k: int) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+
+class HNSWIndex(ApproximateIndex):
+    """FAISS's HNSW, on the CPU: a search walks along links between points and keeps the ``efSearch`` nearest it met.
+
+    Effort is efSearch in units of ``CANDIDATES``. With the most of it the links are left out: a flat search of the same
+    memory. So points that no link leads to are found in the end, which no efSearch does. FAISS lays the links on any
+    number of threads as on one.
+    """
+
+    LINKS = 16
+    """M: twice as many lead from each point. With FAISS's usual 32, index and graph cost 1.3 to 1.8 times as much."""
+    LINK_BYTES = 4 * (2 * LINKS + 4)
+    """What links and their bookkeeping take for each point: twice M and M now and then, of 4 bytes, and 16."""
+    CANDIDATES = 32
+    LARGEST_PART = 64
+    """A search that keeps more than a 64th of the points takes longer than a flat one, which multiplies matrices."""
 
     def _make(self, centered_Nd: NDArray[np.float32]) -> Any:
         num_points, dimensions = centered_Nd.shape
-        self.nlist = int(4 * num_points**0.5)
-        if self._gpu:
-            self.nlist = min(self.nlist, GPU_MAX_NPROBE)  # any recall can be had: all lists can be searched
-        index = self._faiss.IndexIVFFlat(self._faiss.IndexFlatL2(dimensions), dimensions, self.nlist)
+        self.most_effort = max(1, num_points // self.LARGEST_PART // self.CANDIDATES)
+        return self._faiss.IndexHNSWFlat(dimensions, self.LINKS)
+
+    def _search_with(self, effort: int, centered_qd: NDArray[np.float32], k: int) -> tuple[Any, Any]:
+        if effort == self.most_effort:
+            return self._index.storage.search(centered_qd, k)
+        parameters = self._faiss.SearchParametersHNSW(efSearch=self.CANDIDATES * effort)
+        return self._index.search(centered_qd, k, params=parameters)
+
+
+class IVFIndex(ApproximateIndex):
+    """FAISS's IVF, over all GPUs of the process: a search compares the ``nprobe`` inverted lists nearest to a query.
+
+    Effort is nprobe, the most of it nlist.
+    """
+
+    POINTS_PER_CENTROID = 64
+    KMEANS_STEPS = 10
+
+    def __init__(self, points_Nd: Points) -> None:
+        super().__init__(points_Nd, gpu=True)
+
+    def _make(self, centered_Nd: NDArray[np.float32]) -> Any:
+        num_points, dimensions = centered_Nd.shape
+        self.most_effort = min(int(4 * num_points**0.5), GPU_MAX_NPROBE)  # any recall can be had
+        index = self._faiss.IndexIVFFlat(self._faiss.IndexFlatL2(dimensions), dimensions, self.most_effort)
         index.cp.max_points_per_centroid = self.POINTS_PER_CENTROID
         index.cp.min_points_per_centroid = 1
         index.cp.niter = self.KMEANS_STEPS
-        clustering = _to_gpu(self._faiss, index.quantizer, 0) if self._gpu else None
+        clustering = _to_gpu(self._faiss, index.quantizer, 0)
         index.clustering_index = clustering  # which FAISS does not own
         index.train(centered_Nd)
         index.clustering_index = None
         return index
 
-    def search(self, queries_qd: Points, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        centered_qd, nprobe = self._center(queries_qd), self.nprobe
-        squared_qk, rows_qk = self._search_lists(centered_qd, k, nprobe)
-        while len(short := np.flatnonzero(rows_qk[:, -1] < 0)):
-            nprobe = min(2 * nprobe, self.nlist)
-            squared_qk[short], rows_qk[short] = self._search_lists(centered_qd[short], k, nprobe)
-        return squared_qk, rows_qk
-
-    def _search_lists(self, centered_qd: NDArray[np.float32], k: int, nprobe: int) -> tuple[Any, Any]:
-        return self._index.search(centered_qd, k, params=self._faiss.SearchParametersIVF(nprobe=nprobe))
+    def _search_with(self, effort: int, centered_qd: NDArray[np.float32], k: int) -> tuple[Any, Any]:
+        return self._index.search(centered_qd, k, params=self._faiss.SearchParametersIVF(nprobe=effort))
 
 
 def build_index(points_Nd: Points, backend: Backend = "auto", *, min_recall: float = 1.0) -> Index:
@@ -172,14 +221,16 @@ def build_index(points_Nd: Points, backend: Backend = "auto", *, min_recall: flo
     Args:
         points_Nd: Points; who they are is their row number.
         backend: As :func:`resolve_backend` takes it.
-        min_recall: Below 1 an IVF index is built where FAISS searches at least ``IVFIndex.MIN_POINTS`` points; its
-            ``nprobe`` must then be found by measuring.
+        min_recall: Below 1 an approximate index is built where FAISS searches at least
+            ``ApproximateIndex.MIN_POINTS`` points: HNSW on the CPU, IVF on GPUs.
     """
     chosen = resolve_backend(backend, points_Nd.shape[1])
     if chosen == "kdtree":
         return KDTreeIndex(points_Nd)
-    kind = IVFIndex if min_recall < 1 and len(points_Nd) >= IVFIndex.MIN_POINTS else FaissIndex
-    return kind(points_Nd, gpu=chosen == "faiss_gpu")
+    gpu = chosen == "faiss_gpu"
+    if min_recall == 1 or len(points_Nd) < ApproximateIndex.MIN_POINTS:
+        return FaissIndex(points_Nd, gpu=gpu)
+    return IVFIndex(points_Nd) if gpu else HNSWIndex(points_Nd)
 
 
 def resolve_backend(backend: Backend, dimensions: int = 2) -> Backend:

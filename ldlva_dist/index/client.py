@@ -65,7 +65,7 @@ class IndexClient:
 
         Args:
             shards: Actors of the index.
-            min_recall: Share of the true neighbours that an IVF index must find.
+            min_recall: Share of the true neighbours that an approximate index must find.
             timeout_s: Longest wait for each build, each piece of rows and each block of answers.
             piece_bytes: About what rows and answers on their way take of the object store.
         """
@@ -105,7 +105,7 @@ class IndexClient:
         """
         num_samples = rows.bounds[-1]
         check_k(k, num_samples)
-        return self._swap(self._with_nprobe(self._prepare(num_samples, partial(self._pass_rows, rows)), k))
+        return self._swap(self._with_effort(self._prepare(num_samples, partial(self._pass_rows, rows)), k))
 
     def search(self, points_nd: Points, k: int) -> SearchResult:
         """The k nearest samples of new points; all from one version."""
@@ -178,20 +178,19 @@ class IndexClient:
         shards = cast(list[IndexShardFacts], self._all(begin(version), f"to build version {version}"))
         return IndexFacts(version=version, num_samples=num_samples, shards=tuple(shards))
 
-    def _with_nprobe(self, facts: IndexFacts, k: int) -> IndexFacts:
-        """Double ``nprobe`` until the recall measured against exhaustive search is high enough."""
-        nlist = max(shard.nlist for shard in facts.shards)
-        if not nlist:
+    def _with_effort(self, facts: IndexFacts, k: int) -> IndexFacts:
+        """Double the effort until the recall measured against exhaustive search is high enough; most misses none."""
+        if not facts.most_effort:
             return facts
-        size = min(RECALL_SAMPLE, facts.num_samples)
-        ids_n = np.sort(np.random.default_rng(facts.version).choice(facts.num_samples, size, replace=False))
+        size = min(RECALL_SAMPLE, facts.num_samples)  # always the same: a resumed run counts versions anew
+        ids_n = np.sort(np.random.default_rng(0).choice(facts.num_samples, size, replace=False))
         radius_n1 = self._distances(facts, ids_n, k, exact=True)[:, -1:]
-        nprobe, recall = 0, 0.0
-        while recall < self._min_recall and nprobe < nlist:
-            nprobe = min(max(1, 2 * nprobe), nlist)
-            self._all([shard.set_nprobe.remote(facts.version, nprobe) for shard in self._shards], "to set nprobe")
+        effort, recall = 0, 0.0
+        while recall < self._min_recall and effort < facts.most_effort:
+            effort = min(max(1, 2 * effort), facts.most_effort)
+            self._all([shard.set_effort.remote(facts.version, effort) for shard in self._shards], "to set the effort")
             recall = float((self._distances(facts, ids_n, k, exact=False) <= radius_n1).mean())
-        return replace(facts, recall=recall, nprobe=nprobe)
+        return replace(facts, recall=recall, effort=effort)
 
     def _distances(self, facts: IndexFacts, ids_n: Ids, k: int, *, exact: bool) -> NDArray[np.float32]:
         [answer] = self._queries(facts).ask([(ids_n, _squared)], k, exact=exact)

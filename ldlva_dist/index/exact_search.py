@@ -86,7 +86,7 @@ class PointSet:
     def search_samples(self, rows_n: Ids, k: int, *, exact: bool = False) -> Nearest:
         """The k nearest other samples of samples of the set, in the types of a graph: int32 and float32.
 
-        With ``exact`` nothing is missed, also where an IVF index is. Float64 is kept of a block only: what a
+        With ``exact`` nothing is missed, also where the index is approximate. Float64 is kept of a block only: what a
         large answer would cost most is the first touch of its memory.
         """
         point_n = self._samples.point_M[rows_n]
@@ -120,7 +120,7 @@ class PointSet:
         return pad_to(found, k)
 
     def free_exhaustive(self) -> None:
-        """Free what ``exact`` searches needed."""
+        """Free what more ties than the GPU can list needed."""
         self._exhaustive = None
 
     def _answer(self, found: Nearest, queries: _Queries, todo: Ids, *, exact: bool) -> None:
@@ -133,10 +133,10 @@ class PointSet:
             width = min(2 * width, num_points)
 
     def _index_for(self, width: int, exact: bool) -> Index:
-        """The index, or an exhaustive one for more ties than the GPU can list or where an IVF index will not do."""
+        """The index, with all effort where that is asked for; another one for more ties than the GPU can list."""
         assert self.index is not None, "a set without samples has no index"
         index = self.index.exhaustive if exact else self.index
-        if index is not None and width <= index.max_k:
+        if width <= index.max_k:
             return index
         if self._exhaustive is None:
             self._exhaustive = build_index(self._distinct_Ud, exhaustive_on_cpu(self._distinct_Ud.shape[1]))

@@ -58,7 +58,7 @@ def start_index(
     Args:
         num_shards: Actors.
         backend: What each of them searches with; "auto" is what suits the place where it runs.
-        min_recall: Below 1 FAISS searches an IVF index, with an ``nprobe`` that finds this share.
+        min_recall: Below 1 FAISS's index is approximate, and searched with an effort that finds this share.
         actor_options: Ray's options for each of them; Ray lets as many threads search as ``num_cpus`` says.
         start_limit_s: Longest wait, at least INDEX_START_TIMEOUT_S, in which a node for them may have to come first.
     """

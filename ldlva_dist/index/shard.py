@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError
-from ldlva_dist.index.backends import Backend, IVFIndex, Points, build_index, resolve_backend
+from ldlva_dist.index.backends import ApproximateIndex, Backend, Points, build_index, resolve_backend
 from ldlva_dist.index.exact_search import PointSet
 from ldlva_dist.index.nearest import Floats, Ids, Nearest
 from ldlva_dist.index.plane_cut import Box, cut_dataset
@@ -77,14 +77,14 @@ class IndexShard:
         make = partial(build_index, backend=backend, min_recall=self._min_recall)
         built = PointSet(ids, points, num_samples, make)
         self._sets[version] = built
-        nlist = built.index.nlist if isinstance(built.index, IVFIndex) else 0
-        return IndexShardFacts(num_samples=len(ids), bounds=built.bounds(), backend=backend, nlist=nlist)
+        most_effort = built.index.most_effort if isinstance(built.index, ApproximateIndex) else 0
+        return IndexShardFacts(num_samples=len(ids), bounds=built.bounds(), backend=backend, most_effort=most_effort)
 
-    def set_nprobe(self, version: int, nprobe: int) -> None:
-        """How many inverted lists a version searches for a query from now on."""
+    def set_effort(self, version: int, effort: int) -> None:
+        """How much of an approximate index a version's searches look at from now on; others miss nothing anyway."""
         index = self._set(version).index
-        if isinstance(index, IVFIndex):
-            index.nprobe = nprobe
+        if isinstance(index, ApproximateIndex):
+            index.set_effort(effort)
 
     def keep(self, versions: Sequence[int]) -> None:
         """Free all other versions, and what exact searches of these needed."""
@@ -100,7 +100,7 @@ class IndexShard:
             ids_n: Samples asked about, ascending.
             k: Neighbours of each.
             bounds_S2d: Boxes of all shards' points.
-            exact: Whether to miss nothing, also where an IVF index is searched.
+            exact: Whether to miss nothing, also where the index is approximate.
         """
         held = self._set(version)
         held_n, rows_m = held.find(ids_n)

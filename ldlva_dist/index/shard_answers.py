@@ -24,8 +24,8 @@ class IndexShardFacts:
     bounds: Floats
     """[2, d] the box around its points."""
     backend: Backend
-    nlist: int
-    """Inverted lists of an IVF index; 0 for one that misses nothing."""
+    most_effort: int
+    """Effort with which an approximate index looks at every point; 0 for one that always does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,19 @@ class IndexFacts:
     num_samples: int
     shards: tuple[IndexShardFacts, ...]
     recall: float = 1.0
-    """Share of the true neighbours found, measured where shards search inverted lists; else nothing is missed."""
-    nprobe: int = 0
-    """Inverted lists that each shard searches for a query; 0 without lists."""
+    """Share of the true neighbours found, measured where an index is approximate; else nothing is missed."""
+    effort: int = 0
+    """Effort of each search: ``nprobe`` of IVF's lists, ``efSearch`` of HNSW in units of 32; 0 for exact indexes."""
+
+    @property
+    def most_effort(self) -> int:
+        """Effort with which all shards look at every point."""
+        return max(shard.most_effort for shard in self.shards)
+
+    @property
+    def compares_everything(self) -> bool:
+        """Whether each search looks at every point, be it asked for or because no less finds enough."""
+        return self.effort == self.most_effort
 
     @property
     def bounds(self) -> Floats:

@@ -83,7 +83,9 @@ def _nearest(features: np.ndarray) -> np.ndarray:
     return np.argsort(squared, axis=1, kind="stable")[:, :K]
 
 
-def test_a_graph_is_of_the_newest_features_the_pending_ones_too(service: NeighborService, index: IndexService) -> None:
+def test_a_graph_is_of_the_newest_features_the_pending_ones_too(
+    service: NeighborService, index: IndexService, capsys: pytest.CaptureFixture[str]
+) -> None:
     random = np.random.default_rng(0)
     old, new = random.normal(size=(2, N, V)).astype(np.float32)
     order = random.permutation(N)
@@ -96,6 +98,7 @@ def test_a_graph_is_of_the_newest_features_the_pending_ones_too(service: Neighbo
     step = N // 12
     builder = GraphBuilder(client, index.client(30.0), K)
     builder.build(1, client.keep_features(step, 1))
+    assert "graph 1 in feature space: recall 1.0000, everything compared\n" in capsys.readouterr().out
     lookup = client.find(step, np.arange(N), graph=1).ask().collect()
     found = lookup.neighbors
     np.testing.assert_array_equal(found.ids, _nearest(newest))

@@ -22,6 +22,7 @@ from ldlva_dist.errors import ClusterError, NeighborServiceError, SettingError
 from ldlva_dist.index.client import IndexClient
 from ldlva_dist.index.graph import build_graph, nearest_neighbors, plan_graph, read_graph, require_graph
 from ldlva_dist.index.service import IndexService, build_graph_with_actors, start_index
+from ldlva_dist.index.shard_answers import IndexFacts
 from ldlva_dist.runtime.placement import IndexPlace
 from testing.array_rows import ArrayRows
 
@@ -175,23 +176,42 @@ def test_graph_rows_of_features_are_those_of_the_naive_loop_whatever_the_parts_a
     assert rows[0].dtype == np.int32
 
 
-def test_nprobe_grows_until_the_measured_recall_is_what_was_asked_for(cluster):
-    features = np.random.default_rng(4).normal(size=(20_000, 12)).astype(np.float32)
-    service = start_index(2, min_recall=0.8, backend="faiss_cpu", actor_options=OPTIONS)
+def built_and_asked(features: NDArray, min_recall: float) -> tuple[list[IndexFacts], float]:
+    """Two versions of an approximate index of 2 shards, and the second's recall of 2,000 samples' 8 neighbours."""
+    service = start_index(2, min_recall=min_recall, backend="faiss_cpu", actor_options=OPTIONS)
     try:
         client = service.client(timeout_s=120)
-        facts = client.build_from_rows(ArrayRows([features]), k=8)
+        versions = [client.build_from_rows(ArrayRows([features]), k=8) for _ in range(2)]
         [ids] = ray.get(client.graph([(0, 2000)], 8), timeout=60)
     finally:
         service.stop()
-    flat = faiss.IndexFlatL2(12)
+    flat = faiss.IndexFlatL2(features.shape[1])
     flat.add(features)
     expected = flat.search(features[:2000], 9)[1][:, 1:]
-    recall = (ids[:, :, None] == expected[:, None]).any(axis=2).mean()
-    assert all(shard.nlist > 0 for shard in facts.shards)
-    assert 0 < facts.nprobe < facts.shards[0].nlist
-    assert facts.recall >= 0.8
+    return versions, (ids[:, :, None] == expected[:, None]).any(axis=2).mean()
+
+
+def test_effort_grows_until_the_measured_recall_is_what_was_asked_for(cluster):
+    features = np.random.default_rng(4).normal(size=(40_000, 48)).astype(np.float32)
+    [facts, again], recall = built_and_asked(features, 0.92)
+    assert 1 < facts.effort < facts.most_effort
+    assert not facts.compares_everything
+    assert 0.92 <= facts.recall < 1
     assert abs(recall - facts.recall) < 0.03
+    assert (again.effort, again.recall) == (facts.effort, facts.recall)  # a resumed run counts versions anew
+
+
+def test_where_no_effort_of_hnsw_finds_enough_everything_is_compared(cluster):
+    """60 % of the points lie close together, and its links lose the others."""
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(20_000, 64)).astype(np.float32)
+    near = rng.permutation(len(features))[: 6 * len(features) // 10]
+    features[near] = features[0] + 0.1 * rng.normal(size=(len(near), 64)).astype(np.float32)
+    [facts, _], recall = built_and_asked(features, 0.95)
+    assert facts.effort == facts.most_effort > 0
+    assert facts.compares_everything
+    assert facts.recall == 1
+    assert recall > 0.999  # the flat index here rounds
 
 
 def loaded_modules(ids: NDArray, squared: NDArray) -> list[str]:

@@ -70,7 +70,8 @@ class GraphBuilder:
         features.drop()
         for first, rows in self.index.graph_pieces(features.bounds, self.k):
             self.client.put_graph(version, first, rows)
-        say(f"graph {version} in feature space: recall {facts.recall:.4f}")
+        how = ", everything compared" if facts.compares_everything else ""
+        say(f"graph {version} in feature space: recall {facts.recall:.4f}{how}")
 
 
 class FeatureGraphs:

@@ -17,6 +17,7 @@ from ldlva_dist.checkpoint.tensors import pack_tensors
 from ldlva_dist.config import (
     BankConfig,
     DataConfig,
+    IndexConfig,
     ModelConfig,
     NeighborConfig,
     OptimConfig,
@@ -36,6 +37,7 @@ from ldlva_dist.forecast.sizes import (
 )
 from ldlva_dist.forecast.watch import OTHERS, Peak
 from ldlva_dist.forecast.work import work_of
+from ldlva_dist.index.backends import HNSWIndex
 from ldlva_dist.method.uncertainty_table import UncertaintyTable
 from ldlva_dist.models.ldlva import LDLVA
 from ldlva_dist.reporting.forecast_table import format_bytes
@@ -249,6 +251,19 @@ def test_the_memory_of_a_shard_grows_by_what_a_row_takes() -> None:
     spec = build.bank_spec(CONFIG, INFO)
     stored = spec.record.itemsize + 12 + 4 * 4
     assert (shard(9_000_000) - shard(6_000_000)) / 1_000_000 == pytest.approx(stored, rel=1e-6)
+
+
+def test_an_index_shard_on_a_cpu_holds_the_links_of_two_approximate_indexes_too() -> None:
+    def shard(min_recall: float, gpus: float) -> int:
+        config = replace(
+            CONFIG,
+            index=IndexConfig(space="feature", min_recall=min_recall),
+            placement=replace(CONFIG.placement, gpus_per_index=gpus),
+        )
+        return next(role.each for role in computed_memory(config, INFO, nodes=1) if role.name == "index shard")
+
+    assert shard(0.95, 0) - shard(1, 0) == 2 * 701 * HNSWIndex.LINK_BYTES
+    assert shard(0.95, 1) == shard(1, 1)
 
 
 @pytest.mark.parametrize("use_gpu", [False, True])

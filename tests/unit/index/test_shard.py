@@ -9,7 +9,7 @@ import pytest
 
 from ldlva_dist.dataset.dataset import Dataset
 from ldlva_dist.errors import NeighborServiceError, SettingError
-from ldlva_dist.index.backends import IVFIndex, build_index
+from ldlva_dist.index.backends import ApproximateIndex, HNSWIndex, IVFIndex, build_index
 from ldlva_dist.index.exact_search import PointSet
 from ldlva_dist.index.graph import build_graph, nearest_neighbors
 from ldlva_dist.index.nearest import Nearest, merge_nearest
@@ -192,31 +192,54 @@ def test_new_points_get_the_nearest_samples_equally_far_ones_by_id():
 
 
 @pytest.mark.parametrize("gpus", [0, 1, 3])
-def test_an_ivf_index_misses_neighbours_until_nprobe_is_high_enough_and_an_exact_search_misses_none(gpus, pretend_gpus):
+def test_an_approximate_index_misses_neighbours_until_effort_is_high_enough_and_an_exact_search_misses_none(
+    gpus, pretend_gpus
+):
     pretend_gpus(gpus)
-    features = np.random.default_rng(10).normal(size=(IVFIndex.MIN_POINTS, 8)).astype(np.float32)
+    features = np.random.default_rng(10).normal(size=(ApproximateIndex.MIN_POINTS, 32)).astype(np.float32)
     num_samples = len(features)
     shard = IndexShard(0, "faiss_gpu" if gpus else "faiss_cpu", min_recall=0.9)
     fact = shard.prepare(1, num_samples, lambda: (np.arange(num_samples), features))
     asked = np.arange(0, num_samples, 50)
     exact = shard.search_local(1, asked, 8, fact.bounds[None], exact=True).ids
-    search = faiss.IndexFlatL2(8)
+    search = faiss.IndexFlatL2(32)
     search.add(features)
     np.testing.assert_array_equal(np.sort(exact), np.sort(search.search(features[asked], 9)[1][:, 1:]))
     hits = []
-    for nprobe in (1, 8, fact.nlist):
-        shard.set_nprobe(1, nprobe)
+    for effort in (1, 2, fact.most_effort):
+        shard.set_effort(1, effort)
         found = shard.search_local(1, asked, 8, fact.bounds[None]).ids
         assert (found >= 0).all()
         hits.append((found[:, :, None] == exact[:, None]).any(axis=2).mean())
-    assert 0.2 < hits[0] < hits[1] < hits[2] == 1
+    assert 0.05 < hits[0] < hits[1] < hits[2] == 1
 
 
-def test_a_query_that_finds_too_few_in_its_inverted_lists_searches_more():
-    clumps = np.repeat(np.eye(20, 4) + np.arange(20)[:, None], 500, axis=0)
-    points = (clumps + np.random.default_rng(11).normal(0, 0.01, clumps.shape)).astype(np.float32)
-    index = IVFIndex(points)
-    assert (index.search(points[:50], 2000)[1] >= 0).all()
+def test_samples_that_lie_on_one_point_cost_an_hnsw_index_no_recall():
+    rng = np.random.default_rng(13)
+    features = rng.normal(size=(30_000, 12)).astype(np.float32)
+    features[rng.permutation(len(features))[: 6 * len(features) // 10]] = features[0]
+    ids, asked = np.arange(len(features)), np.arange(0, len(features), 50)
+    held = PointSet(ids, features, len(ids), partial(build_index, backend="faiss_cpu", min_recall=0.95))
+    assert isinstance(held.index, HNSWIndex)
+    found, expected = held.search_samples(asked, 8), held.search_samples(asked, 8, exact=True)
+    on_one_point = (features[asked] == features[0]).all(axis=1)
+    assert (found.squared <= expected.squared[:, -1:])[~on_one_point].mean() >= 0.95
+    np.testing.assert_array_equal(found.ids[on_one_point], expected.ids[on_one_point])
+
+
+def test_an_hnsw_index_with_all_its_effort_answers_as_an_exact_one_does():
+    rng = np.random.default_rng(14)
+    features = rng.normal(size=(200, 24))[rng.integers(0, 200, 10_500)] + rng.integers(0, 2, (10_500, 24)) / 1024
+    features = features.astype(np.float32)
+    shards = [IndexShard(0, "faiss_cpu", min_recall=least) for least in (0.5, 1.0)]
+    ids, asked, found = np.arange(len(features)), np.arange(0, len(features), 50), []
+    for shard in shards:
+        fact = shard.prepare(1, len(ids), lambda: (ids, features))
+        shard.set_effort(1, fact.most_effort)
+        answer = shard.search_local(1, asked, 8, fact.bounds[None])
+        found.append((answer.ids, answer.squared))
+    np.testing.assert_array_equal(*(each[0] for each in found))
+    np.testing.assert_array_equal(*(each[1] for each in found))
 
 
 def test_on_a_gpu_an_exact_search_takes_no_second_index_but_for_more_than_a_gpu_lists(pretend_gpus, monkeypatch):
