@@ -23,8 +23,8 @@ from ldlva_dist.run.cli import read_config
 from ldlva_dist.runtime.connect import connect
 
 TURNS = 50
-CAUSES = {"route": "route", "read": "table", "apply": "votes"}
-"""Functions of the uncertainty table, and what their exchanges are for; every other collective is a gradient's."""
+CAUSES = {"begin": "route", "send_ids": "route", "_answer": "table", "apply": "votes"}
+"""Functions of row_routes.py and uncertainty_table.py, and what they say; every other collective is a gradient's."""
 COLLECTIVES = (
     "isend",
     "all_reduce",
@@ -131,25 +131,17 @@ def _cause() -> str:
     """What a collective is for, by who called for it."""
     frame = sys._getframe(2)
     while frame:
-        if frame.f_code.co_filename.endswith("uncertainty_table.py") and frame.f_code.co_name in CAUSES:
-            # The ids of a step's route are sent by the read of the step before.
-            return "route" if "send_ids" in _callers() else CAUSES[frame.f_code.co_name]
+        is_of_table = frame.f_code.co_filename.endswith(("row_routes.py", "uncertainty_table.py"))
+        if is_of_table and (cause := CAUSES.get(frame.f_code.co_name)):
+            return cause
         if frame.f_code.co_filename.endswith("rank_votes.py"):
             return "votes"
         if frame.f_code.co_filename.endswith("rank_bank.py"):  # bank.place=workers
-            return "route" if "send_ids" in _callers() else "bank"
+            return "bank"
         if frame.f_code.co_filename.endswith("optimizer_step.py") and "self" in frame.f_locals:
             return "centers"
         frame = frame.f_back
     return "gradients"
-
-
-def _callers() -> list[str]:
-    frame, names = sys._getframe(2), list[str]()
-    while frame:
-        names.append(frame.f_code.co_name)
-        frame = frame.f_back
-    return names
 
 
 def actor_call_s() -> float:

@@ -111,10 +111,7 @@ class Engine:
             group["lr"] = learning_rate
 
     def step(self, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Take the optimiser step if this micro-batch completes one.
-
-        Where other ranks' gradients are waited for here, ``meanwhile`` is done while they travel.
-        """
+        """Take the optimiser step if this micro-batch completes one; ``meanwhile`` is for while gradients travel."""
         if self._mean and self._engine.is_gradient_accumulation_boundary():
             self._mean.take(meanwhile)
         self._engine.step()
