@@ -121,21 +121,22 @@ class Host(Space):
         subprocess.run([*cable, "peer", "name", "eth0", "netns", str(self.pid)], check=True)
         switch.ip(f"link set {self._plug} master br0 up")
         self.take_address()
+        self._add_network_to_nowhere()
 
     @property
     def _plug(self) -> str:
         return f"sw-{self.name}"
 
     def take_address(self) -> None:
-        """Give the network card its addresses; that of the card stays the same when the host comes back.
-
-        A second network, which comes first by name and by number, leads nowhere.
-        """
+        """Give the network card its addresses; that of the card stays the same when the host comes back."""
         card = ":".join(f"{int(number):02x}" for number in self.address.split("."))
         self.ip(f"link set eth0 address 02:00:{card}")
         self.ip(f"addr add {self.address}/24 dev eth0")
         self.ip("link set eth0 up")
         self.ip("link set lo up")
+
+    def _add_network_to_nowhere(self) -> None:
+        """A second network, which comes first by name and by number, leads nowhere."""
         self.ip(f"link add {NOWHERE} type veth peer name {NOWHERE}-end")
         self.ip(f"addr add 10.0.0.{self.address.split('.')[-1]}/24 dev {NOWHERE}")
         self.ip(f"link set {NOWHERE} up")
