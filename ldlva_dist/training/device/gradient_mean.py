@@ -38,7 +38,7 @@ class GradientMean:
         """Give each rank the mean of all ranks' gradients, with the same bits, after :meth:`expect`.
 
         A parameter that has no gradient here, but may have one elsewhere, gets zeros, as DeepSpeed does it.
-        ``meanwhile`` is done while gradients travel.
+        ``meanwhile`` is done while the means travel.
         """
         gradients = [_gradient(parameter) for parameter in self._learnt]
         torch.cat([gradient.flatten() for gradient in gradients], out=self._own.view(-1)[: sum(self._sizes)])
@@ -46,7 +46,6 @@ class GradientMean:
         (parts, means), self._coming = self._coming, None  # none is waited for twice
         parts.send(self._own, [1] * self._num_ranks)
         began = time.perf_counter()
-        meanwhile()
         parts.wait()
         self.waited_s += time.perf_counter() - began
         mean = self._parts[0].clone()
@@ -55,6 +54,7 @@ class GradientMean:
         mean *= 1.0 / self._num_ranks
         means.send(mean.expand(self._num_ranks, -1), [1] * self._num_ranks)
         began = time.perf_counter()
+        meanwhile()
         means.wait()
         self.waited_s += time.perf_counter() - began
         whole = self._means.view(-1)[: sum(self._sizes)].split(self._sizes)

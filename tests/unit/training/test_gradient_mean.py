@@ -36,11 +36,11 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
         mean.expect()
         for place, (parameter, gradient) in enumerate(zip(learnt, _gradients(rank, step), strict=True)):
             parameter.grad = None if rank and place == WITHOUT else torch.from_numpy(gradient)
-        mean.take(lambda step=step: meanwhile.append(len(sent) - 2 * step * (world_size - 1)))
+        mean.take(lambda: meanwhile.append(len(sent)))
         torch.save([parameter.grad for parameter in learnt], f"{folder}/rank-{rank}-{step}.pt")
     assert 0 < mean.waited_s < time.perf_counter() - began
     assert fixed.grad is None
-    assert meanwhile == [world_size - 1] * STEPS, "it is done when the parts are under way, and no means yet"
+    assert meanwhile == [2 * (world_size - 1) * (step + 1) for step in range(STEPS)], "parts and means are under way"
     assert sorted(sent) == sorted([other for other in range(world_size) if other != rank] * 2 * STEPS)
     dist.destroy_process_group()
 

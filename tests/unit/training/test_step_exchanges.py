@@ -39,9 +39,9 @@ from testing.tiny_runs import random_info, tiny_run
 
 RANKS, ROWS, BATCH, K, CLASSES, STEPS = 2, 90, 14, 4, 5, 6
 EVERY_CALL = "all_reduce", "all_to_all_single", "broadcast", "reduce", "all_gather", "barrier", "isend", "irecv"
-IN_A_STEP = ["send_ids", "settle", "take"]
-"""Who waits, one after the other: for counts, which travel during the forward; for uncertainties' gradients, with the
-parts of all gradients; and for the means of all parts, with the next step's uncertainties."""
+IN_A_STEP = ["send_ids", "take", "take"]
+"""Who waits, one after the other: for counts, which travel during the forward; for parts of gradients, with the
+uncertainties' own; and for the means of all parts, with the next step's uncertainties."""
 
 HELPS = "wait", "finish_gather"
 """Functions that wait for others."""
