@@ -4,7 +4,8 @@ The same files, drawn faces with the sampling of cameras (4:2:0, quality 90), as
 every reader gives shuffled batches of 64 at 112 px, decodes with simplejpeg at the smallest scale that covers it and
 augments nothing. CPU seconds an image of whole epochs, after one that does not count, in turn. Ours and webdataset read
 the packed shards, litdata chunks of its own, spdl and grain the files; packing is not counted. Others work in one
-process, with one and with two threads where they have any; ours is all processes of the stream, Ray's own too.
+process, with one and with two threads where they have any; ours is all processes of the stream, Ray's own too. All have
+one and the same core: two that are busy at once take more CPU seconds for the same work.
 
 Each reader has an environment of its own in .venv-rivals, which the first run makes in some minutes; later ones take
 two and a half. One that cannot be installed, or fails, is named in the result, and the claim does not hold. Of ours
@@ -15,6 +16,7 @@ Goal: at least 1.0 x the best of them, at both sizes.
 
 import json
 import logging
+import os
 import statistics
 import tempfile
 import time
@@ -69,6 +71,7 @@ def main(arguments: Arguments) -> None:
     """Measure side by side and print one JSON line."""
     files, epochs = arguments.files or {448: 1024, 112: 4096}, arguments.epochs or {448: 6, 112: 4}
     pythons, missing = environments(NEEDS)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -119,7 +119,7 @@ def our_batches(dataset: str, images: stream.ImageSettings, epochs: int) -> tupl
         first_step=0,
         stop_step=plan.steps_for(epochs),
     )
-    return plan, stream.batches(supersteps, num_cpus=os.cpu_count() or 1)
+    return plan, stream.batches(supersteps, num_cpus=len(os.sched_getaffinity(0)))
 
 
 def our_stream(dataset: str, epochs: int) -> Iterator[int]:
