@@ -212,18 +212,22 @@ def test_noise_does_not_depend_on_which_rows_are_drawn_with_it() -> None:
 
 
 def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
-    group, sent, bare = None, list[str](), dist.isend
+    group, sent, awaited, bare, bare_receive = None, list[str](), list[str](), dist.isend, dist.irecv
     if world_size > 1:
         store = _store(f"{folder}/store-{world_size}", world_size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
         group = dist.group.WORLD
     dist.isend = lambda *args, **kwargs: sent.append(kwargs["tag"].name) or bare(*args, **kwargs)
+    dist.irecv = lambda *args, **kwargs: awaited.append(kwargs["tag"].name) or bare_receive(*args, **kwargs)
     table = _table(group)
+    assert set(awaited) == ({"COUNTS"} if world_size > 1 else set()), "the first counts are waited for from the start"
     mine = [(ids[rank::world_size], gradients[rank::world_size]) for ids, gradients in _steps()]
     routes, read, said = [table.route(_read_by(mine[0][0]), len(mine[0][0]))], [], []
     for step, (_, gradients) in enumerate(mine):
         if step + 1 < len(mine):  # as training does: the next step's way is begun before this step is read
+            awaited.clear()
             routes.append(table.route(_read_by(mine[step + 1][0]), len(mine[step + 1][0])))
+            assert set(awaited) == ({"COUNTS", "ROWS"} if world_size > 1 else set()), "a step before they are sent"
         sent.clear()
         read.append(table.read(routes[step]).clone())
         assert set(sent) == ({"IDS", "ROWS"} if world_size > 1 and step == 0 else set()), "a read has an answer already"

@@ -26,14 +26,16 @@ def _gradients(rank: int, step: int) -> list[np.ndarray]:
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    sent, bare = list[int](), dist.isend
+    sent, awaited, bare, bare_receive = list[int](), list[int](), dist.isend, dist.irecv
     dist.isend = lambda values, other, **options: sent.append(other) or bare(values, other, **options)
+    dist.irecv = lambda values, other, **options: awaited.append(other) or bare_receive(values, other, **options)
     learnt = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
     fixed = nn.Parameter(torch.zeros(3), requires_grad=False)
     mean, began = GradientMean([*learnt[:1], fixed, *learnt[1:]]), time.perf_counter()
     meanwhile = list[int]()
     for step in range(STEPS):
         mean.expect()
+        assert len(awaited) == 2 * (world_size - 1) * (step + 1), "parts and means, before there are gradients"
         for place, (parameter, gradient) in enumerate(zip(learnt, _gradients(rank, step), strict=True)):
             parameter.grad = None if rank and place == WITHOUT else torch.from_numpy(gradient)
         mean.take(lambda: meanwhile.append(len(sent)))

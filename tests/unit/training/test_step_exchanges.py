@@ -207,7 +207,7 @@ def _rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_a_step_of_two_ranks_waits_for_two_exchanges(tmp_path: Path) -> None:
+def test_a_step_of_two_ranks_waits_for_gradients_there_and_back_alone(tmp_path: Path) -> None:
     run_ranks(_rank, (str(tmp_path),), RANKS)
     for rank in range(RANKS):
         counted = torch.load(tmp_path / f"rank-{rank}.pt")
