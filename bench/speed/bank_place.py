@@ -1,8 +1,8 @@
 """Claim: a bank on the workers' devices takes no calls to actors, and about as many bytes, and costs less CPU.
 
 Counted, without a cluster, for 2 to 64 ranks: what one step says to the bank, by both places. ``actors`` are calls of
-every rank to every shard, with what their messages hold. ``workers`` are all-to-alls: of ids over gloo, and of records
-between the devices. The way of the step's rows is the uncertainty table's too, and is counted for neither. B = 256 a
+every rank to every shard, with what their messages hold. ``workers`` are messages of ids over gloo, and all-to-alls of
+records between the devices. The way of the step's rows is the uncertainty table's too, and is counted for neither. B = 256 a
 rank, K = 8, V = 2048 fp16, C = 8, 4 shards; ids are drawn over the whole bank.
 
 Timed, for 2 and 4 ranks, in turns: seconds of a step that does nothing else, and CPU seconds of all processes. With
@@ -91,7 +91,7 @@ def count_actors(arguments: Arguments, ranks: int) -> dict[str, Any]:
 
 
 def count_workers(arguments: Arguments, ranks: int, step: int = 0, *, with_route: bool = False) -> dict[str, Any]:
-    """All-to-alls of one step, messages of all ranks, and bytes that go to another rank.
+    """Exchanges of one step, messages of all ranks, and bytes that go to another rank.
 
     While a step is trained on, the graph's rows of the step after it come, and the ids of the one after that set out.
     """

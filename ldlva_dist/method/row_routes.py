@@ -38,7 +38,7 @@ class Route:
     received_W2: Tensor
     """Ids that each rank asks of this one, likewise; empty until the counts are known."""
     asked: Tensor
-    """Ids that this rank is asked for, by who asks; empty until then, too."""
+    """Ids that this rank is asked for, by who asks; empty until :meth:`RowRoutes.finish`."""
     answer: PostedExchange | None = None
     """Brings what the uncertainty table holds of the ids."""
 

@@ -8,7 +8,8 @@ of the batch move), so a row's path depends on neither batch size, ranks nor acc
 
 A step makes two exchanges, of values alone: what a read gives, and what is applied. Who asks whom for which rows is the
 step's route (row_routes.py), which is found while the steps before it are trained on. The rows of the next step set
-out as soon as this step's gradients are applied, which is while the network's own gradients travel.
+out as soon as this step's gradients are applied: on CPUs at ZeRO stage 0 while the network's own gradients travel, else
+after the optimiser's step. By a route of the bank's (bank/on_workers) they set out when they are read.
 """
 
 from collections import deque
@@ -142,7 +143,7 @@ class UncertaintyTable:
         return settle
 
     def settle(self) -> None:
-        """Wait for the gradients that all ranks sent last, take one step down them, and send the next step's rows.
+        """Wait for the gradients that all ranks sent last, take one step down them, and send the next route's rows.
 
         Collective, after each :meth:`apply` and before the next read; a second call does nothing.
         """

@@ -62,7 +62,7 @@ class Worker:
             self.graphs.rebuild_if_due(self.state.step)
 
     def step(self, inputs: StepInputs) -> tuple[StepOutputs, Callable[[], Verdict]]:
-        """Learn from a batch, but for its uncertainties, which move when the verdict is taken."""
+        """Learn from a batch; its uncertainties move while gradients travel, or at the latest with the verdict."""
         step, clock, engine = self.state.step, self.meters.clock, self.state.engine
         engine.begin_step(self.schedule.rate(step))
         lookup, table = inputs.lookup, self.state.table
@@ -88,7 +88,7 @@ class Worker:
         self.recorder.add_batch(inputs.batch)
 
     def decide(self, inputs: StepInputs, outputs: StepOutputs, verdict: Callable[[], Verdict]) -> Verdict:
-        """What the ranks decide together after a step, whose uncertainties move; an uploaded checkpoint is finished.
+        """What the ranks decide together after a step, whose uncertainties have moved; ends an uploaded checkpoint.
 
         Raises:
             DataError: where the loss of some rank is not finite.
