@@ -126,16 +126,14 @@ class RowRoutes:
 
 
 def begin_exchange(
-    result: Tensor,
-    values: Tensor,
-    sent_W: Tensor | None = None,
-    received_W: Tensor | None = None,
-    *,
-    group: dist.ProcessGroup | None,
+    result: Tensor, values: Tensor, sent_W: Tensor | None = None, received_W: Tensor | None = None
 ) -> dist.Work:
-    """Begin to send each rank its share of ``values``, in whole rows; without counts the shares are equal."""
+    """Begin to send each rank its share of ``values``, in whole rows; without counts the shares are equal.
+
+    Collective, in the default group.
+    """
     splits = (None, None) if sent_W is None or received_W is None else (received_W.tolist(), sent_W.tolist())
-    work = dist.all_to_all_single(result, values, *splits, group=group, async_op=True)
+    work = dist.all_to_all_single(result, values, *splits, async_op=True)
     assert work is not None, "this rank is one of the group"
     return work
 
@@ -148,7 +146,7 @@ def begin_gather(values_F: Tensor) -> Callable[[], Tensor]:
     if (num_ranks := dist.get_world_size()) == 1:
         return lambda: values_F[None]
     found_WF = values_F.new_empty(num_ranks, len(values_F))
-    under_way = begin_exchange(found_WF, values_F.repeat(num_ranks, 1), group=None)
+    under_way = begin_exchange(found_WF, values_F.repeat(num_ranks, 1))
 
     def finish_gather() -> Tensor:
         under_way.wait()

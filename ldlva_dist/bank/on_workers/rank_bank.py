@@ -211,7 +211,7 @@ class RankBank:
         if self._routes.group is None:
             return values, None
         came = values.new_empty(int(received_W.sum()), values.shape[1])
-        work = begin_exchange(came, values, sent_W, received_W, group=None)
+        work = begin_exchange(came, values, sent_W, received_W)
         if wait:
             work.wait()
         return came, work
