@@ -2,8 +2,8 @@
 
 Counted, without a cluster, for 2 to 64 ranks: what one step says to the bank, by both places. ``actors`` are calls of
 every rank to every shard, with what their messages hold. ``workers`` are messages of ids over gloo, and all-to-alls of
-records between the devices. The way of the step's rows is the uncertainty table's too, and is counted for neither. B = 256 a
-rank, K = 8, V = 2048 fp16, C = 8, 4 shards; ids are drawn over the whole bank.
+records between the devices. The way of the step's rows is the uncertainty table's too, and is counted for neither. B =
+256 a rank, K = 8, V = 2048 fp16, C = 8, 4 shards; ids are drawn over the whole bank.
 
 Timed, for 2 and 4 ranks, in turns: seconds of a step that does nothing else, and CPU seconds of all processes. With
 actors the messages of real steps travel while the network learns; here there is nothing to hide them behind, so the
