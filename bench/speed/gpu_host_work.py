@@ -230,7 +230,9 @@ def stub_engine() -> SimpleNamespace:
         copies=CopiesBeside(),
         module=SimpleNamespace(centers=torch.zeros(CLASSES, WIDTH), feature_width=WIDTH),
         backward=lambda loss: None,
-        step=lambda lr: None,
+        begin_step=lambda rate: None,
+        step=lambda *_, **__: None,
+        waited_s=0.0,
         skipped_steps=0,
     )
 
@@ -238,7 +240,7 @@ def stub_engine() -> SimpleNamespace:
 class CopiesBeside:
     """What ``training/device/copies.py`` does for a GPU, into kept memory in place of pinned and the GPU's."""
 
-    device = torch.device("cpu")
+    device, at_once = torch.device("cpu"), False
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
