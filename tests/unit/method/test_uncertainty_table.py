@@ -40,6 +40,10 @@ def _table(group: dist.ProcessGroup | None) -> UncertaintyTable:
     return UncertaintyTable(NUM_ROWS, initial_logit=-0.5, lr=LR, momentum=MOMENTUM, group=group)
 
 
+def _new_group() -> dist.ProcessGroup:
+    return dist.new_group()  # pyright: ignore[reportReturnType] (all ranks are in it)
+
+
 def _apply(table: UncertaintyTable, ids: np.ndarray, gradients: np.ndarray) -> None:
     route = table.route(ids)
     table.read(route)
@@ -49,13 +53,13 @@ def _apply(table: UncertaintyTable, ids: np.ndarray, gradients: np.ndarray) -> N
 def _rank(rank: int, world_size: int, folder: str) -> None:
     store = _store(f"{folder}/store", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    table = _table(dist.new_group())
+    table = _table(_new_group())
     steps = _steps()
     for ids, gradients in steps[:3]:
         _apply(table, ids[rank::world_size], gradients[rank::world_size])
     save_file(table.state(), f"{folder}/part-{rank}.safetensors")
     dist.barrier()
-    resumed = _table(dist.new_group())
+    resumed = _table(_new_group())
     resumed.restore([load_file(f"{folder}/part-{r}.safetensors") for r in reversed(range(world_size))])
     for ids, gradients in steps[3:]:
         _apply(resumed, ids[rank::world_size], gradients[rank::world_size])
@@ -158,7 +162,7 @@ def _rank_of_wide_rows(rank: int, world_size: int, folder: str) -> None:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
 
     def new_group() -> dist.ProcessGroup | None:
-        return dist.new_group() if world_size > 1 else None
+        return _new_group() if world_size > 1 else None
 
     table, read, said = _wide_table(new_group()), [], []
     for step, (ids, gradients) in enumerate(_wide_steps()):
