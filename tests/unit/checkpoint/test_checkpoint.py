@@ -329,6 +329,7 @@ def test_a_table_comes_back_on_any_number_of_ranks_and_each_reads_only_the_files
     monkeypatch.setattr(table_files_module, "FILE_ROWS", 7)
     table = UncertaintyTable(30, initial_logit=0.0, lr=0.1, momentum=0.9)
     route = table.route(np.arange(30))
+    table.read(route)
     table.apply(route, torch.from_numpy(np.random.default_rng(0).normal(size=30).astype(np.float32)))()
     files = table_files(table)
     there = {name: values.clone() for name, values in table.state().items()}
