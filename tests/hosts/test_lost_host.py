@@ -29,6 +29,8 @@ def test_two_hosts_equal_one_through_a_cut_cable_a_lost_host_and_a_slow_store(ho
     hosts.power_off(victim)
     assert [job.wait(LIMIT_S) for job in (alone, struck)] == [0, 0], alone.said + struck.said
     hosts.store.set_faults()
+    hosts.start_host(victim)  # for the tests after this one
+    hosts.start_nodes(victim)
 
     assert "Traceback" not in struck.said
     assert hosts.orphans(CLEAN_S) == []
