@@ -74,6 +74,18 @@ class RowRoutes:
         """
         rows = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
         batch_rows = len(rows) if batch_rows is None else batch_rows
+        if self.world_size == 1:  # nobody is asked, and a small network's step is short
+            counts_W2 = torch.tensor([[len(rows), batch_rows]])
+            return Route(
+                routes=self,
+                order_n=torch.arange(len(rows)),
+                batch_rows=batch_rows,
+                ids_n=rows,
+                sent_W2=counts_W2,
+                under_way=PostedExchange(rows, [len(rows)], tag=Tag.IDS, rank=0),
+                received_W2=counts_W2,
+                asked=rows,
+            )
         owner_n = rows // self._rows_per_rank
         order_n = torch.argsort(owner_n, stable=True)
         counts = [torch.bincount(owner, minlength=self.world_size) for owner in (owner_n, owner_n[:batch_rows])]

@@ -79,6 +79,7 @@ class UncertaintyTable:
         if noise:
             self._logits += noise.of_rows(self.start, self.stop, self._lr.numel()).view_as(self._logits)
         self._velocity = torch.zeros_like(self._logits)
+        self._is_alone = self._routes.world_size == 1
         self._to_read: deque[Route] = deque()
         self._settle: Callable[[], Tensor] | None = None
 
@@ -90,13 +91,16 @@ class UncertaintyTable:
             batch_rows: The first so many of them may be applied to; None: all.
         """
         route = self._routes.begin(ids, batch_rows)
-        self._expect(route)
-        self._to_read.append(route)
+        if not self._is_alone:
+            self._expect(route)
+            self._to_read.append(route)
         return route
 
     def read(self, route: Route) -> Tensor:
         """The logits of a route's ids, [n] or [n, F], in their order, after all applied gradients. Collective."""
         self.settle()
+        if self._is_alone:
+            return self._logits[route.ids_n]
         self._answer(route)
         if self._to_read and self._to_read[0] is route:  # not the bank's
             self._to_read.popleft()
@@ -119,25 +123,17 @@ class UncertaintyTable:
         Returns:
             Gives [W, F] what every rank says, after :meth:`settle`.
         """
-        route.routes.send_ids()  # of the next step: the counts came during the forward
         said_F = torch.empty(0) if said_F is None else said_F
-        width = 0 if gradients_b is None else self._lr.numel()
-        sent_W, received_W = (width * counts[:, 1] for counts in (route.sent_W2, route.received_W2))
-        own_b = said_F[:0] if gradients_b is None else gradients_b[route.order_n[route.order_n < route.batch_rows]]
-        parts = own_b.flatten().split(sent_W.tolist())
-        letter = torch.cat([part for own in parts for part in (own, said_F)])
-        coming = route.routes.post(letter, received_W + len(said_F), Tag.LETTERS)
-        coming.send(letter, (sent_W + len(said_F)).tolist())
+        come = (lambda: (gradients_b, said_F[None])) if self._is_alone else self._send(route, gradients_b, said_F)
 
         @cache
         def settle() -> Tensor:
-            parts = coming.wait().split([n for numbers in received_W.tolist() for n in (numbers, len(said_F))])
-            if width:
-                owned = route.asked_of_batch() - self.start
-                self._descend(owned, torch.cat(parts[::2]).view(len(owned), *self._lr.shape))
+            owned_gradients, said_WF = come()
+            if owned_gradients is not None:
+                self._descend(route.asked_of_batch() - self.start, owned_gradients)
             if self._to_read:
                 self._answer(self._to_read[0])
-            return torch.stack(parts[1::2])
+            return said_WF
 
         self._settle = settle
         return settle
@@ -149,6 +145,26 @@ class UncertaintyTable:
         """
         if self._settle:
             self._settle()
+
+    def _send(
+        self, route: Route, gradients_b: Tensor | None, said_F: Tensor
+    ) -> Callable[[], tuple[Tensor | None, Tensor]]:
+        """Begin what :meth:`apply` says; what is returned waits for this rank's rows' gradients, and what all say."""
+        route.routes.send_ids()  # of the next step: the counts came during the forward
+        width = 0 if gradients_b is None else self._lr.numel()
+        sent_W, received_W = (width * counts[:, 1] for counts in (route.sent_W2, route.received_W2))
+        own_b = said_F[:0] if gradients_b is None else gradients_b[route.order_n[route.order_n < route.batch_rows]]
+        parts = own_b.flatten().split(sent_W.tolist())
+        letter = torch.cat([part for own in parts for part in (own, said_F)])
+        coming = route.routes.post(letter, received_W + len(said_F), Tag.LETTERS)
+        coming.send(letter, (sent_W + len(said_F)).tolist())
+
+        def take() -> tuple[Tensor | None, Tensor]:
+            parts = coming.wait().split([n for numbers in received_W.tolist() for n in (numbers, len(said_F))])
+            owned = torch.cat(parts[::2]).view(-1, *self._lr.shape) if width else None
+            return owned, torch.stack(parts[1::2])
+
+        return take
 
     def _expect(self, route: Route) -> None:
         route.answer = self._routes.post(self._logits, route.sent_W2[:, 0], Tag.ROWS)
@@ -164,12 +180,7 @@ class UncertaintyTable:
 
     def _descend(self, rows: Tensor, gradients: Tensor) -> None:
         """Move this rank's rows down their gradients, which come in any order."""
-        unique, where = torch.unique(rows, return_inverse=True)
-        total, width = torch.zeros(len(unique), *self._lr.shape), self._lr.numel()
-        for sums, column in zip(total.view(-1, width).T, gradients.view(-1, width).T, strict=True):
-            # Sums of the same few numbers in another order differ in the last bit: add in the order of their values.
-            ascending = torch.argsort(column)
-            sums.index_add_(0, where[ascending], column[ascending])
+        unique, total = _sums_by_row(rows, gradients)
         velocity = self._momentum * self._velocity[unique] + total
         self._velocity[unique] = velocity
         self._logits[unique] -= self._lr * velocity
@@ -216,3 +227,17 @@ class UncertaintyTable:
         if self._routes.group:
             dist.all_reduce(total, group=self._routes.group)
         return float(total[0] / total[1])
+
+
+def _sums_by_row(rows_n: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows, and the sums of their gradients [n] or [n, F], the same in whatever order these come.
+
+    Sums of the same few numbers in another order differ in the last bit, so the smallest is added first.
+    """
+    unique, where_n = torch.unique(rows_n, return_inverse=True)
+    total = gradients.new_zeros(len(unique), *gradients.shape[1:])
+    width = gradients.shape[1:].numel()
+    for sums, column_n in zip(total.view(-1, width).T, gradients.view(-1, width).T, strict=True):
+        ascending_n = torch.argsort(column_n)
+        sums.index_add_(0, where_n[ascending_n], column_n[ascending_n])
+    return unique, total

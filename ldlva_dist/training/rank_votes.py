@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-import ray
 import ray.train
 import torch
 import torch.distributed as dist
@@ -72,7 +71,10 @@ class Agreement:
         tell: Callable[[str], object] = lambda sentence: None,
     ) -> None:
         """``stopping`` is answered once the launching process asks the run to stop, which shows what it is told."""
-        self._is_first, self._stopping, self._tell = dist.get_rank() == 0, stopping, tell
+        self._is_first, self._tell = dist.get_rank() == 0, tell
+        self._is_asked_to_stop = threading.Event()
+        if stopping is not None:  # asking Ray in every step would take the time of a small one
+            stopping.future().add_done_callback(lambda _: self._is_asked_to_stop.set())
         self._save_every_s = 60 * save_every_minutes if save_every_minutes else math.inf
         self._saved_at = self._asked_at = time.monotonic()
         self._preempted: set[str] = set()
@@ -100,7 +102,7 @@ class Agreement:
         now = time.monotonic()
         said = [
             not math.isfinite(loss),
-            _terminated.is_set() or self._is_asked_to_stop(),
+            _terminated.is_set() or self._is_asked_to_stop.is_set(),
             self._is_first and now - self._saved_at >= self._save_every_s,
             self._is_first and now - self._asked_at >= ASK_RAY_EVERY_S,
             self._is_first and self._goes_at - now <= max(LEAVE_S, 2 * saving_s),
@@ -136,11 +138,8 @@ class Agreement:
         if self._is_first:
             self._tell(f"a node goes in {left_s:.0f} s: step {step} is saved, and Ray will start the workers again")
         end, self._goes_at = time.monotonic() + left_s + RESTART_LIMIT_S, math.inf
-        while time.monotonic() < end and not self._is_asked_to_stop() and not _terminated.wait(LOOK_S):
+        while time.monotonic() < end and not self._is_asked_to_stop.is_set() and not _terminated.wait(LOOK_S):
             pass
-
-    def _is_asked_to_stop(self) -> bool:
-        return self._stopping is not None and bool(ray.wait([self._stopping], timeout=0)[0])
 
     def _is_node_lost_soon(self) -> bool:
         """Whether Ray has given notice of a node that it had not named before; Ray restarts the workers by itself."""
