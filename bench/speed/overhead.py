@@ -145,14 +145,16 @@ def timed_worker(result: str, warmup: int, steps: int, config: Any, resources: A
             begun["at"] = time.monotonic(), time.thread_time(), cpu_by_process()
         if dist.get_rank() == 0 and done == warmup + steps:
             wall_s, thread_s = time.monotonic() - begun["at"][0], time.thread_time() - begun["at"][1]
-            cpu, before = cpu_by_process(), begun["at"][2]
+            cpu_s, before = defaultdict[str, float](float), begun["at"][2]
+            for pid, (name, s) in cpu_by_process().items():
+                cpu_s[name] += s - before.get(pid, (name, 0.0))[1]
             part_ms = {name: 1000 * s / steps for name, s in parts.seconds.items()}
             figures = {
                 "samples_per_second": config.data.batch_size * steps / wall_s,
                 "host_ms": 1000 * wall_s / steps - sum(part_ms.get(name, 0.0) for name in BARE),
                 "thread_cpu_ms": 1000 * thread_s / steps,
                 "part_ms": part_ms | {"loop": 1000 * wall_s / steps - sum(part_ms.values())},
-                "cpu_ms": {name: 1000 * (s - before.get(name, 0.0)) / steps for name, s in cpu.items()},
+                "cpu_ms": {name: 1000 * s / steps for name, s in cpu_s.items()},
             }
             Path(result).write_text(json.dumps(figures))
         return bare_step(self, *args, **kwargs)
@@ -297,19 +299,22 @@ EACH = ("stream", "ldlva_dist.training.build:read_batches"), ("bank", f"{_WORKER
 """The same of functions that give one thing after another."""
 
 
-def cpu_by_process() -> dict[str, float]:
-    """CPU seconds of every process of this cluster so far, by kind; those that have ended are not there."""
+def cpu_by_process() -> dict[int, tuple[str, float]]:
+    """The kind of every process of this cluster by its id, and its CPU seconds so far; none that have ended.
+
+    Ray gives a process another name when it gives it an actor: a kind's seconds would not begin with it.
+    """
     me = psutil.Process()
     raylet = next(p for p in me.parents() if p.name() == "raylet")
     root = raylet.parent() or raylet
-    found: dict[str, float] = defaultdict(float)
+    found: dict[int, tuple[str, float]] = {}
     for process in [root, *root.children(recursive=True)]:
         try:
             times, command = process.cpu_times(), process.cmdline()
         except psutil.Error:
             continue
         name = " ".join(command[:1]) if command and command[0].startswith("ray::") else process.name()
-        found[("trainer" if process.pid == me.pid else name)[:40]] += times.user + times.system
+        found[process.pid] = ("trainer" if process.pid == me.pid else name)[:40], times.user + times.system
     return found
 
 

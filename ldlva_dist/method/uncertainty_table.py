@@ -9,7 +9,7 @@ of the batch move), so a row's path depends on neither batch size, ranks nor acc
 A step makes two exchanges, of values alone: what a read gives, and what is applied. Who asks whom for which rows is the
 step's route (row_routes.py), which is found while the steps before it are trained on. The rows of the next step set
 out as soon as this step's gradients are applied: on CPUs at ZeRO stage 0 while the network's own gradients travel, else
-after the optimiser's step. By a route of the bank's (bank/on_workers) they set out when they are read.
+after the optimiser's step.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldlva_dist.method.posted_exchange import Tag
+from ldlva_dist.method.posted_exchange import PostedExchange, Tag
 from ldlva_dist.method.row_routes import Route, RowRoutes
 
 NOISE_ROWS = 1 << 14
@@ -91,21 +91,23 @@ class UncertaintyTable:
             batch_rows: The first so many of them may be applied to; None: all.
         """
         route = self._routes.begin(ids, batch_rows)
-        if not self._is_alone:
-            self._expect(route)
-            self._to_read.append(route)
+        self.expect(route)
         return route
+
+    def expect(self, route: Route) -> None:
+        """Wait for a route's rows, which are read next; it may be the bank's. Collective, in the order of the steps."""
+        if not self._is_alone:
+            route.answer = self._routes.post(self._logits, route.sent_W2[:, 0], Tag.ROWS)
+            self._to_read.append(route)
 
     def read(self, route: Route) -> Tensor:
         """The logits of a route's ids, [n] or [n, F], in their order, after all applied gradients. Collective."""
         self.settle()
         if self._is_alone:
             return self._logits[route.ids_n]
-        self._answer(route)
-        if self._to_read and self._to_read[0] is route:  # not the bank's
-            self._to_read.popleft()
-        assert route.answer
-        found_n = route.answer.wait()
+        answer, expected = self._answer(route), self._to_read.popleft()
+        assert route is expected, "what was expected first is read first"
+        found_n = answer.wait()
         logits_n = torch.empty_like(found_n)
         logits_n[route.order_n] = found_n
         return logits_n
@@ -166,17 +168,13 @@ class UncertaintyTable:
 
         return take
 
-    def _expect(self, route: Route) -> None:
-        route.answer = self._routes.post(self._logits, route.sent_W2[:, 0], Tag.ROWS)
-
-    def _answer(self, route: Route) -> None:
-        """Send the rows that the ranks ask for, unless they were sent."""
-        if route.answer is None:
-            self._expect(route)
-        assert route.answer
+    def _answer(self, route: Route) -> PostedExchange:
+        """Send the rows that the ranks ask for, unless they were sent; theirs are coming."""
+        assert route.answer, "a route is expected before it is read"
         if not route.answer.is_sent:
             route.routes.finish(route)
             route.answer.send(self._logits[route.asked - self.start], route.received_W2[:, 0].tolist())
+        return route.answer
 
     def _descend(self, rows: Tensor, gradients: Tensor) -> None:
         """Move this rank's rows down their gradients, which come in any order."""

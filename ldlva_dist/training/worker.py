@@ -159,11 +159,11 @@ class Worker:
             clock.mark("bank")
 
     def _lookups(self) -> Lookups | None:
-        if self.client is None:
-            return TableLookups(route_of=self.state.table.route) if self.state.table else None
-        if isinstance(self.client, RankBank):
-            return RankLookups(bank=self.client)
         table = self.state.table
+        if self.client is None:
+            return TableLookups(route_of=table.route) if table else None
+        if isinstance(self.client, RankBank):
+            return RankLookups(bank=self.client, expect=table.expect if table else lambda route: None)
         return ActorLookups(
             client=self.client,
             images=self.images,

@@ -125,6 +125,8 @@ class RankLookups:
     """To the workers' devices: ids travel ahead, rows when the step begins; all ranks make the same calls."""
 
     bank: RankBank
+    expect: Callable[[Route], None] = lambda route: None
+    """Tells the uncertainty table, where there is one, that the rows of a route will be read."""
 
     def find(self, batch: Batch) -> GraphQuery:
         """The batch's ids set out."""
@@ -132,7 +134,9 @@ class RankLookups:
 
     def ask(self, batch: Batch, found: GraphQuery) -> Route:
         """The neighbours' ids are here, and theirs set out."""
-        return self.bank.route(np.concatenate([batch.ids, self.bank.ask(found).ravel()]), len(batch.ids))
+        route = self.bank.route(np.concatenate([batch.ids, self.bank.ask(found).ravel()]), len(batch.ids))
+        self.expect(route)
+        return route
 
     def collect(self, batch: Batch, asked: Route) -> Lookup:
         """Read the rows from device to device."""

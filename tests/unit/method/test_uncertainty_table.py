@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from ldlva_dist.method.row_routes import Route, RowRoutes
 from ldlva_dist.method.uncertainty_table import NOISE_ROWS, StartNoise, UncertaintyTable
 from testing.forked_ranks import run_ranks
 
@@ -215,22 +216,32 @@ def test_noise_does_not_depend_on_which_rows_are_drawn_with_it() -> None:
         assert torch.equal(noise.of_rows(start, stop, 2), whole[start:stop])
 
 
-def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
-    group, sent, awaited, bare, bare_receive = None, list[str](), list[str](), dist.isend, dist.irecv
+def _rank_with_routes_ahead(rank: int, world_size: int, folder: str, is_banks: bool) -> None:
+    group, other_group = None, None
+    sent, awaited, bare, bare_receive = list[str](), list[str](), dist.isend, dist.irecv
     if world_size > 1:
         store = _store(f"{folder}/store-{world_size}", world_size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-        group = dist.group.WORLD
+        group, other_group = dist.group.WORLD, _new_group()
     dist.isend = lambda *args, **kwargs: sent.append(kwargs["tag"].name) or bare(*args, **kwargs)
     dist.irecv = lambda *args, **kwargs: awaited.append(kwargs["tag"].name) or bare_receive(*args, **kwargs)
     table = _table(group)
     assert set(awaited) == ({"COUNTS"} if world_size > 1 else set()), "the first counts are waited for from the start"
+    ways = RowRoutes(NUM_ROWS, other_group)
+
+    def route_of(ids: np.ndarray) -> Route:
+        if not is_banks:
+            return table.route(_read_by(ids), len(ids))
+        route = ways.begin(_read_by(ids), len(ids))
+        table.expect(route)
+        return route
+
     mine = [(ids[rank::world_size], gradients[rank::world_size]) for ids, gradients in _steps()]
-    routes, read, said = [table.route(_read_by(mine[0][0]), len(mine[0][0]))], [], []
+    routes, read, said = [route_of(mine[0][0])], [], []
     for step, (_, gradients) in enumerate(mine):
         if step + 1 < len(mine):  # as training does: the next step's way is begun before this step is read
             awaited.clear()
-            routes.append(table.route(_read_by(mine[step + 1][0]), len(mine[step + 1][0])))
+            routes.append(route_of(mine[step + 1][0]))
             assert set(awaited) == ({"COUNTS", "ROWS"} if world_size > 1 else set()), "a step before they are sent"
         sent.clear()
         read.append(table.read(routes[step]).clone())
@@ -245,11 +256,12 @@ def _rank_with_routes_ahead(rank: int, world_size: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("is_banks", [False, True], ids=["by the table's routes", "by the bank's"])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_reads_begun_ahead_see_every_step_before_them_and_no_bit_depends_on_the_ranks(
-    world_size: int, tmp_path
+    world_size: int, is_banks: bool, tmp_path
 ) -> None:
-    run_ranks(_rank_with_routes_ahead, (world_size, str(tmp_path)), world_size)
+    run_ranks(_rank_with_routes_ahead, (world_size, str(tmp_path), is_banks), world_size)
 
     steps = _steps()
     logits, read = _bits(steps)
