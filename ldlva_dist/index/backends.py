@@ -170,7 +170,7 @@ class HNSWIndex(ApproximateIndex):
     """M: twice as many lead from each point. With FAISS's usual 32, index and graph cost 1.3 to 1.8 times as much."""
     LINK_BYTES = 4 * (2 * LINKS + 4)
     """What links and their bookkeeping take for each point: twice M and M now and then, of 4 bytes, and 16."""
-    CANDIDATES = 32
+    CANDIDATES = 16
     LARGEST_PART = 64
     """A search that keeps more than a 64th of the points takes longer than a flat one, which multiplies matrices."""
 

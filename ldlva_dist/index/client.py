@@ -179,7 +179,7 @@ class IndexClient:
         return IndexFacts(version=version, num_samples=num_samples, shards=tuple(shards))
 
     def _with_effort(self, facts: IndexFacts, k: int) -> IndexFacts:
-        """Double the effort until the recall measured against exhaustive search is high enough; most misses none."""
+        """Raise the effort by half until the recall measured against exhaustive search is enough; most misses none."""
         if not facts.most_effort:
             return facts
         size = min(RECALL_SAMPLE, facts.num_samples)  # always the same: a resumed run counts versions anew
@@ -187,7 +187,7 @@ class IndexClient:
         radius_n1 = self._distances(facts, ids_n, k, exact=True)[:, -1:]
         effort, recall = 0, 0.0
         while recall < self._min_recall and effort < facts.most_effort:
-            effort = min(max(1, 2 * effort), facts.most_effort)
+            effort = min(effort + max(1, effort // 2), facts.most_effort)
             self._all([shard.set_effort.remote(facts.version, effort) for shard in self._shards], "to set the effort")
             recall = float((self._distances(facts, ids_n, k, exact=False) <= radius_n1).mean())
         return replace(facts, recall=recall, effort=effort)

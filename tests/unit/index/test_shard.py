@@ -221,6 +221,7 @@ def test_samples_that_lie_on_one_point_cost_an_hnsw_index_no_recall():
     ids, asked = np.arange(len(features)), np.arange(0, len(features), 50)
     held = PointSet(ids, features, len(ids), partial(build_index, backend="faiss_cpu", min_recall=0.95))
     assert isinstance(held.index, HNSWIndex)
+    held.index.set_effort(2)
     found, expected = held.search_samples(asked, 8), held.search_samples(asked, 8, exact=True)
     on_one_point = (features[asked] == features[0]).all(axis=1)
     assert (found.squared <= expected.squared[:, -1:])[~on_one_point].mean() >= 0.95
