@@ -220,6 +220,7 @@ class TrainedRun:
                 self._calibration(ids_n, graph_nK),
                 usable_nK,
                 recipe=loss.recipe,
+                floor=loss.calibration_floor,
             )
             aggregated_nC = targets.aggregate(shares_nK, torch.from_numpy(probs_NC[graph_nK].astype(np.float32)))
             if loss.recipe == "posterior":

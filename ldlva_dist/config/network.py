@@ -46,6 +46,9 @@ class LossConfig:
     """delta, the width of the similarity kernel in valence-arousal units."""
     calibration: bool = True
     """False: neighbours count by their similarity alone; the calibration network is left out."""
+    calibration_floor: Annotated[float, Range(ge=-100, le=100)] | None = None
+    """Outputs of the calibration network, before the sigmoid, count as this where they are lower. None: the recipe's
+    own, -1.3 for official and none for paper, which swallows classes on wrong labels (METHOD.md, section 3)."""
     label_smoothing: Share = 0.0
     """Share of each given label that is spread over all classes."""
     class_weights: Literal["balanced"] | None = None

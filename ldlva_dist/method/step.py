@@ -26,6 +26,7 @@ class StepSettings:
     num_classes: int
     gamma: float = 0.01
     kernel_width: float = 0.5
+    calibration_floor: float | None = None
     reference_k: int = 8
     label_smoothing: float = 0.0
     detach_uncertainty: bool = True
@@ -206,6 +207,7 @@ def _classification(
         output.calibration_BK,
         neighbors.usable_BK,
         recipe=settings.recipe,
+        floor=settings.calibration_floor,
     )
     aggregated_BC = targets.aggregate(shares_BK, neighbors.probs_BKC)
     has_neighbor_B = neighbors.usable_BK.any(dim=1)

@@ -8,19 +8,29 @@ CALIBRATION_FLOOR = -1.3
 """official: the calibration logit is clamped here, so z >= 0.2142 and the shares' denominator never vanishes."""
 
 
-def contribution_shares(log_similarity_BK: Tensor, calibration_BK: Tensor, usable_BK: Tensor, *, recipe: str) -> Tensor:
+def contribution_shares(
+    log_similarity_BK: Tensor,
+    calibration_BK: Tensor,
+    usable_BK: Tensor,
+    *,
+    recipe: str,
+    floor: float | None = None,
+) -> Tensor:
     """Each neighbour's share z s / sum(z s) of what the neighbours say: a softmax over K of log s + log z.
 
     Args:
         log_similarity_BK: log s.
         calibration_BK: Raw logits of the calibration network; z is their sigmoid.
         usable_BK: False for neighbours whose outputs were never written; they get no share.
-        recipe: ``official`` clamps the logit from below.
+        recipe: ``official`` clamps the logit from below, at CALIBRATION_FLOOR.
+        floor: Clamps it there, whatever the recipe; None: as the recipe does.
 
     Returns:
         [B, K] in [0, 1]; a row sums to 1, or to 0 if it has no usable neighbour.
     """
-    logit_BK = calibration_BK.clamp(min=CALIBRATION_FLOOR) if recipe == "official" else calibration_BK
+    if floor is None and recipe == "official":
+        floor = CALIBRATION_FLOOR
+    logit_BK = calibration_BK if floor is None else calibration_BK.clamp(min=floor)
     score_BK = log_similarity_BK + F.logsigmoid(logit_BK)
     # A row of -inf would make the softmax NaN, and its gradient too: let it be uniform, then take it away.
     has_neighbor_B1 = usable_BK.any(dim=1, keepdim=True)

@@ -209,6 +209,7 @@ def step_settings(config: RunConfig, info: DatasetInfo, device: torch.device) ->
         num_classes=len(info.class_names),
         gamma=loss.gamma,
         kernel_width=loss.kernel_width,
+        calibration_floor=loss.calibration_floor,
         reference_k=loss.reference_k,
         label_smoothing=loss.label_smoothing,
         detach_uncertainty=loss.detach_uncertainty,

@@ -42,12 +42,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     return run
 
 
+@pytest.mark.parametrize("floor", [None, 0.05])
 def test_opinions_and_targets_are_the_methods_own(
-    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: SyntheticRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floor: float | None
 ) -> None:
     """METHOD.md, section 3, official: s = exp(-L1 / delta), z = sigmoid(max(g, -1.3)), d = (1 - u) l + u dt."""
     monkeypatch.setattr(module, "PAIRS", 10 * K)  # several stretches
     config = small_config(made)
+    config = replace(config, loss=replace(config.loss, calibration_floor=floor))
     saved, logits, features = write_checkpoint(tmp_path, made, config)
     trained = TrainedRun(saved, made.dataset)
     everyone, model = trained.findings(), build_model(config, C).eval()
@@ -63,7 +65,7 @@ def test_opinions_and_targets_are_the_methods_own(
             own_1V, other_11V = (torch.from_numpy(features[n].astype(np.float32)) for n in ([i], [[j]]))
             with torch.inference_mode():
                 g = float(model.calibration(own_1V, other_11V))
-            z = 1 / (1 + np.exp(-max(g, -1.3)))
+            z = 1 / (1 + np.exp(-max(g, -1.3 if floor is None else floor)))
             weights[k] = z * np.exp(-np.abs(made.va_N2[i] - made.va_N2[j]).sum() / config.loss.kernel_width) * usable[j]
         shares = weights / max(weights.sum(), 1e-30)
         label = 0.9 * np.eye(C)[made.findings.labels_N[i]] + 0.1 / C

@@ -161,6 +161,11 @@ def test_the_official_recipe_lets_no_neighbor_fall_below_its_floor() -> None:
     paper = targets.contribution_shares(torch.zeros(1, 2), far_apart_BK, usable_BK, recipe="paper")
     np.testing.assert_allclose(official, [[0.5, 0.5]])
     np.testing.assert_allclose(paper, [[0, 1]], atol=1e-20)
+    for recipe in ("official", "paper"):  # a floor of one's own counts in both
+        shares = targets.contribution_shares(torch.zeros(1, 2), far_apart_BK, usable_BK, recipe=recipe, floor=0.0)
+        np.testing.assert_allclose(shares, [[0.5, 0.5]])
+        shares = targets.contribution_shares(torch.zeros(1, 2), far_apart_BK, usable_BK, recipe=recipe, floor=-50.0)
+        np.testing.assert_allclose(shares, [[0, 1]], atol=1e-20)
 
 
 def test_similarity_takes_sides_by_recipe() -> None:

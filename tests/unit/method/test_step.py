@@ -114,6 +114,17 @@ def test_micro_batches_add_up_to_the_whole_batch(seed: int, recipe: str, sizes: 
     assert_same(summed | {f"grad {name}": value for name, value in case.gradients().items()}, whole)
 
 
+@pytest.mark.parametrize("recipe", ["official", "paper"])
+def test_under_a_floor_above_all_its_outputs_the_calibration_network_learns_nothing(recipe: str) -> None:
+    case, moved = Case(1, recipe=recipe), dict[float, float]()
+    for floor in (-50.0, 50.0):
+        case.settings = replace(case.settings, calibration_floor=floor)
+        gradients = outcome(case)
+        moved[floor] = sum(float(value.abs().sum()) for name, value in gradients.items() if "grad calibration" in name)
+    assert moved[-50.0] > 0
+    assert moved[50.0] == 0
+
+
 @few
 @given(seeds, recipes, st.booleans())
 def test_what_never_written_neighbors_hold_does_not_matter(seed: int, recipe: str, training: bool) -> None:
