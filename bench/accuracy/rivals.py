@@ -173,6 +173,10 @@ def judge_bank(arguments: Arguments) -> dict[str, Any]:
     return {
         "kl_lost": loss,
         "kl_lost_by_seed": line["gain_of_exact"]["kl"],
+        "by_seed": {
+            source: {key: [run[key] for run in runs] for key in runs[0]} for source, runs in line["raw"].items()
+        },
+        "outputs_kl": line["outputs_kl"],
         "goals": {f"KL lost <= {MOST_BANK_LOSS:g}": loss[0] <= MOST_BANK_LOSS},
     }
 
