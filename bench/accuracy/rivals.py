@@ -38,7 +38,7 @@ SHORT_RUNS = ["--robust.sop-u-rate", "0.05", "--robust.sop-v-rate", "0.5", "--ro
 """SOP's u and v, which the reference lets grow for 300 epochs, reach 1 in ten or so."""
 ONE_WORKER_EACH = ["--placement.num-workers", "1", "--max-concurrent", "2"]
 """Two cores give more of two runs side by side than of one run with two workers."""
-FIGURES = ("accuracy", "kl", "chebyshev")
+FIGURES = ("accuracy", "mean_class_accuracy", "kl", "chebyshev")
 MOST_BANK_LOSS = 0.005
 
 
@@ -109,7 +109,7 @@ def by_side(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     sides: dict[str, Any] = {}
     for name in dict.fromkeys(run["group"] for run in runs):
         mine = sorted((run for run in runs if run["group"] == name), key=lambda run: run["seed"])
-        values = {key: [run[key] for run in mine] for key in FIGURES if key in mine[0]}
+        values = {key: [run[key] for run in mine] for key in FIGURES if all(key in run for run in mine)}
         values |= {key: [run[key] for run in mine] for key in mine[0] if key.startswith("auroc_")}
         values[GAIN] = [run["accuracy"] - plain[run["seed"]] for run in mine]
         if name.startswith(OURS):

@@ -124,7 +124,7 @@ def write_left_out(config: RunConfig, checkpoint: Checkpoint, dataset: Dataset) 
 def figures(evaluation: dict[str, Any]) -> dict[str, float]:
     """What is compared, out of ``scoring.score``'s answer; only what there is."""
     judged = next(evaluation[name] for name in REFERENCES if name in evaluation)
-    found = {name: judged.get(name) for name in ("accuracy", "kl", "chebyshev")}
+    found = {name: judged.get(name) for name in ("accuracy", "mean_class_accuracy", "kl", "chebyshev")}
     for name, values in evaluation.get("noise", {}).items():
         if name in ("uncertainty", "one_minus_p_label", "one_minus_own_average", "sparse_noise"):
             found |= {f"{measure}_{name}": values[measure] for measure in ("auroc", "average_precision")}

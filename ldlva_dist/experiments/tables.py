@@ -20,6 +20,7 @@ GAIN = "accuracy_gain"
 FIGURES = {
     "accuracy": "accuracy",
     GAIN: f"accuracy gain over {PLAIN}, seed by seed",
+    "mean_class_accuracy": "mean recall of the classes",
     "kl": "KL divergence (less is better)",
     "chebyshev": "Chebyshev distance (less is better)",
     "auroc_uncertainty": "AUROC of wrong labels by uncertainty",

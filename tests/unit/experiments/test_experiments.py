@@ -111,8 +111,10 @@ def test_the_truth_is_preferred_to_votes_and_votes_to_given_labels() -> None:
     evaluation.pop("truth")
     assert cells.figures(evaluation) == {"accuracy": 0.2}
     noise = {"wrong_share": 0.5, "uncertainty": {"auroc": 0.9, "average_precision": None}, "bayes": {"auroc": 1.0}}
-    assert cells.figures({"given": {"accuracy": 0.1, "kl": None}, "noise": noise}) == {
+    given = {"accuracy": 0.1, "mean_class_accuracy": 0.2, "kl": None}
+    assert cells.figures({"given": given, "noise": noise}) == {
         "accuracy": 0.1,
+        "mean_class_accuracy": 0.2,
         "auroc_uncertainty": 0.9,
     }
 
@@ -168,7 +170,7 @@ def rows(groups: Sequence[str], levels: Sequence[float], seeds: int) -> list[Row
     for seed in range(1, seeds + 1):
         for place, group in enumerate(groups):
             for level in levels:
-                figures = {"accuracy": 0.5 - level + 0.1 * seed + 0.01 * place, "kl": 1.0}
+                figures = {"accuracy": 0.5 - level + 0.1 * seed + 0.01 * place, "mean_class_accuracy": 0.25, "kl": 1.0}
                 figures |= {"auroc_uncertainty": 0.9} if place else {}
                 found.append(Row(arm=Arm(group=group, x=level, config=BASE), seed=seed, config=BASE, figures=figures))
     return found
@@ -186,6 +188,11 @@ def test_a_table_has_mean_and_standard_error_of_each_side_at_each_level() -> Non
         "| accuracy gain over cross-entropy, seed by seed | 0 % flipped | 30 % flipped |",
         "| --- | ---: | ---: |",
         "| LDLVA | 0.010 ± 0.000 | 0.010 ± 0.000 |",
+        "",
+        "| mean recall of the classes | 0 % flipped | 30 % flipped |",
+        "| --- | ---: | ---: |",
+        "| cross-entropy | 0.250 ± 0.000 | 0.250 ± 0.000 |",
+        "| LDLVA | 0.250 ± 0.000 | 0.250 ± 0.000 |",
         "",
         "| KL divergence (less is better) | 0 % flipped | 30 % flipped |",
         "| --- | ---: | ---: |",
