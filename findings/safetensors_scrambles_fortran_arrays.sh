@@ -3,8 +3,8 @@
 # its layout is not supported, it is refused, as safetensors.torch.save refuses the same tensor.
 # safetensors 0.8.0 with numpy 2.4.6, seen on 2026-12-01: an array in Fortran order (contiguous and dense, as the docstring
 # asks for) is written as its memory lies, under its shape. Load gives every value at another place, without an error.
-# Weights of a PCA by scikit-learn are in that order, and every transpose is. Known upstream since August
-# 2026 (issue 825), open on that day. Slices fare worse; they are left out here.
+# Transposes are in that order, and by the upstream report the weights of a PCA by scikit-learn. Reported upstream in August
+# 2026 (issue 825). Slices fare worse; they are left out here.
 # Why it matters: a checkpoint whose every checksum is right holds other weights than those that were trained. This project
 # writes its checkpoints by safetensors.torch.
 set -euo pipefail
