@@ -72,7 +72,9 @@ class Usage:
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
-        self._cpu: dict[tuple[str, int, float], float] = {}
+        self._used: dict[tuple[int, float], float] = {}
+        self.cpu_s: dict[str, float] = defaultdict(float)
+        """CPU seconds; a worker may change its kind, and what it used between two looks counts for the latter's."""
         self.peak_mb: dict[str, float] = defaultdict(float)
 
     def look(self) -> None:
@@ -81,21 +83,13 @@ class Usage:
         for one in [self._process, *self._children()]:
             with suppress(psutil.Error):
                 kind = self._kind(one)
-                times = one.cpu_times()
-                self._cpu[kind, one.pid, one.create_time()] = times.user + times.system
+                times, this = one.cpu_times(), (one.pid, one.create_time())
+                used = times.user + times.system
+                self.cpu_s[kind] += used - self._used.get(this, 0.0)
+                self._used[this] = used
                 memory[kind] += one.memory_full_info().uss / 2**20
         for kind, size in [*memory.items(), ("all", sum(memory.values()))]:
             self.peak_mb[kind] = max(self.peak_mb[kind], size)
-
-    @property
-    def cpu_s(self) -> dict[str, float]:
-        """CPU seconds; of a worker that changed its name, what it used before counts for its first kind."""
-        kinds: dict[str, float] = defaultdict(float)
-        before: dict[tuple[int, float], float] = {}
-        for (kind, pid, born), used in self._cpu.items():
-            kinds[kind] += used - before.get((pid, born), 0.0)
-            before[pid, born] = used
-        return dict(kinds)
 
     def _children(self) -> list[psutil.Process]:
         with suppress(psutil.Error):
