@@ -109,6 +109,7 @@ def by_side(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     sides: dict[str, Any] = {}
     for name in dict.fromkeys(run["group"] for run in runs):
         mine = sorted((run for run in runs if run["group"] == name), key=lambda run: run["seed"])
+        # Runs that an earlier build had finished may lack a figure.
         values = {key: [run[key] for run in mine] for key in FIGURES if all(key in run for run in mine)}
         values |= {key: [run[key] for run in mine] for key in mine[0] if key.startswith("auroc_")}
         values[GAIN] = [run["accuracy"] - plain[run["seed"]] for run in mine]
